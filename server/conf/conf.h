@@ -1,0 +1,138 @@
+/* conf.h: what the operator asked for.
+ *
+ * One table (schema.c) lists every key once: its name, type, default, bounds, aliases on the command line and a line of
+ * help. Parsing (YAML, environment, command line), checking, --print-config, --help and the README's reference are all made from it.
+ * Precedence: default < YAML < environment < command line.
+ *
+ *   schema.c   the table, and turning text into values      yaml.c   the YAML file, by libyaml, with line numbers
+ *   env.c      RINGCORN_*, WEB_CONCURRENCY, PORT, --env-file cli.c    the command line
+ *   dump.c     --print-config, --help, the reference         check.c  rules between keys; nearest right names
+ *
+ * No Python, no sockets here. A loaded struct conf is never changed: a reload loads another one. */
+#ifndef RINGCORN_CONF_H
+#define RINGCORN_CONF_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <sys/types.h>
+
+/* Exit codes of the program (README "Exit codes"). */
+enum exit_code {
+    EXIT_CODE_OK = 0,
+    EXIT_CODE_SYSTEM = 1,    /* sockets, files, permissions */
+    EXIT_CODE_USAGE = 2,     /* command line, environment or YAML */
+    EXIT_CODE_APP = 3,       /* exception at import or start, crash loop */
+    EXIT_CODE_NOT_FOUND = 4, /* module or attribute not found */
+};
+
+enum conf_io { CONF_IO_AUTO, CONF_IO_URING, CONF_IO_EPOLL };
+enum conf_interface { CONF_INTERFACE_AUTO, CONF_INTERFACE_ASGI };
+enum conf_lifespan { CONF_LIFESPAN_AUTO, CONF_LIFESPAN_ON, CONF_LIFESPAN_OFF };
+
+/* Which refusals of the strict HTTP/1.1 parser are lifted (http.lenient). */
+enum conf_lenient {
+    LENIENT_BARE_LF = 1 << 0,       /* a line that ends with LF alone */
+    LENIENT_OBS_FOLD = 1 << 1,      /* a header continued on the next line */
+    LENIENT_HEADER_VALUE = 1 << 2,  /* control characters in header values */
+};
+
+enum conf_bind_kind { CONF_BIND_TCP, CONF_BIND_UNIX, CONF_BIND_FD, CONF_BIND_SYSTEMD };
+
+/* One entry of `bind`, parsed. */
+struct conf_bind {
+    enum conf_bind_kind kind;
+    char *text;   /* as written, for messages */
+    char *host;   /* TCP: literal address or name, without brackets; "" = all addresses */
+    uint16_t port;/* TCP; 0 = any free port, resolved once at start */
+    char *path;   /* UNIX */
+    int fd;       /* FD */
+};
+
+struct conf_strings {
+    char **v;
+    size_t n;
+};
+
+struct conf_header {
+    char *name, *value;
+};
+
+struct conf {
+    char *app;              /* "module:attribute", "module:make()"; NULL when not given */
+    bool factory;
+    char *app_dir;          /* "." by default; absolute after loading */
+    struct conf_strings python_path;
+    enum conf_interface interface;
+
+    struct conf_bind *binds;
+    size_t binds_n;
+    mode_t uds_mode;        /* 0666 by default */
+    char *uds_owner;        /* "user", "user:group", or NULL */
+    unsigned backlog;
+    unsigned workers;       /* `auto` is resolved to the CPUs that the cgroup and the affinity mask grant */
+    bool reuse_port;
+    enum conf_io io;
+
+    unsigned sync_threads;  /* 0 = auto: 8 for Django, 40 elsewhere, decided in the worker */
+    unsigned sync_executor_threads;
+
+    char *user, *group, *pid_file, *name;
+
+    /* Milliseconds; 0 = off (startup and graceful: no limit). */
+    int64_t timeout_header_ms, timeout_body_ms, timeout_send_ms, timeout_keep_alive_ms;
+    int64_t timeout_graceful_ms, timeout_startup_ms;
+    unsigned timeout_body_rate; /* bytes a second; 0 = off */
+
+    /* Bytes, or counts; 0 = off where the reference says so. */
+    size_t limit_request_line, limit_header_size, limit_headers;
+    uint64_t limit_body;
+    unsigned limit_connections;
+
+    char *root_path;
+    enum conf_lifespan lifespan;
+    unsigned http_lenient;  /* enum conf_lenient, ored */
+    bool server_header, date_header;
+    struct conf_header *headers; /* added to every answer */
+    size_t headers_n;
+
+    int log_level;          /* enum log_level of base/log.h */
+    char *log_file;         /* NULL = standard error */
+    bool access_log;
+    char *access_log_file;  /* NULL = standard output */
+
+    char *venv;             /* folder of a virtual environment, or NULL; VIRTUAL_ENV is the default */
+    struct conf_strings import_first;
+    struct conf_strings python_options; /* as after -X, e.g. "dev", "utf8=1" */
+};
+
+/* What the command line asked for beside a server. */
+enum conf_action {
+    CONF_RUN,
+    CONF_CHECK,   /* --check-config */
+    CONF_PRINT,   /* --print-config */
+    CONF_VERSION, /* --version */
+    CONF_HELP,    /* --help */
+    CONF_REFERENCE, /* --config-reference: the table of keys as Markdown, for the README */
+};
+
+/* Loads the configuration. Every error is printed by log_operator(), one line each, naming file and line, variable or
+ * option, the value, and what would be right; all errors are reported, not only the first.
+ * argv stays the caller's and must outlive a reload. On success *out is new (conf_free()).
+ * Returns 0 or -EXIT_CODE_USAGE (bad input) or -EXIT_CODE_SYSTEM (a file that cannot be read). */
+int conf_load(int argc, char **argv, enum conf_action *action, struct conf **out);
+void conf_free(struct conf *conf);
+
+/* Each writes to a stream of the caller's. */
+void conf_print(const struct conf *conf, FILE *out);      /* YAML; loading it again gives the same struct conf */
+void conf_print_help(FILE *out);
+void conf_print_reference(FILE *out);
+
+/* CPUs this process may use: the affinity mask bounded by the cgroup's quota (v2 cpu.max, v1 cfs), rounded up, at least 1. */
+unsigned conf_cpus(void);
+
+/* The entry of names[0..n) nearest to text (edit distance), or NULL when none is near. */
+const char *conf_nearest(const char *text, const char *const *names, size_t n);
+
+#endif

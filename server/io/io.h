@@ -1,0 +1,150 @@
+/* io.h: waiting for the kernel. One interface, two backends chosen at run time; nothing above can tell which one runs.
+ *
+ *   uring.c   io_uring through liburing, kernel 6.1 and later: multishot accept and poll, sends submitted in batches
+ *   epoll.c   epoll with the same deferred sends, for kernels and containers that refuse the ring
+ *   io.c      the choice between them        timer.c   the timing wheel
+ *
+ * An operation (struct io_op) is embedded in its owner and armed by one of the calls below. It is in flight until its
+ * callback is called without IO_MORE; until then the owner, and what it gave to the kernel, must stay where they are.
+ * io_cancel() only asks: the last completion (-ECANCELED, or the natural result that was faster) comes from a later
+ * io_wait(), never from inside io_cancel() or an arming call.
+ *
+ * Threads: an io belongs to the thread that opened it; only io_wake() may be called from others.
+ * Python:  nothing here knows it. io_wait() is called with or without the GIL; callbacks run in the state it was called in,
+ *          so they must not touch Python objects. */
+#ifndef RINGCORN_IO_H
+#define RINGCORN_IO_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/socket.h>
+#include <sys/uio.h>
+
+#include "base/base.h"
+
+struct io;
+struct io_op;
+
+enum { IO_MORE = 1 }; /* flags of a completion: this operation stays armed */
+
+/* res: as each arming call says; negative = -errno. */
+typedef void (*io_fn)(struct io_op *op, int res, unsigned flags);
+
+/* Public for embedding; only fn is the owner's to set (by io_op_init) and `armed` the owner's to read. */
+struct io_op {
+    io_fn fn;
+    struct list link;     /* the backend's: dirty, cancelled and re-arm lists */
+    struct list all;      /* the backend's: everything armed, for io_close() */
+    int fd;
+    uint32_t mask;        /* poll events asked for */
+    uint32_t seq;         /* the backend's: tells a late completion of an earlier life from one of this */
+    uint8_t kind;         /* the backend's */
+    bool armed;           /* from the arming call to the last completion */
+    bool cancelled;
+    uint8_t state;        /* the backend's */
+    struct msghdr msg;    /* io_send() */
+};
+
+static inline void
+io_op_init(struct io_op *op, io_fn fn)
+{
+    *op = (struct io_op){ .fn = fn, .fd = -1 };
+    list_init(&op->link);
+    list_init(&op->all);
+}
+
+enum io_backend { IO_AUTO, IO_URING, IO_EPOLL };
+
+enum { IO_WHY_SIZE = 256 };
+
+/* Opens a backend. IO_AUTO never fails for want of the ring: it falls back to epoll on any errno and leaves one sentence
+ * in why ("io_uring refused (EPERM: ...), using epoll; ...") for the caller to log; why is "" where there is nothing to say.
+ * IO_URING that cannot be had is an error, with the reason in why. Probes with the real flags and sizes, one NOP and a
+ * poll + send on a socketpair. Returns 0 or -errno; *out is new (io_close()). */
+int io_open(enum io_backend want, struct io **out, char why[IO_WHY_SIZE]);
+
+/* Which backend io_open(IO_AUTO) would take on this machine and why, for --version. Opens and closes one. */
+const char *io_probe(char why[IO_WHY_SIZE]);
+
+/* Frees it. Operations still armed are dropped without a callback; buffers given to the kernel are no longer read after the return. */
+void io_close(struct io *io);
+
+/* In a forked child: drops descriptors and mappings without touching what the parent shares. */
+void io_abandon(struct io *io);
+
+const char *io_name(const struct io *io); /* "io_uring" or "epoll" */
+
+/* Accept until cancelled. res: a new descriptor, non-blocking and close-on-exec, now the callback's. On -errno without
+ * IO_MORE (-EMFILE, -ENFILE, -ENOBUFS, ...) the owner decides when to arm it again. ECONNABORTED and EINTR are swallowed.
+ * At most 64 accepts a listener and wait, so that one listener cannot starve the rest. */
+void io_accept(struct io *io, struct io_op *op, int listen_fd);
+
+/* Tell when a connected socket becomes readable or its peer is gone, until cancelled. res: POLLIN | POLLRDHUP | POLLHUP |
+ * POLLERR, of which any may be set. Edge-like: one completion per arrival; unread data is not announced again. */
+void io_watch(struct io *io, struct io_op *op, int fd);
+
+/* Tell while a descriptor is ready, level-triggered, until cancelled: one completion (with IO_MORE) a wait for as long as
+ * it stays ready. mask: POLLIN, POLLOUT, either or both. res: what is ready (with POLLERR, POLLHUP as they come), or -errno (-EBADF,
+ * -EPERM for a regular file) without IO_MORE. Made for asyncio's add_reader() and add_writer(): arming and changing cost no system call of
+ * their own on the ring. One armed io_poll() a descriptor. */
+void io_poll(struct io *io, struct io_op *op, int fd, uint32_t mask);
+void io_poll_change(struct io *io, struct io_op *op, uint32_t mask);
+
+/* Send iov[0..n) on a connected socket: queued, and handed to the kernel by io_flush() or io_wait(). The array and the bytes stay the
+ * owner's and must not move before the completion. At most one send in flight a socket (a second could overtake the
+ * first). res: bytes sent, possibly fewer than asked for (then send the rest), at least 1; or -errno. Never raises SIGPIPE. Waits for
+ * room in the socket as long as it takes: a send timeout is io_cancel(). */
+void io_send(struct io *io, struct io_op *op, int fd, const struct iovec *iov, unsigned n);
+
+/* Asks an armed operation to end. A no-op for one that is not armed or already cancelled. */
+void io_cancel(struct io *io, struct io_op *op);
+
+/* Hands queued sends to the kernel now; takes no completions. Cheap when there are none. */
+void io_flush(struct io *io);
+
+/* Sends queued and not yet handed to the kernel. */
+unsigned io_queued(const struct io *io);
+
+/* Flushes, waits for at least one completion, wake-up or the timeout (ns; 0 = only look, -1 = no timeout), and calls the callbacks of
+ * all that is there (bounded: 4096). With timeout 0 and nothing to submit it costs no system call on the ring where the kernel has
+ * nothing for us. Returns the number of callbacks called; EINTR counts as a wake-up. */
+int io_wait(struct io *io, int64_t timeout_ns);
+
+/* Makes the current or next io_wait() return soon. Any thread, async-signal-safe. Costs one system call only while the owner sleeps. */
+void io_wake(struct io *io);
+
+/* --- timer.c: the timing wheel for connection deadlines ---------------------------------------------------------
+ * Coarse (64 ms ticks) and cheap: moving a deadline later only writes a field, the tick re-files it. */
+
+enum { WHEEL_TICK_MS = 64, WHEEL_SLOTS = 512 };
+
+struct timer;
+typedef void (*timer_fn)(struct timer *timer);
+
+struct timer {
+    struct list link;
+    int64_t due_ns;   /* 0 = not set */
+    int64_t filed_ns; /* the slot it hangs in is for this time */
+    timer_fn fn;
+};
+
+struct wheel {
+    struct list slots[WHEEL_SLOTS];
+    int64_t tick;     /* the last tick that was run */
+    unsigned count;   /* timers that hang in a slot */
+};
+
+void wheel_init(struct wheel *w, int64_t now_ns);
+void timer_init(struct timer *t, timer_fn fn);
+
+/* Sets or moves the deadline; it fires in the tick after it, never before. Any distance. */
+void timer_set(struct wheel *w, struct timer *t, int64_t due_ns);
+void timer_clear(struct wheel *w, struct timer *t);
+
+/* Fires what is due; a callback may set, clear and free any timer. */
+void wheel_advance(struct wheel *w, int64_t now_ns);
+
+/* When wheel_advance() should be called next (may be early, never late), or -1 when no timer hangs. */
+int64_t wheel_next_ns(const struct wheel *w);
+
+#endif

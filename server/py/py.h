@@ -1,0 +1,87 @@
+/* py.h: CPython inside a C program: the one header by which Python.h comes in, first in every file of ranks 5 and up.
+ *
+ *   embed.c    starting the interpreter: PyConfig, virtual environment, paths      compat.h  differences between versions
+ *   module.c   the module _ringcorn: types and constants in its state, no globals   errors.c  errno <-> exceptions
+ *   loop.c     the event loop: ready queue, timers, turn, GIL                       handle.c  callbacks to run
+ *   fds.c      add_reader and add_writer                                            task.c    a coroutine started at once
+ *
+ * All with the GIL held and on the loop's thread unless said otherwise. */
+#ifndef RINGCORN_PY_H
+#define RINGCORN_PY_H
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#include "io/io.h"
+#include "py/compat.h"
+
+static inline void
+py_drop(PyObject **p)
+{
+    Py_XDECREF(*p);
+}
+
+/* A local that owns a reference: dropped at the end of its scope unless given up by py_take(). */
+#define PY_OWNED __attribute__((cleanup(py_drop)))
+
+static inline PyObject *
+py_take(PyObject **p)
+{
+    PyObject *taken = *p;
+    *p = NULL;
+    return taken;
+}
+
+/* --- the event loop (loop.c) ------------------------------------------------------------------------------------
+ * The C type _ringcorn.LoopCore; python/ringcorn/loop.py puts asyncio's own classes under it. One turn:
+ *
+ *   1. io_wait()          without the GIL where it may sleep, with it where work is ready; io callbacks run here, Python does not
+ *   2. client->turn()     deadlines and resumed connections of the server; no Python either
+ *   3. with the GIL: posts from other threads, client->run(), due timers, ready handles (those ready at its start)
+ *   4. client->flush()    output queued in 3 goes out in one batch with the next io_wait() */
+
+/* The server's part of a turn. Every function may be NULL. */
+struct loop_client {
+    void (*turn)(void *self);         /* after io_wait(); GIL state unknown: touch no Python */
+    bool (*has_work)(void *self);     /* is there something for run()? no Python */
+    int (*run)(void *self);           /* GIL held. -1 with an exception set: run_forever() raises it */
+    void (*flush)(void *self);        /* before io_wait() and every 8 queued sends; no Python */
+    int64_t (*next_ns)(void *self);   /* when turn() is due (monotonic): 0 = at once, -1 = only on events */
+};
+
+/* loop: a LoopCore. client and self outlive the loop or are replaced by (NULL, NULL). */
+void loop_attach(PyObject *loop, const struct loop_client *client, void *self);
+
+/* The loop's io; borrowed, until the loop is closed. */
+struct io *loop_io(PyObject *loop);
+
+/* As loop.call_soon(callback, context=context) without arguments and without handing out a handle. Steals nothing.
+ * context may be NULL (the current one is copied). Returns 0 or -1 with an exception set. */
+int loop_call_soon(PyObject *loop, PyObject *callback, PyObject *context);
+
+/* CLOCK_MONOTONIC when the callback that runs now was begun. */
+int64_t loop_step_ns(PyObject *loop);
+/* Tells the loop that a step begins that it did not start itself (task_start() does so). */
+void loop_step_begin(PyObject *loop);
+
+/* Work handed to the loop from another thread, or from the io phase. fn runs in phase 3 with the GIL held; it may free the post. An exception
+ * that it leaves set goes to the loop's exception handler. */
+struct post {
+    struct post *next;
+    void (*fn)(struct post *post, PyObject *loop);
+};
+/* Any thread, no GIL needed; wakes the loop only if it sleeps. Order is kept per sender. After the loop is closed posts are
+ * dropped: fn is called with loop NULL, GIL held, by whoever closes, or at once by the poster... see loop.c. */
+void loop_post(PyObject *loop, struct post *post);
+
+/* --- a coroutine started at once (task.c) ------------------------------------------------------------------------
+ * Makes an asyncio.Task (a real _asyncio.Task: current_task(), timeouts, AnyIO, all_tasks() see it) for coro in context, and runs its
+ * first step before it returns: eagerly where CPython can (3.12), else by taking the step out of call_soon's hands.
+ * Must be called in phase 3 (loop running, no task current). Returns a new reference (the task may be done already), or NULL with an
+ * exception set (only when the task could not be made: an exception of the coroutine is the task's). May run Python. */
+PyObject *task_start(PyObject *loop, PyObject *coro, PyObject *context);
+
+/* --- the module (module.c) --- */
+PyObject *PyInit__ringcorn(void);
+
+#endif

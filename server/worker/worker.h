@@ -1,0 +1,59 @@
+/* worker.h: one worker process, and the few words it exchanges with the master.
+ *
+ *   worker.c    builds the loop, the server and the interpreter out of all the lower folders, and takes them down again
+ *   control.c   the control socket: what the master says, what the worker answers
+ *
+ * The master forks; the child calls worker_run() and exits with what it returns. */
+#ifndef RINGCORN_WORKER_H
+#define RINGCORN_WORKER_H
+
+#include <sys/types.h>
+
+#include "conf/conf.h"
+
+/* Control protocol: one struct control_msg a datagram (SOCK_SEQPACKET), master <-> worker; a listening socket travels as
+ * SCM_RIGHTS beside CONTROL_LISTEN. The end of the stream tells a worker that its master has died: it drains. */
+enum control_kind {
+    /* master -> worker */
+    CONTROL_LISTEN = 'L', /* accept from the attached socket too; id names it. The worker's own and, while a sibling's slot has
+                             no ready worker, the sibling's */
+    CONTROL_UNLISTEN = 'U', /* stop accepting from socket id */
+    CONTROL_DRAIN = 'D',  /* graceful: stop accepting, answer what there is, leave */
+    CONTROL_QUIT = 'Q',   /* quick: as DRAIN, but requests are cancelled at once */
+    /* worker -> master */
+    CONTROL_READY = 'R',  /* application imported, lifespan.startup complete; the master answers with CONTROL_LISTENs */
+    CONTROL_LISTENING = 'A', /* accepting from socket id now */
+    CONTROL_DRAINED = 'G',   /* accepts no more and holds no request; lifespan.shutdown runs */
+};
+
+struct control_msg {
+    unsigned char kind;
+    int32_t id;
+};
+
+/* Returns 0 or -errno. fd: -1 or the socket to pass along. */
+int control_send(int sock, enum control_kind kind, int32_t id, int fd);
+/* Non-blocking sockets: -EAGAIN when there is nothing, -EPIPE at the end of the stream. *fd is -1 or new (close-on-exec). */
+int control_recv(int sock, struct control_msg *msg, int *fd);
+
+struct worker_args {
+    const struct conf *conf;
+    unsigned slot;     /* 0.. */
+    int control;       /* the worker's end; worker_run() owns it */
+    int access_fd;     /* -1 = no access log */
+    const char *exe;   /* path of the running program, to find its Python package beside it */
+    int argc;
+    char **argv;
+};
+
+/* Runs the worker to its end in this (just forked) process. The caller has closed what only the master needs, reset signals to their
+ * defaults and emptied the mask. Returns the exit code: EXIT_CODE_OK after a drain, EXIT_CODE_APP or EXIT_CODE_NOT_FOUND when the application could not be started
+ * (its traceback was printed), EXIT_CODE_SYSTEM when the machine refused something.
+ * Signals in the worker: SIGTERM drains, SIGQUIT and SIGINT are ignored (the master passes on what they mean: a terminal sends them to every
+ * process), SIGUSR2 is faulthandler's: writes the stacks of all threads and the requests in hand to the error log. */
+int worker_run(const struct worker_args *args);
+
+/* Fills in what --version prints about Python and the loop's backend, one "name value" a line. */
+void worker_versions(FILE *out);
+
+#endif
