@@ -1,0 +1,240 @@
+# Ringcorn: every way in. `make help` lists the targets.
+#
+#   PYTHON=python3.13   build for another Python: build/release-3.13/ringcorn     CC=clang   another compiler
+#   VARIANT=debug       as `make debug`: build/debug/ringcorn                     V=1        show the commands
+#   PREFIX= DESTDIR=    where `make install` puts things                          WERROR=1   warnings are errors
+
+VERSION := 0.1.0
+
+PYTHON  ?= python3
+VARIANT ?= release
+PREFIX  ?= /usr/local
+DESTDIR ?=
+WERROR  ?= 0
+
+ifeq ($(origin CC),default)
+CC := gcc
+endif
+CLANG_FORMAT ?= clang-format
+CLANG_TIDY   ?= clang-tidy
+
+MAKEFLAGS += --no-builtin-rules
+.SUFFIXES:
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := all
+
+Q := $(if $(V),,@)
+say = $(if $(V),@:,@printf '  %-8s %s\n' '$(1)' '$(2)')
+
+# ------------------------------------------------------------------ the Python to embed
+# Asked once per run of make; `make help` and `make clean` do not need one.
+
+ifneq ($(filter-out help clean,$(or $(MAKECMDGOALS),all)),)
+PYFLAGS_FILE := $(shell mkdir -p build && mktemp build/.python.XXXXXX)
+PY_ASKED := $(shell $(PYTHON) server/py/pyflags.py >$(PYFLAGS_FILE) 2>/dev/null && echo yes)
+-include $(PYFLAGS_FILE)
+$(shell rm -f $(PYFLAGS_FILE))
+ifneq ($(PY_ASKED),yes)
+PY_PROBLEM := $(PYTHON) does not run: apt-get install python3-dev python3-venv, or name another: make PYTHON=...
+endif
+endif
+$(PYFLAGS_FILE): ;
+
+# The default python3 has no tag; every other Python has folders of its own.
+PYTAG := $(if $(filter python3,$(PYTHON)),,-$(PY_VERSION))
+NAME  := $(VARIANT)$(PYTAG)
+OBJ   := build/$(NAME)
+OUT   := $(if $(filter release,$(NAME)),build,$(OBJ))
+
+PROGRAM   := $(OUT)/ringcorn
+PYDIR     := $(OUT)/python
+EXTENSION := $(PYDIR)/_ringcorn$(PY_EXT_SUFFIX)
+
+# ------------------------------------------------------------------ sources
+# Ranks as in the README's map. What may not know Python is compiled without its include path.
+
+PLAIN_FOLDERS  := base conf metrics io net http master
+PYTHON_FOLDERS := py sync asgi guard worker
+
+sources = $(foreach folder,$(1),$(sort $(wildcard server/$(folder)/*.c)))
+objects = $(patsubst %.c,$(OBJ)/%.o,$(1))
+
+PLAIN_SOURCES     := $(call sources,$(PLAIN_FOLDERS))
+PROGRAM_SOURCES   := $(filter-out server/io/sim.c,$(PLAIN_SOURCES)) $(call sources,$(PYTHON_FOLDERS)) \
+                     $(wildcard server/main.c)
+EXTENSION_SOURCES := $(filter-out server/io/sim.c server/py/embed.c, \
+                     $(call sources,base conf metrics io net http py sync asgi guard))
+PYTHON_FILES      := $(shell find python -name '*.py' -o -name '*.pyi' -o -name py.typed 2>/dev/null)
+UNIT_SOURCES      := $(sort $(wildcard tests/unit/test_*.c))
+UNIT_PROGRAMS     := $(patsubst tests/unit/%.c,$(OBJ)/unit/%,$(UNIT_SOURCES))
+FUZZ_SOURCES      := $(sort $(wildcard tests/fuzz/fuzz_*.c))
+FUZZ_REPLAYS      := $(patsubst tests/fuzz/%.c,$(OBJ)/fuzz/%,$(FUZZ_SOURCES))
+C_FILES           := $(wildcard server/*.[ch] server/*/*.[ch] tests/unit/*.[ch] tests/fuzz/*.[ch])
+
+# ------------------------------------------------------------------ libraries
+
+PKG_CONFIG ?= pkg-config
+PACKAGES   := liburing yaml-0.1
+have_pkg    = $(shell $(PKG_CONFIG) --exists $(1) 2>/dev/null && echo yes)
+
+apt_of_liburing := liburing-dev
+apt_of_yaml-0.1 := libyaml-dev
+
+MISSING := $(strip $(if $(shell command -v $(PKG_CONFIG)),,pkg-config) \
+             $(foreach p,$(PACKAGES),$(if $(call have_pkg,$(p)),,$(apt_of_$(p)))))
+LIB_CFLAGS := $(if $(MISSING),,$(shell $(PKG_CONFIG) --cflags $(PACKAGES)))
+LIB_LIBS   := $(if $(MISSING),,$(shell $(PKG_CONFIG) --libs $(PACKAGES)))
+
+# llhttp: the library (Debian 13), or the generated C that node-llhttp installs (Debian 12).
+LLHTTP_SHARE := /usr/share
+ifeq ($(call have_pkg,libllhttp),yes)
+LLHTTP_CFLAGS  := $(shell $(PKG_CONFIG) --cflags libllhttp)
+LLHTTP_LIBS    := $(shell $(PKG_CONFIG) --libs libllhttp)
+LLHTTP_OBJECTS :=
+else
+LLHTTP_SOURCES := $(wildcard $(LLHTTP_SHARE)/llhttp/*.c)
+LLHTTP_CFLAGS  := -isystem $(LLHTTP_SHARE)/include/llhttp
+LLHTTP_LIBS    :=
+LLHTTP_OBJECTS := $(patsubst $(LLHTTP_SHARE)/llhttp/%.c,$(OBJ)/llhttp/%.o,$(LLHTTP_SOURCES))
+MISSING += $(if $(LLHTTP_SOURCES),,libllhttp-dev (Debian 13 and later) or node-llhttp (Debian 12))
+endif
+
+# ------------------------------------------------------------------ flags
+
+cc_option = $(shell $(CC) -Werror $(1) -x c -c -o /dev/null /dev/null 2>/dev/null && echo '$(1)')
+
+WARNINGS := -std=gnu17 -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla -Wundef -Wformat=2 \
+            -Wimplicit-fallthrough $(if $(filter 1,$(WERROR)),-Werror)
+ALWAYS   := -g -fno-omit-frame-pointer -fno-strict-aliasing -fvisibility=hidden
+# One set of objects serves the program (PIE) and the extension (shared): -fPIC code links into both, and the linker
+# turns its indirections into direct references where a symbol is hidden.
+ALWAYS   += -fPIC
+HARDEN   := -fstack-protector-strong $(call cc_option,-fstack-clash-protection) $(call cc_option,-fcf-protection) \
+            $(call cc_option,-ftrivial-auto-var-init=zero)
+HARDEN_LD := -Wl,-z,relro,-z,now,-z,noexecstack
+
+FLAGS_release  := -O2 -U_FORTIFY_SOURCE -D_FORTIFY_SOURCE=3 $(HARDEN)
+FLAGS_debug    := -Og -DRINGCORN_DEBUG $(HARDEN)
+FLAGS_asan     := -O1 -DRINGCORN_DEBUG -fsanitize=address,undefined -fno-sanitize-recover=all
+FLAGS_tsan     := -O1 -DRINGCORN_DEBUG -fsanitize=thread
+FLAGS_coverage := -O0 --coverage -fprofile-update=atomic
+LD_asan        := -fsanitize=address,undefined
+LD_tsan        := -fsanitize=thread
+LD_coverage    := --coverage
+
+ifeq ($(origin FLAGS_$(VARIANT)),undefined)
+$(error VARIANT=$(VARIANT): there are release, debug, asan, tsan and coverage)
+endif
+
+COMPILE := $(WARNINGS) $(ALWAYS) $(FLAGS_$(VARIANT)) -pthread $(CFLAGS)
+CPP     := -D_GNU_SOURCE -DRINGCORN_VERSION='"$(VERSION)"' -Iserver $(LIB_CFLAGS) $(LLHTTP_CFLAGS) $(CPPFLAGS)
+LINK    := $(HARDEN_LD) $(LD_$(VARIANT)) -pthread $(LDFLAGS)
+LIBS    := $(LIB_LIBS) $(LLHTTP_LIBS)
+
+is_python    = $(filter $(PYTHON_FOLDERS),$(word 2,$(subst /, ,$(1))))
+# Where the interpreter's home is concerns one file alone.
+embed_cpp   := -DPY_HOME='"$(PY_HOME)"' -DPY_EXECUTABLE='"$(PY_EXECUTABLE)"'
+source_cpp   = $(CPP) $(if $(call is_python,$(1)),$(PY_CFLAGS)) $(if $(filter server/py/embed.c,$(1)),$(embed_cpp))
+
+# ------------------------------------------------------------------ what people type
+
+.PHONY: all
+all: program extension ## build the program and its Python package (build/ringcorn, build/python)
+
+.PHONY: program extension python-package
+program: $(PROGRAM) python-package
+extension: $(EXTENSION) python-package
+
+.PHONY: debug asan tsan
+debug: ## build/debug/ringcorn: checks on, hardly optimised
+	$(Q)$(MAKE) VARIANT=debug all
+asan: ## build/asan/ringcorn: AddressSanitizer and UBSan (run it with PYTHONMALLOC=malloc)
+	$(Q)$(MAKE) VARIANT=asan all
+tsan: ## build/tsan/ringcorn: ThreadSanitizer
+	$(Q)$(MAKE) VARIANT=tsan all
+
+.PHONY: help
+help: ## this list
+	@sed -n '3,6s/^# //p' Makefile
+	@echo
+	@grep -hE '^[a-z][a-zA-Z_. -]*:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([^:]*):.*## (.*)/\1\t\2/' | \
+	    awk -F'\t' '{ printf "  %-22s %s\n", $$1, $$2 }'
+
+# ------------------------------------------------------------------ rules
+
+# Before anything is compiled: what is missing, and the line that installs it.
+.PHONY: needs
+needs:
+	$(if $(MISSING),$(info ringcorn: missing: $(MISSING))$(info ringcorn: apt-get install $(MISSING))$(error packages are missing))
+	$(if $(PY_PROBLEM),$(error $(PY_PROBLEM)))
+	$(if $(shell command -v $(CC)),,$(error $(CC) is not there: apt-get install gcc libc6-dev))
+	@:
+
+# A change of flags, compiler or Python rebuilds; the file is rewritten only when its text changes.
+FLAGS_TEXT := $(CC) $(COMPILE) $(CPP) $(PY_CFLAGS) $(embed_cpp) $(LINK) $(LIBS) $(PY_LDFLAGS) $(PY_VERSION_FULL)
+.PHONY: FORCE
+$(OBJ)/flags: FORCE | needs
+	@mkdir -p $(@D)
+	@printf '%s\n' '$(subst ','\'',$(FLAGS_TEXT))' | cmp -s - $@ || printf '%s\n' '$(subst ','\'',$(FLAGS_TEXT))' >$@
+
+$(OBJ)/server/%.o: server/%.c $(OBJ)/flags | needs
+	$(call say,CC,$<)
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(COMPILE) $(call source_cpp,$<) -MMD -MP -c -o $@ $<
+
+$(OBJ)/llhttp/%.o: $(LLHTTP_SHARE)/llhttp/%.c $(OBJ)/flags | needs
+	$(call say,CC,$<)
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(COMPILE) -w $(LLHTTP_CFLAGS) -MMD -MP -c -o $@ $<
+
+$(PROGRAM): $(call objects,$(PROGRAM_SOURCES)) $(LLHTTP_OBJECTS) $(OBJ)/flags
+	$(call say,LINK,$@)
+	@mkdir -p $(@D)
+	$(Q)$(CC) -pie $(LINK) -o $@.new $(filter %.o,$^) $(LIBS) $(PY_LDFLAGS) -lm
+	@mv -f $@.new $@
+
+$(EXTENSION): $(call objects,$(EXTENSION_SOURCES)) $(LLHTTP_OBJECTS) $(OBJ)/flags
+	$(call say,LINK,$@)
+	@mkdir -p $(@D)
+	$(Q)$(CC) -shared $(LINK) -o $@.new $(filter %.o,$^) $(LIBS) -lm
+	@mv -f $@.new $@
+
+# The package is copied file by file (a server may be reading it), and what has no source any more goes.
+python-package: $(patsubst python/%,$(PYDIR)/%,$(PYTHON_FILES))
+	@find $(PYDIR)/ringcorn \( -name '*.py' -o -name '*.pyi' \) 2>/dev/null | while read -r copy; do \
+	    test -e "python/$${copy#$(PYDIR)/}" || rm -f "$$copy"; done
+
+$(PYDIR)/ringcorn/%: python/ringcorn/%
+	@mkdir -p $(@D)
+	@cp -p $< $@.new && mv -f $@.new $@
+
+# --- C unit tests and fuzz targets: everything that does not know Python, as an archive, so that a test takes what it needs
+
+$(OBJ)/plain.a: $(call objects,$(PLAIN_SOURCES)) $(LLHTTP_OBJECTS)
+	$(call say,AR,$@)
+	@rm -f $@
+	$(Q)$(AR) rcs $@ $^
+
+$(OBJ)/unit/%: tests/unit/%.c tests/unit/tap.h $(OBJ)/plain.a
+	$(call say,TEST,$<)
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(COMPILE) $(CPP) -Itests/unit -MMD -MP -MF $@.d $(LINK) -o $@ $< $(OBJ)/plain.a $(LIBS) -lm
+
+# Replays the inputs of tests/fuzz/regression/<target>/ without a fuzzer.
+$(OBJ)/fuzz/%: tests/fuzz/%.c tests/fuzz/replay.c $(OBJ)/plain.a
+	$(call say,FUZZ,$<)
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(COMPILE) $(CPP) $(LINK) -o $@ $< tests/fuzz/replay.c $(OBJ)/plain.a $(LIBS) -lm
+
+.PHONY: unit-programs fuzz-replays unit
+unit-programs: $(UNIT_PROGRAMS)
+fuzz-replays: $(FUZZ_REPLAYS)
+unit: $(UNIT_PROGRAMS) ## build and run the C unit tests of this VARIANT
+	@failed=0; for t in $(UNIT_PROGRAMS); do echo "# $$t"; $$t || failed=1; done; exit $$failed
+
+-include $(wildcard $(OBJ)/server/*.d $(OBJ)/server/*/*.d $(OBJ)/llhttp/*.d $(OBJ)/unit/*.d)
+
+.PHONY: clean
+clean: ## remove everything that was built (virtual environments stay: rm -r build)
+	@rm -rf build/ringcorn build/python build/release* build/debug* build/asan* build/tsan* build/coverage* build/.python.* \
+	    compile_commands.json
