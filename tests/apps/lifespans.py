@@ -1,0 +1,119 @@
+"""Lifespan in its variants: supported, absent, failing, ignored."""
+
+import asyncio
+import contextvars
+import json
+import sys
+
+LIFESPAN_VAR = contextvars.ContextVar("lifespan_var", default="unset")
+
+
+async def answer(send, body):
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", str(len(body)).encode())]})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def full(scope, receive, send):
+    """State and context set at start are there in every request, as a copy."""
+    if scope["type"] == "lifespan":
+        assert scope["asgi"]["version"] == "3.0"
+        assert (await receive())["type"] == "lifespan.startup"
+        scope["state"]["shared"] = {"hits": 0}
+        scope["state"]["number"] = 1
+        LIFESPAN_VAR.set("from lifespan")
+        await send({"type": "lifespan.startup.complete"})
+        assert (await receive())["type"] == "lifespan.shutdown"
+        print("shutdown seen", flush=True)
+        await send({"type": "lifespan.shutdown.complete"})
+        return
+    state = scope["state"]
+    state["shared"]["hits"] += 1
+    state["number"] += 1
+    await answer(
+        send,
+        json.dumps(
+            {"hits": state["shared"]["hits"], "number": state["number"], "var": LIFESPAN_VAR.get()}
+        ).encode(),
+    )
+    LIFESPAN_VAR.set("from request")
+
+
+async def absent(scope, receive, send):
+    if scope["type"] != "http":
+        raise NotImplementedError(scope["type"])
+    await answer(send, json.dumps({"has_state": "state" in scope}).encode())
+
+
+async def ignored(scope, receive, send):
+    """Returns at once, without a word."""
+    if scope["type"] == "http":
+        await answer(send, b"served")
+
+
+async def startup_failed(scope, receive, send):
+    if scope["type"] == "lifespan":
+        await receive()
+        await send({"type": "lifespan.startup.failed", "message": "the database is not there"})
+
+
+async def startup_raises(scope, receive, send):
+    if scope["type"] == "lifespan":
+        await receive()
+        raise ValueError("startup went wrong")
+    await answer(send, b"served")
+
+
+async def startup_hangs(scope, receive, send):
+    if scope["type"] == "lifespan":
+        await asyncio.sleep(3600)
+
+
+async def shutdown_failed(scope, receive, send):
+    if scope["type"] == "lifespan":
+        await receive()
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        await send({"type": "lifespan.shutdown.failed", "message": "could not flush"})
+        return
+    await answer(send, b"served")
+
+
+async def shutdown_raises(scope, receive, send):
+    if scope["type"] == "lifespan":
+        await receive()
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        raise ValueError("shutdown went wrong")
+    await answer(send, b"served")
+
+
+async def dies(scope, receive, send):
+    """Ends in the middle of its life, with an exception, while requests go on."""
+    if scope["type"] == "lifespan":
+        await receive()
+        await send({"type": "lifespan.startup.complete"})
+        await asyncio.sleep(0.2)
+        raise ValueError("lifespan died")
+    await answer(send, b"served")
+
+
+async def background(scope, receive, send):
+    """A task made at start lives as long as the worker."""
+    if scope["type"] == "lifespan":
+        await receive()
+        ticks = scope["state"]["ticks"] = [0]
+
+        async def tick():
+            while True:
+                await asyncio.sleep(0.01)
+                ticks[0] += 1
+
+        task = asyncio.create_task(tick())
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        print("ticker ended", file=sys.stderr, flush=True)
+        await send({"type": "lifespan.shutdown.complete"})
+        return
+    await answer(send, str(scope["state"]["ticks"][0]).encode())
