@@ -20,6 +20,7 @@ enum control_kind {
     CONTROL_UNLISTEN = 'U', /* stop accepting from socket id */
     CONTROL_DRAIN = 'D',  /* graceful: stop accepting, answer what there is, leave */
     CONTROL_QUIT = 'Q',   /* quick: as DRAIN, but requests are cancelled at once */
+    CONTROL_REOPEN = 'O', /* a log file was reopened: dup3() the attached descriptor onto descriptor id (2, or access_fd) */
     /* worker -> master */
     CONTROL_READY = 'R',  /* application imported, lifespan.startup complete; the master answers with CONTROL_LISTENs */
     CONTROL_LISTENING = 'A', /* accepting from socket id now */
@@ -33,7 +34,8 @@ struct control_msg {
 
 /* Returns 0 or -errno. fd: -1 or the socket to pass along. */
 int control_send(int sock, enum control_kind kind, int32_t id, int fd);
-/* Non-blocking sockets: -EAGAIN when there is nothing, -EPIPE at the end of the stream. *fd is -1 or new (close-on-exec). */
+/* Non-blocking sockets: -EAGAIN when there is nothing, -EPIPE at the end of the stream, -EBADMSG for what is no message.
+ * *fd is -1 or new (close-on-exec); -1 beside CONTROL_LISTEN when this process had no descriptor free. */
 int control_recv(int sock, struct control_msg *msg, int *fd);
 
 struct worker_args {
