@@ -1,0 +1,163 @@
+/* asgi.h: ASGI 3 (https://asgi.readthedocs.io, HTTP spec_version 2.5) on top of http/ and the event loop.
+ *
+ *   server.c      one application behind one loop: the list of work between the I/O phase and the Python phase
+ *   http_cycle.c  one request: begun, run as a task, ended in one function only
+ *   scope.c       the scope dictionary, built from the parser's slices        names.c   constants, cached header pairs
+ *   receive.c     the receive() callable      send.c   the send() callable    wait.c    the awaitable both return
+ *
+ * A request, from head to end:
+ *
+ *     http begin() ──> queued ──asgi_run()──> RUNNING ──task done──> ended (h1_end)
+ *      (I/O phase,                (GIL)        receive(), send(); HTTP_BODY, HTTP_DRAINED and HTTP_GONE wake them
+ *       no GIL)
+ *
+ * The callbacks of http/ may come without the GIL, so they only fill arrays and lists of plain memory; asgi_run() works those
+ * off with the GIL held. Everything runs on the loop thread. */
+#ifndef RINGCORN_ASGI_H
+#define RINGCORN_ASGI_H
+
+#include "py/py.h"
+
+#include "http/http.h"
+
+struct cycle;
+struct asgi_names;
+
+/* A growing array of pointers that can be filled without the GIL. */
+struct asgi_queue {
+    void **v;
+    size_t n, cap;
+};
+
+/* One application behind one loop. Embedded in the worker; plain memory. */
+struct asgi {
+    struct http_app http; /* first: http/ hands its address back to us */
+    PyObject *loop;       /* borrowed from the worker, which outlives us */
+    PyObject *app;        /* new */
+    PyObject *context;    /* new: the lifespan's; every request runs in a copy */
+    PyObject *state;      /* new: the lifespan's state, copied per request; NULL when lifespan is not supported */
+    struct asgi_names *names;
+    struct list cycles;      /* running, oldest first */
+    struct list work;        /* cycles with events to handle */
+    struct asgi_queue begun; /* struct h1 * whose head has been parsed */
+    struct asgi_queue trash; /* owners (see send.c) to be released with the GIL held */
+    bool has_run_out;        /* an array could not grow: begun requests were refused since, said once */
+};
+
+/* Sets up the struct. conf and net outlive it. Returns 0 or -1 with an exception set. */
+int asgi_init(struct asgi *a, PyObject *loop, const struct conf *conf, struct net *net, int access_fd);
+/* The net is closed already (net_fini), so no callback comes any more. */
+void asgi_fini(struct asgi *a);
+
+/* app: any ASGI 3 callable. context, state: as in struct asgi; state may be NULL or None. */
+int asgi_serve(struct asgi *a, PyObject *app, PyObject *context, PyObject *state);
+
+/* For struct loop_client. */
+bool asgi_has_work(const struct asgi *a);
+int asgi_run(struct asgi *a);
+
+/* Cancels the task of every request in hand. May run Python. Returns how many. */
+size_t asgi_cancel_all(struct asgi *a);
+
+/* Writes "in hand: GET /path (2.1 s)" lines, at most max, to the error log; async-signal-safe when called on the loop's thread. */
+void asgi_report_signal_safe(const struct asgi *a, size_t max);
+
+/* The same as a list of str, new. */
+PyObject *asgi_in_hand(const struct asgi *a);
+
+/* The types of this folder, added to _ringcorn. */
+int asgi_add_types(PyObject *module);
+
+/* --- private to the folder ----------------------------------------------------------------------------------------- */
+
+enum { CYCLE_LABEL_SIZE = 96 }; /* "GET /path", cut, for reports */
+
+/* One request. A Python object because its receive and send outlive us when the application keeps them. */
+struct cycle {
+    PyObject_HEAD
+    vectorcallfunc call;   /* the task's done callback is the cycle itself */
+    struct asgi *asgi;     /* NULL once ended */
+    struct h1 *h;          /* NULL once ended */
+    PyObject *task;        /* new; NULL before the start and after the end */
+    struct list link;      /* asgi->cycles */
+    struct list work;      /* asgi->work */
+    struct list waits;     /* struct wait, suspended in receive() or send() */
+    unsigned events;       /* enum http_event, not yet handled */
+    bool body_is_told;     /* the last http.request message was handed out */
+    bool disconnect_is_told;
+    bool is_full;          /* more than the high-water mark is unsent; until HTTP_DRAINED */
+    bool is_cancelled;     /* by us, at the drain's end */
+    int64_t begun_ns;
+    char label[CYCLE_LABEL_SIZE];
+};
+
+/* A callable bound to a cycle: receive or send. */
+struct channel {
+    PyObject_HEAD
+    vectorcallfunc call;
+    struct cycle *cycle; /* new */
+};
+
+enum wait_kind { WAIT_VALUE, WAIT_RECEIVE, WAIT_DRAIN };
+
+/* What receive() and send() return. An awaitable that is already satisfied does not suspend. */
+struct wait {
+    PyObject_HEAD
+    struct list link;     /* cycle->waits while suspended */
+    struct cycle *cycle;  /* new, or NULL */
+    PyObject *value;      /* WAIT_VALUE: the result, new; NULL = None */
+    PyObject *future;     /* while suspended: what the task waits for, new */
+    PyObject *future_iter;
+    enum wait_kind kind;
+    bool must_yield;      /* suspend once although satisfied: the step has run for too long */
+};
+
+
+struct asgi_names {
+    /* types, borrowed from the module that names holds */
+    PyObject *module;
+    PyTypeObject *cycle_type, *receive_type, *send_type, *wait_type;
+    PyObject *report;         /* ringcorn.log.request_failed(label, exception, what) */
+    PyObject *disconnected;   /* class ClientDisconnected(ConnectionResetError) */
+    PyObject *future_type;    /* asyncio.Future */
+    PyObject *wait_done;      /* the one satisfied wait with the result None */
+    PyObject *empty_bytes, *root_path_bytes;
+    PyObject *scope_template, *asgi_template, *request_template, *disconnect_template;
+#define ASGI_STRINGS(X)                                                                            \
+    X(type) X(asgi) X(version) X(spec_version) X(http_version) X(server) X(client) X(scheme)       \
+    X(method) X(root_path) X(path) X(raw_path) X(query_string) X(headers) X(state) X(extensions)   \
+    X(status) X(body) X(more_body) X(http) X(trailers)                                             
+#define X(name) PyObject *s_##name;
+    ASGI_STRINGS(X)
+#undef X
+    PyObject *http_request, *http_disconnect, *response_start, *response_body; /* message types */
+    PyObject *version_10, *version_11;
+    PyObject *loop_kwname;    /* ("loop",) */
+    PyObject *exception, *add_done_callback, *cancel, *set_result, *done;    /* method names */
+    PyObject *methods[8];     /* GET, HEAD, POST, ... as str */
+    struct header_cache *headers;
+    PyObject *server_tuple;   /* of the last connection's local address */
+    struct sockaddr_storage server_addr;
+};
+
+struct asgi_names *names_new(const struct conf *conf);
+void names_free(struct asgi_names *names);
+PyObject *names_method(struct asgi_names *names, struct slice method);            /* new */
+PyObject *names_header(struct asgi_names *names, struct slice name, struct slice value); /* new: (name, value) */
+
+PyObject *scope_new(struct asgi *a, struct cycle *cycle);          /* new */
+PyObject *channel_new(PyTypeObject *type, struct cycle *cycle);    /* new */
+PyObject *wait_value(struct cycle *cycle, PyObject *value);        /* new; steals value, also on failure; NULL = None */
+PyObject *wait_until(struct cycle *cycle, enum wait_kind kind);    /* new */
+void wait_wake_all(struct cycle *cycle);                           /* may run Python */
+PyObject *receive_next(struct cycle *cycle);     /* new: a message; or NULL, without an exception when it must wait */
+bool cycle_must_yield(const struct cycle *cycle);
+struct cycle *cycle_new(struct asgi *a, struct h1 *h);             /* new */
+int cycle_start(struct cycle *cycle);                              /* -1: an exception that is not the request's */
+int cycle_events(struct cycle *cycle);
+PyObject *send_call(PyObject *self, PyObject *const *args, size_t nargsf, PyObject *kwnames);
+void held_release(void *owner); /* send.c: GIL held */
+
+extern PyType_Spec cycle_spec, receive_spec, send_spec, wait_spec;
+
+#endif

@@ -1,0 +1,280 @@
+/* http_cycle.c: one request from its head to its end.
+ *
+ * Runs on:  the loop thread, GIL held.
+ * Always:   a cycle with h != NULL is in asgi->cycles and has one h1; cycle_end() is the only way out, whether by the task's end, an
+ *           exception, a disconnect or the drain. The application may keep receive and send for longer; they then find h == NULL. */
+#include "asgi.h"
+
+#include <structmember.h>
+
+/* "GET /path" for reports: cut, without the query (it may hold secrets), control characters replaced. */
+static void
+label_fill(struct cycle *cycle, const struct http_request *r)
+{
+    size_t n = r->method.n < 16 ? r->method.n : 16;
+    memcpy(cycle->label, r->method.p, n);
+    cycle->label[n++] = ' ';
+    size_t room = CYCLE_LABEL_SIZE - 1 - n, path = r->path.n < room ? r->path.n : room;
+    memcpy(cycle->label + n, r->path.p, path); /* http/ lets only visible ASCII through */
+    cycle->label[n + path] = '\0';
+}
+
+/* The head is what failed (the application did not make the whole of an answer): 500 where it is not too late. */
+static void
+fail(struct cycle *cycle)
+{
+    if (!h1_is_sending(cycle->h))
+        h1_fail(cycle->h, 500);
+}
+
+static void
+report(struct cycle *cycle, PyObject *exception, const char *what)
+{
+    PY_OWNED PyObject *done = PyObject_CallFunction(cycle->asgi->names->report, "sOs", cycle->label,
+                                                    exception != NULL ? exception : Py_None, what);
+    if (done == NULL) {
+        log_error("%s: %s", cycle->label, what);
+        PyErr_WriteUnraisable(cycle->asgi->names->report);
+    }
+}
+
+/* What the ended task says: an exception (new), or NULL for a normal end. */
+static PyObject *
+outcome(struct cycle *cycle, PyObject *task, bool *was_cancelled)
+{
+    *was_cancelled = false;
+    PyObject *exception = PyObject_CallMethodNoArgs(task, cycle->asgi->names->exception);
+    if (LIKELY(exception == Py_None)) {
+        Py_DECREF(exception);
+        return NULL;
+    }
+    if (exception != NULL)
+        return exception;
+    *was_cancelled = true; /* exception() raises CancelledError then */
+    PyObject *type, *value, *traceback;
+    PyErr_Fetch(&type, &value, &traceback);
+    PyErr_NormalizeException(&type, &value, &traceback);
+    Py_XDECREF(type);
+    Py_XDECREF(traceback);
+    return value;
+}
+
+/* The one end of a request. task: its ended task, or NULL when it never got one (exception is then what prevented it). */
+static void
+cycle_end(struct cycle *cycle, PyObject *task, PyObject *exception)
+{
+    struct asgi_names *n = cycle->asgi->names;
+    struct h1 *h = cycle->h;
+    bool was_cancelled = false;
+    PY_OWNED PyObject *raised = task != NULL ? outcome(cycle, task, &was_cancelled) : Py_XNewRef(exception);
+    if (UNLIKELY(raised != NULL)) {
+        bool client_left = h1_is_gone(h) && (was_cancelled || PyErr_GivenExceptionMatches(raised, n->disconnected));
+        if (was_cancelled && cycle->is_cancelled)
+            log_warning("%s: cancelled, the worker is stopping", cycle->label);
+        else if (!client_left)
+            report(cycle, raised, h1_is_sending(h) ? "exception after the response had begun" : "exception");
+        else
+            log_debug("%s: the client has gone", cycle->label);
+        fail(cycle);
+    } else if (UNLIKELY(!h1_is_finished(h)) && !h1_is_broken(h) && !h1_is_gone(h)) {
+        report(cycle, NULL, h1_is_started(h) ? "the application returned before the response was complete"
+                                             : "the application returned without a response");
+        fail(cycle);
+    }
+    list_del(&cycle->link);
+    list_del(&cycle->work);
+    /* Waiters of other tasks: they look again and find the end (wait_look, receive_call). */
+    wait_wake_all(cycle);
+    *h1_data(h) = NULL;
+    cycle->h = NULL;
+    Py_CLEAR(cycle->task);
+    live.cycles--;
+    h1_end(h);
+}
+
+static PyObject *
+cycle_done(PyObject *self, PyObject *const *args, size_t nargsf, PyObject *kwnames)
+{
+    struct cycle *cycle = (struct cycle *)self;
+    if (PyVectorcall_NARGS(nargsf) != 1 || kwnames != NULL) {
+        PyErr_SetString(PyExc_TypeError, "a done callback takes the task");
+        return NULL;
+    }
+    if (cycle->h != NULL)
+        cycle_end(cycle, args[0], NULL);
+    Py_RETURN_NONE;
+}
+
+struct cycle *
+cycle_new(struct asgi *a, struct h1 *h)
+{
+    struct cycle *cycle = PyObject_GC_New(struct cycle, a->names->cycle_type);
+    if (cycle == NULL)
+        return NULL;
+    cycle->call = cycle_done;
+    cycle->asgi = a;
+    cycle->h = h;
+    cycle->task = NULL;
+    list_init(&cycle->link);
+    list_init(&cycle->work);
+    list_init(&cycle->waits);
+    cycle->events = 0;
+    cycle->body_is_told = cycle->disconnect_is_told = cycle->is_full = cycle->is_cancelled = false;
+    cycle->begun_ns = a->http.net->now_ns;
+    label_fill(cycle, h1_request(h));
+    PyObject_GC_Track(cycle);
+    *h1_data(h) = cycle;
+    list_add_tail(&a->cycles, &cycle->link);
+    live.cycles++;
+    return cycle;
+}
+
+/* app(scope, receive, send) in the request's context: new reference to what it returned. */
+static PyObject *
+call_app(struct asgi *a, struct cycle *cycle, PyObject *context)
+{
+    struct asgi_names *n = a->names;
+    PY_OWNED PyObject *scope = scope_new(a, cycle);
+    h1_head_done(cycle->h);
+    PY_OWNED PyObject *receive = scope == NULL ? NULL : channel_new(n->receive_type, cycle);
+    PY_OWNED PyObject *send = receive == NULL ? NULL : channel_new(n->send_type, cycle);
+    if (send == NULL || PyContext_Enter(context) < 0)
+        return NULL;
+    PyObject *args[] = { scope, receive, send };
+    PyObject *coro = PyObject_Vectorcall(a->app, args, 3, NULL);
+    if (UNLIKELY(coro == NULL)) {
+        PyObject *type, *value, *traceback;
+        PyErr_Fetch(&type, &value, &traceback);
+        PyContext_Exit(context);
+        PyErr_Restore(type, value, traceback);
+        return NULL;
+    }
+    if (PyContext_Exit(context) < 0)
+        Py_CLEAR(coro);
+    return coro;
+}
+
+/* The request cannot run: takes the exception that is set. */
+static int
+cycle_refuse(struct cycle *cycle)
+{
+    if (PyErr_ExceptionMatches(PyExc_KeyboardInterrupt) || PyErr_ExceptionMatches(PyExc_SystemExit)) {
+        PyObject *type, *value, *traceback;
+        PyErr_Fetch(&type, &value, &traceback);
+        cycle_end(cycle, NULL, value);
+        PyErr_Restore(type, value, traceback);
+        return -1;
+    }
+    PyObject *type, *value, *traceback;
+    PyErr_Fetch(&type, &value, &traceback);
+    PyErr_NormalizeException(&type, &value, &traceback);
+    if (value != NULL && traceback != NULL)
+        PyException_SetTraceback(value, traceback);
+    cycle_end(cycle, NULL, value);
+    Py_XDECREF(type);
+    Py_XDECREF(value);
+    Py_XDECREF(traceback);
+    return 0;
+}
+
+int
+cycle_start(struct cycle *cycle)
+{
+    struct asgi *a = cycle->asgi;
+    PY_OWNED PyObject *context = PyContext_Copy(a->context);
+    PY_OWNED PyObject *coro = context == NULL ? NULL : call_app(a, cycle, context);
+    PY_OWNED PyObject *task = coro == NULL ? NULL : task_start(a->loop, coro, context);
+    if (UNLIKELY(task == NULL))
+        return cycle_refuse(cycle);
+    if (cycle->h == NULL) /* ended by net's going down while it ran */
+        return 0;
+    PY_OWNED PyObject *is_done = PyObject_CallMethodNoArgs(task, a->names->done);
+    if (UNLIKELY(is_done == NULL))
+        return cycle_refuse(cycle);
+    if (LIKELY(is_done == Py_True)) {
+        cycle_end(cycle, task, NULL);
+        return 0;
+    }
+    PY_OWNED PyObject *added = PyObject_CallMethodOneArg(task, a->names->add_done_callback, (PyObject *)cycle);
+    if (UNLIKELY(added == NULL))
+        return cycle_refuse(cycle);
+    cycle->task = py_take(&task);
+    return 0;
+}
+
+int
+cycle_events(struct cycle *cycle)
+{
+    unsigned events = cycle->events;
+    cycle->events = 0;
+    if (cycle->h == NULL)
+        return 0;
+    if (events & HTTP_DRAINED)
+        cycle->is_full = false;
+    wait_wake_all(cycle);
+    return 0;
+}
+
+static int
+cycle_traverse(PyObject *self, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE(self));
+    Py_VISIT(((struct cycle *)self)->task);
+    return 0;
+}
+
+static int
+cycle_clear(PyObject *self)
+{
+    Py_CLEAR(((struct cycle *)self)->task);
+    return 0;
+}
+
+/* A task that nobody refers to any more (it awaited something that was dropped) takes its request with it. */
+static void
+cycle_finalize(PyObject *self)
+{
+    struct cycle *cycle = (struct cycle *)self;
+    if (cycle->h == NULL)
+        return;
+    PyObject *type, *value, *traceback;
+    PyErr_Fetch(&type, &value, &traceback);
+    PY_OWNED PyObject *exception = PyObject_CallFunction(
+        PyExc_RuntimeError, "s", "the request's task was dropped while it was still waiting");
+    if (exception == NULL)
+        PyErr_Clear();
+    cycle_end(cycle, NULL, exception);
+    PyErr_Restore(type, value, traceback);
+}
+
+static void
+cycle_dealloc(PyObject *self)
+{
+    PyTypeObject *type = Py_TYPE(self);
+    if (((struct cycle *)self)->h != NULL && PyObject_CallFinalizerFromDealloc(self) < 0)
+        return;
+    PyObject_GC_UnTrack(self);
+    cycle_clear(self);
+    PyObject_GC_Del(self);
+    Py_DECREF(type);
+}
+
+static PyMemberDef cycle_members[] = {
+    { "__vectorcalloffset__", T_PYSSIZET, offsetof(struct cycle, call), READONLY, NULL },
+    { NULL, 0, 0, 0, NULL },
+};
+
+static PyType_Slot cycle_slots[] = {
+    { Py_tp_dealloc, cycle_dealloc }, { Py_tp_traverse, cycle_traverse },
+    { Py_tp_clear, cycle_clear },     { Py_tp_finalize, cycle_finalize },
+    { Py_tp_call, PyVectorcall_Call }, { Py_tp_members, cycle_members },
+    { 0, NULL },
+};
+
+PyType_Spec cycle_spec = {
+    .name = "_ringcorn._Cycle",
+    .basicsize = sizeof(struct cycle),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_HAVE_VECTORCALL |
+             Py_TPFLAGS_DISALLOW_INSTANTIATION | Py_TPFLAGS_IMMUTABLETYPE,
+    .slots = cycle_slots,
+};

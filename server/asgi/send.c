@@ -1,0 +1,275 @@
+/* send.c: the send() callable: checks each message's order and types, and hands it to http/.
+ *
+ * Small bodies are copied beside the head. Larger ones stay in Python's memory until the kernel has them: their owner, a
+ * reference to bytes or a struct held around any other buffer, comes back through http_app.release to asgi->trash. */
+#include "asgi.h"
+
+enum {
+    HOLD_MIN = 16 * 1024, /* bytes; smaller bodies are copied (http/http.h, h1_write) */
+    HEADERS_ON_STACK = 48,
+};
+
+struct held {
+    Py_buffer view;
+};
+
+/* An owner is a PyObject * (bytes), or a struct held * with the lowest bit set. */
+#define HELD_TAG ((uintptr_t)1)
+
+void
+held_release(void *owner)
+{
+    if (((uintptr_t)owner & HELD_TAG) == 0) {
+        Py_DECREF((PyObject *)owner);
+        return;
+    }
+    struct held *held = (struct held *)((uintptr_t)owner & ~HELD_TAG);
+    PyBuffer_Release(&held->view);
+    free(held);
+}
+
+static PyObject *
+out_of_order(PyObject *type, const char *why)
+{
+    return PyErr_Format(PyExc_RuntimeError, "unexpected ASGI message %R: %s", type, why);
+}
+
+/* Why http/ refused the answer's head. */
+static void
+set_start_error(enum http_write err, PyObject *headers, size_t bad, long status)
+{
+    if (err == HTTP_BAD_STATUS) {
+        PyErr_Format(PyExc_ValueError, "http.response.start: status %ld is not between 200 and 999",
+                     status);
+        return;
+    }
+    PY_OWNED PyObject *pair = PySequence_GetItem(headers, (Py_ssize_t)bad);
+    if (pair == NULL)
+        return;
+    const char *why = err == HTTP_BAD_NAME    ? "the name is not an HTTP token"
+                      : err == HTTP_BAD_VALUE ? "CR, LF and NUL are not allowed in a value"
+                      : err == HTTP_BAD_LENGTH
+                          ? "Content-Length must be one decimal number, and be sent once"
+                          : "Transfer-Encoding is the server's to choose";
+    PyErr_Format(PyExc_ValueError, "http.response.start: header %R refused: %s", pair, why);
+}
+
+/* Borrows: the slices live as long as the pair's owner does. */
+static int
+header_of(PyObject *pair, size_t i, struct http_header *out)
+{
+    PyObject *name, *value;
+    if (LIKELY(PyTuple_CheckExact(pair) && PyTuple_GET_SIZE(pair) == 2)) {
+        name = PyTuple_GET_ITEM(pair, 0);
+        value = PyTuple_GET_ITEM(pair, 1);
+    } else if (PyList_CheckExact(pair) && PyList_GET_SIZE(pair) == 2) {
+        name = PyList_GET_ITEM(pair, 0);
+        value = PyList_GET_ITEM(pair, 1);
+    } else {
+        PyErr_Format(PyExc_TypeError,
+                     "http.response.start: header %zu must be a pair (name, value), not %R", i, pair);
+        return -1;
+    }
+    if (UNLIKELY(!PyBytes_Check(name) || !PyBytes_Check(value))) {
+        PyErr_Format(PyExc_TypeError,
+                     "http.response.start: name and value of header %zu must be bytes, not %R", i, pair);
+        return -1;
+    }
+    out->name = (struct slice){ PyBytes_AS_STRING(name), (size_t)PyBytes_GET_SIZE(name) };
+    out->value = (struct slice){ PyBytes_AS_STRING(value), (size_t)PyBytes_GET_SIZE(value) };
+    return 0;
+}
+
+static PyObject *
+item(PyObject *event, PyObject *key)
+{
+    return PyDict_GetItemWithError(event, key); /* borrowed; NULL with or without an exception */
+}
+
+static PyObject *
+send_start(struct cycle *cycle, PyObject *event)
+{
+    struct asgi_names *n = cycle->asgi->names;
+    PyObject *status_object = item(event, n->s_status);
+    if (status_object == NULL || !PyLong_Check(status_object)) {
+        if (!PyErr_Occurred())
+            PyErr_SetString(PyExc_TypeError, "http.response.start: 'status' must be an int");
+        return NULL;
+    }
+    int overflow;
+    long status = PyLong_AsLongAndOverflow(status_object, &overflow);
+    if (status == -1 && PyErr_Occurred())
+        return NULL;
+    PyObject *headers = item(event, n->s_headers);
+    if (headers == NULL && PyErr_Occurred())
+        return NULL;
+    /* Any iterable of pairs; the pairs of a generator live in the list that PySequence_Fast makes of it. */
+    PY_OWNED PyObject *pairs = headers == NULL || headers == Py_None
+                                   ? PyTuple_New(0)
+                                   : PySequence_Fast(headers, "http.response.start: 'headers' must be an iterable of pairs");
+    if (pairs == NULL)
+        return NULL;
+    size_t count = (size_t)PySequence_Fast_GET_SIZE(pairs);
+    struct http_header on_stack[HEADERS_ON_STACK], *table = on_stack;
+    MEM_OWNED struct http_header *on_heap = NULL;
+    if (count > HEADERS_ON_STACK && (table = on_heap = calloc(count, sizeof(*table))) == NULL)
+        return PyErr_NoMemory();
+    PY_OWNED PyObject *copies = NULL; /* owns pairs that are neither tuple nor list */
+    for (size_t i = 0; i < count; i++) {
+        PyObject *pair = PySequence_Fast_GET_ITEM(pairs, (Py_ssize_t)i);
+        PY_OWNED PyObject *copy = NULL;
+        if (UNLIKELY(!PyTuple_CheckExact(pair) && !PyList_CheckExact(pair)) &&
+            !PyBytes_Check(pair) && !PyUnicode_Check(pair)) {
+            if ((copies == NULL && (copies = PyList_New(0)) == NULL) ||
+                (copy = PySequence_Tuple(pair)) == NULL || PyList_Append(copies, copy) < 0)
+                return NULL;
+            pair = copy;
+        }
+        if (header_of(pair, i, &table[i]) < 0)
+            return NULL;
+    }
+    size_t bad = 0;
+    enum http_write err = overflow ? HTTP_BAD_STATUS
+                                   : h1_start(cycle->h, status > 0 && status < 1000 ? (int)status : 0,
+                                              table, count, &bad);
+    if (UNLIKELY(err < 0)) {
+        if (err == HTTP_BROKEN)
+            PyErr_SetString(n->disconnected, "the client has gone");
+        else
+            set_start_error(err, pairs, bad, status);
+        return NULL;
+    }
+    return wait_value(cycle, NULL);
+}
+
+/* Takes a buffer for as long as the kernel needs it. Returns the owner, or NULL with an exception set. */
+static void *
+hold(PyObject *body)
+{
+    if (PyBytes_CheckExact(body))
+        return Py_NewRef(body);
+    struct held *held = malloc(sizeof(*held));
+    if (held == NULL)
+        return PyErr_NoMemory();
+    if (PyObject_GetBuffer(body, &held->view, PyBUF_SIMPLE) < 0) {
+        free(held);
+        return NULL;
+    }
+    return (void *)((uintptr_t)held | HELD_TAG);
+}
+
+static enum http_write
+write_body(struct cycle *cycle, PyObject *body, bool is_last)
+{
+    if (LIKELY(body == NULL))
+        return h1_write(cycle->h, "", 0, NULL, is_last);
+    if (LIKELY(PyBytes_Check(body) && PyBytes_GET_SIZE(body) < HOLD_MIN))
+        return h1_write(cycle->h, PyBytes_AS_STRING(body), (size_t)PyBytes_GET_SIZE(body), NULL, is_last);
+    Py_buffer view;
+    if (!PyObject_CheckBuffer(body)) {
+        PyErr_Format(PyExc_TypeError,
+                     "http.response.body: 'body' must be bytes, bytearray or memoryview, not %.100s",
+                     Py_TYPE(body)->tp_name);
+        return HTTP_BAD_VALUE;
+    }
+    if (PyObject_GetBuffer(body, &view, PyBUF_SIMPLE) < 0)
+        return HTTP_BAD_VALUE;
+    void *owner = NULL;
+    enum http_write result = HTTP_BAD_VALUE;
+    if (view.len < HOLD_MIN || (owner = hold(body)) != NULL)
+        result = h1_write(cycle->h, view.buf, (size_t)view.len, owner, is_last);
+    PyBuffer_Release(&view);
+    return result;
+}
+
+static PyObject *
+send_body(struct cycle *cycle, PyObject *event)
+{
+    struct asgi_names *n = cycle->asgi->names;
+    PyObject *body = item(event, n->s_body);
+    if (body == NULL && PyErr_Occurred())
+        return NULL;
+    PyObject *more = item(event, n->s_more_body);
+    if (more == NULL && PyErr_Occurred())
+        return NULL;
+    int more_body = more == NULL || more == Py_False ? 0 : PyObject_IsTrue(more);
+    if (more_body < 0)
+        return NULL;
+    /* IsTrue() of a foreign object could have run anything. */
+    if (cycle->h == NULL)
+        return out_of_order(n->response_body, "the application has returned");
+    enum http_write result = write_body(cycle, body, !more_body);
+    switch (result) {
+    case HTTP_OK:
+    case HTTP_FULL:
+        break;
+    case HTTP_BROKEN:
+        PyErr_SetString(n->disconnected, "the client has gone");
+        return NULL;
+    case HTTP_TOO_LONG:
+        PyErr_SetString(PyExc_RuntimeError,
+                        "http.response.body: more body than the Content-Length that was sent");
+        return NULL;
+    case HTTP_TOO_SHORT:
+        PyErr_SetString(PyExc_RuntimeError,
+                        "http.response.body: less body than the Content-Length that was sent");
+        return NULL;
+    default:
+        if (!PyErr_Occurred())
+            PyErr_SetString(PyExc_RuntimeError, "http.response.body was refused");
+        return NULL;
+    }
+    if (!more_body && !list_is_empty(&cycle->waits))
+        wait_wake_all(cycle); /* receive() answers http.disconnect from here on */
+    if (UNLIKELY(result == HTTP_FULL && more_body)) {
+        cycle->is_full = true;
+        return wait_until(cycle, WAIT_DRAIN);
+    }
+    return wait_value(cycle, NULL);
+}
+
+static bool
+is_type(PyObject *type, PyObject *wanted)
+{
+    return type == wanted || (PyUnicode_Check(type) && PyUnicode_Compare(type, wanted) == 0);
+}
+
+PyObject *
+send_call(PyObject *self, PyObject *const *args, size_t nargsf, PyObject *kwnames)
+{
+    struct cycle *cycle = ((struct channel *)self)->cycle;
+    if (UNLIKELY(PyVectorcall_NARGS(nargsf) != 1 || kwnames != NULL || !PyDict_Check(args[0]))) {
+        PyErr_SetString(PyExc_TypeError, "send() takes one message, a dict");
+        return NULL;
+    }
+    PyObject *event = args[0];
+    if (UNLIKELY(cycle->h == NULL)) {
+        PyErr_SetString(PyExc_RuntimeError, "send() was called after the application had returned");
+        return NULL;
+    }
+    struct h1 *h = cycle->h;
+    struct asgi_names *n = cycle->asgi->names;
+    PyObject *type = item(event, n->s_type);
+    if (UNLIKELY(type == NULL)) {
+        if (!PyErr_Occurred())
+            PyErr_SetString(PyExc_ValueError, "send(): the message has no 'type'");
+        return NULL;
+    }
+    if (UNLIKELY(h1_is_finished(h)))
+        return out_of_order(type, "the response is already complete");
+    if (UNLIKELY(h1_is_broken(h))) {
+        PyErr_SetString(n->disconnected, "the client has gone");
+        return NULL;
+    }
+    if (is_type(type, n->response_body)) {
+        if (UNLIKELY(!h1_is_started(h)))
+            return out_of_order(type, "http.response.start must come first");
+        return send_body(cycle, event);
+    }
+    if (is_type(type, n->response_start)) {
+        if (UNLIKELY(h1_is_started(h)))
+            return out_of_order(type, "the response has already been started");
+        return send_start(cycle, event);
+    }
+    return out_of_order(type, "this connection takes http.response.start and http.response.body");
+}

@@ -1,0 +1,229 @@
+/* wait.c: what receive() and send() return: an awaitable that does not suspend when there is nothing to wait for.
+ *
+ * It is its own iterator. Implements am_send (what `await` uses up to CPython 3.11 and C tasks always) and tp_iternext
+ * (what 3.12's SEND instruction calls); a result of None then costs no StopIteration. A suspended one waits on a real
+ * asyncio.Future, so that the Task takes its fast path and cancellation works as anywhere; when it is woken it looks again, so no
+ * message is lost to a task that is cancelled in between. */
+#include "asgi.h"
+
+#include <stddef.h>
+#include <structmember.h>
+
+static struct wait *
+wait_new(struct cycle *cycle, enum wait_kind kind)
+{
+    PyTypeObject *type = cycle->asgi != NULL ? cycle->asgi->names->wait_type : NULL;
+    if (type == NULL) {
+        PyErr_SetString(PyExc_RuntimeError, "the request has ended");
+        return NULL;
+    }
+    struct wait *w = PyObject_GC_New(struct wait, type);
+    if (w == NULL)
+        return NULL;
+    list_init(&w->link);
+    w->cycle = (struct cycle *)Py_NewRef((PyObject *)cycle);
+    w->value = w->future = w->future_iter = NULL;
+    w->kind = kind;
+    w->must_yield = false;
+    return w; /* tracked by the collector only once it suspends: it cannot be in a cycle before */
+}
+
+PyObject *
+wait_value(struct cycle *cycle, PyObject *value)
+{
+    bool must_yield = cycle_must_yield(cycle);
+    struct asgi_names *n = cycle->asgi->names;
+    if (LIKELY(value == NULL && !must_yield && n->wait_done != NULL))
+        return Py_NewRef(n->wait_done);
+    struct wait *w = wait_new(cycle, WAIT_VALUE);
+    if (w == NULL) {
+        Py_XDECREF(value);
+        return NULL;
+    }
+    w->value = value;
+    w->must_yield = must_yield;
+    if (value == NULL && !must_yield) { /* the first of its kind serves for ever */
+        Py_CLEAR(w->cycle);
+        n->wait_done = Py_NewRef((PyObject *)w);
+    }
+    return (PyObject *)w;
+}
+
+PyObject *
+wait_until(struct cycle *cycle, enum wait_kind kind)
+{
+    return (PyObject *)wait_new(cycle, kind);
+}
+
+static void
+forget_future(struct wait *w)
+{
+    list_del(&w->link);
+    Py_CLEAR(w->future_iter);
+    Py_CLEAR(w->future);
+}
+
+/* Is it over? 1: *out is the result, new; 0: it must wait; -1: exception. */
+static int
+wait_look(struct wait *w, PyObject **out)
+{
+    if (w->kind == WAIT_RECEIVE && w->cycle->h == NULL) { /* the application returned in another task */
+        *out = PyDict_Copy(w->cycle->asgi->names->disconnect_template);
+        return *out == NULL ? -1 : 1;
+    }
+    if (w->kind == WAIT_RECEIVE) {
+        *out = receive_next(w->cycle);
+        if (*out == NULL)
+            return PyErr_Occurred() ? -1 : 0;
+        return 1;
+    }
+    if (w->cycle->h != NULL && w->cycle->is_full && !h1_is_broken(w->cycle->h))
+        return 0;
+    *out = Py_NewRef(Py_None);
+    return 1;
+}
+
+static PySendResult
+wait_suspend(struct wait *w, PyObject **out)
+{
+    struct asgi *a = w->cycle->asgi;
+    struct asgi_names *n = a->names;
+    PyObject *args[] = { a->loop };
+    w->future = PyObject_Vectorcall(n->future_type, args, 0, n->loop_kwname);
+    if (w->future == NULL)
+        return PYGEN_ERROR;
+    /* A subclass's __await__ is not ours to honour: this is asyncio's own class. */
+    w->future_iter = PyObject_GetIter(w->future);
+    if (w->future_iter == NULL) {
+        Py_CLEAR(w->future);
+        return PYGEN_ERROR;
+    }
+    list_add_tail(&w->cycle->waits, &w->link);
+    if (!PyObject_GC_IsTracked((PyObject *)w))
+        PyObject_GC_Track(w);
+    return PyIter_Send(w->future_iter, Py_None, out);
+}
+
+static PySendResult
+wait_send(PyObject *self, PyObject *arg, PyObject **out)
+{
+    (void)arg;
+    struct wait *w = (struct wait *)self;
+    if (UNLIKELY(w->must_yield)) {
+        w->must_yield = false;
+        *out = Py_NewRef(Py_None);
+        return PYGEN_NEXT;
+    }
+    if (LIKELY(w->kind == WAIT_VALUE)) {
+        *out = w->value != NULL ? py_take(&w->value) : Py_NewRef(Py_None);
+        return PYGEN_RETURN;
+    }
+    if (w->future_iter != NULL) {
+        PySendResult result = PyIter_Send(w->future_iter, Py_None, out);
+        if (result == PYGEN_NEXT)
+            return result;
+        forget_future(w);
+        if (result == PYGEN_ERROR)
+            return result;
+        Py_CLEAR(*out);
+    }
+    int is_over = wait_look(w, out);
+    if (is_over != 0)
+        return is_over < 0 ? PYGEN_ERROR : PYGEN_RETURN;
+    return wait_suspend(w, out);
+}
+
+static PyObject *
+wait_next(PyObject *self)
+{
+    PyObject *out = NULL;
+    switch (wait_send(self, Py_None, &out)) {
+    case PYGEN_NEXT:
+        return out;
+    case PYGEN_RETURN:
+        if (out != Py_None)
+            PyErr_SetObject(PyExc_StopIteration, out);
+        Py_DECREF(out);
+        return NULL;
+    case PYGEN_ERROR:
+        break;
+    }
+    return NULL;
+}
+
+void
+wait_wake_all(struct cycle *cycle)
+{
+    /* set_result() only schedules; but a foreign done callback could run Python, so hold each and start over at the head. */
+    struct list waiting;
+    list_init(&waiting);
+    list_splice(&waiting, &cycle->waits);
+    struct list *node;
+    while ((node = list_pop(&waiting)) != NULL) {
+        struct wait *w = CONTAINER_OF(node, struct wait, link);
+        PY_OWNED PyObject *future = Py_XNewRef(w->future);
+        if (future == NULL)
+            continue;
+        struct asgi_names *n = cycle->asgi->names;
+        PY_OWNED PyObject *is_done = PyObject_CallMethodNoArgs(future, n->done);
+        PyObject *args[] = { future, Py_None };
+        PY_OWNED PyObject *done = is_done == Py_False
+                                      ? PyObject_VectorcallMethod(n->set_result, args, 2, NULL)
+                                      : Py_XNewRef(is_done);
+        if (done == NULL)
+            PyErr_WriteUnraisable(future);
+    }
+}
+
+static PyObject *
+wait_iter(PyObject *self)
+{
+    return Py_NewRef(self);
+}
+
+static int
+wait_traverse(PyObject *self, visitproc visit, void *arg)
+{
+    struct wait *w = (struct wait *)self;
+    Py_VISIT(Py_TYPE(self));
+    Py_VISIT((PyObject *)w->cycle);
+    Py_VISIT(w->value);
+    Py_VISIT(w->future);
+    Py_VISIT(w->future_iter);
+    return 0;
+}
+
+static int
+wait_clear(PyObject *self)
+{
+    struct wait *w = (struct wait *)self;
+    forget_future(w);
+    Py_CLEAR(w->value);
+    Py_CLEAR(w->cycle);
+    return 0;
+}
+
+static void
+wait_dealloc(PyObject *self)
+{
+    PyTypeObject *type = Py_TYPE(self);
+    if (PyObject_GC_IsTracked(self))
+        PyObject_GC_UnTrack(self);
+    wait_clear(self);
+    PyObject_GC_Del(self);
+    Py_DECREF(type);
+}
+
+static PyType_Slot wait_slots[] = {
+    { Py_tp_dealloc, wait_dealloc }, { Py_tp_traverse, wait_traverse }, { Py_tp_clear, wait_clear },
+    { Py_tp_iter, wait_iter },       { Py_tp_iternext, wait_next },     { Py_am_await, wait_iter },
+    { Py_am_send, wait_send },       { 0, NULL },
+};
+
+PyType_Spec wait_spec = {
+    .name = "_ringcorn._Wait",
+    .basicsize = sizeof(struct wait),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_DISALLOW_INSTANTIATION |
+             Py_TPFLAGS_IMMUTABLETYPE,
+    .slots = wait_slots,
+};
