@@ -1,0 +1,96 @@
+"""The lifespan protocol (ASGI lifespan specification 2.0): one task from start-up to shutdown."""
+
+import asyncio
+import contextvars
+
+from . import log
+
+
+class LifespanFailed(Exception):
+    """The application refused to start; the message says why."""
+
+
+class Lifespan:
+    """Runs the protocol. *mode*: "auto" (an application that raises has no lifespan), "on" (that is an error) or "off".
+
+    ``context`` is the context of the protocol's task: what the application sets there at start, every request sees.
+    ``state`` is the dictionary to be copied into each request's scope, or None where the protocol is not spoken.
+    """
+
+    def __init__(self, app, mode):
+        self.app = app
+        self.mode = mode
+        self.context = contextvars.copy_context()
+        self.state = None
+        self._task = None
+        self._inbox = asyncio.Queue()
+        self._started = asyncio.Event()
+        self._stopped = asyncio.Event()
+        self._failure = None
+
+    async def startup(self):
+        """Returns when the application has started. Raises LifespanFailed, or the application's exception in mode "on"."""
+        if self.mode == "off":
+            return
+        self.state = {}
+        self._inbox.put_nowait({"type": "lifespan.startup"})
+        self._task = asyncio.get_running_loop().create_task(self._main(), name="lifespan", context=self.context)
+        started = asyncio.ensure_future(self._started.wait())
+        await asyncio.wait({self._task, started}, return_when=asyncio.FIRST_COMPLETED)
+        if self._started.is_set():
+            if self._failure is not None:
+                await asyncio.wait({self._task})  # its traceback, if it raises one, is in the failure already
+                raise LifespanFailed(self._failure)
+            return
+        started.cancel()
+        exception = self._task.exception()
+        self._task = self.state = None
+        if self.mode == "auto":
+            if exception is not None:
+                log.info("the application has no lifespan (%s: %s)", type(exception).__name__, exception)
+            return
+        if exception is None:
+            raise LifespanFailed("the application returned before lifespan.startup.complete")
+        raise exception
+
+    async def shutdown(self):
+        """Returns when the application has shut down. Logs what goes wrong; there is nobody left to stop."""
+        if self._task is None or self._task.done():
+            return
+        self._inbox.put_nowait({"type": "lifespan.shutdown"})
+        stopped = asyncio.ensure_future(self._stopped.wait())
+        await asyncio.wait({self._task, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        stopped.cancel()
+        if self._failure is not None:
+            log.error.error("lifespan.shutdown failed: %s", self._failure)
+        if self._stopped.is_set():
+            await asyncio.wait({self._task})
+
+    async def _main(self):
+        scope = {
+            "type": "lifespan",
+            "asgi": {"version": "3.0", "spec_version": "2.0"},
+            "state": self.state,
+        }
+        try:
+            await self.app(scope, self._inbox.get, self._send)
+        except Exception as e:
+            if self._started.is_set() and self._failure is None:
+                log.request_failed("lifespan", e, "exception")
+                return
+            raise
+
+    async def _send(self, message):
+        kind = message["type"]
+        if kind == "lifespan.startup.complete" and not self._started.is_set():
+            self._started.set()
+        elif kind == "lifespan.startup.failed" and not self._started.is_set():
+            self._failure = message.get("message", "") or "lifespan.startup.failed without a message"
+            self._started.set()
+        elif kind == "lifespan.shutdown.complete" and self._started.is_set() and not self._stopped.is_set():
+            self._stopped.set()
+        elif kind == "lifespan.shutdown.failed" and self._started.is_set() and not self._stopped.is_set():
+            self._failure = message.get("message", "") or "lifespan.shutdown.failed without a message"
+            self._stopped.set()
+        else:
+            raise RuntimeError(f"unexpected ASGI message {kind!r} in the lifespan protocol at this point")

@@ -1,0 +1,51 @@
+"""The server's words on the Python side, in the form of the lines that the C side writes.
+
+Loggers are ``ringcorn.error`` and ``ringcorn.access``, so that a logging configuration can address them.
+"""
+
+import logging
+import sys
+
+error = logging.getLogger("ringcorn.error")
+
+
+class _Formatter(logging.Formatter):
+    default_time_format = "%Y-%m-%d %H:%M:%S %z"
+    default_msec_format = None
+
+    def __init__(self):
+        super().__init__("%(asctime)s [%(process)d] %(level)s: %(message)s")
+
+    def format(self, record):
+        record.level = record.levelname.lower()
+        return super().format(record)
+
+
+def setup(level):
+    """Gives the loggers a handler on standard error. *level*: a name of ``logging``, in any case."""
+    logger = logging.getLogger("ringcorn")
+    logger.setLevel(level.upper())
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Formatter())
+    logger.addHandler(handler)
+    logger.propagate = False
+
+
+def _enabled():
+    # logging.config.dictConfig(), which Django calls, disables the loggers that exist already and are not in it.
+    error.disabled = False
+    return error
+
+
+def request_failed(label, exception, what):
+    """One error of one request, with its traceback. *label*: "GET /path". Called by the C side."""
+    if exception is None:
+        _enabled().error("%s: %s", label, what)
+    else:
+        _enabled().error("%s: %s", label, what, exc_info=exception)
+
+
+def __getattr__(name):
+    if name in ("debug", "info", "warning"):
+        return getattr(_enabled(), name)
+    raise AttributeError(name)

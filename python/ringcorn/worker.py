@@ -1,0 +1,122 @@
+"""One worker process, seen from Python: import the application, start it, serve, drain, shut it down.
+
+The C side (server/worker/worker.c) calls run() in the main thread and hands over the module ``_ringcorn_worker``:
+
+    attach(loop)                    gives the server's part of each turn to the loop
+    serve(app, context, state)      tells the master that this worker is ready; requests come from here on
+    notify(callback)                callback("drain" | "quit" | "drained"), on the loop
+    cancel_all(), in_hand()         the requests that are being answered
+    detach()                        closes every connection; the loop may be closed after it
+"""
+
+import asyncio
+import faulthandler
+import signal
+import sys
+import traceback
+
+from . import log
+from .app import AppError, import_module, load
+from .lifespan import Lifespan, LifespanFailed
+from .loop import new_event_loop
+
+QUIT_SECONDS = 0.5  # what cancelled requests get to clean up
+THREADS_SECONDS = 1.0  # what sync calls that still run get before they are named and left behind
+
+
+def run(worker, options):
+    """Runs the worker; returns its exit code."""
+    log.setup(options["log_level"])
+    faulthandler.register(signal.SIGUSR2, file=sys.stderr, all_threads=True, chain=True)
+    loop = new_event_loop(io=options["io"])
+    asyncio.set_event_loop(loop)
+    worker.attach(loop)
+    try:
+        for name in options["import_first"]:
+            import_module(name, options["app_dir"])
+        app = load(options["app"], options["factory"], options["app_dir"])
+        return loop.run_until_complete(_Serving(worker, loop, app, options).run())
+    except AppError as e:
+        if e.show is not None:
+            traceback.print_exception(e.show)
+        _operator(str(e))
+        return e.code
+    except SystemExit as e:
+        log.error.error("the application called sys.exit(%r); this worker ends", e.code)
+        return 1
+    finally:
+        _close(worker, loop)
+
+
+def _operator(line):
+    print(f"ringcorn: {line}", file=sys.stderr, flush=True)
+
+
+def _close(worker, loop):
+    """Takes everything down, in the order of asyncio.run()."""
+    try:
+        tasks = asyncio.all_tasks(loop)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            loop.run_until_complete(asyncio.wait(tasks, timeout=QUIT_SECONDS))
+        loop.run_until_complete(loop.shutdown_asyncgens())
+        for name, what in loop.stop_threads(THREADS_SECONDS):
+            log.warning("thread %s did not end, it is left behind in %s", name, what)
+    finally:
+        worker.detach()
+        asyncio.set_event_loop(None)
+        loop.close()
+
+
+class _Serving:
+    """The time between import and exit."""
+
+    def __init__(self, worker, loop, app, options):
+        self.worker = worker
+        self.loop = loop
+        self.app = app
+        self.options = options
+        self.drained = loop.create_future()
+
+    async def run(self):
+        self.worker.notify(self._on_event)
+        _size_anyio(self.options["sync_threads"])
+        lifespan = Lifespan(self.app, self.options["lifespan"])
+        starting = asyncio.ensure_future(lifespan.startup())
+        await asyncio.wait({starting, self.drained}, return_when=asyncio.FIRST_COMPLETED)
+        if not starting.done():  # told to stop before it was ready
+            starting.cancel()
+            return 0
+        try:
+            starting.result()
+        except LifespanFailed as e:
+            raise AppError(3, f"the application did not start: {e}") from None
+        except Exception as e:
+            raise AppError(3, f"the application did not start: {e!r}", e) from None
+        _size_anyio(self.options["sync_threads"])
+        self.worker.serve(self.app, lifespan.context, lifespan.state)
+        await self.drained
+        await lifespan.shutdown()
+        return 0
+
+    def _on_event(self, what):
+        if what == "drain" and self.options["graceful"]:
+            self.loop.call_later(self.options["graceful"], self._on_event, "quit")
+        elif what == "quit":
+            for label in self.worker.in_hand():
+                log.info("%s: still in hand, cancelled", label)
+            self.worker.cancel_all()
+            self.loop.call_later(QUIT_SECONDS, self._on_event, "drained")
+        elif what == "drained" and not self.drained.done():
+            self.drained.set_result(None)
+
+
+def _size_anyio(threads):
+    """AnyIO's own limit of threads, where the application uses AnyIO at all."""
+    if "anyio" in sys.modules:
+        sys.modules["anyio"].to_thread.current_default_thread_limiter().total_tokens = threads or _auto_threads()
+
+
+def _auto_threads():
+    return 8 if "django.core.handlers.asgi" in sys.modules else 40

@@ -1,0 +1,481 @@
+/* worker.c: one worker process, built out of the lower folders and taken down again.
+ *
+ *   worker_run() ─> embed_start() ─> ringcorn.worker.run() ─> attach ─> serve ─> (requests) ─> drained ─> detach ─> embed_stop()
+ *
+ * Runs on:  the process's main thread. Without the GIL: on_control() and everything called from the loop's I/O phase.
+ * Owns:     struct worker, the one instance of everything per process. A static, because a signal handler needs it. */
+#include "asgi/asgi.h"
+
+#include "worker/worker.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+
+#include "py/embed.h"
+
+enum { WORKER_LISTENERS_MAX = 1024 };
+
+enum worker_event { EVENT_DRAIN = 1, EVENT_QUIT = 2, EVENT_DRAINED = 4 };
+
+static struct worker {
+    const struct worker_args *args;
+    PyObject *loop;          /* new; NULL before attach and after detach */
+    PyObject *callback;      /* new; of notify() */
+    struct io *io;           /* the loop's */
+    struct net net;
+    struct conn_ops conn_ops;
+    struct asgi asgi;
+    struct io_op control;
+    struct {
+        int32_t id;
+        struct listener *listener;
+    } listeners[WORKER_LISTENERS_MAX];
+    size_t listeners_n;
+    unsigned events;         /* enum worker_event, to be told in the Python phase */
+    bool is_attached, is_serving, is_draining, is_quitting, drained_is_told;
+    volatile sig_atomic_t got_term;
+} w;
+
+/* --- listening and the control socket (I/O phase: no Python) -------------------------------------------------------- */
+
+static void
+listen_on(int32_t id, int fd)
+{
+    FD_OWNED int owned = fd; /* listener_open() makes its own copy */
+    if (fd < 0 || w.is_draining)
+        return;
+    for (size_t i = 0; i < w.listeners_n; i++) {
+        if (w.listeners[i].id == id)
+            return; /* told twice */
+    }
+    struct listener *l = w.listeners_n < WORKER_LISTENERS_MAX ? listener_open(&w.net, owned) : NULL;
+    if (l == NULL) {
+        log_error("cannot accept from listening socket %d: out of memory or descriptors", (int)id);
+        return;
+    }
+    w.listeners[w.listeners_n].id = id;
+    w.listeners[w.listeners_n++].listener = l;
+    int err = control_send(w.args->control, CONTROL_LISTENING, id, -1);
+    if (err < 0)
+        log_warning("the master cannot be told: %s", strerror(-err));
+}
+
+static void
+unlisten(size_t i)
+{
+    listener_close(w.listeners[i].listener);
+    w.listeners[i] = w.listeners[--w.listeners_n];
+}
+
+static void
+unlisten_id(int32_t id)
+{
+    for (size_t i = 0; i < w.listeners_n; i++) {
+        if (w.listeners[i].id == id) {
+            unlisten(i);
+            return;
+        }
+    }
+}
+
+static void
+drain(enum worker_event how)
+{
+    if (how == EVENT_QUIT && !w.is_quitting) {
+        w.is_quitting = true;
+        w.events |= EVENT_QUIT;
+    }
+    if (w.is_draining)
+        return;
+    w.is_draining = true;
+    w.events |= EVENT_DRAIN;
+    while (w.listeners_n > 0)
+        unlisten(w.listeners_n - 1);
+    http_drain(&w.asgi.http);
+}
+
+static void
+close_fd(int fd)
+{
+    if (fd >= 0)
+        close(fd);
+}
+
+static void
+on_control(struct io_op *op, int res, unsigned flags)
+{
+    struct control_msg msg;
+    int fd, err = res < 0 ? res : 0;
+    while (err == 0 && (err = control_recv(w.args->control, &msg, &fd)) == 0) {
+        switch ((enum control_kind)msg.kind) {
+        case CONTROL_LISTEN:
+            listen_on(msg.id, fd);
+            break;
+        case CONTROL_UNLISTEN:
+            unlisten_id(msg.id);
+            break;
+        case CONTROL_DRAIN:
+            drain(EVENT_DRAIN);
+            break;
+        case CONTROL_QUIT:
+            drain(EVENT_QUIT);
+            break;
+        case CONTROL_REOPEN:
+            /* standard error stays open in children of the application, the access log does not */
+            if (fd >= 0 && dup3(fd, msg.id, msg.id > STDERR_FILENO ? O_CLOEXEC : 0) < 0 && errno != EINVAL)
+                log_error("a reopened log cannot be taken: %s", strerror(errno));
+            close_fd(fd);
+            break;
+        case CONTROL_READY:
+        case CONTROL_LISTENING:
+        case CONTROL_DRAINED:
+            break; /* the worker's own words */
+        }
+    }
+    if (err == -EAGAIN || err == -ECANCELED)
+        return;
+    if (!w.is_draining)
+        log_warning("the master is gone (%s): this worker answers what it has and ends", strerror(-err));
+    drain(EVENT_DRAIN);
+    if (flags & IO_MORE)
+        io_cancel(w.io, op);
+}
+
+/* --- the server's part of a turn (struct loop_client) ---------------------------------------------------------------- */
+
+static void
+on_turn(void *self)
+{
+    (void)self;
+    net_turn(&w.net);
+    if (w.got_term)
+        drain(EVENT_DRAIN);
+    /* A quick end does not wait for clients that linger. */
+    if (w.is_draining && !w.drained_is_told && w.asgi.http.in_hand == 0 &&
+        (w.net.conns_n == 0 || w.is_quitting)) {
+        w.drained_is_told = true;
+        w.events |= EVENT_DRAINED;
+    }
+}
+
+static bool
+on_has_work(void *self)
+{
+    (void)self;
+    return w.events != 0 || asgi_has_work(&w.asgi);
+}
+
+static int
+on_run(void *self)
+{
+    (void)self;
+    if (asgi_run(&w.asgi) < 0)
+        return -1;
+    static const struct {
+        enum worker_event event;
+        const char *name;
+    } events[] = { { EVENT_DRAIN, "drain" }, { EVENT_QUIT, "quit" }, { EVENT_DRAINED, "drained" } };
+    for (size_t i = 0; UNLIKELY(w.events != 0) && i < ARRAY_LEN(events); i++) {
+        if (!(w.events & events[i].event) || w.callback == NULL)
+            continue;
+        w.events &= ~(unsigned)events[i].event;
+        PY_OWNED PyObject *done = PyObject_CallFunction(w.callback, "s", events[i].name);
+        if (done == NULL)
+            return -1;
+    }
+    return 0;
+}
+
+static void
+on_flush(void *self)
+{
+    (void)self;
+    net_flush(&w.net);
+}
+
+static int64_t
+on_next_ns(void *self)
+{
+    (void)self;
+    return w.got_term && !w.is_draining ? 0 : net_next_ns(&w.net);
+}
+
+static const struct loop_client client = {
+    .turn = on_turn,
+    .has_work = on_has_work,
+    .run = on_run,
+    .flush = on_flush,
+    .next_ns = on_next_ns,
+};
+
+/* --- the module that ringcorn.worker is given ------------------------------------------------------------------------- */
+
+static PyObject *
+worker_attach(PyObject *module, PyObject *loop)
+{
+    (void)module;
+    const struct conf *conf = w.args->conf;
+    struct io *io = loop_io(loop);
+    if (io == NULL)
+        return NULL;
+    if (asgi_init(&w.asgi, loop, conf, &w.net, w.args->access_fd) < 0)
+        return NULL;
+    w.io = io;
+    w.loop = Py_NewRef(loop);
+    http_init(&w.asgi.http, &w.conn_ops);
+    net_init(&w.net, io, &w.conn_ops, conf->limit_connections, conf->timeout_send_ms * NS_PER_MS);
+    io_op_init(&w.control, on_control);
+    io_poll(io, &w.control, w.args->control, POLLIN);
+    w.is_attached = true;
+    loop_attach(loop, &client, NULL);
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+worker_serve(PyObject *module, PyObject *args)
+{
+    (void)module;
+    PyObject *app, *context, *state;
+    if (!PyArg_ParseTuple(args, "OOO", &app, &context, &state) ||
+        asgi_serve(&w.asgi, app, context, state) < 0)
+        return NULL;
+    w.is_serving = true;
+    int err = control_send(w.args->control, CONTROL_READY, (int32_t)w.args->slot, -1);
+    if (err < 0)
+        log_warning("the master cannot be told that this worker is ready: %s", strerror(-err));
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+worker_notify(PyObject *module, PyObject *callback)
+{
+    (void)module;
+    Py_XSETREF(w.callback, Py_NewRef(callback));
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+worker_cancel_all(PyObject *module, PyObject *unused)
+{
+    (void)module, (void)unused;
+    return PyLong_FromSize_t(asgi_cancel_all(&w.asgi));
+}
+
+static PyObject *
+worker_in_hand(PyObject *module, PyObject *unused)
+{
+    (void)module, (void)unused;
+    return asgi_in_hand(&w.asgi);
+}
+
+static PyObject *
+worker_detach(PyObject *module, PyObject *unused)
+{
+    (void)module, (void)unused;
+    if (!w.is_attached)
+        Py_RETURN_NONE;
+    w.is_attached = false;
+    control_send(w.args->control, CONTROL_DRAINED, (int32_t)w.args->slot, -1); /* a master that is gone need not know */
+    while (w.listeners_n > 0)
+        unlisten(w.listeners_n - 1);
+    net_fini(&w.net);
+    loop_attach(w.loop, NULL, NULL);
+    asgi_fini(&w.asgi);
+    io_cancel(w.io, &w.control);
+    Py_CLEAR(w.callback);
+    w.io = NULL;
+    Py_CLEAR(w.loop);
+    Py_RETURN_NONE;
+}
+
+static PyMethodDef worker_methods[] = {
+    { "attach", worker_attach, METH_O, NULL },
+    { "serve", worker_serve, METH_VARARGS, NULL },
+    { "notify", worker_notify, METH_O, NULL },
+    { "cancel_all", worker_cancel_all, METH_NOARGS, NULL },
+    { "in_hand", worker_in_hand, METH_NOARGS, NULL },
+    { "detach", worker_detach, METH_NOARGS, NULL },
+    { NULL, NULL, 0, NULL },
+};
+
+static struct PyModuleDef worker_module = {
+    PyModuleDef_HEAD_INIT,
+    .m_name = "_ringcorn_worker",
+    .m_doc = "The C side of the worker, for ringcorn.worker alone.",
+    .m_size = -1,
+    .m_methods = worker_methods,
+};
+
+/* --- signals ------------------------------------------------------------------------------------------------------------ */
+
+static void
+on_term(int signal_number)
+{
+    (void)signal_number;
+    w.got_term = 1;
+    struct io *io = w.io;
+    if (io != NULL)
+        io_wake(io);
+}
+
+/* Meant for the master; handled rather than ignored so that programs the application starts get the default again. */
+static void
+on_nothing(int signal_number)
+{
+    (void)signal_number;
+}
+
+/* faulthandler has written the stacks (it chains to us): which requests are in hand, and what is alive. */
+static void
+on_report(int signal_number)
+{
+    (void)signal_number;
+    int saved = errno;
+    if (w.is_attached)
+        asgi_report_signal_safe(&w.asgi, 20);
+    char line[512] = "live:";
+    size_t n = strlen(line);
+    static const struct {
+        const char *name;
+        const long *value;
+    } counters[] = {
+#define X(name) { " " #name "=", &live.name },
+        LIVE_COUNTERS(X)
+#undef X
+    };
+    for (size_t i = 0; i < ARRAY_LEN(counters); i++) {
+        char digits[24];
+        size_t k = 0, len = strlen(counters[i].name);
+        long value = *counters[i].value;
+        bool is_negative = value < 0;
+        for (unsigned long left = is_negative ? 0ul - (unsigned long)value : (unsigned long)value;
+             k == 0 || left > 0; left /= 10)
+            digits[k++] = (char)('0' + left % 10);
+        if (n + len + k + 2 > sizeof(line))
+            break;
+        memcpy(line + n, counters[i].name, len);
+        n += len;
+        if (is_negative)
+            line[n++] = '-';
+        while (k > 0)
+            line[n++] = digits[--k];
+    }
+    line[n] = '\0';
+    log_signal_safe(line);
+    errno = saved;
+}
+
+static void
+install_signals(void)
+{
+    static const struct {
+        int number;
+        void (*handler)(int);
+    } signals[] = {
+        { SIGTERM, on_term },    { SIGINT, on_nothing },  { SIGQUIT, on_nothing },
+        { SIGHUP, on_nothing },  { SIGUSR1, on_nothing }, { SIGUSR2, on_report },
+        { SIGPIPE, SIG_IGN },
+    };
+    for (size_t i = 0; i < ARRAY_LEN(signals); i++) {
+        struct sigaction action = { .sa_handler = signals[i].handler, .sa_flags = SA_RESTART };
+        sigemptyset(&action.sa_mask);
+        sigaction(signals[i].number, &action, NULL);
+    }
+}
+
+/* --- the whole ---------------------------------------------------------------------------------------------------------- */
+
+static PyObject *
+strings_list(const struct conf_strings *strings)
+{
+    PyObject *list = PyList_New((Py_ssize_t)strings->n);
+    for (size_t i = 0; list != NULL && i < strings->n; i++) {
+        PyObject *text = PyUnicode_DecodeFSDefault(strings->v[i]);
+        if (text == NULL)
+            Py_CLEAR(list);
+        else
+            PyList_SET_ITEM(list, (Py_ssize_t)i, text);
+    }
+    return list;
+}
+
+/* What ringcorn.worker.run() needs to know. */
+static PyObject *
+options_new(const struct conf *conf)
+{
+    static const char *const io[] = { "auto", "io_uring", "epoll" };
+    static const char *const lifespan[] = { "auto", "on", "off" };
+    static const char *const levels[] = { "debug", "info", "warning", "error" };
+    PY_OWNED PyObject *first = strings_list(&conf->import_first);
+    if (first == NULL)
+        return NULL;
+    return Py_BuildValue("{s:s,s:O,s:s,s:O,s:s,s:s,s:s,s:I,s:I,s:d}", "app", conf->app, "factory",
+                         conf->factory ? Py_True : Py_False, "app_dir", conf->app_dir, "import_first",
+                         first, "io", io[conf->io], "lifespan", lifespan[conf->lifespan], "log_level",
+                         levels[conf->log_level], "sync_threads", conf->sync_threads,
+                         "executor_threads", conf->sync_executor_threads, "graceful",
+                         (double)conf->timeout_graceful_ms / 1000);
+}
+
+static int
+run_python(void)
+{
+    PY_OWNED PyObject *module = PyModule_Create(&worker_module);
+    PY_OWNED PyObject *options = options_new(w.args->conf);
+    PY_OWNED PyObject *python = PyImport_ImportModule("ringcorn.worker");
+    PY_OWNED PyObject *result = NULL; /* up here: no goto may jump over an owned local */
+    if (module == NULL || options == NULL || python == NULL)
+        goto failed;
+    result = PyObject_CallMethod(python, "run", "OO", module, options);
+    if (result == NULL)
+        goto failed;
+    return (int)PyLong_AsLong(result);
+
+failed:
+    if (PyErr_ExceptionMatches(PyExc_OSError)) { /* io: io_uring that cannot be had, among others */
+        PyObject *type, *value, *traceback;
+        PyErr_Fetch(&type, &value, &traceback);
+        PyErr_NormalizeException(&type, &value, &traceback);
+        PY_OWNED PyObject *text = PyObject_Str(value);
+        log_operator("%s", text != NULL ? PyUnicode_AsUTF8(text) : "the worker failed");
+        Py_XDECREF(type);
+        Py_XDECREF(value);
+        Py_XDECREF(traceback);
+        return EXIT_CODE_SYSTEM;
+    }
+    PyErr_Print();
+    return EXIT_CODE_APP;
+}
+
+int
+worker_run(const struct worker_args *args)
+{
+    const struct conf *conf = args->conf;
+    w.args = args;
+    install_signals();
+    if (PyImport_AppendInittab("_ringcorn", PyInit__ringcorn) < 0) {
+        log_error("out of memory while starting Python");
+        return EXIT_CODE_SYSTEM;
+    }
+    struct embed_options options = {
+        .exe = args->exe,
+        .venv = conf->venv,
+        .app_dir = conf->app_dir,
+        .python_path = conf->python_path.v,
+        .python_path_n = conf->python_path.n,
+        .python_options = conf->python_options.v,
+        .python_options_n = conf->python_options.n,
+        .argc = args->argc,
+        .argv = args->argv,
+    };
+    int code = embed_start(&options);
+    if (code != 0)
+        return code;
+    code = run_python();
+    if (embed_stop() < 0)
+        log_warning("Python ended with unflushed output");
+    close(args->control);
+    return code;
+}
