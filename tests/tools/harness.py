@@ -1,0 +1,392 @@
+"""Runs the real program for a test, and checks what it leaves behind.
+
+Environment: RINGCORN_BIN is the program under test (build/ringcorn by default).
+"""
+
+import ctypes
+import errno
+import http.client
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import wire
+
+ROOT = Path(__file__).resolve().parents[2]
+APPS = ROOT / "tests" / "apps"
+BIN = Path(os.environ.get("RINGCORN_BIN", ROOT / "build" / "ringcorn")).absolute()
+SANITIZED = any(word in str(BIN) for word in ("asan", "tsan"))
+SLOW = 5 if SANITIZED else 1  # patience, as a factor
+
+LISTENING = re.compile(r"listening (?:on|at) (?:http://)?(unix:\S+|\[[0-9a-fA-F:.]+\]:\d+|[^\s:]+:\d+)")
+ERROR_LINE = re.compile(r"\] (error|critical): |AddressSanitizer|runtime error:|ThreadSanitizer|assertion", re.I)
+TRACEBACK = "Traceback (most recent call last)"
+LIVE_LINE = re.compile(r"\[(\d+)\].*?\blive: (.+)$")
+# Counters that must be 0 once every client is gone; the others go back to where they were.
+LIVE_ZERO = ("conns", "cycles", "chunks", "held", "read_blocks", "jobs")
+LIVE_SAME = ("polls",)
+
+
+def io_uring_refused():
+    """Why this machine gives no ring, or None. EFAULT is the answer to our NULL pointer where it would."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.syscall(425, 1, None) < 0 and ctypes.get_errno() != errno.EFAULT:
+        return os.strerror(ctypes.get_errno())
+    return None
+
+
+# ------------------------------------------------------------------ processes, read from /proc
+
+
+def stat_fields(pid):
+    """state, ppid, pgrp, session of a process, or None."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return None
+    fields = text.rsplit(")", 1)[1].split()
+    return fields[0], int(fields[1]), int(fields[2]), int(fields[3])
+
+
+def processes():
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            fields = stat_fields(name)
+            if fields:
+                yield int(name), *fields
+
+
+def of_session(session):
+    """Living processes of a session, zombies left out."""
+    return [pid for pid, state, _, _, sid in processes() if sid == session and state not in "ZX"]
+
+
+def children(pid):
+    return sorted(child for child, state, ppid, _, _ in processes() if ppid == pid and state not in "ZX")
+
+
+def descriptors(pid):
+    """What a process holds open: target -> count."""
+    found = {}
+    try:
+        names = os.listdir(f"/proc/{pid}/fd")
+    except OSError:
+        return found
+    for name in names:
+        try:
+            target = re.sub(r"\d+", "N", os.readlink(f"/proc/{pid}/fd/{name}"))
+        except OSError:
+            continue
+        found[target] = found.get(target, 0) + 1
+    return found
+
+
+def catches(pid, signum):
+    try:
+        mask = int(re.search(r"SigCgt:\s*([0-9a-f]+)", Path(f"/proc/{pid}/status").read_text())[1], 16)
+    except (OSError, TypeError):
+        return False
+    return bool(mask >> (signum - 1) & 1)
+
+
+def environment(extra=None):
+    """For the program: this test run's virtual environment, no settings of whoever runs the tests."""
+    env = {
+        k: v
+        for k, v in os.environ.items()
+        if not k.startswith(("RINGCORN_", "PYTEST_", "PYTHON")) and k not in ("PORT", "WEB_CONCURRENCY", "FORWARDED_ALLOW_IPS")
+    }
+    env.pop("VIRTUAL_ENV", None)
+    if sys.prefix != sys.base_prefix:
+        env["VIRTUAL_ENV"] = sys.prefix
+    if SANITIZED:
+        env["PYTHONMALLOC"] = "malloc"
+        env["ASAN_OPTIONS"] = "detect_leaks=0:abort_on_error=1"
+        env["UBSAN_OPTIONS"] = "print_stacktrace=1"
+    for key, value in (extra or {}).items():
+        if value is None:
+            env.pop(key, None)
+        else:
+            env[key] = str(value)
+    return env
+
+
+def run(*args, timeout=30, env=None, cwd=None, **kwargs):
+    """Runs the program to its end. The result has stdout and stderr as text."""
+    return subprocess.run(
+        [str(BIN), *map(str, args)], capture_output=True, text=True, timeout=timeout * SLOW, env=environment(env), cwd=cwd, **kwargs
+    )
+
+
+class Collector(threading.Thread):
+    """Reads a pipe, line by line, into a list."""
+
+    def __init__(self, pipe):
+        super().__init__(daemon=True)
+        self.pipe, self.lines, self.changed = pipe, [], threading.Condition()
+        self.start()
+
+    def run(self):
+        for line in self.pipe:
+            with self.changed:
+                self.lines.append(line.decode("utf-8", "replace").rstrip("\n"))
+                self.changed.notify_all()
+        self.pipe.close()
+
+    def wait(self, pattern, timeout, since=0):
+        """The first match in a line from number `since` on, or None."""
+        deadline = time.monotonic() + timeout
+        with self.changed:
+            while True:
+                for line in self.lines[since:]:
+                    if match := re.search(pattern, line):
+                        return match
+                since = len(self.lines)
+                left = deadline - time.monotonic()
+                if left <= 0 or not self.changed.wait(left):
+                    return None
+
+
+class Server:
+    """A running program. Made by the `server` fixture, which also checks and stops it."""
+
+    def __init__(self, app, *args, io, bind="127.0.0.1:0", config=None, env=None, cwd=None, app_dir=APPS, wait=True, pass_fds=(), prefix=()):
+        command = [*prefix, str(BIN)]
+        if config is not None:
+            Path(cwd, "ringcorn.yaml").write_text(config)
+            command += ["-c", "ringcorn.yaml"]
+        if app_dir:
+            command += ["--app-dir", str(app_dir)]
+        if io:
+            command += ["--io", io]
+        for one in [bind] if isinstance(bind, str) else bind or []:
+            command += ["--bind", one]
+        command += [str(arg) for arg in args]
+        if app:
+            command.append(app)
+        self.io, self.cwd, self.command = io, cwd, command
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            cwd=cwd, env=environment(env), start_new_session=True, pass_fds=pass_fds,
+        )  # fmt: skip
+        self.pid = self.process.pid
+        self.out, self.err = Collector(self.process.stdout), Collector(self.process.stderr)
+        self.expected, self.slack, self.check_live, self.stopped = [], 0, True, None
+        self.mark = 0
+        self.addresses = []
+        if wait:
+            self.wait_listening()
+
+    # -- its life
+
+    def wait_listening(self, timeout=30):
+        """Until it has said where it listens and a worker is there."""
+        deadline = time.monotonic() + timeout * SLOW
+        while time.monotonic() < deadline:
+            found = [m[1] for line in self.err.lines if (m := LISTENING.search(line))]
+            if found:
+                break
+            if self.process.poll() is not None:
+                self.err.join(5)
+                raise AssertionError(f"ended with {self.process.returncode} before it listened:\n{self.log}")
+            time.sleep(0.005)
+        else:
+            self.kill()
+            raise AssertionError(f"does not listen:\n{self.log}")
+        for text in dict.fromkeys(found):
+            if text.startswith("unix:"):
+                self.addresses.append(text[5:])
+            else:
+                host, port = text.rsplit(":", 1)
+                self.addresses.append((host.strip("[]"), int(port)))
+        # A connection is accepted only by a ready worker.
+        wire.eventually(lambda: self.workers() or self.process.poll() is not None, 10 * SLOW, "a worker")
+        self.baseline()
+
+    def baseline(self):
+        self.held = {pid: descriptors(pid) for pid in self.workers()}
+        self.live_before = {pid: live for pid in self.held if (live := self.live(pid)) is not None}
+
+    @property
+    def address(self):
+        return self.addresses[0]
+
+    @property
+    def port(self):
+        return self.address[1]
+
+    @property
+    def base(self):
+        return f"http://{self.address[0]}:{self.port}"
+
+    @property
+    def log(self):
+        return "\n".join(self.err.lines)
+
+    def workers(self):
+        return children(self.pid)
+
+    def send_signal(self, signum, pid=None):
+        os.kill(pid or self.pid, signum)
+
+    def wait_log(self, pattern, timeout=10, since=0):
+        match = self.err.wait(pattern, timeout * SLOW, since)
+        assert match, f"not logged within {timeout} s: {pattern}\n{self.log}"
+        return match
+
+    def wait_exit(self, timeout=10):
+        try:
+            self.stopped = self.process.wait(timeout * SLOW)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"still there after {timeout * SLOW} s:\n{self.log}") from None
+        self.err.join(5)
+        self.out.join(5)
+        return self.stopped
+
+    def stop(self, signum=signal.SIGTERM, timeout=10):
+        if self.process.poll() is None:
+            self.send_signal(signum)
+        return self.wait_exit(timeout)
+
+    def kill(self):
+        """Ends whatever is left of the session, by pid."""
+        left = of_session(self.pid)
+        for pid in left:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait(10)
+        return left
+
+    # -- talking to it
+
+    def connect(self, timeout=10.0, address=None, **kwargs):
+        return wire.Connection(address or self.address, timeout * SLOW, **kwargs)
+
+    def request(self, method, target, headers=(), body=b"", timeout=10.0, address=None):
+        """One request on a connection of its own."""
+        with self.connect(timeout, address) as c:
+            return c.request(method, target, [*(headers.items() if isinstance(headers, dict) else headers), ("Connection", "close")], body)
+
+    def get(self, target, headers=(), **kwargs):
+        return self.request("GET", target, headers, **kwargs)
+
+    def post(self, target, body, headers=(), **kwargs):
+        return self.request("POST", target, headers, body, **kwargs)
+
+    def client(self, timeout=30):
+        """http.client, for tests that are not about bytes."""
+        return http.client.HTTPConnection(self.address[0], self.port, timeout=timeout * SLOW)
+
+    def events(self):
+        return json.loads(self.get("/events").body)
+
+    def wait_event(self, name, pattern, timeout=10):
+        return wire.eventually(
+            lambda: re.search(pattern, self.events().get(name, "")), timeout * SLOW, f"event {name} ~ {pattern}"
+        )
+
+    # -- what a test declares
+
+    def expect_errors(self, *patterns):
+        """Error lines that belong to the test; with any, tracebacks are no surprise either."""
+        self.expected += patterns
+
+    def allow_descriptors(self, n):
+        """The application keeps up to n more open than at the start (database files, pools)."""
+        self.slack = n
+
+    # -- checks
+
+    def live(self, pid, timeout=2.0):
+        """The live counters a worker reports on SIGUSR2, or None where it has no such report."""
+        if not catches(pid, signal.SIGUSR2):
+            return None
+        since = len(self.err.lines)
+        try:
+            os.kill(pid, signal.SIGUSR2)
+        except ProcessLookupError:
+            return None
+        match = self.err.wait(rf"\[{pid}\].*?\blive: (.+)$", timeout * SLOW, since)
+        if match is None:
+            return None
+        return {name: int(value) for name, value in re.findall(r"(\w+)=(-?\d+)", match[1])}
+
+    def leftovers(self):
+        """What the workers still hold that they did not hold at the start; empty when all is given back."""
+        problems = []
+        for pid in self.workers():
+            if pid not in self.held:
+                continue
+            live = self.live(pid) if self.check_live else None
+            if live is not None:
+                before = self.live_before.get(pid, {})
+                problems += [f"worker {pid}: {k}={live[k]}" for k in LIVE_ZERO if live.get(k)]
+                problems += [
+                    f"worker {pid}: {k}={live[k]}, was {before[k]}" for k in LIVE_SAME if k in before and live.get(k, 0) > before[k] + self.slack
+                ]
+            now, then = descriptors(pid), self.held[pid]
+            if sum(now.values()) > sum(then.values()) + self.slack:
+                gained = {k: n - then.get(k, 0) for k, n in now.items() if n > then.get(k, 0)}
+                problems.append(f"worker {pid} gained descriptors: {gained}")
+        return problems
+
+    def check_returned(self, within=5.0):
+        """After the clients have gone: connections, requests, buffers and descriptors are back."""
+        deadline = time.monotonic() + within * SLOW
+        delay = 0.01
+        while problems := self.leftovers():
+            if time.monotonic() > deadline:
+                raise AssertionError("; ".join(problems) + "\n" + self.log)
+            time.sleep(delay)
+            delay = min(delay * 2, 0.2)
+
+    def check_log(self):
+        """No error that the test did not declare since the last check, and every declared one was there."""
+        lines, self.mark = self.err.lines[self.mark :], len(self.err.lines)
+        expected, self.expected = self.expected, []
+        unexpected = []
+        for line in lines:
+            if ERROR_LINE.search(line) or (TRACEBACK in line and not expected):
+                if not any(re.search(pattern, line) for pattern in expected):
+                    unexpected.append(line)
+        text = "\n".join(lines)
+        assert not unexpected, f"unexpected in the log: {unexpected}\n{text}"
+        for pattern in expected:
+            assert re.search(pattern, text), f"expected in the log, and not there: {pattern}\n{text}"
+
+    def finish(self):
+        """The end of a test's own server."""
+        problem = None
+        if self.process.poll() is None:
+            try:
+                self.check_returned()
+            except AssertionError as e:
+                problem = e
+            code = self.stop()
+            if code != 0:
+                problem = problem or AssertionError(f"exit code {code} after SIGTERM\n{self.log}")
+        elif self.stopped is None:
+            problem = AssertionError(f"died by itself: {self.process.returncode}\n{self.log}")
+        time.sleep(0)
+        left = of_session(self.pid)
+        if left and problem is None:
+            deadline = time.monotonic() + 2 * SLOW
+            while left and time.monotonic() < deadline:
+                time.sleep(0.02)
+                left = of_session(self.pid)
+            if left:
+                names = [Path(f"/proc/{p}/cmdline").read_bytes().replace(b"\0", b" ").decode()[:200] for p in left if os.path.exists(f"/proc/{p}")]
+                problem = AssertionError(f"processes left behind: {left} {names}\n{self.log}")
+        if problem:
+            raise problem
+        self.check_log()
