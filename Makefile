@@ -234,6 +234,102 @@ unit: $(UNIT_PROGRAMS) ## build and run the C unit tests of this VARIANT
 
 -include $(wildcard $(OBJ)/server/*.d $(OBJ)/server/*/*.d $(OBJ)/llhttp/*.d $(OBJ)/unit/*.d)
 
+# ------------------------------------------------------------------ tests
+
+VENV        := build/venv$(PYTAG)
+VENV_PYTHON := $(VENV)/bin/python
+BENCH_VENV  := build/bench-venv$(PYTAG)
+
+# Debian packages, where this may install them.
+.PHONY: deps-build deps-test deps-bench
+deps-build:
+	$(Q)tests/tools/deps.sh $(PYTHON) build
+deps-test:
+	$(Q)tests/tools/deps.sh $(PYTHON) build test
+deps-bench:
+	$(Q)tests/tools/deps.sh $(PYTHON) build bench
+
+build/venv$(PYTAG)/.ready: tests/tools/requirements.txt
+build/bench-venv$(PYTAG)/.ready: tests/tools/requirements-bench.txt
+build/lint-venv/.ready: tests/tools/requirements-lint.txt
+build/%/.ready:
+	$(call say,VENV,$(@D))
+	$(Q)$(PYTHON) -m venv $(@D)
+	$(Q)$(@D)/bin/python -m pip install -q --disable-pip-version-check -r $<
+	@touch $@
+
+# A second make, so that it sees what deps-* has installed.
+.PHONY: venv
+venv: $(VENV)/.ready ## the virtual environment of tests and examples (build/venv)
+
+.PHONY: test test-all conformance check-fast
+test: deps-test ## everything CI runs: one Python, both backends, C units under ASan; ends with `N passed, N failed`
+	$(Q)$(MAKE) --no-print-directory PYTHON=$(PYTHON) venv
+	$(Q)$(VENV_PYTHON) tests/tools/run_tests.py --make '$(MAKE)' --python '$(PYTHON)' --tag '$(PYTAG)' --pytest '$(PYTEST)'
+test-all: deps-test ## every Python from 3.11, the suite also under ASan/UBSan, version matrices
+	$(Q)$(PYTHON) tests/tools/test_all.py --make '$(MAKE)'
+conformance: all venv ## only the tables of raw requests
+	$(Q)$(VENV_PYTHON) -m pytest -q tests/conformance $(PYTEST)
+
+# ------------------------------------------------------------------ the examples, running
+
+.PHONY: serve
+serve: deps-build ## a Django project on port 8000 and a FastAPI application on 8001, until Ctrl-C
+	$(Q)$(MAKE) --no-print-directory PYTHON=$(PYTHON) all venv
+	$(Q)exec $(VENV_PYTHON) tests/tools/serve.py --program $(PROGRAM)
+
+# ------------------------------------------------------------------ measuring
+
+.PHONY: bench
+bench: deps-bench ## CPU per request beside the peers, in one run; BENCH='--cases plain --rounds 5 --seconds 3'
+	$(Q)$(MAKE) --no-print-directory PYTHON=$(PYTHON) all $(BENCH_VENV)/.ready
+	$(Q)$(BENCH_VENV)/bin/python tests/bench/bench.py --program $(PROGRAM) --venv $(BENCH_VENV) $(BENCH)
+
+.PHONY: coverage
+coverage: venv build/lint-venv/.ready ## which lines the tests reach: build/coverage/index.html
+	$(Q)$(MAKE) VARIANT=coverage all unit-programs
+	-$(Q)for t in $(patsubst $(OBJ)/%,build/coverage$(PYTAG)/%,$(UNIT_PROGRAMS)); do $$t >/dev/null; done
+	-$(Q)RINGCORN_BIN=build/coverage$(PYTAG)/ringcorn $(VENV_PYTHON) -m pytest -q $(PYTEST)
+	$(Q)build/lint-venv/bin/gcovr --gcov-ignore-parse-errors -r . -f server/ build/coverage$(PYTAG) \
+	    --html-details build/coverage$(PYTAG)/index.html --print-summary
+
+# ------------------------------------------------------------------ keeping the code in shape
+
+LINT_BIN := build/lint-venv/bin
+
+.PHONY: format format-check lint check
+format: build/lint-venv/.ready ## clang-format over the C
+	$(Q)$(LINT_BIN)/clang-format -i $(C_FILES)
+format-check: build/lint-venv/.ready
+	$(Q)$(LINT_BIN)/clang-format --dry-run -Werror $(C_FILES)
+lint: build/lint-venv/.ready compile_commands.json ## clang-tidy over the C
+	$(Q)$(LINT_BIN)/clang-tidy --quiet -p . $(filter server/%.c,$(C_FILES))
+check: format-check lint ## what a change must pass before the commit: format, lint, -Werror build, quick tests
+	$(Q)$(MAKE) WERROR=1 VARIANT=debug all
+	$(Q)$(MAKE) WERROR=1 VARIANT=asan unit
+	$(Q)$(MAKE) venv
+	$(Q)RINGCORN_BIN=build/debug$(PYTAG)/ringcorn $(VENV_PYTHON) -m pytest -q -x -m 'not slow' --io epoll $(PYTEST)
+
+json_text = $(subst ",\",$(subst \,\\,$(1)))
+json_entry = {"directory": "$(CURDIR)", "file": "$(1)", "command": "$(call json_text,$(CC) $(COMPILE) $(call source_cpp,$(1)) -c $(1))"}
+comma := ,
+compile_commands.json: $(OBJ)/flags Makefile $(PROGRAM_SOURCES) ## for editors and clang-tidy
+	$(call say,JSON,$@)
+	@printf '%s\n' '[' $(foreach s,$(PROGRAM_SOURCES),'$(subst ','\'',$(call json_entry,$(s)))$(if $(filter $(lastword $(PROGRAM_SOURCES)),$(s)),,$(comma))') ']' >$@
+
+# ------------------------------------------------------------------ installing
+
+.PHONY: install uninstall
+LIBDIR := $(PREFIX)/lib/ringcorn
+install: all ## into DESTDIR/PREFIX (/usr/local): bin/ringcorn and lib/ringcorn/python
+	install -d '$(DESTDIR)$(PREFIX)/bin' '$(DESTDIR)$(LIBDIR)/python/ringcorn'
+	install -m 755 $(PROGRAM) '$(DESTDIR)$(PREFIX)/bin/ringcorn'
+	install -m 755 $(EXTENSION) '$(DESTDIR)$(LIBDIR)/python/'
+	cd python && find ringcorn \( -name '*.py' -o -name '*.pyi' -o -name py.typed \) -exec install -D -m 644 '{}' '$(DESTDIR)$(LIBDIR)/python/{}' ';'
+uninstall: ## what install put there
+	rm -f '$(DESTDIR)$(PREFIX)/bin/ringcorn'
+	rm -rf '$(DESTDIR)$(LIBDIR)'
+
 .PHONY: clean
 clean: ## remove everything that was built (virtual environments stay: rm -r build)
 	@rm -rf build/ringcorn build/python build/release* build/debug* build/asan* build/tsan* build/coverage* build/.python.* \

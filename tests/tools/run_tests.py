@@ -1,0 +1,175 @@
+"""Runs every test runner of `make test` and sums them up; the last line is `N passed, N failed`.
+
+    C unit tests (TAP) and fuzz regressions, built with AddressSanitizer; then pytest against the real program, on both backends.
+
+A runner that cannot be built or dies counts as a failure, and so does one that ran nothing.
+"""
+
+import argparse
+import os
+import re
+import shlex
+import subprocess
+import sys
+import time
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class Tally:
+    def __init__(self):
+        self.passed = self.failed = self.skipped = 0
+        self.failures = []
+
+    def add(self, name, passed, failed, skipped=0, failures=()):
+        self.passed += passed
+        self.failed += failed
+        self.skipped += skipped
+        self.failures += [f"{name}: {f}" for f in failures]
+        print(f"--- {name}: {passed} passed, {failed} failed" + (f", {skipped} skipped" if skipped else ""), flush=True)
+
+
+def say(text):
+    print(f"\n=== {text}", flush=True)
+
+
+def make(args, *goals):
+    """Builds; the number of goals is small and the output short."""
+    command = [*shlex.split(args.make), f"-j{os.cpu_count()}", f"PYTHON={args.python}", *goals]
+    print("+", shlex.join(command), flush=True)
+    # MAKEFLAGS of the make that started us speaks of a job server we have no part in.
+    env = {k: v for k, v in os.environ.items() if k not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL")}
+    return subprocess.run(command, cwd=ROOT, env=env).returncode == 0
+
+
+def run_tap(program, tally):
+    """One C unit test program."""
+    name = program.name
+    env = dict(os.environ, ASAN_OPTIONS="detect_leaks=1:abort_on_error=0", UBSAN_OPTIONS="print_stacktrace=1")
+    try:
+        done = subprocess.run([program], cwd=ROOT, env=env, capture_output=True, timeout=120)
+    except subprocess.TimeoutExpired as e:
+        print((e.stdout or b"").decode(errors="replace"))
+        return tally.add(name, 0, 1, failures=["did not end within 120 s"])
+    text = done.stdout.decode(errors="replace")
+    lines = text.splitlines()
+    passed = sum(line.startswith("ok ") for line in lines)
+    bad = [line for line in lines if line.startswith("not ok ")]
+    plan = next((int(m[1]) for line in lines if (m := re.fullmatch(r"1\.\.(\d+)", line))), None)
+    if plan != passed + len(bad) or plan == 0:
+        bad.append(f"planned {plan}, ran {passed + len(bad)} (exit code {done.returncode})")
+    elif done.returncode != (1 if bad else 0):
+        bad.append(f"exit code {done.returncode}")
+    if bad:
+        print(text, done.stderr.decode(errors="replace"), sep="\n")
+    tally.add(name, passed, len(bad), failures=bad)
+
+
+def run_units(args, tally):
+    say("C unit tests, AddressSanitizer and UBSan")
+    sources = sorted((ROOT / "tests/unit").glob("test_*.c"))
+    tag = args.tag
+    # -k: one test that does not compile must not hide the others.
+    make(args, "-k", "VARIANT=asan", "unit-programs")
+    for source in sources:
+        program = ROOT / f"build/asan{tag}/unit/{source.stem}"
+        if program.exists() and program.stat().st_mtime >= source.stat().st_mtime:
+            run_tap(program, tally)
+        else:
+            tally.add(source.stem, 0, 1, failures=["was not built"])
+    if not sources:
+        tally.add("unit", 0, 1, failures=["no unit tests found"])
+
+
+def run_fuzz(args, tally):
+    sources = sorted((ROOT / "tests/fuzz").glob("fuzz_*.c"))
+    if not sources:
+        return
+    say("fuzz regressions and seeds, replayed")
+    make(args, "-k", "VARIANT=asan", "fuzz-replays")
+    for source in sources:
+        program = ROOT / f"build/asan{args.tag}/fuzz/{source.stem}"
+        name = source.stem.removeprefix("fuzz_")
+        inputs = sorted(p for folder in ("regression", "seeds") for p in (ROOT / "tests/fuzz" / folder / name).glob("*") if p.is_file())
+        passed, bad = 0, []
+        for item in inputs:
+            try:
+                done = subprocess.run([program, item], capture_output=True, timeout=60)
+                if done.returncode == 0:
+                    passed += 1
+                else:
+                    bad.append(f"{item.relative_to(ROOT)}: exit code {done.returncode}\n{done.stderr.decode(errors='replace')[-2000:]}")
+            except (OSError, subprocess.TimeoutExpired) as e:
+                bad.append(f"{item.relative_to(ROOT)}: {e}")
+        if not inputs:
+            bad.append("no inputs")
+        tally.add(source.stem, passed, len(bad), failures=bad)
+
+
+def run_pytest(args, tally, name, program, *extra, env=None):
+    say(f"{name}: {program.relative_to(ROOT)}")
+    report = ROOT / "build" / f"report-{re.sub(r'[^a-z0-9.]+', '-', name.lower())}.xml"
+    report.unlink(missing_ok=True)
+    command = [sys.executable, "-m", "pytest", "-q", f"--junit-xml={report}", *extra, *shlex.split(args.pytest)]
+    print("+", shlex.join(command), flush=True)
+    code = subprocess.run(command, cwd=ROOT, env={**os.environ, "RINGCORN_BIN": str(program), **(env or {})}).returncode
+    if not report.exists():
+        return tally.add(name, 0, 1, failures=[f"pytest ended with {code} and no report"])
+    passed = skipped = 0
+    failures = []
+    for case in ElementTree.parse(report).getroot().iter("testcase"):
+        kinds = {child.tag for child in case}
+        label = f"{case.get('classname')}::{case.get('name')}"
+        if kinds & {"failure", "error"}:
+            failures.append(label)
+        elif "skipped" in kinds:
+            skipped += 1
+        else:
+            passed += 1
+    if code not in (0, 1):
+        failures.append(f"pytest ended with {code}")
+    elif passed + len(failures) == 0:
+        failures.append("nothing ran")
+    elif code == 1 and not failures:
+        failures.append("pytest says that something failed")
+    tally.add(name, passed, len(failures), skipped, failures)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--make", default="make")
+    parser.add_argument("--python", default="python3", help="the Python the program is built for")
+    parser.add_argument("--tag", default="", help="what the build folder of this Python is called: '' or '-3.13'")
+    parser.add_argument("--variant", default="release", help="the build that the pytest suites run against")
+    parser.add_argument("--skip-units", action="store_true")
+    parser.add_argument("--pytest", default="", help="more arguments for pytest")
+    args = parser.parse_args()
+
+    began = time.monotonic()
+    tally = Tally()
+    folder = f"{args.variant}{args.tag}"
+    program = ROOT / ("build/ringcorn" if folder == "release" else f"build/{folder}/ringcorn")
+
+    say(f"build: {args.variant}, {args.python}")
+    built = make(args, f"VARIANT={args.variant}", "all")
+    if not built:
+        tally.add("build", 0, 1, failures=[f"{args.variant} does not build"])
+    if not args.skip_units:
+        run_units(args, tally)
+        run_fuzz(args, tally)
+    if built:
+        run_pytest(args, tally, f"pytest-{folder}", program)
+
+    print(f"\n{time.monotonic() - began:.0f} s")
+    for failure in tally.failures:
+        print("FAILED", failure)
+    if tally.skipped:
+        print(f"{tally.skipped} skipped")
+    print(f"{tally.passed} passed, {tally.failed} failed", flush=True)
+    return 1 if tally.failed or not tally.passed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
