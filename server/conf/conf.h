@@ -4,9 +4,12 @@
  * help. Parsing (YAML, environment, command line), checking, --print-config, --help and the README's reference are all made from it.
  * Precedence: default < YAML < environment < command line.
  *
- *   schema.c   the table, and turning text into values      yaml.c   the YAML file, by libyaml, with line numbers
- *   env.c      RINGCORN_*, WEB_CONCURRENCY, PORT, --env-file cli.c    the command line
- *   dump.c     --print-config, --help, the reference         check.c  rules between keys; nearest right names
+ *   schema.c   the table of keys and their names              load.c   the order of the sources; how faults are told
+ *   value.c    text into values                              bind.c   what an address may look like
+ *   yaml.c     the YAML file, by libyaml, with line numbers   env.c    RINGCORN_*, WEB_CONCURRENCY, PORT, --env-file
+ *   cli.c      the command line                              check.c  rules between keys
+ *   names.c    nearest right names, advice on peers' names    dump.c   --print-config, --help, the reference
+ *   cpus.c     how many CPUs there are for us                load.h   what these files share
  *
  * No Python, no sockets here. A loaded struct conf is never changed: a reload loads another one. */
 #ifndef RINGCORN_CONF_H
@@ -60,7 +63,7 @@ struct conf_header {
 };
 
 struct conf {
-    char *app;              /* "module:attribute", "module:make()"; NULL when not given */
+    char *app;              /* "module:attribute" or "module:make()", as written; NULL when not given */
     bool factory;
     char *app_dir;          /* "." by default; absolute after loading */
     struct conf_strings python_path;
@@ -105,6 +108,10 @@ struct conf {
     char *venv;             /* folder of a virtual environment, or NULL; VIRTUAL_ENV is the default */
     struct conf_strings import_first;
     struct conf_strings python_options; /* as after -X, e.g. "dev", "utf8=1" */
+
+    /* No keys, and so not printed: */
+    struct conf_strings env; /* "NAME=value" of --env-file, less what the environment has; conf_export_env() */
+    char *file;              /* the YAML file that was read, as named; NULL = none */
 };
 
 /* What the command line asked for beside a server. */
@@ -119,10 +126,15 @@ enum conf_action {
 
 /* Loads the configuration. Every error is printed by log_operator(), one line each, naming file and line, variable or
  * option, the value, and what would be right; all errors are reported, not only the first.
- * argv stays the caller's and must outlive a reload. On success *out is new (conf_free()).
+ * argv stays the caller's and must outlive a reload. On success *out is new (conf_free()); NULL for CONF_VERSION, CONF_HELP and
+ * CONF_REFERENCE, which need none. On failure *action and *out are untouched. conf->app is never NULL for CONF_RUN.
+ * Paths come out absolute, except those in binds. Master only; not thread-safe.
  * Returns 0 or -EXIT_CODE_USAGE (bad input) or -EXIT_CODE_SYSTEM (a file that cannot be read). */
 int conf_load(int argc, char **argv, enum conf_action *action, struct conf **out);
 void conf_free(struct conf *conf);
+
+/* Puts conf->env into the environment: for a worker, before Python starts. Returns 0 or -ENOMEM. */
+int conf_export_env(const struct conf *conf);
 
 /* Each writes to a stream of the caller's. */
 void conf_print(const struct conf *conf, FILE *out);      /* YAML; loading it again gives the same struct conf */

@@ -1,0 +1,88 @@
+/* check.c: what depends on several keys, or on the machine. */
+#include <errno.h>
+#include <sys/stat.h>
+
+#include "conf/load.h"
+
+static struct where *
+where_set(struct load *l, const char *name)
+{
+    return load_where(l, schema_by_name(name));
+}
+
+static void
+check_binds(struct load *l)
+{
+    const struct conf *c = l->conf;
+    if (c->binds_n == 0 && l->errors == 0)
+        load_error(l, where_set(l, "bind"), "has no entry; without an address nobody can ask anything");
+    for (size_t i = 0; i < c->binds_n; i++)
+        for (size_t j = 0; j < i; j++) {
+            const struct conf_bind *a = &c->binds[i], *b = &c->binds[j];
+            bool is_same = a->kind == b->kind;
+            if (is_same && a->kind == CONF_BIND_TCP)
+                is_same = a->port == b->port && a->port != 0 && strcmp(a->host, b->host) == 0;
+            else if (is_same && a->kind == CONF_BIND_UNIX)
+                is_same = strcmp(a->path, b->path) == 0;
+            else if (is_same)
+                is_same = a->fd == b->fd;
+            if (is_same) {
+                load_error(l, where_set(l, "bind"), "%s is there twice", a->text);
+                break;
+            }
+        }
+}
+
+static void
+check_app_dir(struct load *l)
+{
+    struct stat st;
+    const char *dir = l->conf->app_dir;
+    if (dir == NULL) /* no memory, as was said */
+        return;
+    if (stat(dir, &st) < 0)
+        load_error(l, where_set(l, "app_dir"), "%s: %s", dir, strerror(errno));
+    else if (!S_ISDIR(st.st_mode))
+        load_error(l, where_set(l, "app_dir"), "%s is not a folder", dir);
+}
+
+/* A header of one's own in place of the server's: said twice it would be sent twice. */
+static void
+check_own_header(struct load *l, const char *header, const char *switch_name, bool *is_sent)
+{
+    bool is_there = false;
+    for (size_t i = 0; i < l->conf->headers_n; i++)
+        is_there |= strcasecmp(l->conf->headers[i].name, header) == 0;
+    if (!is_there || !*is_sent)
+        return;
+    if (where_set(l, switch_name)->source == SOURCE_DEFAULT)
+        *is_sent = false;
+    else
+        load_error(l, where_set(l, "headers"), "%s is sent by the server too; set %s to false", header,
+                   switch_name);
+}
+
+void
+check_all(struct load *l, bool is_app_needed)
+{
+    struct conf *c = l->conf;
+    if (is_app_needed && c->app == NULL && where_set(l, "app")->source <= SOURCE_FALLBACK)
+        load_error(l, &(struct where){ 0 },
+                   "no application: run `ringcorn module:attribute`, or set app in ringcorn.yaml");
+    else if (is_app_needed && c->app == NULL && l->errors == 0)
+        load_error(l, where_set(l, "app"), "is not set");
+    check_binds(l);
+    check_app_dir(l);
+    check_own_header(l, "Server", "server_header", &c->server_header);
+    check_own_header(l, "Date", "date_header", &c->date_header);
+    if (where_set(l, "access_log.enabled")->source == SOURCE_DEFAULT &&
+        where_set(l, "access_log.file")->source != SOURCE_DEFAULT)
+        c->access_log = true;
+    if (c->limit_request_line > c->limit_header_size)
+        load_error(l, where_set(l, "limits.request_line"), "is larger than limits.header_size");
+    if (c->workers == 0)
+        c->workers = conf_cpus();
+    /* Joined to paths, which begin with a slash: "/api/" would give "/api//x". */
+    for (size_t n = c->root_path ? strlen(c->root_path) : 0; n > 0 && c->root_path[n - 1] == '/';)
+        c->root_path[--n] = '\0';
+}

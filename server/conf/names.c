@@ -1,0 +1,259 @@
+/* names.c: what may have been meant by a name that is none of ours. */
+#include <ctype.h>
+
+#include "conf/load.h"
+
+/* --- nearest ------------------------------------------------------------------------------------------------------------- */
+
+enum { NEAR_MAX = 64 }; /* longer texts are near to nothing */
+
+static unsigned
+least(unsigned a, unsigned b)
+{
+    return a < b ? a : b;
+}
+
+/* Changes, insertions, losses and swaps of neighbours that lead from a to b (optimal string alignment); ASCII case does
+ * not count. */
+static unsigned
+distance(const char *a, size_t a_n, const char *b, size_t b_n)
+{
+    unsigned rows[3][NEAR_MAX + 1];
+    unsigned *before = rows[0], *last = rows[1], *now = rows[2];
+    for (size_t j = 0; j <= b_n; j++)
+        last[j] = (unsigned)j;
+    for (size_t i = 1; i <= a_n; i++) {
+        now[0] = (unsigned)i;
+        for (size_t j = 1; j <= b_n; j++) {
+            int x = tolower((unsigned char)a[i - 1]), y = tolower((unsigned char)b[j - 1]);
+            now[j] = least(least(last[j], now[j - 1]) + 1, last[j - 1] + (x != y));
+            if (i > 1 && j > 1 && x == tolower((unsigned char)b[j - 2]) &&
+                tolower((unsigned char)a[i - 2]) == y)
+                now[j] = least(now[j], before[j - 2] + 1);
+        }
+        unsigned *spare = before;
+        before = last;
+        last = now;
+        now = spare;
+    }
+    return last[b_n];
+}
+
+const char *
+conf_nearest(const char *text, const char *const *names, size_t n)
+{
+    const char *best = NULL;
+    size_t text_n = strlen(text);
+    /* One slip in a short name, more in a longer one; never so many that little of the name is left. */
+    unsigned allowed = 1 + (unsigned)text_n / 5;
+    if (text_n == 0 || text_n > NEAR_MAX)
+        return NULL;
+    for (size_t i = 0; i < n; i++) {
+        size_t name_n = strlen(names[i]);
+        if (name_n > NEAR_MAX)
+            continue;
+        unsigned d = distance(text, text_n, names[i], name_n);
+        if (d <= allowed && d < name_n && d < text_n) {
+            best = names[i];
+            if (d == 0)
+                break;
+            allowed = d - 1; /* from here on only nearer ones: of equals the first stays */
+        }
+    }
+    return best;
+}
+
+const char *
+names_near_key(const char *name)
+{
+    const char *names[KEYS_MAX], *parts[KEYS_MAX];
+    for (size_t i = 0; i < schema_n; i++) {
+        size_t group = key_group_size(&schema[i]);
+        names[i] = schema[i].name;
+        parts[i] = group > 0 ? schema[i].name + group + 1 : schema[i].name;
+    }
+    const char *near = conf_nearest(name, names, schema_n);
+    if (near != NULL)
+        return near;
+    /* The right key in the wrong group, or in none. */
+    const char *dot = strrchr(name, '.');
+    near = conf_nearest(dot ? dot + 1 : name, parts, schema_n);
+    for (size_t i = 0; near != NULL && i < schema_n; i++)
+        if (parts[i] == near)
+            return names[i];
+    return NULL;
+}
+
+const char *
+names_near_option(const char *option)
+{
+    enum { NAMES = KEYS_MAX * 4 };
+    static char store[NAMES][NAME_MAX_KEY];
+    const char *names[NAMES];
+    size_t n = 0;
+    if (strncmp(option, "--", 2) != 0)
+        return NULL;
+    for (size_t i = 0; i < schema_n && n < NAMES - 6; i++) {
+        if (schema[i].is_positional)
+            continue;
+        size_t first = n;
+        key_option(&schema[i], store[n++], NAME_MAX_KEY);
+        for (const char *p = schema[i].options; p != NULL && *p != '\0' && n < NAMES - 3;) {
+            size_t word = strcspn(p, " ");
+            if (word > 2)
+                snprintf(store[n++], NAME_MAX_KEY, "%.*s", (int)word, p);
+            p += word + strspn(p + word, " ");
+        }
+        for (size_t end = n, j = first; schema[i].type == KEY_BOOL && j < end && n < NAMES; j++)
+            snprintf(store[n++], NAME_MAX_KEY, "--no-%.*s", NAME_MAX_KEY - 6, store[j] + 2);
+    }
+    for (size_t i = 0; i < cli_options_n && n < NAMES; i++)
+        snprintf(store[n++], NAME_MAX_KEY, "%s", cli_options[i].name);
+    for (size_t i = 0; i < n; i++)
+        names[i] = store[i] + 2; /* the dashes all share make nothing nearer */
+    const char *near = conf_nearest(option + 2, names, n);
+    return near ? near - 2 : NULL;
+}
+
+const char *
+names_near_variable(const char *variable)
+{
+    static char store[KEYS_MAX][NAME_MAX_KEY];
+    const char *names[KEYS_MAX];
+    size_t skip = strlen("RINGCORN_");
+    for (size_t i = 0; i < schema_n; i++) {
+        key_variable(&schema[i], store[i], NAME_MAX_KEY);
+        names[i] = store[i] + skip;
+    }
+    const char *near = conf_nearest(variable + skip, names, schema_n);
+    return near ? near - skip : NULL;
+}
+
+/* --- advice ----------------------------------------------------------------------------------------------------------------- */
+
+#define NO_TLS "let a proxy such as nginx do TLS and reach Ringcorn by bind unix:/path"
+#define NO_RELOAD "there is no automatic reload; SIGHUP replaces the workers without losing a request"
+#define NO_WORKER_CLASS "there is one kind of worker, so leave it out; --threads is for synchronous code"
+#define NO_RECYCLING "workers are not recycled; leave it out"
+#define NO_PROXY "forwarded headers are not interpreted; let the application's middleware do it"
+#define NO_FORMAT "the access log has one format; leave it out"
+#define NO_METRICS "there is no metrics endpoint; leave it out"
+#define NO_LOG_CONFIG "configure Python's logging in the application; --log-level and --log-file are the server's"
+#define IS_BIND "addresses are entries of bind: host:port, unix:/path, fd://N"
+
+/* What users of uvicorn, gunicorn, granian and hypercorn type, with '-' for '_' and '.'; a '*' at the end takes any rest. */
+static const struct {
+    const char *name, *advice;
+} peers[] = {
+    { "ssl-*", NO_TLS },
+    { "tls*", NO_TLS },
+    { "certfile", NO_TLS },
+    { "keyfile", NO_TLS },
+    { "ca-certs", NO_TLS },
+    { "cert-reqs", NO_TLS },
+    { "ciphers", NO_TLS },
+    { "do-handshake-on-connect", NO_TLS },
+    { "insecure-bind", NO_TLS },
+    { "reload*", NO_RELOAD },
+    { "worker-class", NO_WORKER_CLASS },
+    { "k", NO_WORKER_CLASS },
+    { "runtime-*", NO_WORKER_CLASS },
+    { "loop", "io names how the loop waits: --io auto, io_uring or epoll" },
+    { "asgi-loop", "io names how the loop waits: --io auto, io_uring or epoll" },
+    { "asgi-lifespan", "use lifespan (--lifespan)" },
+    { "http", "HTTP/1.1 is served; leave it out" },
+    { "ws", "leave it out" },
+    { "ws-*", "leave it out" },
+    { "no-ws", "leave it out" },
+    { "websocket*", "leave it out" },
+    { "limit-concurrency", "use limits.connections (--limit-connections)" },
+    { "backpressure", "use limits.connections (--limit-connections)" },
+    { "max-requests*", NO_RECYCLING },
+    { "limit-max-requests*", NO_RECYCLING },
+    { "recycle*", NO_RECYCLING },
+    { "workers-lifetime", NO_RECYCLING },
+    { "workers-max-rss", NO_RECYCLING },
+    { "max-rss", NO_RECYCLING },
+    { "respawn-*", "workers that die are always replaced; leave it out" },
+    { "timeout", "say which: --graceful-timeout, --keep-alive or --timeouts-header, -body, -send, -startup" },
+    { "t", "say which: --graceful-timeout, --keep-alive or --timeouts-header, -body, -send, -startup" },
+    { "timeout-worker-healthcheck", "leave it out" },
+    { "workers-kill-timeout", "use timeouts.graceful (--graceful-timeout)" },
+    { "read-timeout", "use timeouts.body (--timeouts-body)" },
+    { "http1-keep-alive", "use timeouts.keep_alive (--keep-alive)" },
+    { "http1-header-read-timeout", "use timeouts.header (--timeouts-header)" },
+    { "http1-buffer-size", "use limits.header_size (--limit-header-size)" },
+    { "h11-max-incomplete-event-size", "use limits.header_size (--limit-header-size)" },
+    { "limit-request-fields", "use limits.headers (--limit-headers)" },
+    { "limit-request-field-size", "use limits.header_size (--limit-header-size)" },
+    { "preload", "there is no preloading; leave it out" },
+    { "preload-app", "there is no preloading; leave it out" },
+    { "daemon", "there is no daemon mode; let systemd, a container or a shell's & keep it running" },
+    { "D", "there is no daemon mode; let systemd, a container or a shell's & keep it running" },
+    { "e", "set the variable before the command, or use --env-file" },
+    { "env", "set the variable before the command, or use --env-file" },
+    { "raw-env", "set the variable before the command, or use --env-file" },
+    { "env-files", "use --env-file" },
+    { "p", "use pid_file (--pid)" },
+    { "pidfile", "use pid_file (--pid)" },
+    { "m", "use uds.mode (--uds-mode)" },
+    { "umask", "use uds.mode (--uds-mode)" },
+    { "uds-permissions", "use uds.mode (--uds-mode)" },
+    { "pythonpath", "use python_path (--python-path)" },
+    { "working-dir", "use app_dir (--app-dir)" },
+    { "chdir", "use app_dir (--app-dir)" },
+    { "process-name", "use name (--name)" },
+    { "proc-name", "use name (--name)" },
+    { "url-path-prefix", "use root_path (--root-path)" },
+    { "blocking-threads", "use sync.threads (--threads)" },
+    { "threads", "use sync.threads (--threads)" },
+    { "worker-connections", "use limits.connections (--limit-connections)" },
+    { "keepalive", "use timeouts.keep_alive (--keep-alive)" },
+    { "graceful-timeout", "use timeouts.graceful (--graceful-timeout)" },
+    { "error-logfile", "use log.file (--log-file)" },
+    { "errorlog", "use log.file (--log-file)" },
+    { "loglevel", "use log.level (--log-level)" },
+    { "accesslog", "use access_log.file (--access-logfile)" },
+    { "access-logfile", "use access_log.file (--access-logfile)" },
+    { "access-log-fmt", NO_FORMAT },
+    { "access-logformat", NO_FORMAT },
+    { "access-log-format", NO_FORMAT },
+    { "log-config*", NO_LOG_CONFIG },
+    { "logger-class", NO_LOG_CONFIG },
+    { "log-format", NO_FORMAT },
+    { "use-colors", "logs are not coloured; leave it out" },
+    { "capture-output", "what the application prints goes to standard output; leave it out" },
+    { "proxy-*", NO_PROXY },
+    { "forwarded-allow-ips", NO_PROXY },
+    { "metrics*", NO_METRICS },
+    { "statsd*", NO_METRICS },
+    { "static*", "let a proxy such as nginx, or WhiteNoise in the application, serve static files" },
+    { "wsgi", "ASGI applications are served; wrap a WSGI one, e.g. with a2wsgi" },
+    { "wsgi-app", "use app" },
+    { "app", "the application is the argument without a dash: ringcorn module:attribute" },
+    { "host", IS_BIND },
+    { "port", IS_BIND },
+    { "uds", IS_BIND },
+    { "fd", IS_BIND },
+    { "config", "the file is named on the command line: -c FILE" },
+    { "env-file", "the file is named on the command line: --env-file FILE" },
+};
+
+const char *
+names_advice(const char *name)
+{
+    char plain[NAME_MAX_KEY];
+    size_t n = strlen(name);
+    if (n >= sizeof(plain))
+        return NULL;
+    /* "-D" and "-d" are two options; in longer names case does not count (RINGCORN_RELOAD). */
+    for (size_t i = 0; i <= n; i++)
+        plain[i] = name[i] == '_' || name[i] == '.' ? '-' : n > 1 ? (char)tolower((unsigned char)name[i]) : name[i];
+    for (size_t i = 0; i < ARRAY_LEN(peers); i++) {
+        size_t peer = strlen(peers[i].name);
+        if (peers[i].name[peer - 1] == '*' ? strncmp(plain, peers[i].name, peer - 1) == 0
+                                           : strcmp(plain, peers[i].name) == 0)
+            return peers[i].advice;
+    }
+    return NULL;
+}

@@ -1,0 +1,421 @@
+/* schema.c: the table of all keys, and the spellings of their names.
+ *
+ * One rule makes the names: `group.key` in YAML is --group-key on the command line and RINGCORN_GROUP_KEY in the environment.
+ * A row's place is its place in --print-config, --help and the reference; keys of a group stand together. */
+#include <ctype.h>
+#include <errno.h>
+
+#include "conf/load.h"
+
+#define FIELD(name) offsetof(struct conf, name), sizeof(((struct conf *)0)->name)
+
+enum { KIB = 1024, MIB = 1024 * 1024, SECOND = 1000, DAY = 24 * 3600 * SECOND };
+
+static const struct key_word interface_words[] = {
+    { "auto", CONF_INTERFACE_AUTO }, { "asgi", CONF_INTERFACE_ASGI }, { NULL, 0 }
+};
+
+static const struct key_word io_words[] = {
+    { "auto", CONF_IO_AUTO }, { "io_uring", CONF_IO_URING }, { "epoll", CONF_IO_EPOLL }, { NULL, 0 }
+};
+
+static const struct key_word lifespan_words[] = {
+    { "auto", CONF_LIFESPAN_AUTO }, { "on", CONF_LIFESPAN_ON }, { "off", CONF_LIFESPAN_OFF }, { NULL, 0 }
+};
+
+static const struct key_word lenient_words[] = { { "bare_lf", LENIENT_BARE_LF },
+                                                 { "obs_fold", LENIENT_OBS_FOLD },
+                                                 { "header_value", LENIENT_HEADER_VALUE },
+                                                 { NULL, 0 } };
+
+static const struct key_word level_words[] = {
+    { "debug", LOG_DEBUG },      { "info", LOG_INFO },   { "warning", LOG_WARNING }, { "error", LOG_ERROR },
+    { "critical", LOG_ERROR },   { NULL, 0 }
+};
+
+static bool
+is_name_byte(unsigned char c, bool is_first)
+{
+    return isalpha(c) || c == '_' || c >= 0x80 || (!is_first && isdigit(c));
+}
+
+/* Reads names joined by dots; returns where they end, or NULL when they are none. */
+static const char *
+skip_dotted(const char *p)
+{
+    for (;; p++) {
+        if (!is_name_byte((unsigned char)*p, true))
+            return NULL;
+        while (is_name_byte((unsigned char)*p, false))
+            p++;
+        if (*p != '.')
+            return p;
+    }
+}
+
+/* module:attribute, with dots in both; "()" behind it calls a factory, as gunicorn has it. */
+static int
+app_fault(const char *text, char *why, size_t why_size)
+{
+    const char *p = skip_dotted(text);
+    if (strchr(text, ':') == NULL) {
+        snprintf(why, why_size, "names a module only; write module:attribute");
+        return -EINVAL;
+    }
+    if (strchr(text, '/') != NULL || strstr(text, ".py:") != NULL) {
+        snprintf(why, why_size, "is a file name; write module:attribute (and --app-dir for its folder)");
+        return -EINVAL;
+    }
+    if (p != NULL && *p == ':')
+        p = skip_dotted(p + 1);
+    else
+        p = NULL;
+    if (p != NULL && (*p == '\0' || strcmp(p, "()") == 0))
+        return 0;
+    if (p != NULL && *p == '(')
+        snprintf(why, why_size, "calls with arguments, which is not supported; write module:make()");
+    else
+        snprintf(why, why_size, "is not of the form module:attribute");
+    return -EINVAL;
+}
+
+static int
+module_fault(const char *text, char *why, size_t why_size)
+{
+    const char *p = skip_dotted(text);
+    if (p != NULL && *p == '\0')
+        return 0;
+    snprintf(why, why_size, "is not a module's name");
+    return -EINVAL;
+}
+
+static int
+owner_fault(const char *text, char *why, size_t why_size)
+{
+    const char *colon = strchr(text, ':');
+    if (text[0] != ':' && (colon == NULL || (colon[1] != '\0' && strchr(colon + 1, ':') == NULL)))
+        return 0;
+    snprintf(why, why_size, "is neither user nor user:group");
+    return -EINVAL;
+}
+
+static int
+root_path_fault(const char *text, char *why, size_t why_size)
+{
+    if (text[0] == '\0' || (text[0] == '/' && strpbrk(text, "?#") == NULL))
+        return 0;
+    snprintf(why, why_size, "is not a path like /api");
+    return -EINVAL;
+}
+
+const struct key schema[] = {
+    { "app", KEY_TEXT, FIELD(app), NULL, NULL, "the application: module:attribute, or module:make()",
+      .value = "APP", .fault = app_fault, .is_positional = true },
+    { "factory", KEY_BOOL, FIELD(factory), "false", NULL,
+      .help = "the attribute is a function that makes the application" },
+    { "app_dir", KEY_PATH, FIELD(app_dir), ".", "--chdir", "folder the application is imported from",
+      .value = "DIR" },
+    { "python_path", KEY_PATHS, FIELD(python_path), NULL, NULL,
+      "more folders to import from, before the environment's own", .value = "DIR" },
+    { "interface", KEY_WORD, FIELD(interface), "auto", NULL, "how the application is called",
+      .words = interface_words },
+
+    { "bind", KEY_BINDS, FIELD(binds), "127.0.0.1:8000", "-b",
+      "addresses to listen on: host:port, [v6]:port, :port (all addresses), unix:/path, fd://N, systemd",
+      .value = "ADDRESS" },
+    { "uds.mode", KEY_MODE, FIELD(uds_mode), "0666", NULL, .help = "permissions of unix sockets" },
+    { "uds.owner", KEY_TEXT, FIELD(uds_owner), NULL, NULL, "owner of unix sockets: user or user:group",
+      .value = "OWNER", .fault = owner_fault },
+    { "backlog", KEY_COUNT, FIELD(backlog), "2048", NULL,
+      "connections the kernel holds before they are accepted (it allows net.core.somaxconn at most)", .min = 1,
+      .max = 65535 },
+    { "workers", KEY_COUNT, FIELD(workers), "1", "-w",
+      "worker processes; auto = the CPUs that the affinity mask and the cgroup grant", .min = 1, .max = 1024,
+      .zero = "auto" },
+    { "reuse_port", KEY_BOOL, FIELD(reuse_port), "true", NULL,
+      .help = "a TCP listener for each worker; false = one that all share" },
+    { "io", KEY_WORD, FIELD(io), "auto", NULL, "how the loop waits; auto = io_uring where the kernel lets it",
+      .words = io_words },
+
+    { "sync.threads", KEY_COUNT, FIELD(sync_threads), "auto", "--threads",
+      "threads of a worker for synchronous code; auto = 8 for Django, 40 elsewhere", .min = 1, .max = 1024,
+      .zero = "auto" },
+    { "sync.executor_threads", KEY_COUNT, FIELD(sync_executor_threads), "32", NULL,
+      "threads of a worker for asyncio.to_thread, run_in_executor(None, ...), name look-ups and files",
+      .min = 1, .max = 1024 },
+
+    { "user", KEY_TEXT, FIELD(user), NULL, "-u", "user to become once sockets and logs are open",
+      .value = "USER" },
+    { "group", KEY_TEXT, FIELD(group), NULL, "-g", "group to become once sockets and logs are open",
+      .value = "GROUP" },
+    { "pid_file", KEY_PATH, FIELD(pid_file), NULL, "--pid", .help = "file for the master's process id" },
+    { "name", KEY_TEXT, FIELD(name), NULL, "-n", "the name ps shows", .value = "NAME" },
+
+    { "timeouts.header", KEY_DURATION, FIELD(timeout_header_ms), "10s", "--timeout-header",
+      "for a request's head to arrive; then 408", .max = DAY, .zero = "off" },
+    { "timeouts.body", KEY_DURATION, FIELD(timeout_body_ms), "30s", "--timeout-body",
+      "without a byte of a body the application waits for; then 408", .max = DAY, .zero = "off" },
+    { "timeouts.send", KEY_DURATION, FIELD(timeout_send_ms), "60s", "--timeout-send",
+      "without the client taking a byte of an answer; then the connection is closed", .max = DAY,
+      .zero = "off" },
+    { "timeouts.keep_alive", KEY_DURATION, FIELD(timeout_keep_alive_ms), "75s",
+      "--keep-alive --timeout-keep-alive", "without a request on a connection; longer than nginx's 60s", .max = DAY, .zero = "off" },
+    { "timeouts.graceful", KEY_DURATION, FIELD(timeout_graceful_ms), "30s",
+      "--graceful-timeout --timeout-graceful-shutdown",
+      "for requests in hand when a worker leaves; off = no limit", .max = DAY, .zero = "off" },
+    { "timeouts.startup", KEY_DURATION, FIELD(timeout_startup_ms), "120s", "--timeout-startup",
+      "for a worker to import the application and become ready; off = no limit", .max = DAY, .zero = "off" },
+    { "timeouts.body_rate", KEY_SIZE, FIELD(timeout_body_rate), "240", NULL,
+      "bytes a second that a body must bring on average; then 408", .max = 1024 * MIB, .zero = "off" },
+
+    { "limits.request_line", KEY_SIZE, FIELD(limit_request_line), "8KiB", "--limit-request-line",
+      "length of method, target and version; then 414", .min = 64, .max = 1 * MIB },
+    { "limits.header_size", KEY_SIZE, FIELD(limit_header_size), "64KiB", "--limit-header-size",
+      "size of all headers together; then 431", .min = 256, .max = 16 * MIB },
+    { "limits.headers", KEY_COUNT, FIELD(limit_headers), "100", "--limit-headers",
+      "number of headers; then 431", .min = 1, .max = 10000 },
+    { "limits.body", KEY_SIZE, FIELD(limit_body), "off", "--limit-body",
+      "size of a request's body; then 413", .max = INT64_MAX, .zero = "off" },
+    { "limits.connections", KEY_COUNT, FIELD(limit_connections), "10000",
+      "--limit-connections --worker-connections",
+      "open connections of a worker (less where the limit of descriptors is smaller)", .min = 1,
+      .max = 10 * 1000 * 1000 },
+
+    { "root_path", KEY_TEXT, FIELD(root_path), "", NULL,
+      "the path a proxy has cut off before it passed the request on", .value = "PATH",
+      .fault = root_path_fault, .is_empty_ok = true },
+    { "lifespan", KEY_WORD, FIELD(lifespan), "auto", NULL,
+      "ASGI lifespan; auto = an application that does not know it is served without", .words = lifespan_words },
+    { "http.lenient", KEY_WORDS, FIELD(http_lenient), NULL, NULL,
+      "what the strict parser is to accept after all", .words = lenient_words },
+    { "headers", KEY_HEADERS, FIELD(headers), NULL, "--header", "headers added to every answer",
+      .value = "'NAME: VALUE'" },
+    { "server_header", KEY_BOOL, FIELD(server_header), "true", NULL, .help = "send Server" },
+    { "date_header", KEY_BOOL, FIELD(date_header), "true", NULL, .help = "send Date" },
+
+    { "log.level", KEY_WORD, FIELD(log_level), "info", NULL, "least level that is logged",
+      .words = level_words },
+    { "log.file", KEY_PATH, FIELD(log_file), NULL, NULL, "error log; - = standard error", .is_dash = true },
+    { "access_log.enabled", KEY_BOOL, FIELD(access_log), "false", "--access-log",
+      .help = "log each request; naming a file turns it on too" },
+    { "access_log.file", KEY_PATH, FIELD(access_log_file), NULL, "--access-logfile",
+      "access log; - = standard output", .is_dash = true },
+
+    { "venv", KEY_PATH, FIELD(venv), NULL, NULL,
+      "virtual environment; without it the one in VIRTUAL_ENV, if any", .value = "DIR" },
+    { "import_first", KEY_TEXTS, FIELD(import_first), NULL, NULL,
+      "modules imported before the application (APM, coverage)", .value = "MODULE", .fault = module_fault },
+    { "python.options", KEY_TEXTS, FIELD(python_options), NULL, NULL, "options as after python -X: dev, utf8=1",
+      .value = "OPTION" },
+};
+
+const size_t schema_n = ARRAY_LEN(schema);
+_Static_assert(ARRAY_LEN(schema) <= KEYS_MAX, "KEYS_MAX is too small");
+
+size_t
+key_group_size(const struct key *k)
+{
+    const char *dot = strchr(k->name, '.');
+    return dot ? (size_t)(dot - k->name) : 0;
+}
+
+void
+key_option(const struct key *k, char *out, size_t size)
+{
+    snprintf(out, size, "--%s", k->name);
+    for (char *p = out; *p != '\0'; p++)
+        if (*p == '.' || *p == '_')
+            *p = '-';
+}
+
+void
+key_variable(const struct key *k, char *out, size_t size)
+{
+    snprintf(out, size, "RINGCORN_%s", k->name);
+    for (char *p = out; *p != '\0'; p++)
+        *p = *p == '.' ? '_' : (char)toupper((unsigned char)*p);
+}
+
+const struct key *
+schema_by_name(const char *name)
+{
+    for (size_t i = 0; i < schema_n; i++)
+        if (strcmp(schema[i].name, name) == 0)
+            return &schema[i];
+    return NULL;
+}
+
+const struct key *
+schema_by_variable(const char *suffix)
+{
+    for (size_t i = 0; i < schema_n; i++) {
+        char variable[NAME_MAX_KEY];
+        key_variable(&schema[i], variable, sizeof(variable));
+        if (strcmp(variable + strlen("RINGCORN_"), suffix) == 0)
+            return &schema[i];
+    }
+    return NULL;
+}
+
+const struct key *
+schema_group(const char *name)
+{
+    size_t n = strlen(name);
+    for (size_t i = 0; i < schema_n; i++)
+        if (n > 0 && key_group_size(&schema[i]) == n && memcmp(schema[i].name, name, n) == 0)
+            return &schema[i];
+    return NULL;
+}
+
+/* Is option one of those separated by spaces? */
+static bool
+is_among(const char *options, const char *option)
+{
+    size_t n = strlen(option);
+    for (const char *p = options; p != NULL && *p != '\0';) {
+        size_t word = strcspn(p, " ");
+        if (word == n && memcmp(p, option, n) == 0)
+            return true;
+        p += word + strspn(p + word, " ");
+    }
+    return false;
+}
+
+static bool
+key_has_option(const struct key *k, const char *option)
+{
+    char own[NAME_MAX_KEY];
+    if (k->is_positional)
+        return false;
+    key_option(k, own, sizeof(own));
+    return strcmp(own, option) == 0 || is_among(k->options, option);
+}
+
+const struct key *
+schema_by_option(const char *option, bool *is_no)
+{
+    char without_no[NAME_MAX_KEY] = "";
+    if (strncmp(option, "--no-", 5) == 0)
+        snprintf(without_no, sizeof(without_no), "--%.*s", NAME_MAX_KEY - 3, option + 5);
+    for (size_t i = 0; i < schema_n; i++) {
+        *is_no = false;
+        if (key_has_option(&schema[i], option))
+            return &schema[i];
+        *is_no = true;
+        if (schema[i].type == KEY_BOOL && without_no[0] != '\0' && key_has_option(&schema[i], without_no))
+            return &schema[i];
+    }
+    return NULL;
+}
+
+static void
+append(char *out, size_t size, const char *text)
+{
+    size_t n = strlen(out);
+    snprintf(out + n, size - n, "%s", text);
+}
+
+static void
+append_words(const struct key *k, char *out, size_t size)
+{
+    for (const struct key_word *w = k->words; w->word != NULL; w++) {
+        bool is_last = w[1].word == NULL || (w > k->words && w[1].value == w->value);
+        if (w > k->words)
+            append(out, size, is_last ? " or " : ", ");
+        append(out, size, w->word);
+        if (is_last)
+            return; /* what follows are other names for the same */
+    }
+}
+
+void
+key_format(const struct key *k, uint64_t n, char *out, size_t size)
+{
+    static const struct { const char *unit; uint64_t size; } units[] = {
+        { "GiB", 1024ULL * MIB }, { "MiB", MIB }, { "KiB", KIB }
+    };
+    if (k->type == KEY_DURATION) {
+        if (n > 0 && n % (3600 * SECOND) == 0)
+            snprintf(out, size, "%lluh", (unsigned long long)n / (3600 * SECOND));
+        else if (n % SECOND == 0)
+            snprintf(out, size, "%llus", (unsigned long long)n / SECOND);
+        else
+            snprintf(out, size, "%llums", (unsigned long long)n);
+        return;
+    }
+    for (size_t i = 0; k->type == KEY_SIZE && n > 0 && i < ARRAY_LEN(units); i++)
+        if (n % units[i].size == 0) {
+            snprintf(out, size, "%llu%s", (unsigned long long)(n / units[i].size), units[i].unit);
+            return;
+        }
+    snprintf(out, size, k->type == KEY_MODE ? "%04llo" : "%llu", (unsigned long long)n);
+}
+
+static void
+append_range(const struct key *k, char *out, size_t size)
+{
+    char low[32], high[32];
+    key_format(k, k->min, low, sizeof(low));
+    key_format(k, k->max, high, sizeof(high));
+    if (k->zero != NULL) {
+        append(out, size, k->zero);
+        append(out, size, " or ");
+    }
+    if (k->type == KEY_DURATION)
+        append(out, size, "a time like 500ms, 30s, 5m or seconds, up to ");
+    else if (k->type == KEY_SIZE)
+        append(out, size, "a size like 8192, 64KiB or 16MiB");
+    if (k->type == KEY_SIZE && k->max == INT64_MAX)
+        return;
+    if (k->type == KEY_SIZE)
+        append(out, size, ", ");
+    if (k->type != KEY_DURATION) {
+        append(out, size, low);
+        append(out, size, " to ");
+    }
+    append(out, size, high);
+}
+
+void
+key_expected(const struct key *k, char *out, size_t size)
+{
+    out[0] = '\0';
+    switch (k->type) {
+    case KEY_BOOL:
+        append(out, size, "true or false");
+        break;
+    case KEY_COUNT:
+    case KEY_SIZE:
+    case KEY_DURATION:
+        append_range(k, out, size);
+        break;
+    case KEY_MODE:
+        append(out, size, "octal permissions, 0000 to 0777");
+        break;
+    case KEY_WORD:
+        append_words(k, out, size);
+        break;
+    case KEY_WORDS:
+        append(out, size, "a list of ");
+        append_words(k, out, size);
+        break;
+    case KEY_TEXT:
+        append(out, size, "text");
+        break;
+    case KEY_PATH:
+        append(out, size, "a path");
+        break;
+    case KEY_TEXTS:
+        append(out, size, "a list");
+        break;
+    case KEY_PATHS:
+        append(out, size, "a list of paths");
+        break;
+    case KEY_BINDS:
+        append(out, size, "a list of addresses");
+        break;
+    case KEY_HEADERS:
+        append(out, size, "names and values");
+        break;
+    }
+}
