@@ -9,7 +9,7 @@
  * io_cancel() only asks: the last completion (-ECANCELED, or the natural result that was faster) comes from a later
  * io_wait(), never from inside io_cancel() or an arming call.
  *
- * Threads: an io belongs to the thread that opened it; only io_wake() may be called from others.
+ * Threads: an io belongs to the thread that opened it (the kernel insists, IORING_SETUP_SINGLE_ISSUER); only io_wake() may be called from others.
  * Python:  nothing here knows it. io_wait() is called with or without the GIL; callbacks run in the state it was called in,
  *          so they must not touch Python objects. */
 #ifndef RINGCORN_IO_H
@@ -33,16 +33,32 @@ typedef void (*io_fn)(struct io_op *op, int res, unsigned flags);
 /* Public for embedding; only fn is the owner's to set (by io_op_init) and `armed` the owner's to read. */
 struct io_op {
     io_fn fn;
-    struct list link;     /* the backend's: dirty, cancelled and re-arm lists */
+    struct list link;     /* the backend's: queued, waiting to be armed or finished */
     struct list all;      /* the backend's: everything armed, for io_close() */
     int fd;
+    int res;              /* of one that is finished and waits for its callback */
     uint32_t mask;        /* poll events asked for */
-    uint32_t seq;         /* the backend's: tells a late completion of an earlier life from one of this */
-    uint8_t kind;         /* the backend's */
+    uint32_t sqe;         /* the ring's: the slot its last submission was written to */
+    uint8_t kind;         /* enum io_kind in backend.h */
+    uint8_t state;        /* enum io_state in backend.h */
     bool armed;           /* from the arming call to the last completion */
     bool cancelled;
-    uint8_t state;        /* the backend's */
-    struct msghdr msg;    /* io_send() */
+    union {
+        struct {
+            const struct iovec *iov;
+            unsigned n;
+            bool again;       /* was interrupted: wait for room before the next try */
+        } send;
+        struct {
+            uint32_t turn;    /* the io_wait() that taken belongs to */
+            unsigned taken;   /* accepts handed out in it */
+            unsigned stashed; /* accepts kept for later ones */
+        } accept;
+        struct {
+            bool changing;    /* a cancel is under way so that it can be armed with another mask */
+            bool checked;     /* this descriptor can be polled at all */
+        } poll;
+    };
 };
 
 static inline void
@@ -66,7 +82,7 @@ int io_open(enum io_backend want, struct io **out, char why[IO_WHY_SIZE]);
 /* Which backend io_open(IO_AUTO) would take on this machine and why, for --version. Opens and closes one. */
 const char *io_probe(char why[IO_WHY_SIZE]);
 
-/* Frees it. Operations still armed are dropped without a callback; buffers given to the kernel are no longer read after the return. */
+/* Frees it; not from a callback. Operations still armed are dropped without a callback and may be armed elsewhere; buffers given to the kernel are no longer read after the return. */
 void io_close(struct io *io);
 
 /* In a forked child: drops descriptors and mappings without touching what the parent shares. */
@@ -80,12 +96,13 @@ const char *io_name(const struct io *io); /* "io_uring" or "epoll" */
 void io_accept(struct io *io, struct io_op *op, int listen_fd);
 
 /* Tell when a connected socket becomes readable or its peer is gone, until cancelled. res: POLLIN | POLLRDHUP | POLLHUP |
- * POLLERR, of which any may be set. Edge-like: one completion per arrival; unread data is not announced again. */
+ * POLLERR, of which any may be set. Edge-like: one completion per arrival; unread data is not announced again, except by
+ * the way when something else happens to the socket. */
 void io_watch(struct io *io, struct io_op *op, int fd);
 
 /* Tell while a descriptor is ready, level-triggered, until cancelled: one completion (with IO_MORE) a wait for as long as
  * it stays ready. mask: POLLIN, POLLOUT, either or both. res: what is ready (with POLLERR, POLLHUP as they come), or -errno (-EBADF,
- * -EPERM for a regular file) without IO_MORE. Made for asyncio's add_reader() and add_writer(): arming and changing cost no system call of
+ * -EPERM for a regular file) without IO_MORE. A mask of 0 still tells POLLERR and POLLHUP. Made for asyncio's add_reader() and add_writer(): arming and changing cost no system call of
  * their own on the ring. One armed io_poll() a descriptor. */
 void io_poll(struct io *io, struct io_op *op, int fd, uint32_t mask);
 void io_poll_change(struct io *io, struct io_op *op, uint32_t mask);
@@ -96,7 +113,9 @@ void io_poll_change(struct io *io, struct io_op *op, uint32_t mask);
  * room in the socket as long as it takes: a send timeout is io_cancel(). */
 void io_send(struct io *io, struct io_op *op, int fd, const struct iovec *iov, unsigned n);
 
-/* Asks an armed operation to end. A no-op for one that is not armed or already cancelled. */
+/* Asks an armed operation to end. A no-op for one that is not armed or already cancelled. Until the last completion an accept may
+ * still hand out descriptors (with IO_MORE) and a send may tell what was sent; a watch or poll says only -ECANCELED. The descriptor
+ * may have been closed before. */
 void io_cancel(struct io *io, struct io_op *op);
 
 /* Hands queued sends to the kernel now; takes no completions. Cheap when there are none. */
@@ -107,7 +126,8 @@ unsigned io_queued(const struct io *io);
 
 /* Flushes, waits for at least one completion, wake-up or the timeout (ns; 0 = only look, -1 = no timeout), and calls the callbacks of
  * all that is there (bounded: 4096). With timeout 0 and nothing to submit it costs no system call on the ring where the kernel has
- * nothing for us. Returns the number of callbacks called; EINTR counts as a wake-up. */
+ * nothing for us. Returns the number of callbacks called; EINTR counts as a wake-up. It may return early with 0 (a wake-up that came
+ * late, an event that concerned nobody), and with timeout -1 does so once a day. Not to be called from a callback. */
 int io_wait(struct io *io, int64_t timeout_ns);
 
 /* Makes the current or next io_wait() return soon. Any thread, async-signal-safe. Costs one system call only while the owner sleeps. */
@@ -130,6 +150,7 @@ struct timer {
 
 struct wheel {
     struct list slots[WHEEL_SLOTS];
+    uint64_t used[WHEEL_SLOTS / 64]; /* bit map of slots that are not empty */
     int64_t tick;     /* the last tick that was run */
     unsigned count;   /* timers that hang in a slot */
 };

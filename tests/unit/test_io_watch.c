@@ -1,0 +1,152 @@
+/* test_io_watch.c: readiness of connected sockets. */
+#include "io_test.h"
+
+static void
+test_data_and_end(void)
+{
+    int p[2];
+    struct rec r;
+    make_pair(p);
+    rec_init(&r, rec_fn);
+    io_watch(io, &r.op, p[0]);
+    settle();
+    ok(r.calls == 0, "%s: a quiet socket says nothing", io_is);
+    ok(write(p[1], "hello", 5) == 5, "%s: written", io_is);
+    ok(r.calls == 0, "%s: no callback outside io_wait()", io_is);
+    WAIT_UNTIL(r.calls > 0);
+    ok(r.res & POLLIN, "%s: data is announced", io_is);
+    int calls = r.calls;
+    settle();
+    ok(r.calls == calls, "%s: unread data is not announced again", io_is);
+    ok(write(p[1], "more", 4) == 4, "%s: written again", io_is);
+    WAIT_UNTIL(r.calls > calls);
+    ok(r.calls > calls, "%s: the next arrival is announced though the first was not read", io_is);
+    shutdown(p[1], SHUT_WR);
+    WAIT_UNTIL(r.bits & POLLRDHUP);
+    ok(r.bits & POLLRDHUP, "%s: the end of the peer's output is POLLRDHUP", io_is);
+    ok(r.ends == 0 && r.op.armed, "%s: still armed", io_is);
+    close(p[1]);
+    WAIT_UNTIL(r.bits & POLLHUP);
+    ok(r.bits & POLLHUP, "%s: a closed peer is POLLHUP", io_is);
+    settle();
+    calls = r.calls;
+    settle();
+    ok(r.calls == calls, "%s: a dead peer does not repeat itself", io_is);
+    io_cancel(io, &r.op);
+    ok(r.ends == 0, "%s: io_cancel() does not call back", io_is);
+    WAIT_UNTIL(r.ends > 0);
+    ok(r.ends == 1 && r.res == -ECANCELED && !r.op.armed, "%s: the cancel ends it (%d)", io_is, r.res);
+    close(p[0]);
+}
+
+static void
+test_readable_before(void)
+{
+    int p[2];
+    struct rec r;
+    make_tcp_pair(p);
+    rec_init(&r, rec_fn);
+    ok(write(p[1], "x", 1) == 1, "%s: written before the watch", io_is);
+    close(p[1]);
+    io_watch(io, &r.op, p[0]);
+    WAIT_UNTIL((r.bits & (POLLIN | POLLRDHUP)) == (POLLIN | POLLRDHUP));
+    ok((r.bits & (POLLIN | POLLRDHUP)) == (POLLIN | POLLRDHUP), "%s: what was there before is announced", io_is);
+    io_cancel(io, &r.op);
+    WAIT_UNTIL(r.ends);
+    close(p[0]);
+}
+
+static void
+test_reset(void)
+{
+    int p[2];
+    struct rec r;
+    make_tcp_pair(p);
+    rec_init(&r, rec_fn);
+    io_watch(io, &r.op, p[0]);
+    settle();
+    setsockopt(p[1], SOL_SOCKET, SO_LINGER, &(struct linger){ .l_onoff = 1 }, sizeof(struct linger));
+    close(p[1]);
+    WAIT_UNTIL(r.bits & (POLLHUP | POLLERR));
+    ok(r.bits & (POLLHUP | POLLERR), "%s: a reset is announced (%x)", io_is, (unsigned)r.bits);
+    char c;
+    ok(read(p[0], &c, 1) < 0 && errno == ECONNRESET, "%s: and read() tells which", io_is);
+    settle();
+    int calls = r.calls;
+    settle();
+    ok(r.calls == calls && r.ends == 0, "%s: once", io_is);
+    io_cancel(io, &r.op);
+    WAIT_UNTIL(r.ends);
+    close(p[0]);
+}
+
+static void
+test_many(void)
+{
+    enum { N = 300 };
+    static struct rec r[N];
+    static int p[N][2];
+    for (int i = 0; i < N; i++) {
+        make_pair(p[i]);
+        rec_init(&r[i], rec_fn);
+        io_watch(io, &r[i].op, p[i][0]);
+    }
+    settle();
+    for (int round = 0; round < 20; round++) {
+        for (int i = 0; i < N; i++) {
+            r[i].calls = 0;
+            if (write(p[i][1], "x", 1) != 1)
+                ok(0, "%s: write", io_is);
+        }
+        int quiet = N;
+        int64_t until = clock_ns() + NS_PER_S;
+        while (quiet > 0 && clock_ns() < until) {
+            io_wait(io, 10 * NS_PER_MS);
+            quiet = 0;
+            for (int i = 0; i < N; i++)
+                quiet += r[i].calls == 0;
+        }
+        if (quiet > 0)
+            ok(0, "%s: round %d: %d sockets of %d were not announced", io_is, round, quiet, N);
+        for (int i = 0; i < N; i++) {
+            char c;
+            if (read(p[i][0], &c, 1) != 1)
+                ok(0, "%s: read", io_is);
+        }
+    }
+    int ended = 0;
+    for (int i = 0; i < N; i++)
+        io_cancel(io, &r[i].op);
+    settle();
+    for (int i = 0; i < N; i++) {
+        ended += r[i].ends == 1 && r[i].res == -ECANCELED;
+        close(p[i][0]);
+        close(p[i][1]);
+    }
+    ok(ended == N, "%s: %d of %d watches ended", io_is, ended, N);
+}
+
+static void
+test_bad_descriptor(void)
+{
+    struct rec r;
+    rec_init(&r, rec_fn);
+    io_watch(io, &r.op, 1000);
+    ok(r.calls == 0, "%s: arming does not call back", io_is);
+    WAIT_UNTIL(r.ends);
+    ok(r.ends == 1 && r.res == -EBADF, "%s: a closed descriptor is -EBADF (%d)", io_is, r.res);
+    io_watch(io, &r.op, -1);
+    WAIT_UNTIL(r.ends == 2);
+    ok(r.ends == 2 && r.res == -EBADF, "%s: -1 is -EBADF (%d)", io_is, r.res);
+}
+
+int
+main(void)
+{
+    EACH_BACKEND(test_data_and_end);
+    EACH_BACKEND(test_readable_before);
+    EACH_BACKEND(test_reset);
+    EACH_BACKEND(test_many);
+    EACH_BACKEND(test_bad_descriptor);
+    return tap_done();
+}
