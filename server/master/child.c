@@ -1,0 +1,304 @@
+/* child.c: one worker process, seen from the master: fork, the words exchanged, deadlines, the end.
+ * Leaves to others: what a death or a readiness means for the slot (slots.c), what it should accept from (coverage.c).
+ * Owns:  our end of the control socket. A struct child lives until its process is reaped. */
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "base/base.h"
+#include "state.h"
+
+enum {
+    READ_MAX = 256,          /* messages of one worker in a turn: a mad one shall not keep the others waiting */
+    ACCEPT_MS = 10 * 1000,   /* from ready to accepting, at least */
+    BOOTING_LEAVE_MS = 1000, /* what a worker gets that is told to go before it was ready: it has no request to lose */
+    DUMP_MS = 200,           /* from SIGUSR2 to SIGKILL */
+    SILENT_MS = 2000,        /* a worker that closed its control socket is expected to be gone by then */
+};
+
+/* Counters of coverage builds, which _exit() would lose. */
+extern void __gcov_dump(void) __attribute__((weak));
+
+/* `name`, or the program's, cut by the kernel to 15 bytes; seen in top and ps -o comm. */
+static void
+set_title(const struct master *m, unsigned slot, const struct conf *conf)
+{
+    char title[16];
+    (void)m;
+    if (conf->name == NULL)
+        return;
+    snprintf(title, sizeof(title), "%.10s:w%u", conf->name, slot % 1000);
+    (void)prctl(PR_SET_NAME, title);
+}
+
+/* The child's side of fork(). Drops all that is the master's: a control socket of a sibling held here would hide the
+ * master's death from that sibling, a listening socket would stay open when the master closes it. */
+static _Noreturn void
+run(struct master *m, unsigned slot, const struct generation *g, int control)
+{
+    close(m->signal_fd);
+    CHILDREN_EACH(c, m)
+        if (c->control >= 0)
+            close(c->control);
+    sockets_forget(&m->sockets);
+    if (m->reload.state == RELOAD_TRYING)
+        sockets_change_forget(&m->reload.change);
+    /* A replacement that is tried for a reload writes where the new configuration says; the master does not yet. */
+    int code = g->number != m->now.number ? -logs_apply(&m->logs, g->conf) : EXIT_CODE_OK;
+    log_set_level((enum log_level)g->conf->log_level);
+    if (m->logs.saved_stderr >= 0)
+        close(m->logs.saved_stderr);
+    set_title(m, slot, g->conf);
+    int err = privileges_drop(&g->privileges);
+    if (err < 0) {
+        log_operator("worker %u: cannot become %s: %s", slot, g->conf->user != NULL ? g->conf->user : g->conf->group,
+                     strerror(-err));
+        code = EXIT_CODE_SYSTEM;
+    }
+    signals_reset();
+    if (code == EXIT_CODE_OK) {
+        struct worker_args args = {
+            .conf = g->conf,
+            .slot = slot,
+            .control = control,
+            .access_fd = m->logs.access_fd,
+            .exe = m->args->exe,
+            .argc = m->args->argc,
+            .argv = m->args->argv,
+        };
+        code = worker_run(&args);
+    }
+    fflush(NULL);
+    if (__gcov_dump != NULL)
+        __gcov_dump();
+    _exit(code);
+}
+
+int
+child_start(struct master *m, unsigned slot, const struct generation *g, struct child **out)
+{
+    int ends[2];
+    struct child *c = calloc(1, sizeof(*c));
+    if (c == NULL)
+        return -ENOMEM;
+    list_init(&c->node);
+    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, ends) < 0) {
+        int err = errno;
+        free(c);
+        log_error("cannot start worker %u: no control socket: %s", slot, strerror(err));
+        return -err;
+    }
+    c->control = ends[0];
+    c->slot = slot;
+    c->generation = g->number;
+    /* Linked before the fork, so that the child closes this end with all the others. */
+    list_add_tail(&m->children, &c->node);
+    fflush(NULL); /* what stdio holds would be written twice */
+    c->pid = fork();
+    if (c->pid == 0) {
+        close(ends[0]);
+        c->control = -1;
+        run(m, slot, g, ends[1]);
+    }
+    int err = errno;
+    close(ends[1]);
+    if (c->pid < 0) {
+        child_free(c);
+        log_error("cannot start worker %u: fork: %s", slot, strerror(err));
+        return -err;
+    }
+    c->access_fd = g->conf->access_log ? m->logs.access_fd : -1;
+    c->state = CHILD_BOOTING;
+    c->started_ns = clock_ns();
+    if (g->conf->timeout_startup_ms > 0)
+        c->deadline_ns = c->started_ns + g->conf->timeout_startup_ms * NS_PER_MS;
+    log_debug("worker %u (pid %d) started", slot, (int)c->pid);
+    *out = c;
+    return 0;
+}
+
+void
+child_free(struct child *c)
+{
+    if (c->control >= 0)
+        close(c->control);
+    list_del(&c->node);
+    free(c->told);
+    free(c);
+}
+
+bool
+child_is_accepting(const struct child *c)
+{
+    for (unsigned i = 0; i < c->told_n; i++)
+        if (!c->told[i].is_accepting)
+            return false;
+    return c->state == CHILD_READY && c->told_n > 0;
+}
+
+static int64_t
+graceful_deadline(const struct master *m)
+{
+    int64_t ms = m->now.conf->timeout_graceful_ms;
+    return ms > 0 ? clock_ns() + ms * NS_PER_MS : 0;
+}
+
+void
+child_leave(struct master *m, struct child *c, enum control_kind kind)
+{
+    if (c->state == CHILD_DUMPING || c->state == CHILD_KILLED)
+        return;
+    bool is_told = c->control >= 0 && control_send(c->control, kind, 0, -1) == 0;
+    if (c->state == CHILD_BOOTING) {
+        c->deadline_ns = clock_ns() + BOOTING_LEAVE_MS * NS_PER_MS;
+        is_told = false; /* it imports the application and does not read */
+    } else if (c->state == CHILD_READY) {
+        c->deadline_ns = graceful_deadline(m);
+    }
+    if (!is_told)
+        kill(c->pid, SIGTERM);
+    c->state = CHILD_LEAVING;
+    c->told_n = 0; /* it stops accepting by itself */
+}
+
+void
+child_end_now(struct child *c)
+{
+    if (c->state == CHILD_DUMPING || c->state == CHILD_KILLED)
+        return;
+    if (c->was_ready || c->state == CHILD_BOOTING) /* what it did until now is worth to know */
+        kill(c->pid, SIGUSR2);
+    c->state = CHILD_DUMPING;
+    c->deadline_ns = clock_ns() + DUMP_MS * NS_PER_MS;
+}
+
+void
+child_tick(struct master *m, struct child *c, int64_t now_ns)
+{
+    if (c->deadline_ns == 0 || c->deadline_ns > now_ns)
+        return;
+    c->deadline_ns = 0;
+    switch (c->state) {
+    case CHILD_BOOTING:
+        log_error("worker %u (pid %d) is not ready after %.1f s (timeouts.startup): it is killed; its stacks follow", c->slot,
+                  (int)c->pid, (double)(now_ns - c->started_ns) / NS_PER_S);
+        child_end_now(c);
+        break;
+    case CHILD_READY:
+        if (c->control < 0) {
+            log_warning("worker %u (pid %d) does not speak to the master any more: it is replaced", c->slot, (int)c->pid);
+            slots_went(m, c);
+            kill(c->pid, SIGTERM);
+            break;
+        }
+        log_error("worker %u (pid %d) said that it was ready and does not accept: it is killed; its stacks follow", c->slot,
+                  (int)c->pid);
+        child_end_now(c);
+        break;
+    case CHILD_LEAVING:
+        if (c->was_ready) {
+            log_warning("worker %u (pid %d) is still busy after %lld s (timeouts.graceful): it is killed; its stacks follow",
+                        c->slot, (int)c->pid, (long long)(m->now.conf->timeout_graceful_ms / 1000));
+            child_end_now(c);
+            break;
+        }
+        /* fall through */
+    case CHILD_DUMPING:
+        kill(c->pid, SIGKILL);
+        c->state = CHILD_KILLED;
+        break;
+    case CHILD_KILLED:
+        break;
+    }
+}
+
+static void
+said_ready(struct master *m, struct child *c)
+{
+    if (c->state != CHILD_BOOTING)
+        return; /* it was told to go meanwhile */
+    c->state = CHILD_READY;
+    c->was_ready = true;
+    c->ready_ns = clock_ns();
+    int64_t accept_by = c->ready_ns + ACCEPT_MS * NS_PER_MS;
+    if (c->deadline_ns < accept_by)
+        c->deadline_ns = accept_by;
+    slots_ready(m, c);
+}
+
+static void
+said_listening(struct child *c, int32_t id)
+{
+    for (unsigned i = 0; i < c->told_n; i++)
+        if (c->told[i].id == id)
+            c->told[i].is_accepting = true;
+    if (child_is_accepting(c))
+        c->deadline_ns = 0;
+}
+
+void
+child_read(struct master *m, struct child *c)
+{
+    for (int i = 0; i < READ_MAX && c->control >= 0; i++) {
+        struct control_msg msg;
+        int fd;
+        int err = control_recv(c->control, &msg, &fd);
+        if (err == -EAGAIN)
+            return;
+        if (err == -EBADMSG) {
+            log_warning("worker %u (pid %d) sent what is no message to the master", c->slot, (int)c->pid);
+            continue;
+        }
+        if (err < 0) {
+            close(fd_take(&c->control));
+            c->told_n = 0;
+            if (c->state == CHILD_READY)
+                c->deadline_ns = clock_ns() + SILENT_MS * NS_PER_MS;
+            return;
+        }
+        if (fd >= 0)
+            close(fd); /* a worker has nothing to give */
+        switch (msg.kind) {
+        case CONTROL_READY:
+            said_ready(m, c);
+            break;
+        case CONTROL_LISTENING:
+            said_listening(c, msg.id);
+            break;
+        case CONTROL_DRAINED:
+            c->is_drained = true;
+            if (c->state == CHILD_READY)
+                slots_went(m, c);
+            break;
+        default:
+            log_warning("worker %u (pid %d) sent an unknown message (%u)", c->slot, (int)c->pid, msg.kind);
+        }
+    }
+}
+
+void
+children_reap(struct master *m)
+{
+    for (;;) {
+        int status;
+        pid_t pid = waitpid(-1, &status, WNOHANG);
+        if (pid < 0 && errno == EINTR)
+            continue;
+        if (pid <= 0)
+            return;
+        /* Process 1 of a container inherits strangers, a shell's `exec` leaves us its children: they are buried, no more. */
+        CHILDREN_EACH(c, m)
+            if (c->pid == pid) {
+                child_read(m, c); /* what it said last, e.g. that it was ready */
+                slots_died(m, c, status);
+                child_free(c);
+                break;
+            }
+    }
+}

@@ -1,0 +1,123 @@
+/* logs.c: the files that log lines go to. */
+#include "logs.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/base.h"
+
+void
+logs_init(struct logs *l)
+{
+    l->access_fd = -1;
+    l->saved_stderr = -1;
+}
+
+void
+logs_fini(struct logs *l)
+{
+    if (l->access_fd > STDERR_FILENO)
+        close(l->access_fd);
+    if (l->saved_stderr >= 0) {
+        dup2(l->saved_stderr, STDERR_FILENO);
+        close(l->saved_stderr);
+    }
+    logs_init(l);
+}
+
+/* Appending makes each line whole, whoever else writes, and lets logrotate's copytruncate work. */
+static int
+open_file(const char *key, const char *path)
+{
+    int fd = open(path, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC | O_NOCTTY, 0644);
+    if (fd < 0) {
+        log_operator("%s: cannot open %s: %s", key, path, strerror(errno));
+        return -EXIT_CODE_SYSTEM;
+    }
+    return fd;
+}
+
+static int
+check_file(const char *key, const char *path)
+{
+    FD_OWNED int fd = path != NULL ? open_file(key, path) : -1;
+    return path != NULL && fd < 0 ? fd : 0;
+}
+
+int
+logs_check(const struct conf *conf)
+{
+    int failed = check_file("log.file", conf->log_file);
+    if (conf->access_log)
+        failed |= check_file("access_log.file", conf->access_log_file);
+    return failed ? -EXIT_CODE_SYSTEM : 0;
+}
+
+static int
+apply_log(struct logs *l, const char *path)
+{
+    if (path == NULL) {
+        if (l->saved_stderr >= 0) {
+            dup2(l->saved_stderr, STDERR_FILENO);
+            close(fd_take(&l->saved_stderr));
+        }
+        return 0;
+    }
+    FD_OWNED int fd = open_file("log.file", path);
+    if (fd < 0)
+        return fd;
+    if (l->saved_stderr < 0)
+        l->saved_stderr = fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, STDERR_FILENO + 1);
+    dup2(fd, STDERR_FILENO);
+    return 0;
+}
+
+static int
+apply_access(struct logs *l, const char *path)
+{
+    if (path == NULL) {
+        if (l->access_fd > STDERR_FILENO)
+            close(l->access_fd);
+        l->access_fd = STDOUT_FILENO;
+        return 0;
+    }
+    FD_OWNED int fd = open_file("access_log.file", path);
+    if (fd < 0)
+        return fd;
+    if (l->access_fd > STDERR_FILENO)
+        dup3(fd, l->access_fd, O_CLOEXEC);
+    else
+        l->access_fd = fd_take(&fd);
+    return 0;
+}
+
+int
+logs_apply(struct logs *l, const struct conf *conf)
+{
+    int failed = apply_log(l, conf->log_file);
+    if (conf->access_log) {
+        failed |= apply_access(l, conf->access_log_file);
+    } else {
+        if (l->access_fd > STDERR_FILENO)
+            close(l->access_fd);
+        l->access_fd = -1;
+    }
+    return failed ? -EXIT_CODE_SYSTEM : 0;
+}
+
+void
+logs_say(const struct logs *l, const char *format, ...)
+{
+    char text[2048];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(text, sizeof(text), format, args);
+    va_end(args);
+    log_operator("%s", text);
+    if (l->saved_stderr >= 0)
+        dprintf(l->saved_stderr, "ringcorn: %s\n", text);
+}

@@ -1,0 +1,149 @@
+/* master.c: the start, the loop and the end of the master. */
+#include "master.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <unistd.h>
+
+#include "base/base.h"
+#include "nofile.h"
+#include "pidfile.h"
+#include "state.h"
+
+enum { LEAVING_LOOK_MS = 50 }; /* how often sockets that leave are looked at */
+
+/* Everything up to the first fork. Returns 0 or the negative exit code; the reason is printed. */
+static int
+open_all(struct master *m)
+{
+    struct conf *conf = m->now.conf;
+    m->signal_fd = signals_open();
+    if (m->signal_fd < 0) {
+        log_operator("cannot start: signalfd: %s", strerror(-m->signal_fd));
+        return -EXIT_CODE_SYSTEM;
+    }
+    log_set_level((enum log_level)conf->log_level);
+    nofile_fit(conf);
+    if (conf->name != NULL)
+        (void)prctl(PR_SET_NAME, conf->name);
+    if (privileges_find(conf, &m->now.privileges) < 0 || logs_check(conf) < 0)
+        return -EXIT_CODE_SYSTEM;
+    struct sockets_change change;
+    if (sockets_prepare(&m->sockets, conf, conf->workers, &change) < 0)
+        return -EXIT_CODE_SYSTEM;
+    sockets_commit(&m->sockets, &change);
+    if (pidfile_write(conf->pid_file) < 0 || slots_grow(m, conf->workers) < 0 || logs_apply(&m->logs, conf) < 0)
+        return -EXIT_CODE_SYSTEM;
+    m->wanted = conf->workers;
+    return 0;
+}
+
+/* When the loop has to look again though nothing happens; 0 = not before something does. */
+static int64_t
+next_ns(const struct master *m)
+{
+    int64_t next = sooner(slots_next_ns(m), stop_next_ns(m));
+    CHILDREN_EACH(c, m)
+        next = sooner(next, c->deadline_ns);
+    if (!list_is_empty(&m->sockets.leaving))
+        next = sooner(next, clock_ns() + LEAVING_LOOK_MS * NS_PER_MS);
+    return next;
+}
+
+static int
+timeout_ms(const struct master *m)
+{
+    int64_t at = next_ns(m);
+    if (at == 0)
+        return -1;
+    int64_t left_ms = (at - clock_ns() + NS_PER_MS - 1) / NS_PER_MS;
+    return left_ms < 0 ? 0 : left_ms > 60 * 1000 ? 60 * 1000 : (int)left_ms;
+}
+
+/* Waits, and reads what workers and signals say. */
+static int
+wait_once(struct master *m, struct pollfd **polls, size_t *polls_cap)
+{
+    size_t n = 1;
+    CHILDREN_EACH(c, m)
+        n += c->control >= 0;
+    if (n > *polls_cap) {
+        struct pollfd *more = realloc(*polls, 2 * n * sizeof(*more));
+        if (more == NULL)
+            return -ENOMEM;
+        *polls = more;
+        *polls_cap = 2 * n;
+    }
+    struct pollfd *p = *polls;
+    p[0] = (struct pollfd){ .fd = m->signal_fd, .events = POLLIN };
+    n = 1;
+    CHILDREN_EACH(c, m)
+        if (c->control >= 0)
+            p[n++] = (struct pollfd){ .fd = c->control, .events = POLLIN };
+    if (poll(p, n, timeout_ms(m)) < 0)
+        return errno == EINTR ? 0 : -errno;
+    /* Workers first: what one said before it died is heard before its death is. New ones are appended to the list. */
+    size_t i = 1;
+    CHILDREN_EACH(c, m) {
+        if (i >= n)
+            break;
+        if (c->control < 0 || c->control != p[i].fd)
+            continue;
+        if (p[i++].revents != 0)
+            child_read(m, c);
+    }
+    signals_read(m);
+    return 0;
+}
+
+static int
+run(struct master *m)
+{
+    MEM_OWNED struct pollfd *polls = NULL;
+    size_t polls_cap = 0;
+    while (m->stop.state != STOP_LEAVING || !list_is_empty(&m->children)) {
+        int64_t now_ns = clock_ns();
+        CHILDREN_EACH(c, m)
+            child_tick(m, c, now_ns);
+        slots_tick(m, now_ns);
+        coverage_tick(m, now_ns);
+        stop_tick(m, now_ns);
+        coverage_update(m);
+        reload_tick(m);
+        int err = wait_once(m, &polls, &polls_cap);
+        if (err < 0) {
+            log_error("the master cannot go on: %s", strerror(-err));
+            return EXIT_CODE_SYSTEM; /* the workers see the end of their control streams and drain */
+        }
+    }
+    return m->exit_code;
+}
+
+int
+master_run(const struct master_args *args)
+{
+    struct master m = { .args = args, .now = { .number = 1, .conf = args->conf }, .generations = 1, .signal_fd = -1 };
+    list_init(&m.children);
+    sockets_init(&m.sockets);
+    logs_init(&m.logs);
+    int code = -open_all(&m);
+    if (code == EXIT_CODE_OK) {
+        code = run(&m);
+        if (code == EXIT_CODE_OK)
+            log_info("stopped");
+    }
+    sockets_fini(&m.sockets);
+    pidfile_remove(m.now.conf->pid_file);
+    while (!list_is_empty(&m.children))
+        child_free(CONTAINER_OF(m.children.next, struct child, node));
+    generation_fini(&m.now);
+    logs_fini(&m.logs);
+    free(m.slots);
+    if (m.signal_fd >= 0)
+        close(m.signal_fd);
+    return code;
+}

@@ -1,0 +1,272 @@
+/* slots.c: keeps a worker in every slot that should have one: deaths, restarts, back-off, how many. */
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+
+#include "base/base.h"
+#include "state.h"
+
+enum {
+    WORKERS_MAX = 1024,
+    FAILURES_MAX = 5,       /* deaths before ready, in a row: a crash loop */
+    BACKOFF_MS = 100,       /* doubled with each death in a row */
+    BACKOFF_MAX_MS = 5000,
+    SHORT_LIFE_MS = 1000,   /* ready for less than this, again and again: back off too */
+    SHORT_LIVES_FREE = 2,
+    STAGGER_MS = 500,       /* the first worker's head start: an application that cannot start says so once, not N times */
+};
+
+static int64_t
+backoff_ns(unsigned times)
+{
+    int64_t ms = BACKOFF_MS;
+    while (times-- > 1 && ms < BACKOFF_MAX_MS)
+        ms *= 2;
+    return (ms < BACKOFF_MAX_MS ? ms : BACKOFF_MAX_MS) * NS_PER_MS;
+}
+
+int
+slots_grow(struct master *m, unsigned n)
+{
+    if (n <= m->slots_n)
+        return 0;
+    if (n > WORKERS_MAX) {
+        log_operator("workers: %u are more than the %d that are supported", n, WORKERS_MAX);
+        return -EXIT_CODE_SYSTEM;
+    }
+    struct slot *slots = realloc(m->slots, n * sizeof(*slots));
+    if (slots == NULL) {
+        log_operator("workers: out of memory");
+        return -EXIT_CODE_SYSTEM;
+    }
+    m->slots = slots;
+    int code = sockets_grow(&m->sockets, n);
+    if (code < 0)
+        return code;
+    memset(slots + m->slots_n, 0, (n - m->slots_n) * sizeof(*slots));
+    /* At the very start the others wait for the first; see slots_ready(). */
+    if (m->slots_n == 0)
+        for (unsigned i = 1; i < n; i++)
+            slots[i].start_ns = clock_ns() + STAGGER_MS * NS_PER_MS;
+    m->slots_n = n;
+    return 0;
+}
+
+/* "exit code 3", "signal 11 (SEGV), core dumped". */
+static void
+describe(int status, char *out, size_t size)
+{
+    if (WIFSIGNALED(status)) {
+        const char *name = sigabbrev_np(WTERMSIG(status));
+        snprintf(out, size, "signal %d (%s)%s", WTERMSIG(status), name != NULL ? name : "real-time",
+                 WCOREDUMP(status) ? ", core dumped" : "");
+    } else {
+        snprintf(out, size, "exit code %d", WEXITSTATUS(status));
+    }
+}
+
+/* Whether an exit code says that trying again is useless. */
+static bool
+is_final(int status)
+{
+    return WIFEXITED(status) && WEXITSTATUS(status) >= EXIT_CODE_SYSTEM && WEXITSTATUS(status) <= EXIT_CODE_NOT_FOUND;
+}
+
+static void
+count_failure(struct master *m, unsigned i, int64_t now_ns, const char *how)
+{
+    struct slot *slot = &m->slots[i];
+    slot->failures++;
+    if (slot->failures >= FAILURES_MAX) {
+        logs_say(&m->logs, "worker %u died %u times in a row before it was ready (%s): giving up; its errors are above", i,
+                 slot->failures, how);
+        stop_request(m, 0, EXIT_CODE_APP);
+        return;
+    }
+    int64_t wait_ns = backoff_ns(slot->failures);
+    slot->start_ns = now_ns + wait_ns;
+    log_warning("worker %u died before it was ready (%u of %d): next try in %lld ms", i, slot->failures, FAILURES_MAX,
+                (long long)(wait_ns / NS_PER_MS));
+}
+
+static void
+start(struct master *m, unsigned i, int64_t now_ns)
+{
+    struct slot *slot = &m->slots[i];
+    slot->start_ns = 0;
+    if (child_start(m, i, &m->now, &slot->current) < 0)
+        count_failure(m, i, now_ns, "it could not be started");
+}
+
+void
+slots_tick(struct master *m, int64_t now_ns)
+{
+    for (unsigned i = 0; i < m->wanted && m->stop.state == STOP_NONE; i++) {
+        struct slot *slot = &m->slots[i];
+        if (slot->current != NULL)
+            continue;
+        /* With a replacement under way nothing is due unless it was said so. */
+        if (slot->start_ns == 0 && slot->next == NULL)
+            slot->start_ns = now_ns;
+        if (slot->start_ns != 0 && slot->start_ns <= now_ns)
+            start(m, i, now_ns);
+    }
+}
+
+int64_t
+slots_next_ns(const struct master *m)
+{
+    int64_t next = 0;
+    for (unsigned i = 0; i < m->wanted && m->stop.state == STOP_NONE; i++)
+        if (m->slots[i].current == NULL)
+            next = sooner(next, m->slots[i].start_ns);
+    return next;
+}
+
+static void
+say_listening(const struct master *m)
+{
+    BOUNDS_EACH(b, &m->sockets.bounds)
+        log_info("listening on %s%s with %u worker%s", b->kind == CONF_BIND_TCP ? "http://" : "", b->text, m->wanted,
+                 m->wanted == 1 ? "" : "s");
+}
+
+void
+slots_ready(struct master *m, struct child *c)
+{
+    struct slot *slot = &m->slots[c->slot];
+    bool is_first = !m->was_ready;
+    bool is_tried = m->reload.state == RELOAD_TRYING && slot->next == c;
+    if (is_tried && reload_commit(m, c) < 0)
+        return;
+    if (sockets_listen(&m->sockets, c->slot, m->now.conf) < 0 && is_first) {
+        stop_request(m, 0, EXIT_CODE_SYSTEM);
+        return;
+    }
+    slot->failures = 0;
+    log_info("worker %u is ready (pid %d, after %.2f s)", c->slot, (int)c->pid, (double)(c->ready_ns - c->started_ns) / NS_PER_S);
+    m->was_ready = true;
+    if (is_first)
+        for (unsigned i = 0; i < m->wanted; i++)
+            if (m->slots[i].current == NULL && m->slots[i].failures == 0)
+                m->slots[i].start_ns = c->ready_ns;
+    if (is_first || is_tried)
+        say_listening(m);
+}
+
+static void
+log_death(const struct master *m, const struct child *c, int status, const char *how)
+{
+    bool is_clean = WIFEXITED(status) && WEXITSTATUS(status) == EXIT_CODE_OK;
+    if (c->state == CHILD_DUMPING || c->state == CHILD_KILLED)
+        log_info("worker %u (pid %d) ended: %s", c->slot, (int)c->pid, how);
+    else if (c->state == CHILD_LEAVING && (is_clean || !c->was_ready))
+        log_debug("worker %u (pid %d) left", c->slot, (int)c->pid);
+    else if (c->state == CHILD_LEAVING || m->stop.state != STOP_NONE)
+        log_warning("worker %u (pid %d) did not leave in order: %s", c->slot, (int)c->pid, how);
+    else
+        log_error("worker %u (pid %d) died: %s", c->slot, (int)c->pid, how);
+}
+
+static void
+restart(struct master *m, const struct child *c, int status, const char *how)
+{
+    struct slot *slot = &m->slots[c->slot];
+    int64_t now_ns = clock_ns();
+    if (c->was_ready) {
+        slot->short_lives = now_ns - c->ready_ns < SHORT_LIFE_MS * NS_PER_MS ? slot->short_lives + 1 : 0;
+        slot->start_ns = now_ns;
+        if (slot->short_lives > SHORT_LIVES_FREE) {
+            slot->start_ns += backoff_ns(slot->short_lives - SHORT_LIVES_FREE);
+            log_warning("worker %u died soon after it was ready, %u times in a row: next try in %lld ms", c->slot,
+                        slot->short_lives, (long long)((slot->start_ns - now_ns) / NS_PER_MS));
+        }
+        return;
+    }
+    if (!m->was_ready && is_final(status)) {
+        logs_say(&m->logs, "worker %u could not start (%s); its error is above", c->slot, how);
+        stop_request(m, 0, WEXITSTATUS(status));
+        return;
+    }
+    count_failure(m, c->slot, now_ns, how);
+}
+
+void
+slots_died(struct master *m, struct child *c, int status)
+{
+    char how[64];
+    struct slot *slot = &m->slots[c->slot];
+    describe(status, how, sizeof(how));
+    log_death(m, c, status, how);
+    if (slot->next == c) {
+        slot->next = NULL;
+        reload_failed(m, c->slot, how);
+        return;
+    }
+    if (slot->current != c)
+        return;
+    slot->current = NULL;
+    if (m->stop.state != STOP_NONE || c->slot >= m->wanted)
+        return;
+    if (slot->next != NULL && m->reload.state == RELOAD_REPLACING) {
+        slot->current = slot->next; /* it is being started already */
+        slot->next = NULL;
+        return;
+    }
+    restart(m, c, status, how);
+}
+
+void
+slots_went(struct master *m, struct child *c)
+{
+    struct slot *slot = &m->slots[c->slot];
+    int64_t graceful_ms = m->now.conf->timeout_graceful_ms;
+    c->state = CHILD_LEAVING;
+    c->told_n = 0;
+    c->deadline_ns = graceful_ms > 0 ? clock_ns() + graceful_ms * NS_PER_MS : 0;
+    if (slot->next == c) {
+        slot->next = NULL;
+        reload_failed(m, c->slot, "it drained as soon as it was ready");
+    } else if (slot->current == c) {
+        slot->current = NULL;
+        log_info("worker %u (pid %d) drains; another takes its place", c->slot, (int)c->pid);
+    }
+}
+
+void
+slots_more(struct master *m)
+{
+    if (m->stop.state != STOP_NONE || slots_grow(m, m->wanted + 1) < 0)
+        return;
+    m->wanted++;
+    log_info("SIGTTIN: %u workers", m->wanted);
+}
+
+void
+slots_less(struct master *m)
+{
+    if (m->stop.state != STOP_NONE)
+        return;
+    if (m->wanted == 1) {
+        log_info("SIGTTOU: the last worker stays");
+        return;
+    }
+    m->wanted--;
+    log_info("SIGTTOU: %u workers", m->wanted);
+    slots_trim(m);
+}
+
+void
+slots_trim(struct master *m)
+{
+    for (unsigned i = m->wanted; i < m->slots_n; i++) {
+        struct slot *slot = &m->slots[i];
+        if (slot->current != NULL)
+            child_leave(m, slot->current, CONTROL_DRAIN);
+        if (slot->next != NULL)
+            child_leave(m, slot->next, CONTROL_DRAIN);
+        *slot = (struct slot){ 0 };
+    }
+}

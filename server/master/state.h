@@ -1,0 +1,183 @@
+/* state.h: what the files of the master share. One thread, one struct master; times are clock_ns(), 0 = none. */
+#ifndef RINGCORN_MASTER_STATE_H
+#define RINGCORN_MASTER_STATE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "base/list.h"
+#include "conf/conf.h"
+#include "logs.h"
+#include "master.h"
+#include "privileges.h"
+#include "sockets.h"
+#include "worker/worker.h"
+
+/* A configuration and what was looked up for it. Workers are forked with one. */
+struct generation {
+    unsigned number;
+    struct conf *conf;
+    struct privileges privileges;
+};
+void generation_fini(struct generation *g);
+
+enum child_state {
+    CHILD_BOOTING,
+    CHILD_READY,
+    CHILD_LEAVING, /* told to drain or to quit, or going by itself */
+    CHILD_DUMPING, /* asked for its stacks, about to be killed */
+    CHILD_KILLED,
+};
+
+/* A socket that a worker was told to accept from. */
+struct told {
+    int32_t id;
+    bool is_accepting; /* it answered */
+};
+
+/* One worker process. */
+struct child {
+    struct list node; /* in master.children until it is reaped */
+    pid_t pid;
+    unsigned slot;
+    unsigned generation;
+    enum child_state state;
+    bool was_ready;
+    bool is_drained;     /* holds no request any more; lifespan.shutdown runs */
+    int control;         /* our end, or -1 after its end of the stream */
+    int access_fd;       /* its number in the worker, or -1 */
+    int64_t started_ns, ready_ns;
+    int64_t deadline_ns; /* of the state it is in */
+    struct told *told;
+    unsigned told_n;
+};
+
+struct slot {
+    struct child *current; /* BOOTING or READY, or NULL */
+    struct child *next;    /* its replacement in a reload, until it accepts */
+    int64_t start_ns;      /* when to start a worker; 0 = nothing is due */
+    unsigned failures;     /* deaths before ready, in a row */
+    unsigned short_lives;  /* deaths soon after ready, in a row */
+    bool is_stuck;         /* its replacement failed in this reload: the old one stays */
+};
+
+enum reload_state {
+    RELOAD_NONE,
+    RELOAD_TRYING,    /* slot 0 boots its replacement; nothing has changed yet */
+    RELOAD_REPLACING, /* the new configuration holds; slot by slot */
+};
+
+struct reload {
+    enum reload_state state;
+    bool is_wanted_again;   /* SIGHUPs that came meanwhile */
+    struct generation next; /* TRYING */
+    struct sockets_change change;
+    bool is_pid_file_new;   /* TRYING: written under a path that differs from the old one */
+    int64_t started_ns;
+};
+
+enum stop_state {
+    STOP_NONE,
+    STOP_DOORS, /* graceful: nobody new gets in; workers take what waits in the queues */
+    STOP_LEAVING,
+};
+
+struct stop {
+    enum stop_state state;
+    int signal;             /* the first that asked for it, 0 = an error */
+    int64_t begun_ns;
+    int64_t doors_until_ns;
+    int64_t notice_ns;      /* quick: when to say who is still busy */
+    bool was_empty;         /* queues, at the last look */
+};
+
+struct master {
+    const struct master_args *args;
+    struct generation now;
+    unsigned generations; /* numbers given so far */
+    struct sockets sockets;
+    struct logs logs;
+    int signal_fd;
+    struct list children;
+    struct slot *slots;
+    unsigned slots_n; /* slots that have sockets: never less */
+    unsigned wanted;  /* workers that should be: slots 0..wanted-1 */
+    bool was_ready;   /* some worker was, once */
+    struct reload reload;
+    struct stop stop;
+    int exit_code;
+};
+
+/* --- child.c --- */
+/* Forks a worker into a slot. Returns 0 or -errno, logged; *out is in m->children. */
+int child_start(struct master *m, unsigned slot, const struct generation *g, struct child **out);
+/* Tells it to go: CONTROL_DRAIN or CONTROL_QUIT; killed after timeouts.graceful. Its slot is the caller's to clear. */
+void child_leave(struct master *m, struct child *c, enum control_kind kind);
+/* Asks for its stacks and kills it shortly after. */
+void child_end_now(struct child *c);
+/* Reads what it says; may call slots_ready(), coverage_update(). */
+void child_read(struct master *m, struct child *c);
+/* Deadlines. */
+void child_tick(struct master *m, struct child *c, int64_t now_ns);
+/* Waits for the dead, and calls slots_died() for each of ours. */
+void children_reap(struct master *m);
+void child_free(struct child *c);
+/* Accepts from all the sockets that it was told of. */
+bool child_is_accepting(const struct child *c);
+#define CHILDREN_EACH(c, m)                                                                        \
+    for (struct child *c = CONTAINER_OF((m)->children.next, struct child, node);                   \
+         &c->node != &(m)->children; c = CONTAINER_OF(c->node.next, struct child, node))
+
+/* --- slots.c --- */
+/* Makes room for n slots and opens their sockets. Returns 0 or -EXIT_CODE_SYSTEM, printed. */
+int slots_grow(struct master *m, unsigned n);
+/* Starts what is due, ends what is too much. */
+void slots_tick(struct master *m, int64_t now_ns);
+void slots_ready(struct master *m, struct child *c);
+void slots_died(struct master *m, struct child *c, int status);
+/* A worker drains without having been told to: its slot gets another at once. */
+void slots_went(struct master *m, struct child *c);
+/* One more or one less (SIGTTIN, SIGTTOU). */
+void slots_more(struct master *m);
+void slots_less(struct master *m);
+/* Ends workers of slots that are not wanted. */
+void slots_trim(struct master *m);
+int64_t slots_next_ns(const struct master *m);
+
+/* --- coverage.c --- */
+/* Tells every ready worker what changed in what it should accept from. */
+void coverage_update(struct master *m);
+/* Closes the sockets that leave, once their queues are empty. */
+void coverage_tick(struct master *m, int64_t now_ns);
+
+/* --- reload.c --- */
+void reload_request(struct master *m);
+/* The replacement in slot 0 is ready while RELOAD_TRYING: makes the change. Returns 0, or -1 when it was given up. */
+int reload_commit(struct master *m, struct child *c);
+void reload_failed(struct master *m, unsigned slot, const char *why);
+/* Goes on with the next slot. */
+void reload_tick(struct master *m);
+void reload_abort(struct master *m);
+
+/* --- stop.c --- */
+/* by: the signal, or 0 for an error; then code is the exit code. */
+void stop_request(struct master *m, int by, int code);
+void stop_tick(struct master *m, int64_t now_ns);
+int64_t stop_next_ns(const struct master *m);
+
+/* --- signals.c --- */
+/* Blocks the signals that are ours and opens a descriptor for them. Returns it, or -errno. */
+int signals_open(void);
+void signals_read(struct master *m);
+/* In a forked child: as a fresh process has them. */
+void signals_reset(void);
+
+/* The sooner of two times, where 0 is none. */
+static inline int64_t
+sooner(int64_t a, int64_t b)
+{
+    return a == 0 || (b != 0 && b < a) ? b : a;
+}
+
+#endif
