@@ -3,7 +3,8 @@
  *   embed.c    starting the interpreter: PyConfig, virtual environment, paths      compat.h  differences between versions
  *   module.c   the module _ringcorn: types and constants in its state, no globals   errors.c  errno <-> exceptions
  *   loop.c     the event loop: ready queue, timers, turn, GIL                       handle.c  callbacks to run
- *   fds.c      add_reader and add_writer                                            task.c    a coroutine started at once
+ *   timers.c   call_later and call_at                                               fds.c     add_reader and add_writer
+ *   task.c     a coroutine started at once                                          private.h what these files share
  *
  * All with the GIL held and on the loop's thread unless said otherwise. */
 #ifndef RINGCORN_PY_H
@@ -52,12 +53,25 @@ struct loop_client {
 /* loop: a LoopCore. client and self outlive the loop or are replaced by (NULL, NULL). */
 void loop_attach(PyObject *loop, const struct loop_client *client, void *self);
 
-/* The loop's io; borrowed, until the loop is closed. */
+/* The loop's io; borrowed, until the loop is closed. Opened in the calling thread, which must be the one that will run the loop. NULL
+ * with an exception set where it cannot be had. Once a client is attached the loop stays in this thread. */
 struct io *loop_io(PyObject *loop);
 
 /* As loop.call_soon(callback, context=context) without arguments and without handing out a handle. Steals nothing.
  * context may be NULL (the current one is copied). Returns 0 or -1 with an exception set. */
 int loop_call_soon(PyObject *loop, PyObject *callback, PyObject *context);
+
+/* As loop.create_future(): a real asyncio.Future, new. */
+PyObject *loop_create_future(PyObject *loop);
+
+/* Hands the pending exception to the loop's exception handler, with the message. SystemExit and KeyboardInterrupt stay set and give
+ * -1, as does what the handler itself raises. May run Python. */
+int loop_report(PyObject *loop, const char *message);
+
+/* A thread of ours begins or ends a spell of Python for this loop: while there is one, the loop gives the GIL away once a turn
+ * even when it has work. Any thread, no GIL needed. */
+void loop_helper_begin(PyObject *loop);
+void loop_helper_end(PyObject *loop);
 
 /* CLOCK_MONOTONIC when the callback that runs now was begun. */
 int64_t loop_step_ns(PyObject *loop);
@@ -70,18 +84,22 @@ struct post {
     struct post *next;
     void (*fn)(struct post *post, PyObject *loop);
 };
-/* Any thread, no GIL needed; wakes the loop only if it sleeps. Order is kept per sender. After the loop is closed posts are
- * dropped: fn is called with loop NULL, GIL held, by whoever closes, or at once by the poster... see loop.c. */
+/* Any thread with a reference to the loop, with or without the GIL; wakes the loop only if it sleeps. Order is kept per sender. A closed
+ * loop runs nothing more: fn is then called with loop NULL, to free what it must: for posts that were waiting by close(), for
+ * later ones by loop_post() itself, which takes the GIL for it (so a thread that posts must not be one that Python could not know). */
 void loop_post(PyObject *loop, struct post *post);
 
 /* --- a coroutine started at once (task.c) ------------------------------------------------------------------------
  * Makes an asyncio.Task (a real _asyncio.Task: current_task(), timeouts, AnyIO, all_tasks() see it) for coro in context, and runs its
  * first step before it returns: eagerly where CPython can (3.12), else by taking the step out of call_soon's hands.
  * Must be called in phase 3 (loop running, no task current). Returns a new reference (the task may be done already), or NULL with an
- * exception set (only when the task could not be made: an exception of the coroutine is the task's). May run Python. */
+ * exception set: the task could not be made, or the step raised SystemExit or KeyboardInterrupt, which are everybody's (hand them
+ * on by client->run()); any other exception of the coroutine is the task's. May run Python. */
 PyObject *task_start(PyObject *loop, PyObject *coro, PyObject *context);
 
-/* --- the module (module.c) --- */
+/* --- the module (module.c) ---------------------------------------------------------------------------------------
+ * The folders above add their types in functions that module.c calls when they are linked in (weak references):
+ * sync_add_types(), asgi_add_types(), guard_add_types(). Each gets the new module: 0, or -1 with an exception set. */
 PyObject *PyInit__ringcorn(void);
 
 #endif

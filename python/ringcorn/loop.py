@@ -1,0 +1,272 @@
+"""Ringcorn's event loop: asyncio's own classes on a core in C.
+
+``_ringcorn.LoopCore`` has what is called once per callback: the ready queue, the timers, the wait in the ring (or epoll), readiness of
+descriptors, threads. Everything else (transports, TLS, subprocesses, signals, servers, ``sock_*``) is asyncio's, unchanged, on top.
+
+    with asyncio.Runner(loop_factory=ringcorn.loop.new_event_loop) as runner:
+        runner.run(main())
+"""
+
+import asyncio
+import os
+import selectors
+import signal
+import sys
+import threading
+import warnings
+from asyncio import base_events, events
+from asyncio.log import logger
+
+import _ringcorn
+
+__all__ = ("EventLoopPolicy", "Loop", "new_event_loop")
+
+# Threads of a stand-alone loop's executor, as concurrent.futures counts them.
+EXECUTOR_THREADS_MAX = 32
+
+
+def new_event_loop(io=None):
+    """A new event loop. io: 'auto', 'io_uring' or 'epoll'; unset, the environment's RINGCORN_LOOP_IO, or 'auto'."""
+    return Loop(io)
+
+
+class _Selector(selectors.BaseSelector):
+    """What asyncio's classes take for their selector. It waits for nothing: LoopCore does. Transports ask it in their repr()."""
+
+    def __init__(self, loop):
+        self._loop = loop
+
+    def _key(self, fd):
+        reader, writer = self._loop._fd_handles(fd)
+        wanted = (selectors.EVENT_READ if reader else 0) | (selectors.EVENT_WRITE if writer else 0)
+        return selectors.SelectorKey(fd, fd, wanted, (reader, writer)) if wanted else None
+
+    def get_key(self, fileobj):
+        key = self._key(fileobj if isinstance(fileobj, int) else fileobj.fileno())
+        if key is None:
+            raise KeyError(f"{fileobj!r} is not registered")
+        return key
+
+    def get_map(self):
+        return None
+
+    def register(self, fileobj, events, data=None):
+        raise NotImplementedError("use add_reader() and add_writer() of the loop")
+
+    def unregister(self, fileobj):
+        raise NotImplementedError("use remove_reader() and remove_writer() of the loop")
+
+    def select(self, timeout=None):
+        raise NotImplementedError("the loop waits by itself")
+
+    def close(self):
+        self._loop = None
+
+
+class Loop(_ringcorn.LoopCore, asyncio.SelectorEventLoop):
+    """An asyncio event loop on io_uring or epoll."""
+
+    def __init__(self, io=None):
+        self._open(io or os.environ.get("RINGCORN_LOOP_IO") or "auto")
+        super().__init__(_Selector(self))
+
+    # --- running
+
+    def run_forever(self):
+        self._check_closed()
+        self._check_running()
+        self._set_coroutine_origin_tracking(self._debug)
+        agen_hooks = sys.get_asyncgen_hooks()
+        with_wakeup_fd = False
+        try:
+            self._thread_id = threading.get_ident()
+            sys.set_asyncgen_hooks(
+                firstiter=self._asyncgen_firstiter_hook,
+                finalizer=self._asyncgen_finalizer_hook,
+            )
+            events._set_running_loop(self)
+            with_wakeup_fd = self._take_wakeup_fd()
+            self._run()
+        finally:
+            self._stopping = False
+            self._thread_id = None
+            events._set_running_loop(None)
+            self._set_coroutine_origin_tracking(False)
+            sys.set_asyncgen_hooks(*agen_hooks)
+            if with_wakeup_fd:
+                self._give_wakeup_fd()
+
+    def _take_wakeup_fd(self):
+        """Lets signals write to the self-pipe: one that comes between the loop's last look and its wait would be slept through."""
+        if threading.current_thread() is not threading.main_thread():
+            return False
+        try:
+            before = signal.set_wakeup_fd(self._csock.fileno(), warn_on_full_buffer=False)
+        except (ValueError, OSError):  # not the main interpreter
+            return False
+        if before not in (-1, self._csock.fileno()):
+            signal.set_wakeup_fd(before)
+            return False
+        return True
+
+    def _give_wakeup_fd(self):
+        if self._signal_handlers or self._csock is None:
+            return  # add_signal_handler() needs it as long as there is one
+        try:
+            after = signal.set_wakeup_fd(-1)
+            if after not in (-1, self._csock.fileno()):
+                signal.set_wakeup_fd(after)
+        except (ValueError, OSError):
+            pass
+
+    def _slow_callback(self, handle, seconds):
+        """Called by the core in debug mode."""
+        logger.warning("Executing %s took %.3f seconds", base_events._format_handle(handle), seconds)
+
+    def close(self):
+        if self.is_running():
+            raise RuntimeError("Cannot close a running event loop")
+        if self.is_closed():
+            return
+        pool, self._executor_pool = self._executor_pool, None
+        super().close()
+        self._close_core()
+        if pool is not None:
+            pool.close()
+
+    # --- threads
+
+    def _set_pools(self, executor):
+        """Makes a pool of the server the one behind run_in_executor(None, ...)."""
+        self._executor_pool = executor
+
+    def _run_in_executor(self, executor, func, *args):
+        """run_in_executor() where it is not the plain case, which the core does by itself."""
+        if self._debug:
+            self._check_callback(func, "run_in_executor")
+        if executor is None and self._default_executor is None:
+            self._check_default_executor()
+            executor = self._executor_pool
+            if executor is None:
+                threads = min(EXECUTOR_THREADS_MAX, (os.cpu_count() or 1) + 4)
+                executor = self._executor_pool = _ringcorn.Pool(self, threads, "ringcorn-executor")
+        if isinstance(executor, _ringcorn.Pool):
+            return executor.submit(func, *args)
+        return asyncio.SelectorEventLoop.run_in_executor(self, executor, func, *args)
+
+    async def shutdown_default_executor(self, timeout=None):
+        """Waits until the threads of the default executor have ended, at most timeout seconds."""
+        pool, self._executor_pool = self._executor_pool, None
+        if self._default_executor is not None:
+            if sys.version_info >= (3, 12):
+                await super().shutdown_default_executor(timeout)
+            else:
+                await super().shutdown_default_executor()
+        self._executor_shutdown_called = True
+        if pool is None:
+            return
+        future = self.create_future()
+
+        def stop():
+            left, error = None, None
+            try:
+                left = pool.stop(timeout)
+            except BaseException as exc:
+                error = exc
+            try:
+                self.call_soon_threadsafe(done, left, error)
+            except RuntimeError:  # the loop was closed meanwhile
+                pass
+
+        def done(left, error):
+            if future.done():
+                return
+            if error is not None:
+                future.set_exception(error)
+            else:
+                future.set_result(left)
+
+        thread = threading.Thread(target=stop, name="ringcorn-executor-stop", daemon=True)
+        thread.start()
+        left = await future
+        thread.join()
+        if left:
+            where = ", ".join(f"{name} in {place}" for name, place in left)
+            warnings.warn(
+                f"The executor did not finish joining its threads within {timeout} seconds: {where}",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+
+
+def _pidfd_watcher():
+    """3.11 starts a thread for each subprocess; from 3.12 on asyncio itself takes a pidfd."""
+    from asyncio import unix_events
+
+    class PidfdWatcher(unix_events.PidfdChildWatcher):
+        def is_active(self):
+            return True
+
+        def close(self):
+            pass
+
+        def attach_loop(self, loop):
+            pass
+
+        def add_child_handler(self, pid, callback, *args):
+            loop = events.get_running_loop()
+            pidfd = os.pidfd_open(pid)
+            loop._add_reader(pidfd, self._do_wait, pid, pidfd, loop, callback, args)
+
+        def _do_wait(self, pid, pidfd, loop, callback, args):
+            loop._remove_reader(pidfd)
+            try:
+                _, status = os.waitpid(pid, 0)
+                returncode = unix_events.waitstatus_to_exitcode(status)
+            except ChildProcessError:
+                returncode = 255
+                logger.warning("child process pid %d exit status already read:  will report returncode 255", pid)
+            finally:
+                os.close(pidfd)
+            callback(pid, returncode, *args)
+
+        def remove_child_handler(self, pid):
+            return True
+
+    return PidfdWatcher()
+
+
+def _pidfds_work():
+    try:
+        os.close(os.pidfd_open(os.getpid()))
+    except (AttributeError, OSError):  # a kernel before 5.3, or seccomp
+        return False
+    return True
+
+
+def _make_policy():
+    class EventLoopPolicy(asyncio.DefaultEventLoopPolicy):
+        """asyncio.set_event_loop_policy(EventLoopPolicy()) makes this loop the default one."""
+
+        def _loop_factory(self):
+            return Loop()
+
+        if sys.version_info < (3, 12):
+
+            def _init_watcher(self):
+                with events._lock:
+                    if self._watcher is None and _pidfds_work():
+                        self._watcher = _pidfd_watcher()
+                super()._init_watcher()
+
+    EventLoopPolicy.__module__ = __name__
+    EventLoopPolicy.__qualname__ = "EventLoopPolicy"
+    return EventLoopPolicy
+
+
+def __getattr__(name):
+    # Policies are deprecated from 3.14 on: made only for those who ask.
+    if name == "EventLoopPolicy":
+        policy = globals()[name] = _make_policy()
+        return policy
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
