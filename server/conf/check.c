@@ -66,11 +66,10 @@ void
 check_all(struct load *l, bool is_app_needed)
 {
     struct conf *c = l->conf;
-    if (is_app_needed && c->app == NULL && where_set(l, "app")->source <= SOURCE_FALLBACK)
+    /* Only where nothing else was said: the file that names it may be the one that cannot be read. */
+    if (is_app_needed && c->app == NULL && l->errors == 0)
         load_error(l, &(struct where){ 0 },
                    "no application: run `ringcorn module:attribute`, or set app in ringcorn.yaml");
-    else if (is_app_needed && c->app == NULL && l->errors == 0)
-        load_error(l, where_set(l, "app"), "is not set");
     check_binds(l);
     check_app_dir(l);
     check_own_header(l, "Server", "server_header", &c->server_header);

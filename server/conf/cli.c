@@ -82,6 +82,13 @@ value_of(const char *attached, int argc, char **argv, int *i)
     return argv[++*i];
 }
 
+/* Does what follows an unknown option look like its value rather than like the application? One fault is told once. */
+static bool
+is_value(const char *arg)
+{
+    return arg[0] != '-' && (strchr(arg, ':') == NULL || strchr(arg, ' ') != NULL);
+}
+
 static void
 scan_option(struct load *l, int argc, char **argv, int *i, struct cli *cli)
 {
@@ -104,9 +111,8 @@ scan_option(struct load *l, int argc, char **argv, int *i, struct cli *cli)
     const struct cli_option *special = special_find(option);
     const struct key *k = special ? NULL : schema_by_option(option, &is_no);
     if (special == NULL && k == NULL) {
-        /* gunicorn's -k and -t, and the like, have values, which must not be taken for the application. */
         unknown(l, option, &w);
-        if (attached == NULL && *i + 2 < argc && argv[*i + 1][0] != '-' && strchr(argv[*i + 1], ':') == NULL)
+        if (attached == NULL && *i + 1 < argc && is_value(argv[*i + 1]))
             ++*i;
         return;
     }
