@@ -271,6 +271,9 @@ child_read(struct master *m, struct child *c)
         case CONTROL_LISTENING:
             said_listening(c, msg.id);
             break;
+        case CONTROL_REPLACE:
+            slots_asked(m, c);
+            break;
         case CONTROL_DRAINED:
             c->is_drained = true;
             if (c->state == CHILD_READY)

@@ -127,17 +127,8 @@ static bool
 replace(struct master *m, unsigned i)
 {
     struct slot *slot = &m->slots[i];
-    if (slot->next != NULL) {
-        if (!child_is_accepting(slot->next))
-            return false;
-        struct child *old = slot->current;
-        slot->current = slot->next;
-        slot->next = NULL;
-        slot->start_ns = 0;
-        if (old != NULL)
-            child_leave(m, old, CONTROL_DRAIN);
-        return true;
-    }
+    if (slot->next != NULL)
+        return slots_replace(m, i);
     if (slot->current == NULL || slot->is_stuck)
         return true; /* dead: the next one comes with the new configuration anyway */
     if (slot->current->generation == m->now.number)
@@ -178,7 +169,8 @@ reload_tick(struct master *m)
     }
     /* Workers with long requests take their time to leave; impatient signals must not pile up generations of them. */
     bool is_room = m->now.conf->timeout_graceful_ms == 0 || count_leaving(m) <= 2 * m->wanted;
-    if (r->state == RELOAD_NONE && r->is_wanted_again && is_room)
+    bool is_free = m->slots[0].next == NULL; /* a worker that asked to be replaced is served first */
+    if (r->state == RELOAD_NONE && r->is_wanted_again && is_room && is_free)
         begin(m);
 }
 

@@ -15,6 +15,8 @@ enum {
     BACKOFF_MAX_MS = 5000,
     SHORT_LIFE_MS = 1000,   /* ready for less than this, again and again: back off too */
     SHORT_LIVES_FREE = 2,
+    REPLACE_MS = 100,       /* after a worker asked for it: a signal to the whole group may be meant to end us all */
+    REPLACE_AGAIN_MS = 5000, /* after its replacement died */
     STAGGER_MS = 500,       /* the first worker's head start: an application that cannot start says so once, not N times */
 };
 
@@ -100,14 +102,45 @@ start(struct master *m, unsigned i, int64_t now_ns)
         count_failure(m, i, now_ns, "it could not be started");
 }
 
+/* The worker on which a reload depends. */
+static bool
+is_tried(const struct master *m, const struct child *c)
+{
+    return m->reload.state == RELOAD_TRYING && c != NULL && c->generation == m->reload.next.number;
+}
+
+/* A worker that wants to go, outside of a reload (which replaces it anyway). */
+static void
+replace_if_asked(struct master *m, unsigned i, int64_t now_ns)
+{
+    struct slot *slot = &m->slots[i];
+    if (slot->next != NULL) {
+        if (m->reload.state != RELOAD_REPLACING && !is_tried(m, slot->next))
+            (void)slots_replace(m, i);
+        return;
+    }
+    int64_t *at = &slot->current->replace_at_ns;
+    if (*at == 0 || *at > now_ns || m->reload.state != RELOAD_NONE)
+        return;
+    *at = now_ns + REPLACE_AGAIN_MS * NS_PER_MS;
+    if (child_start(m, i, &m->now, &slot->next) == 0)
+        log_info("worker %u (pid %d) wants to go; another takes its place", i, (int)slot->current->pid);
+}
+
 void
 slots_tick(struct master *m, int64_t now_ns)
 {
     for (unsigned i = 0; i < m->wanted && m->stop.state == STOP_NONE; i++) {
         struct slot *slot = &m->slots[i];
-        if (slot->current != NULL)
+        if (slot->current == NULL && slot->next != NULL && !is_tried(m, slot->next)) {
+            slot->current = slot->next; /* the old one did not wait for it */
+            slot->next = NULL;
+        }
+        if (slot->current != NULL) {
+            replace_if_asked(m, i, now_ns);
             continue;
-        /* With a replacement under way nothing is due unless it was said so. */
+        }
+        /* While a reload tries its first worker here, nothing is due unless it was said so. */
         if (slot->start_ns == 0 && slot->next == NULL)
             slot->start_ns = now_ns;
         if (slot->start_ns != 0 && slot->start_ns <= now_ns)
@@ -119,9 +152,13 @@ int64_t
 slots_next_ns(const struct master *m)
 {
     int64_t next = 0;
-    for (unsigned i = 0; i < m->wanted && m->stop.state == STOP_NONE; i++)
-        if (m->slots[i].current == NULL)
-            next = sooner(next, m->slots[i].start_ns);
+    for (unsigned i = 0; i < m->wanted && m->stop.state == STOP_NONE; i++) {
+        const struct slot *slot = &m->slots[i];
+        if (slot->current == NULL)
+            next = sooner(next, slot->start_ns);
+        else if (slot->next == NULL && m->reload.state == RELOAD_NONE)
+            next = sooner(next, slot->current->replace_at_ns);
+    }
     return next;
 }
 
@@ -138,8 +175,8 @@ slots_ready(struct master *m, struct child *c)
 {
     struct slot *slot = &m->slots[c->slot];
     bool is_first = !m->was_ready;
-    bool is_tried = m->reload.state == RELOAD_TRYING && slot->next == c;
-    if (is_tried && reload_commit(m, c) < 0)
+    bool is_new = is_tried(m, c);
+    if (is_new && reload_commit(m, c) < 0)
         return;
     if (sockets_listen(&m->sockets, c->slot, m->now.conf) < 0 && is_first) {
         stop_request(m, 0, EXIT_CODE_SYSTEM);
@@ -152,7 +189,7 @@ slots_ready(struct master *m, struct child *c)
         for (unsigned i = 0; i < m->wanted; i++)
             if (m->slots[i].current == NULL && m->slots[i].failures == 0)
                 m->slots[i].start_ns = c->ready_ns;
-    if (is_first || is_tried)
+    if (is_first || is_new)
         say_listening(m);
 }
 
@@ -193,6 +230,15 @@ restart(struct master *m, const struct child *c, int status, const char *how)
     count_failure(m, c->slot, now_ns, how);
 }
 
+/* A replacement died. One that was asked for is tried again; see replace_if_asked(). */
+static void
+lost_next(struct master *m, const struct child *c, const char *how)
+{
+    m->slots[c->slot].next = NULL;
+    if (is_tried(m, c) || m->reload.state == RELOAD_REPLACING)
+        reload_failed(m, c->slot, how);
+}
+
 void
 slots_died(struct master *m, struct child *c, int status)
 {
@@ -201,8 +247,7 @@ slots_died(struct master *m, struct child *c, int status)
     describe(status, how, sizeof(how));
     log_death(m, c, status, how);
     if (slot->next == c) {
-        slot->next = NULL;
-        reload_failed(m, c->slot, how);
+        lost_next(m, c, how);
         return;
     }
     if (slot->current != c)
@@ -210,12 +255,35 @@ slots_died(struct master *m, struct child *c, int status)
     slot->current = NULL;
     if (m->stop.state != STOP_NONE || c->slot >= m->wanted)
         return;
-    if (slot->next != NULL && m->reload.state == RELOAD_REPLACING) {
-        slot->current = slot->next; /* it is being started already */
-        slot->next = NULL;
+    /* Another may be on its way already: slots_tick() puts it here. The one that a reload tries may help as well, but only a
+     * slot that nobody served can wait for it. */
+    if (slot->next != NULL && (!is_tried(m, slot->next) || !c->was_ready))
         return;
-    }
     restart(m, c, status, how);
+}
+
+void
+slots_asked(struct master *m, struct child *c)
+{
+    if (c->state == CHILD_READY && c->replace_at_ns == 0 && m->stop.state == STOP_NONE)
+        c->replace_at_ns = clock_ns() + REPLACE_MS * NS_PER_MS;
+}
+
+bool
+slots_replace(struct master *m, unsigned i)
+{
+    struct slot *slot = &m->slots[i];
+    if (slot->next == NULL)
+        return true;
+    if (!child_is_accepting(slot->next))
+        return false;
+    struct child *old = slot->current;
+    slot->current = slot->next;
+    slot->next = NULL;
+    slot->start_ns = 0;
+    if (old != NULL)
+        child_leave(m, old, CONTROL_DRAIN);
+    return true;
 }
 
 void
@@ -227,11 +295,11 @@ slots_went(struct master *m, struct child *c)
     c->told_n = 0;
     c->deadline_ns = graceful_ms > 0 ? clock_ns() + graceful_ms * NS_PER_MS : 0;
     if (slot->next == c) {
-        slot->next = NULL;
-        reload_failed(m, c->slot, "it drained as soon as it was ready");
+        lost_next(m, c, "it drained as soon as it was ready");
     } else if (slot->current == c) {
         slot->current = NULL;
-        log_info("worker %u (pid %d) drains; another takes its place", c->slot, (int)c->pid);
+        if (m->stop.state == STOP_NONE)
+            log_info("worker %u (pid %d) drains; another takes its place", c->slot, (int)c->pid);
     }
 }
 

@@ -49,13 +49,14 @@ struct child {
     int access_fd;       /* its number in the worker, or -1 */
     int64_t started_ns, ready_ns;
     int64_t deadline_ns; /* of the state it is in */
+    int64_t replace_at_ns; /* it asked to be replaced: when to start another */
     struct told *told;
     unsigned told_n;
 };
 
 struct slot {
     struct child *current; /* BOOTING or READY, or NULL */
-    struct child *next;    /* its replacement in a reload, until it accepts */
+    struct child *next;    /* its replacement, until that one accepts */
     int64_t start_ns;      /* when to start a worker; 0 = nothing is due */
     unsigned failures;     /* deaths before ready, in a row */
     unsigned short_lives;  /* deaths soon after ready, in a row */
@@ -136,6 +137,8 @@ int slots_grow(struct master *m, unsigned n);
 void slots_tick(struct master *m, int64_t now_ns);
 void slots_ready(struct master *m, struct child *c);
 void slots_died(struct master *m, struct child *c, int status);
+/* A worker asks to be replaced. */
+void slots_asked(struct master *m, struct child *c);
 /* A worker drains without having been told to: its slot gets another at once. */
 void slots_went(struct master *m, struct child *c);
 /* One more or one less (SIGTTIN, SIGTTOU). */
@@ -143,6 +146,8 @@ void slots_more(struct master *m);
 void slots_less(struct master *m);
 /* Ends workers of slots that are not wanted. */
 void slots_trim(struct master *m);
+/* Puts the replacement in its place, if it accepts. Returns whether none is under way any more. */
+bool slots_replace(struct master *m, unsigned slot);
 int64_t slots_next_ns(const struct master *m);
 
 /* --- coverage.c --- */
