@@ -1,0 +1,105 @@
+"""The lifespan protocol: on, off, auto; supported, absent, failing; state and context handed to requests."""
+
+import json
+
+import pytest
+
+import harness
+
+
+def test_state_and_context_reach_every_request(server):
+    """The top level of state is copied for each request, what hangs below is shared; the context is the lifespan's, copied."""
+    s = server("lifespans:full")
+    got = [json.loads(s.get("/").body) for _ in range(3)]
+    assert [g["hits"] for g in got] == [1, 2, 3]
+    assert [g["number"] for g in got] == [2, 2, 2]
+    assert [g["var"] for g in got] == ["from lifespan"] * 3
+    s.check_returned()
+    assert s.stop() == 0
+    assert "shutdown seen" in s.out.lines
+
+
+def test_requests_of_one_connection_have_contexts_of_their_own(server):
+    s = server("raw:app", shared=True)
+    with s.connect() as c:
+        assert [c.get(f"/context?set={i}").body for i in range(4)] == [b"unset %d" % i for i in range(4)]
+
+
+@pytest.mark.parametrize("mode", ["auto", "off"])
+def test_absent_is_fine(server, mode):
+    s = server("lifespans:absent", "--lifespan", mode)
+    assert s.get("/").status == 200
+
+
+def test_absent_with_on_does_not_start():
+    r = harness.run("--bind", "127.0.0.1:0", "--app-dir", harness.APPS, "--lifespan", "on", "lifespans:absent")
+    assert r.returncode == 3
+    assert "NotImplementedError" in r.stderr
+
+
+def test_ignored_is_taken_for_absent(server):
+    s = server("lifespans:ignored")
+    assert s.get("/").body == b"served"
+
+
+def test_off_never_calls_it(server):
+    s = server("lifespans:startup_failed", "--lifespan", "off")
+    s.expect_errors("GET /")
+    assert s.get("/").status == 500  # it only knows lifespan, and answers nothing
+
+
+def test_startup_failed_ends_with_3_and_its_message():
+    r = harness.run("--bind", "127.0.0.1:0", "--app-dir", harness.APPS, "lifespans:startup_failed")
+    assert r.returncode == 3
+    assert "the database is not there" in r.stderr
+
+
+def test_startup_that_raises_with_on_ends_with_3_and_the_traceback():
+    r = harness.run("--bind", "127.0.0.1:0", "--app-dir", harness.APPS, "--lifespan", "on", "lifespans:startup_raises")
+    assert r.returncode == 3
+    assert "ValueError: startup went wrong" in r.stderr and "lifespans.py" in r.stderr
+
+
+def test_startup_that_takes_too_long():
+    r = harness.run("--bind", "127.0.0.1:0", "--app-dir", harness.APPS, "--timeout-startup", "1s", "lifespans:startup_hangs", timeout=60)
+    assert r.returncode == 3
+    assert "startup" in r.stderr
+
+
+def test_shutdown_failed_is_said(server):
+    s = server("lifespans:shutdown_failed")
+    assert s.get("/").status == 200
+    s.expect_errors("could not flush")
+    s.stop()
+
+
+def test_shutdown_that_raises_is_said(server):
+    s = server("lifespans:shutdown_raises")
+    assert s.get("/").status == 200
+    s.expect_errors("(?i)lifespan")
+    s.stop()
+    assert "shutdown went wrong" in s.log
+
+
+def test_lifespan_that_dies_is_said_and_requests_go_on(server):
+    s = server("lifespans:dies")
+    s.expect_errors("(?i)lifespan")
+    s.wait_log("lifespan died")
+    assert s.get("/").body == b"served"
+
+
+def test_task_made_at_start_runs_between_requests(server):
+    s = server("lifespans:background")
+    first = int(s.get("/").body)
+    harness.time.sleep(0.3)
+    assert int(s.get("/").body) > first + 3
+    assert s.stop() == 0
+    assert "ticker ended" in s.log
+
+
+def test_every_worker_has_its_lifespan(server):
+    s = server("lifespans:full", "--workers", "3")
+    harness.wire.eventually(lambda: len(s.workers()) == 3)
+    harness.time.sleep(0.5)
+    assert s.stop() == 0
+    assert s.out.lines.count("shutdown seen") == 3
