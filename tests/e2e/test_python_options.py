@@ -1,0 +1,98 @@
+"""The embedded Python: its environment variables, options, paths, import order."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import harness
+
+
+def process(s):
+    return s.get("/process").json()
+
+
+def test_python_path_and_app_dir(server, tmp_path):
+    (tmp_path / "extra").mkdir()
+    (tmp_path / "extra" / "elsewhere.py").write_text("from raw import app\n")
+    s = server("elsewhere:app", "--python-path", tmp_path / "extra")
+    path = process(s)["path"]
+    assert str(tmp_path / "extra") in path and str(harness.APPS) in path
+
+
+def test_pythonpath_variable(server, tmp_path):
+    (tmp_path / "from_env.py").write_text("from raw import app\n")
+    s = server("from_env:app", env={"PYTHONPATH": str(tmp_path)})
+    assert s.get("/hello").status == 200
+
+
+def test_application_of_the_current_folder(server, tmp_path):
+    (tmp_path / "here.py").write_text("from raw import app\n")
+    s = server("here:app", app_dir=None, cwd=tmp_path, env={"PYTHONPATH": str(harness.APPS)})
+    assert s.get("/hello").status == 200
+
+
+@pytest.mark.parametrize(
+    "env, key, value",
+    [({"PYTHONOPTIMIZE": "1"}, "optimize", 1), ({"PYTHONDEVMODE": "1"}, "dev_mode", True)],
+)
+def test_variables_of_python_are_honoured(server, env, key, value):
+    s = server("raw:app", env=env)
+    assert process(s)["flags"][key] == value
+
+
+def test_asyncio_debug(server):
+    s = server("raw:app", env={"PYTHONASYNCIODEBUG": "1"})
+    assert process(s)["debug"] is True
+    assert s.post("/echo", b"x" * 100).body == b"x" * 100
+
+
+def test_python_options(server):
+    s = server("raw:app", config="python:\n  options: [dev]\n")
+    assert process(s)["flags"]["dev_mode"] is True
+
+
+def test_import_first(server):
+    s = server("raw:app", config="import_first: [import_first_probe]\n")
+    assert process(s)["import_first"] is True
+
+
+def test_venv_option(server, tmp_path):
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "v"], check=True)
+    site = next((tmp_path / "v").glob("lib/python*/site-packages"))
+    (site / "only_here.py").write_text("from raw import app\n")
+    s = server("only_here:app", "--venv", tmp_path / "v", env={"VIRTUAL_ENV": None})
+    got = process(s)
+    assert got["prefix"] == str(tmp_path / "v") and Path(got["executable"]).parent == tmp_path / "v" / "bin"
+
+
+def test_venv_of_another_version_is_refused(tmp_path):
+    bin_ = tmp_path / "v" / "bin"
+    bin_.mkdir(parents=True)
+    (tmp_path / "v" / "lib" / "python3.1" / "site-packages").mkdir(parents=True)
+    (tmp_path / "v" / "pyvenv.cfg").write_text("home = /usr/bin\nversion = 3.1.5\n")
+    (bin_ / "python").symlink_to("/usr/bin/true")
+    r = harness.run("--bind", "127.0.0.1:0", "--app-dir", harness.APPS, "--venv", tmp_path / "v", "raw:app", env={"VIRTUAL_ENV": None})
+    assert r.returncode != 0
+    assert "3.1" in r.stderr and "{}.{}".format(*sys.version_info) in r.stderr
+
+
+def test_venv_that_is_none(tmp_path):
+    r = harness.run("--bind", "127.0.0.1:0", "--app-dir", harness.APPS, "--venv", tmp_path, "raw:app", env={"VIRTUAL_ENV": None})
+    assert r.returncode != 0 and str(tmp_path) in r.stderr
+
+
+def test_package_is_usable_in_a_plain_python():
+    """build/python alone on the path: the loop, without the server."""
+    package = harness.BIN.parent / "python"
+    code = (
+        "import asyncio, ringcorn.loop\n"
+        "loop = ringcorn.loop.new_event_loop()\n"
+        "print(loop.run_until_complete(asyncio.sleep(0.01, 'slept')))\n"
+        "loop.close()\n"
+    )
+    if harness.SANITIZED:
+        pytest.skip("the extension of a sanitized build needs its runtime preloaded")
+    r = subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": str(package)}, capture_output=True, text=True, timeout=30)
+    assert r.stdout == "slept\n", r.stderr
