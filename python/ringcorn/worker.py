@@ -6,7 +6,8 @@ The C side (server/worker/worker.c) calls run() in the main thread and hands ove
     serve(app, context, state)      tells the master that this worker is ready; requests come from here on
     notify(callback)                callback("drain" | "quit" | "drained"), on the loop
     cancel_all(), in_hand()         the requests that are being answered
-    detach()                        closes every connection; the loop may be closed after it
+    detach()                        ends what is in hand; the loop may be closed after it
+    free()                          after the loop's end: closes every connection
 """
 
 import asyncio
@@ -14,6 +15,8 @@ import faulthandler
 import signal
 import sys
 import traceback
+
+import _ringcorn
 
 from . import log
 from .app import AppError, import_module, load
@@ -30,6 +33,8 @@ def run(worker, options):
     faulthandler.register(signal.SIGUSR2, file=sys.stderr, all_threads=True, chain=True)
     loop = new_event_loop(io=options["io"])
     asyncio.set_event_loop(loop)
+    pool = _ringcorn.Pool(loop, options["executor_threads"], "ringcorn-executor")
+    loop._set_pools(pool)
     worker.attach(loop)
     try:
         for name in options["import_first"]:
@@ -45,14 +50,21 @@ def run(worker, options):
         log.error.error("the application called sys.exit(%r); this worker ends", e.code)
         return 1
     finally:
-        _close(worker, loop)
+        _close(worker, loop, pool)
 
 
 def _operator(line):
     print(f"ringcorn: {line}", file=sys.stderr, flush=True)
 
 
-def _close(worker, loop):
+async def _bounded(awaitable):
+    try:
+        await asyncio.wait_for(awaitable, THREADS_SECONDS)
+    except asyncio.TimeoutError:
+        log.warning("the application's default executor did not end, it is left behind")
+
+
+def _close(worker, loop, pool):
     """Takes everything down, in the order of asyncio.run()."""
     try:
         tasks = asyncio.all_tasks(loop)
@@ -61,12 +73,15 @@ def _close(worker, loop):
         if tasks:
             loop.run_until_complete(asyncio.wait(tasks, timeout=QUIT_SECONDS))
         loop.run_until_complete(loop.shutdown_asyncgens())
-        for name, what in loop.stop_threads(THREADS_SECONDS):
-            log.warning("thread %s did not end, it is left behind in %s", name, what)
+        for name, where in pool.stop(timeout=THREADS_SECONDS):
+            log.warning("thread %s did not end, it is left behind in %s", name, where)
+        # Delivers what the threads finished; an executor of the application's own is shut down as asyncio.run() would.
+        loop.run_until_complete(_bounded(loop.shutdown_default_executor()))
     finally:
         worker.detach()
         asyncio.set_event_loop(None)
         loop.close()
+        worker.free()
 
 
 class _Serving:

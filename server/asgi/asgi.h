@@ -59,6 +59,9 @@ int asgi_run(struct asgi *a);
 /* Cancels the task of every request in hand. May run Python. Returns how many. */
 size_t asgi_cancel_all(struct asgi *a);
 
+/* Ends every request in hand without waiting for its task, which finds its connection gone. For the worker's end. */
+void asgi_abandon(struct asgi *a);
+
 /* Writes "in hand: GET /path (2.1 s)" lines, at most max, to the error log; async-signal-safe when called on the loop's thread. */
 void asgi_report_signal_safe(const struct asgi *a, size_t max);
 
@@ -155,6 +158,7 @@ bool cycle_must_yield(const struct cycle *cycle);
 struct cycle *cycle_new(struct asgi *a, struct h1 *h);             /* new */
 int cycle_start(struct cycle *cycle);                              /* -1: an exception that is not the request's */
 int cycle_events(struct cycle *cycle);
+void cycle_abandon(struct cycle *cycle);
 PyObject *send_call(PyObject *self, PyObject *const *args, size_t nargsf, PyObject *kwnames);
 void held_release(void *owner); /* send.c: GIL held */
 

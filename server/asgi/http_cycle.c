@@ -59,6 +59,20 @@ outcome(struct cycle *cycle, PyObject *task, bool *was_cancelled)
     return value;
 }
 
+/* The request and its connection go their own ways. The application may still hold the cycle's receive and send. */
+static void
+cycle_part(struct cycle *cycle)
+{
+    struct h1 *h = cycle->h;
+    list_del(&cycle->link);
+    list_del(&cycle->work);
+    *h1_data(h) = NULL;
+    cycle->h = NULL;
+    live.cycles--;
+    h1_end(h);
+    Py_CLEAR(cycle->task); /* last: may run Python */
+}
+
 /* The one end of a request. task: its ended task, or NULL when it never got one (exception is then what prevented it). */
 static void
 cycle_end(struct cycle *cycle, PyObject *task, PyObject *exception)
@@ -81,15 +95,17 @@ cycle_end(struct cycle *cycle, PyObject *task, PyObject *exception)
                                              : "the application returned without a response");
         fail(cycle);
     }
-    list_del(&cycle->link);
-    list_del(&cycle->work);
     /* Waiters of other tasks: they look again and find the end (wait_look, receive_call). */
     wait_wake_all(cycle);
-    *h1_data(h) = NULL;
-    cycle->h = NULL;
-    Py_CLEAR(cycle->task);
-    live.cycles--;
-    h1_end(h);
+    cycle_part(cycle);
+}
+
+void
+cycle_abandon(struct cycle *cycle)
+{
+    log_warning("%s: left behind, its task did not end", cycle->label);
+    fail(cycle);
+    cycle_part(cycle);
 }
 
 static PyObject *

@@ -191,6 +191,18 @@ asgi_cancel_all(struct asgi *a)
 }
 
 void
+asgi_abandon(struct asgi *a)
+{
+    for (size_t i = 0; i < a->begun.n; i++) {
+        h1_fail(a->begun.v[i], 503);
+        h1_end(a->begun.v[i]);
+    }
+    a->begun.n = 0;
+    while (!list_is_empty(&a->cycles))
+        cycle_abandon(CONTAINER_OF(a->cycles.next, struct cycle, link));
+}
+
+void
 asgi_report_signal_safe(const struct asgi *a, size_t max)
 {
     int64_t now = clock_ns(); /* clock_gettime is async-signal-safe */

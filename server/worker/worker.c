@@ -130,6 +130,7 @@ on_control(struct io_op *op, int res, unsigned flags)
             break;
         case CONTROL_READY:
         case CONTROL_LISTENING:
+        case CONTROL_REPLACE:
         case CONTROL_DRAINED:
             break; /* the worker's own words */
         }
@@ -143,6 +144,15 @@ on_control(struct io_op *op, int res, unsigned flags)
         io_cancel(w.io, op);
 }
 
+/* Somebody sent this worker SIGTERM: it goes when its successor accepts. */
+static void
+ask_to_go(void)
+{
+    w.got_term = 0;
+    if (!w.is_serving || control_send(w.args->control, CONTROL_REPLACE, (int32_t)w.args->slot, -1) < 0)
+        drain(EVENT_DRAIN);
+}
+
 /* --- the server's part of a turn (struct loop_client) ---------------------------------------------------------------- */
 
 static void
@@ -151,7 +161,7 @@ on_turn(void *self)
     (void)self;
     net_turn(&w.net);
     if (w.got_term)
-        drain(EVENT_DRAIN);
+        ask_to_go();
     /* A quick end does not wait for clients that linger. */
     if (w.is_draining && !w.drained_is_told && w.asgi.http.in_hand == 0 &&
         (w.net.conns_n == 0 || w.is_quitting)) {
@@ -199,7 +209,7 @@ static int64_t
 on_next_ns(void *self)
 {
     (void)self;
-    return w.got_term && !w.is_draining ? 0 : net_next_ns(&w.net);
+    return w.got_term ? 0 : net_next_ns(&w.net);
 }
 
 static const struct loop_client client = {
@@ -270,23 +280,35 @@ worker_in_hand(PyObject *module, PyObject *unused)
     return asgi_in_hand(&w.asgi);
 }
 
+/* Ends what is still in hand and lets go of the loop, which can be closed then. */
 static PyObject *
 worker_detach(PyObject *module, PyObject *unused)
 {
     (void)module, (void)unused;
-    if (!w.is_attached)
+    if (w.loop == NULL)
         Py_RETURN_NONE;
-    w.is_attached = false;
-    control_send(w.args->control, CONTROL_DRAINED, (int32_t)w.args->slot, -1); /* a master that is gone need not know */
     while (w.listeners_n > 0)
         unlisten(w.listeners_n - 1);
-    net_fini(&w.net);
-    loop_attach(w.loop, NULL, NULL);
-    asgi_fini(&w.asgi);
+    asgi_abandon(&w.asgi);
     io_cancel(w.io, &w.control);
-    Py_CLEAR(w.callback);
+    loop_attach(w.loop, NULL, NULL);
     w.io = NULL;
+    Py_CLEAR(w.callback);
     Py_CLEAR(w.loop);
+    Py_RETURN_NONE;
+}
+
+/* After the loop was closed: frees every connection. */
+static PyObject *
+worker_free(PyObject *module, PyObject *unused)
+{
+    (void)module, (void)unused;
+    if (!w.is_attached || w.loop != NULL)
+        Py_RETURN_NONE;
+    w.is_attached = false;
+    net_fini(&w.net);
+    asgi_fini(&w.asgi);
+    control_send(w.args->control, CONTROL_DRAINED, (int32_t)w.args->slot, -1); /* a master that is gone need not know */
     Py_RETURN_NONE;
 }
 
@@ -297,6 +319,7 @@ static PyMethodDef worker_methods[] = {
     { "cancel_all", worker_cancel_all, METH_NOARGS, NULL },
     { "in_hand", worker_in_hand, METH_NOARGS, NULL },
     { "detach", worker_detach, METH_NOARGS, NULL },
+    { "free", worker_free, METH_NOARGS, NULL },
     { NULL, NULL, 0, NULL },
 };
 
