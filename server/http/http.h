@@ -1,8 +1,10 @@
 /* http.h: HTTP/1.1 (RFC 9110, RFC 9112) between connections and an application.
  *
- *   h1_read.c   requests in: llhttp, and the strictness that llhttp lacks        limits.c  414, 431, 413, 400, 501
- *   h1_write.c  answers out: framing, Date and Server, checks of what the application sends
  *   h1.c        the life of one connection: one request at a time, timeouts, keep-alive, drain
+ *   h1_head.c   request heads in: llhttp, and the strictness that llhttp lacks       h1_check.c  what the headers mean together
+ *   h1_body.c   request bodies in, back-pressure                                      chunked.c   the chunked coding
+ *   h1_write.c  answers out: framing, checks of what the application sends           status.c    status lines, Date and Server
+ *   access.c    the access log                                                        chars.c     what a byte may be
  *
  * One request is in hand per connection; the next (pipelined) one is parsed only when its answer is done.
  *
@@ -45,6 +47,21 @@ enum http_event {
     HTTP_GONE = 4,    /* the client has closed its side, the connection broke, or a timeout closed it */
 };
 
+/* What http/ keeps for all connections of a loop: private, embedded because there is no request without it. */
+struct http_own {
+    char lines[96];           /* "server: ...\r\ndate: ...\r\n" as far as they are wanted */
+    uint8_t server_n, date_n; /* bytes of each in lines */
+    int64_t date_until_ns;    /* monotonic: the date changes then */
+    struct buf headers;       /* conf->headers as they are sent */
+    struct head *free_heads;  /* parsed heads kept for reuse */
+    unsigned free_heads_n;
+    struct buf access;        /* access log lines not yet written */
+    uint64_t access_lost;     /* lines dropped because whoever reads the log is too slow */
+    time_t access_s;          /* the second of access_time */
+    char access_time[32];
+    bool access_is_file;      /* a regular file never blocks for long */
+};
+
 struct http_app {
     void (*begin)(struct http_app *app, struct h1 *h);
     void (*event)(struct http_app *app, struct h1 *h, unsigned events);
@@ -57,10 +74,13 @@ struct http_app {
     int access_fd;            /* -1 = no access log */
     bool draining;            /* answers carry Connection: close; set by http_drain() */
     unsigned in_hand;         /* requests between begin() and h1_end() */
+    struct http_own own;      /* http's, from http_init() on */
 };
 
-/* Fills in ops for net_init(). app outlives the net. */
-void http_init(struct http_app *app, struct conn_ops *ops);
+/* Fills in ops for net_init(). The caller has set the callbacks, conf, net and access_fd; app outlives the net. 0 or -ENOMEM. */
+int http_init(struct http_app *app, struct conn_ops *ops);
+/* After net_fini(). Writes what is left of the access log. */
+void http_fini(struct http_app *app);
 
 /* Begins the drain: idle connections are closed after a lingering read (a request that was already on its way is still answered),
  * busy ones get Connection: close with their answer. */
@@ -73,7 +93,8 @@ const struct http_request *h1_request(const struct h1 *h);
 void **h1_data(struct h1 *h);
 void **h1_conn_data(struct h1 *h);
 
-/* Addresses of both ends as the kernel tells them, read at first use. family AF_UNSPEC when the peer is already gone. */
+/* Addresses of both ends as the kernel tells them, read at first use. family AF_UNSPEC when the peer is already gone.
+ * Valid until the next call of either, for any connection. */
 const struct sockaddr_storage *h1_peer(struct h1 *h);
 const struct sockaddr_storage *h1_local(struct h1 *h);
 

@@ -1,8 +1,9 @@
 /* net.h: connections. A listener accepts, a connection carries bytes both ways with deadlines and bounded buffers.
  *
+ *   net.c        one turn of the loop: deadlines, connections to be read again, output to be handed over
  *   listener.c   accepting, and pausing when descriptors or `limits.connections` run out
- *   conn.c       the life of one connection; reading, the output queue, lingering close
- *   peer.c       who is at the other end
+ *   conn.c       the life of one connection; reading, lingering close     out.c    its output queue
+ *   block.c      input blocks and output chunks, kept for reuse            peer.c   who is at both ends
  *
  * struct conn is embedded as the first member of the protocol's struct (http/'s struct h1).
  * Runs on the loop thread only, with or without the GIL; nothing here knows Python. */
@@ -15,19 +16,47 @@
 #include "io/io.h"
 
 struct conn;
+struct net;
 
-/* The protocol above: filled in by http/. */
+/* The protocol above: filled in by http/. None of them may free the connection: conn_close() and conn_finish() ask for that. */
 struct conn_ops {
-    size_t size;                                /* of the struct that embeds struct conn first */
+    size_t size;                                /* of the struct that embeds struct conn first; zeroed at opened() */
     void (*opened)(struct conn *c);             /* just accepted */
-    void (*readable)(struct conn *c);           /* bytes, or the end, may be read: call conn_read() */
-    void (*drained)(struct conn *c);            /* output fell below the low-water mark, or is all sent */
-    void (*timeout)(struct conn *c);            /* the deadline set by conn_deadline() passed */
-    void (*broken)(struct conn *c, int err);    /* reset or send error; nothing more can be sent */
+    void (*readable)(struct conn *c);           /* bytes, or the end, may be read: call conn_read(); or `gone` was set */
+    void (*drained)(struct conn *c);            /* output fell below the low-water mark after conn_is_full() was true */
+    void (*timeout)(struct conn *c);            /* the deadline set by conn_deadline() passed; it is off now */
+    void (*broken)(struct conn *c, int err);    /* reset or send error (-errno); nothing more can be read or sent */
     void (*freed)(struct conn *c);              /* the descriptor is closed and the memory goes after this call */
-    void (*release)(void *owner);               /* a held buffer (conn_write_held) is no longer needed */
+    void (*release)(struct conn *c, void *owner); /* a held buffer (conn_write_held) is no longer needed */
+    void (*flushed)(struct net *net);           /* at the end of every net_flush(); may be NULL */
     void *app;                                  /* the protocol's own */
 };
+
+enum {
+    NET_BLOCK = 8 * 1024,       /* an input block: enough for nearly every head */
+    NET_BIG_BLOCK = 64 * 1024,  /* an input block for bodies */
+    NET_CHUNK = 17 * 1024 + 512,/* data of an output chunk: a head and a body of 16 KiB in one send */
+    NET_COPY_MAX = 16 * 1024,   /* pieces up to this size are copied, bigger ones may be held */
+    NET_IOV = 16,               /* pieces in one send */
+    NET_HIGH_WATER = 64 * 1024, /* unsent bytes above which conn_is_full() */
+    NET_LOW_WATER = NET_HIGH_WATER / 4,
+    NET_LINGER_MS = 2000,       /* a lingering close waits no longer for the peer's end */
+    NET_LINGER_BYTES = 512 * 1024, /* nor discards more than this */
+    NET_ACCEPT_RETRY_MS = 100,  /* accepting starts again after descriptors or memory ran out */
+    NET_BLOCKS_KEPT = 256,      /* free blocks kept: 2 MiB */
+    NET_BIG_BLOCKS_KEPT = 16,   /* 1 MiB */
+    NET_CHUNKS_KEPT = 128,      /* 2.2 MiB */
+};
+
+/* An input block. Public because parsers work in it in place. */
+struct block {
+    struct block *next; /* in the free list */
+    uint32_t cap;       /* bytes of data */
+    char data[];
+};
+
+/* An output chunk: out.c's. */
+struct chunk;
 
 /* One per loop. Public for embedding. */
 struct net {
@@ -39,17 +68,24 @@ struct net {
     struct list conns;        /* all open connections */
     struct list dirty;        /* with output to hand to io at the next flush */
     struct list resume;       /* to be read again though no event will come */
-    unsigned conns_n, conns_max; /* accepting pauses at conns_max */
+    struct list dead;         /* closed, nothing in flight: freed at the next turn */
+    unsigned conns_n, conns_max; /* accepting pauses at conns_max (0 = no limit) */
     struct timer accept_retry;
-    int64_t send_timeout_ns;
-    /* input blocks and output chunks kept for reuse: conn.c's */
-    void *free_blocks, *free_chunks;
-    unsigned free_blocks_n, free_chunks_n;
+    bool accept_starved;      /* descriptors or memory ran out; accept_retry is set */
+    unsigned accept_errors;   /* since the last line about them */
+    int64_t accept_logged_ns;
+    int64_t send_timeout_ns;  /* 0 = off */
+    /* Kept for reuse: block.c's. */
+    struct block *free_blocks, *free_big_blocks;
+    struct chunk *free_chunks;
+    unsigned free_blocks_n, free_big_blocks_n, free_chunks_n;
+    struct sockaddr_storage addr; /* what conn_peer() and conn_local() hand out */
 };
 
 void net_init(struct net *net, struct io *io, const struct conn_ops *ops, unsigned conns_max,
               int64_t send_timeout_ns);
-/* Closes everything at once; every connection gets broken() and freed(). */
+/* Closes everything at once; every connection gets broken() (unless it had it) and freed(). Operations may be in flight, and their
+ * memory goes, so this comes after io_close(); net->io is not touched. */
 void net_fini(struct net *net);
 
 /* --- for the loop; see py/py.h, struct loop_client --- */
@@ -61,9 +97,126 @@ int64_t net_next_ns(const struct net *net); /* when net_turn() is due: 0 = at on
 struct listener;
 /* fd is duplicated for the listener. Accepting starts at once. Returns NULL when memory or descriptors ran out. */
 struct listener *listener_open(struct net *net, int fd);
-/* Stops accepting, after taking what is already in a completion; the kernel's queue stays for whoever else listens. */
+/* Stops accepting, after taking what is already in a completion; the kernel's queue stays for whoever else listens. The pointer
+ * is the net's from here on. */
 void listener_close(struct listener *l);
 
-/* --- one connection --- (the rest of this header is conn.c's and http/'s) */
+/* --- one connection --------------------------------------------------------------------------------------------------
+ *
+ *     OPEN --conn_finish()--> FLUSHING --all sent--> LINGERING --end, 2 s, 512 KiB--> CLOSING --nothing in flight--> freed
+ *       `--conn_close(), or broken and let go-------------------------------------------^
+ *
+ * FLUSHING   takes no more output; what is queued is still sent
+ * LINGERING  our FIN is sent; input is read and discarded, so that unread bytes do not make the kernel send a reset that
+ *            destroys the answer on its way (RFC 9112 section 9.6)
+ * CLOSING    cancelled; the descriptor is closed when the kernel is done with it */
+enum conn_state { CONN_OPEN, CONN_FLUSHING, CONN_LINGERING, CONN_CLOSING, CONN_STATES };
+
+/* Public for embedding and for the fields marked so. An idle one holds no block and no chunk. */
+struct conn {
+    struct net *net;
+    int fd;
+    uint8_t state;         /* enum conn_state */
+    uint8_t family;        /* AF_INET, AF_INET6 or AF_UNIX */
+    bool readable;         /* something may be in the socket that was not read: the edge is remembered here */
+    bool eof;              /* public: recv() returned 0 */
+    bool gone;             /* public: the peer has closed its side, or worse; answers may still get through */
+    bool broken;           /* public: nothing gets through */
+    bool full;             /* output rose above NET_HIGH_WATER and drained() is owed */
+    bool linger;           /* FLUSHING goes to LINGERING, not straight to CLOSING */
+    bool pinned;           /* not to be freed yet: conn_pin() */
+    bool peer_known;
+    uint8_t in_flight;     /* iovecs of the first chunk that the kernel has */
+    uint32_t out_reserved; /* bytes of conn_out() not yet committed, 0 = none */
+    struct list all, dirty, resume;
+    struct io_op watch, send;
+    struct timer timer;    /* filed no later than what is due next; see conn_arm() */
+    int64_t deadline_ns;   /* the protocol's, or the lingering's; 0 = none */
+    int64_t send_due_ns;   /* while a send is in flight */
+    struct block *in;      /* public: NULL or the block that holds unread input */
+    uint32_t in_start, in_end; /* public: input is in->data[in_start..in_end) */
+    uint32_t lingered;     /* bytes discarded */
+    uint32_t peer_scope;
+    struct in6_addr peer;  /* IPv4 in the first four bytes */
+    struct chunk *out_first, *out_last;
+    size_t out_bytes;      /* public: committed and not yet sent */
+    uint16_t peer_port;    /* network order */
+};
+
+/* Whether output rose above NET_HIGH_WATER and has not fallen below NET_LOW_WATER since: drained() will tell. */
+static inline bool
+conn_is_full(const struct conn *c)
+{
+    return c->full;
+}
+
+/* Reads once into the block behind in_end, taking a block first when there is none. Returns the number of bytes, 0 at the end of the
+ * stream, -EAGAIN when nothing is there (an event will tell), -ENOBUFS when the block is full, -ENOMEM, or -ECONNRESET after
+ * broken() was called. One call costs one recv(); a short read means that the socket is drained. */
+int conn_read(struct conn *c);
+
+/* As conn_read(), for bytes that nobody wants: into a scratch area, at most NET_BLOCK of them. */
+int conn_discard(struct conn *c);
+
+/* readable() is called from the next net_turn(): for input that was left in the block or in the socket. */
+void conn_resume(struct conn *c);
+
+/* Makes room: a block of at least cap bytes, input moved to its start. 0 or -ENOMEM with nothing changed. */
+int conn_in_grow(struct conn *c, uint32_t cap);
+/* Gives the block back; input is forgotten. */
+void conn_in_drop(struct conn *c);
+
+/* At most one deadline; due_ns 0 = none. Moving it later costs no list work. */
+void conn_deadline(struct conn *c, int64_t due_ns);
+
+/* --- output: conn_* calls after broken or conn_finish() drop what they are given --- */
+
+/* Room for need contiguous bytes behind what is queued, or NULL (-ENOMEM, broken). *room may be more than need. What is written there counts
+ * from conn_out_commit() on; a second conn_out() forgets the first. Kept over turns (the head of an answer waits so for its body). */
+char *conn_out(struct conn *c, size_t need, size_t *room);
+void conn_out_commit(struct conn *c, size_t n);
+void conn_out_cancel(struct conn *c);
+
+/* Queues a copy. 0, -ENOMEM (nothing taken) or -EPIPE. */
+int conn_write(struct conn *c, const char *p, size_t n);
+/* Queues p without a copy; ops->release(owner) is called once when it is sent or dropped, also on errors and perhaps inside. */
+int conn_write_held(struct conn *c, const char *p, size_t n, void *owner);
+
+/* --- the end --- */
+
+/* No more output: close when what is queued has been sent. linger: the peer may be sending still. */
+void conn_finish(struct conn *c, bool linger);
+/* Close now; unsent output is dropped. Never frees before the return. */
+void conn_close(struct conn *c);
+/* A pinned connection is closed but not freed, and keeps its input block. Unpinning never frees before the return. */
+void conn_pin(struct conn *c);
+void conn_unpin(struct conn *c);
+
+/* Addresses as the kernel tells them; AF_UNSPEC when it no longer does. The peer's is read once (at the latest by now) and remembered.
+ * Valid until the next call of either for any connection of the net. */
+const struct sockaddr_storage *conn_peer(struct conn *c);
+const struct sockaddr_storage *conn_local(struct conn *c);
+
+/* --- private to net/ ------------------------------------------------------------------------------------------------ */
+void conn_open(struct net *net, int fd, uint8_t family); /* owns fd */
+void conn_fail(struct conn *c, int err);
+void conn_free(struct conn *c);
+void conn_expire(struct timer *timer);
+void conn_arm(struct conn *c);
+void conn_sent_all(struct conn *c);
+void conn_settle(struct conn *c);    /* an operation has ended: close the descriptor if it was the last */
+void conn_run(struct conn *c);       /* net_turn() on a resumed connection */
+void out_submit(struct conn *c);
+void out_complete(struct io_op *op, int res, unsigned flags);
+void out_drop(struct conn *c);
+void listeners_adjust(struct net *net); /* after conns_n or accept_starved changed */
+void listeners_fini(struct net *net);
+void listener_retry(struct timer *timer);
+
+struct block *block_take(struct net *net, uint32_t cap);
+void block_give(struct net *net, struct block *b);
+struct chunk *chunk_take(struct net *net, size_t need);
+void chunk_give(struct net *net, struct chunk *ch);
+void blocks_fini(struct net *net);
 
 #endif

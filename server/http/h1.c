@@ -1,0 +1,482 @@
+/* h1.c: the life of one HTTP/1.1 connection: requests one after the other, timeouts, keep-alive, drain, refusals.
+ * Pipelined requests wait in the block, or unread in the socket, until the answer before them is done. */
+#include "h1.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+
+#include "status.h"
+
+#define TO(state) (1u << (state))
+
+static const unsigned h1_next[H1_STATES] = {
+    [H1_HEAD] = TO(H1_IN_HAND) | TO(H1_CLOSED),
+    [H1_IN_HAND] = TO(H1_HEAD) | TO(H1_SKIP_BODY) | TO(H1_CLOSED),
+    [H1_SKIP_BODY] = TO(H1_HEAD) | TO(H1_CLOSED),
+    [H1_CLOSED] = 0,
+};
+
+static void
+h1_to(struct h1 *h, enum h1_state state)
+{
+    ASSERT(h1_next[h->state] & TO(state));
+    h->state = (uint8_t)state;
+}
+
+static void
+deadline_in(struct h1 *h, int64_t ms)
+{
+    conn_deadline(&h->conn, ms > 0 ? h->app->net->now_ns + ms * NS_PER_MS : 0);
+}
+
+static bool
+has_input(const struct h1 *h)
+{
+    return h->conn.in != NULL && h->conn.in_end > h->conn.in_start;
+}
+
+/* For an idle connection: how long it may stay so. */
+static void
+deadline_idle(struct h1 *h)
+{
+    const struct conf *conf = h->app->conf;
+    int64_t ms = h->asked ? conf->timeout_keep_alive_ms : conf->timeout_header_ms;
+    if (h->app->draining) {
+        int64_t most = h->asked ? H1_DRAIN_IDLE_MS : H1_DRAIN_FRESH_MS;
+        ms = ms == 0 || ms > most ? most : ms;
+    }
+    deadline_in(h, ms);
+}
+
+static void
+h1_opened(struct conn *c)
+{
+    struct h1 *h = h1_of(c);
+    h->app = c->net->ops->app;
+    if (h->app->access_fd >= 0)
+        conn_peer(c); /* a client that has gone has no address any more */
+    deadline_idle(h);
+}
+
+/* The end of a connection without a request in hand. What is queued is still sent. */
+static void
+finish(struct h1 *h, bool linger)
+{
+    h1_head_give(h);
+    h1_to(h, H1_CLOSED);
+    conn_finish(&h->conn, linger);
+}
+
+/* --- reading ------------------------------------------------------------------------------------------------------- */
+
+static int
+head_read(struct h1 *h)
+{
+    struct conn *c = &h->conn;
+    if (c->in != NULL && c->in_end == c->in->cap) {
+        uint32_t cap = c->in->cap, max = h1_head_max(h->app) + 2 * H1_LEADING_CRLF_MAX + 1;
+        if (c->in_start == 0)
+            cap = cap * 2 < max ? cap * 2 : max > cap ? max : cap + 1;
+        if (conn_in_grow(c, cap) < 0)
+            return -ENOMEM;
+    }
+    return conn_read(c);
+}
+
+static void
+readable_head(struct h1 *h)
+{
+    struct conn *c = &h->conn;
+    bool was_idle = !has_input(h);
+    if (c->in != NULL && c->in_end > c->in_start + h->fed)
+        h1_head_feed(h); /* a pipelined request, or the beginning of one */
+    if (h->state == H1_HEAD && c->readable) {
+        int n = head_read(h);
+        if (n > 0) {
+            h1_head_feed(h);
+        } else if (n == 0) {
+            finish(h, false);
+        } else if (n == -ENOMEM) {
+            log_error("no memory to read a request; the connection is closed");
+            finish(h, true);
+        }
+    }
+    if (h->state != H1_HEAD || c->broken)
+        return;
+    if (!has_input(h))
+        conn_in_drop(c); /* nothing but empty lines */
+    else if (was_idle)
+        deadline_in(h, h->app->conf->timeout_header_ms);
+    if (c->readable)
+        conn_resume(c);
+}
+
+static void next_request(struct h1 *h);
+
+static void
+readable_skip(struct h1 *h)
+{
+    struct conn *c = &h->conn;
+    struct h1_req *r = &h->r;
+    h1_body_read(h);
+    if (h->state != H1_SKIP_BODY || c->broken)
+        return;
+    r->body_start = r->body_end;
+    h1_body_release(h);
+    if (r->is_body_done)
+        next_request(h);
+    else if (c->eof || r->body_got - r->skip_from > H1_SKIP_BODY_MAX)
+        finish(h, true);
+}
+
+static void
+h1_readable(struct conn *c)
+{
+    struct h1 *h = h1_of(c);
+    switch ((enum h1_state)h->state) {
+    case H1_HEAD:
+        readable_head(h);
+        break;
+    case H1_IN_HAND:
+        if (!h->r.is_body_done)
+            h1_body_read(h);
+        if (!h->r.refused)
+            h1_body_deliver(h);
+        if (h1_is_gone(h))
+            h1_tell_gone(h);
+        break;
+    case H1_SKIP_BODY:
+        readable_skip(h);
+        break;
+    case H1_CLOSED:
+    case H1_STATES:
+        break;
+    }
+}
+
+/* --- a request ----------------------------------------------------------------------------------------------------- */
+
+void
+h1_begin(struct h1 *h)
+{
+    struct conn *c = &h->conn;
+    struct h1_req *r = &h->r;
+    const struct http_request *req = &r->req;
+    r->began_ns = h->app->net->now_ns;
+    size_t method = req->method.n < sizeof(r->what) / 2 ? req->method.n : sizeof(r->what) / 2;
+    size_t path = req->path.n < sizeof(r->what) - method - 1 ? req->path.n
+                                                             : sizeof(r->what) - method - 1;
+    memcpy(r->what, req->method.p, method);
+    r->what[method] = ' ';
+    memcpy(r->what + method + 1, req->path.p, path);
+    r->what_n = (uint8_t)(method + 1 + path);
+    r->body_start = r->body_end = c->in_start;
+    r->is_body_done = !req->has_body;
+    if (req->has_body) {
+        r->continue_due = req->expects_continue && c->in_end == c->in_start;
+        r->body_left = r->is_chunked_in ? 0 : req->content_length;
+        int status = h1_body_decode(h);
+        if (status != 0) {
+            h1_refuse(h, status);
+            return;
+        }
+    }
+    h->asked = true;
+    r->told_gone = h1_is_gone(h);
+    conn_deadline(c, 0);
+    h1_to(h, H1_IN_HAND);
+    conn_pin(c);
+    h->app->in_hand++;
+    h->app->begin(h->app, h);
+    if (!r->is_body_done && c->readable)
+        conn_resume(c);
+}
+
+void
+h1_head_done(struct h1 *h)
+{
+    struct conn *c = &h->conn;
+    struct h1_req *r = &h->r;
+    if (r->is_head_taken)
+        return;
+    if (h->app->access_fd >= 0)
+        access_keep_line(h);
+    r->is_head_taken = true;
+    h1_head_give(h);
+    r->req.method = r->req.target = r->req.path = r->req.query = (struct slice){ 0 };
+    h1_body_release(h);
+    if (!r->is_body_done && c->readable)
+        conn_resume(c);
+}
+
+void
+h1_tell_gone(struct h1 *h)
+{
+    struct h1_req *r = &h->r;
+    if (r->told_gone || h->state != H1_IN_HAND)
+        return;
+    r->told_gone = true;
+    r->want = false;
+    h->app->event(h->app, h, HTTP_GONE);
+}
+
+void
+h1_refuse(struct h1 *h, int status)
+{
+    struct conn *c = &h->conn;
+    struct h1_req *r = &h->r;
+    if (h->state == H1_IN_HAND) {
+        if (!r->sending)
+            h1_write_own(h, status, true);
+        r->refused = true;
+        conn_finish(c, true);
+        h1_tell_gone(h);
+        return;
+    }
+    if (h->state == H1_HEAD) {
+        r->began_ns = h->app->net->now_ns;
+        r->keep_alive = false;
+        h1_write_own(h, status, true);
+        if (h->app->access_fd >= 0)
+            access_note(h);
+    }
+    finish(h, true);
+}
+
+/* Ready for another request, or for the end of the stream. */
+static void
+next_request(struct h1 *h)
+{
+    struct conn *c = &h->conn;
+    memset(&h->r, 0, sizeof(h->r));
+    h1_to(h, H1_HEAD);
+    if (has_input(h)) {
+        deadline_in(h, h->app->conf->timeout_header_ms);
+        conn_resume(c); /* parsed in the next turn, so that a long pipeline does not keep others waiting */
+        return;
+    }
+    conn_in_drop(c);
+    if (c->eof) {
+        finish(h, false);
+        return;
+    }
+    deadline_idle(h);
+    if (c->readable)
+        conn_resume(c);
+}
+
+/* An answer without a length that was cut off: only a reset tells the client that it is not whole. */
+static void
+reset(struct conn *c)
+{
+    setsockopt(c->fd, SOL_SOCKET, SO_LINGER, &(struct linger){ .l_onoff = 1 },
+               sizeof(struct linger));
+    conn_close(c);
+}
+
+void
+h1_end(struct h1 *h)
+{
+    struct conn *c = &h->conn;
+    struct h1_req *r = &h->r;
+    ASSERT(h->state == H1_IN_HAND);
+    if (h->app->access_fd >= 0)
+        access_note(h);
+    h->app->in_hand--;
+    h1_head_give(h);
+    free(r->line);
+    r->line = NULL;
+    r->is_head_taken = true;
+    conn_unpin(c);
+    if (r->refused || c->broken || c->state != CONN_OPEN) {
+        h1_to(h, H1_CLOSED);
+        if (c->broken)
+            conn_close(c);
+        return;
+    }
+    if (!r->finished) {
+        conn_out_cancel(c);
+        if (r->until_close) {
+            h1_to(h, H1_CLOSED);
+            reset(c);
+        } else {
+            finish(h, true);
+        }
+        return;
+    }
+    uint64_t missing = h1_body_missing(h);
+    if (r->close) {
+        /* A client that said it would send no more needs no lingering: nothing can come that would make a reset. */
+        finish(h, !(r->client_closes && missing == 0 && !has_input(h) && !c->readable));
+    } else if (missing == 0) {
+        next_request(h);
+    } else if (r->continue_due || c->eof || (missing > H1_SKIP_BODY_MAX && missing != UINT64_MAX)) {
+        finish(h, true);
+    } else {
+        r->skip_from = r->body_got;
+        r->want = false;
+        r->body_start = r->body_end;
+        h1_body_release(h);
+        h1_to(h, H1_SKIP_BODY);
+        deadline_in(h, H1_SKIP_BODY_MS);
+        if (c->readable)
+            conn_resume(c);
+    }
+}
+
+/* --- other events of the connection ------------------------------------------------------------------------------ */
+
+static void
+h1_drained(struct conn *c)
+{
+    struct h1 *h = h1_of(c);
+    if (h->state == H1_IN_HAND)
+        h->app->event(h->app, h, HTTP_DRAINED);
+}
+
+static void
+h1_timeout(struct conn *c)
+{
+    struct h1 *h = h1_of(c);
+    if (h->state == H1_HEAD && !has_input(h))
+        finish(h, true); /* it said nothing, so it hears nothing */
+    else if (h->state == H1_HEAD || (h->state == H1_IN_HAND && h->r.want))
+        h1_refuse(h, 408);
+    else if (h->state == H1_SKIP_BODY)
+        finish(h, true);
+}
+
+static void
+h1_broken(struct conn *c, int err)
+{
+    struct h1 *h = h1_of(c);
+    if (err == -ENOMEM)
+        log_error("no memory to answer a request; the connection is closed");
+    if (h->state == H1_IN_HAND) {
+        h1_tell_gone(h);
+        return;
+    }
+    h1_head_give(h);
+    if (h->state != H1_CLOSED)
+        h1_to(h, H1_CLOSED);
+    conn_close(c);
+}
+
+static void
+h1_freed(struct conn *c)
+{
+    struct h1 *h = h1_of(c);
+    h1_head_give(h);
+    free(h->r.line);
+    if (h->state == H1_IN_HAND) /* net_fini() in the middle of a request */
+        h->app->in_hand--;
+    if (h->conn_data != NULL)
+        h->app->conn_freed(h->app, h->conn_data);
+}
+
+static void
+h1_release(struct conn *c, void *owner)
+{
+    struct http_app *app = h1_of(c)->app;
+    app->release(app, owner);
+}
+
+static void
+h1_flushed(struct net *net)
+{
+    struct http_app *app = net->ops->app;
+    if (app->own.access.n > 0)
+        access_flush(app);
+}
+
+int
+http_init(struct http_app *app, struct conn_ops *ops)
+{
+    app->draining = false;
+    app->in_hand = 0;
+    app->own = (struct http_own){ 0 };
+    struct stat st;
+    app->own.access_is_file =
+        app->access_fd >= 0 && fstat(app->access_fd, &st) == 0 && S_ISREG(st.st_mode);
+    *ops = (struct conn_ops){
+        .size = sizeof(struct h1),
+        .opened = h1_opened,
+        .readable = h1_readable,
+        .drained = h1_drained,
+        .timeout = h1_timeout,
+        .broken = h1_broken,
+        .freed = h1_freed,
+        .release = h1_release,
+        .flushed = h1_flushed,
+        .app = app,
+    };
+    return status_init(app);
+}
+
+void
+http_fini(struct http_app *app)
+{
+    if (app->own.access.n > 0)
+        access_flush(app);
+    h1_heads_fini(app);
+    buf_free(&app->own.headers);
+    buf_free(&app->own.access);
+}
+
+void
+http_drain(struct http_app *app)
+{
+    app->draining = true;
+    LIST_FOR_EACH(node, &app->net->conns) {
+        struct h1 *h = h1_of(CONTAINER_OF(node, struct conn, all));
+        if (h->state == H1_HEAD && h->conn.state == CONN_OPEN && !has_input(h))
+            deadline_idle(h);
+    }
+}
+
+/* --- for the application ------------------------------------------------------------------------------------------- */
+
+const struct http_request *
+h1_request(const struct h1 *h)
+{
+    return &h->r.req;
+}
+
+void **
+h1_data(struct h1 *h)
+{
+    return &h->r.data;
+}
+
+void **
+h1_conn_data(struct h1 *h)
+{
+    return &h->conn_data;
+}
+
+const struct sockaddr_storage *
+h1_peer(struct h1 *h)
+{
+    return conn_peer(&h->conn);
+}
+
+const struct sockaddr_storage *
+h1_local(struct h1 *h)
+{
+    return conn_local(&h->conn);
+}
+
+bool
+h1_is_broken(const struct h1 *h)
+{
+    return h->r.refused || h->conn.broken || h->conn.state != CONN_OPEN;
+}
+
+bool
+h1_is_gone(const struct h1 *h)
+{
+    /* The end may be known before the last bytes of the body were read: those come first. */
+    return h1_is_broken(h) || (h->conn.gone && (h->r.is_body_done || h->conn.eof));
+}

@@ -1,0 +1,120 @@
+/* h1.h: one HTTP/1.1 connection, private to http/. */
+#ifndef RINGCORN_HTTP_H1_H
+#define RINGCORN_HTTP_H1_H
+
+#include "chunked.h"
+#include "http.h"
+
+enum {
+    H1_HEADERS_KEPT_MAX = 1024,     /* headers when limits.headers is off */
+    H1_LIMIT_OFF = 1024 * 1024,     /* request line and head when their limits are off */
+    H1_LEADING_CRLF_MAX = 2,        /* empty lines before a request (RFC 9112 section 2.2) */
+    H1_HEADS_KEPT = 128,            /* parsed heads kept for reuse, some 3 KiB each */
+    H1_BODY_HIGH = 64 * 1024,       /* untaken body bytes above which reading stops */
+    H1_SKIP_BODY_MAX = 64 * 1024,   /* an untaken rest of a body up to this is read and dropped to keep the connection */
+    H1_SKIP_BODY_MS = 2000,         /* if it comes within this */
+    H1_RATE_GRACE_MS = 10 * 1000,   /* the minimum rate is asked for after so much waiting */
+    H1_DRAIN_IDLE_MS = 500,         /* an idle connection closes so long after the drain began */
+    H1_DRAIN_FRESH_MS = 3000,       /* one that has not asked yet */
+    H1_WHAT_MAX = 48,               /* of "GET /path" kept for log lines */
+    H1_SEND_SLACK = 320,            /* room behind the application's headers for ours and the framing */
+};
+
+/*     HEAD --begin()--> IN_HAND --h1_end()--> HEAD, or SKIP_BODY -> HEAD, or CLOSED
+ * HEAD       idle, or part of a head has come
+ * IN_HAND    between begin() and h1_end(); the connection is pinned
+ * SKIP_BODY  the answer is done, the rest of the request's body is still coming
+ * CLOSED     the connection closes by itself */
+enum h1_state { H1_HEAD, H1_IN_HAND, H1_SKIP_BODY, H1_CLOSED, H1_STATES };
+
+struct head; /* h1_head.c: parser and headers, while a head is incomplete or in use by the app */
+
+struct h1 {
+    struct conn conn;          /* first: net/ hands us this */
+    struct http_app *app;
+    void *conn_data;
+    struct head *head;
+    uint32_t fed;              /* bytes of an incomplete head that llhttp has seen */
+    uint32_t line_end;         /* behind the request line's LF, 0 = not yet seen; relative to in_start, as fed */
+    uint8_t state;             /* enum h1_state */
+    uint8_t crlfs;             /* empty lines before this request */
+    bool asked;                /* a request was begun on this connection */
+
+    /* The request in hand: all zero before begin(). */
+    struct h1_req {
+        struct http_request req;
+        void *data;
+        char *line;             /* for the access log: copy of the request line, from h1_head_done() on */
+        int64_t began_ns;
+        /* body in: in->data[body_start..body_end) is decoded and not taken; conn.in_start is where undecoded input begins */
+        uint64_t body_left;     /* of Content-Length, bytes not arrived */
+        uint64_t body_got;      /* decoded so far */
+        struct chunked chunked;
+        uint32_t body_start, body_end;
+        int64_t want_ns;        /* since when the app waits */
+        int64_t waited_ns;      /* sum of such times before */
+        /* answer out */
+        uint64_t length;        /* its Content-Length, UINT64_MAX = not given */
+        uint64_t sent;          /* body bytes taken from the app */
+        uint64_t skip_from;     /* body_got when SKIP_BODY began */
+        char *out;              /* room for the head that was taken and not yet sent */
+        uint32_t out_n, out_room;
+        uint16_t line_n;
+        uint16_t status;
+        uint8_t what_n;
+        bool is_chunked_in, is_body_done, is_head_taken; /* head_done() was called */
+        bool keep_alive;        /* what the client asked for */
+        bool client_closes;     /* it said Connection: close (or is 1.0): nothing will follow */
+        bool continue_due;
+        bool want;              /* the app waits for HTTP_BODY */
+        bool told_gone;
+        bool started, sending, finished;
+        bool no_body;           /* HEAD, 204, 304 */
+        bool chunked_out, until_close;
+        bool close;             /* the connection ends with this answer */
+        bool refused;           /* we answered in the application's place: to it the client is gone */
+        bool short_of;          /* TOO_SHORT, TOO_LONG: cut */
+        char what[H1_WHAT_MAX]; /* "GET /path", perhaps cut, for log lines */
+    } r;
+};
+
+static inline struct h1 *
+h1_of(struct conn *c)
+{
+    return (struct h1 *)c;
+}
+
+/* h1.c */
+/* Answers and closes in the application's place; begin() may have been called or not. */
+void h1_refuse(struct h1 *h, int status);
+void h1_begin(struct h1 *h);
+/* The application is told that the client is gone, once. */
+void h1_tell_gone(struct h1 *h);
+
+/* h1_head.c */
+void h1_head_feed(struct h1 *h);  /* parses what is in the block; ends in begin(), a refusal, or waits for more */
+uint32_t h1_head_max(const struct http_app *app); /* bytes of the longest head that is accepted */
+void h1_head_give(struct h1 *h);
+void h1_heads_fini(struct http_app *app);
+
+/* h1_check.c: 0 or the status to refuse with. */
+int h1_check_request_line(struct h1 *h, struct slice line);
+int h1_check_headers(struct h1 *h);
+
+/* h1_body.c */
+int h1_body_decode(struct h1 *h);    /* 0, or the status to refuse with */
+void h1_body_read(struct h1 *h);     /* reads and decodes as far as there is room */
+void h1_body_deliver(struct h1 *h);  /* HTTP_BODY, if it is waited for and there is something */
+void h1_body_release(struct h1 *h);  /* the block goes back when nothing in it is needed */
+uint64_t h1_body_missing(const struct h1 *h); /* bytes that have not arrived; UINT64_MAX = unknown */
+
+/* h1_write.c: our own answer with a short text; queued, nothing closed. */
+void h1_write_own(struct h1 *h, int status, bool close);
+void h1_write_continue(struct h1 *h); /* 100 Continue, if it is still due */
+
+/* access.c */
+void access_note(struct h1 *h);      /* one line about the request that ends now */
+void access_keep_line(struct h1 *h); /* copies the request line before the block goes */
+void access_flush(struct http_app *app);
+
+#endif

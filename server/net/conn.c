@@ -1,0 +1,379 @@
+/* conn.c: the life of one connection: its states, its deadline, reading, and the end.
+ * The edge: the kernel announces the arrival of bytes once. `readable` remembers it until a recv() has found the socket empty, so
+ * whoever stops reading for a while (back-pressure) finds out at conn_resume() what came in the meantime.
+ * The timer: moving deadlines costs no list work in steady state, because the timer may fire early and is then filed anew. */
+#include <errno.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "net.h"
+
+#define TO(state) (1u << (state))
+
+static const unsigned conn_next[CONN_STATES] = {
+    [CONN_OPEN] = TO(CONN_FLUSHING) | TO(CONN_CLOSING),
+    [CONN_FLUSHING] = TO(CONN_LINGERING) | TO(CONN_CLOSING),
+    [CONN_LINGERING] = TO(CONN_CLOSING),
+    [CONN_CLOSING] = 0,
+};
+
+static void
+conn_to(struct conn *c, enum conn_state state)
+{
+    ASSERT(conn_next[c->state] & TO(state));
+    c->state = (uint8_t)state;
+}
+
+static void conn_linger(struct conn *c);
+
+/* --- deadlines --------------------------------------------------------------------------------------------------- */
+
+/* Files the timer so that it fires no later than what is due next, and no later than a send that starts this moment would be due:
+ * so out_submit() need not touch it. */
+void
+conn_arm(struct conn *c)
+{
+    struct net *net = c->net;
+    int64_t due = c->deadline_ns;
+    if (c->in_flight > 0 && net->send_timeout_ns > 0 && (due == 0 || c->send_due_ns < due))
+        due = c->send_due_ns;
+    if (due == 0)
+        return;
+    if (net->send_timeout_ns > 0 && due > net->now_ns + net->send_timeout_ns)
+        due = net->now_ns + net->send_timeout_ns;
+    if (c->timer.due_ns == 0 || due < c->timer.due_ns)
+        timer_set(&net->wheel, &c->timer, due);
+}
+
+void
+conn_deadline(struct conn *c, int64_t due_ns)
+{
+    if (c->state != CONN_OPEN)
+        return;
+    c->deadline_ns = due_ns;
+    if (due_ns != 0 && (c->timer.due_ns == 0 || due_ns < c->timer.due_ns))
+        conn_arm(c);
+}
+
+void
+conn_expire(struct timer *timer)
+{
+    struct conn *c = CONTAINER_OF(timer, struct conn, timer);
+    int64_t now = c->net->now_ns;
+    if (c->in_flight > 0 && c->send_due_ns != 0 && now >= c->send_due_ns) {
+        conn_fail(c, -ETIMEDOUT);
+        return;
+    }
+    if (c->deadline_ns != 0 && now >= c->deadline_ns) {
+        c->deadline_ns = 0;
+        if (c->state == CONN_OPEN)
+            c->net->ops->timeout(c);
+        else
+            conn_close(c);
+    }
+    if (c->state != CONN_CLOSING)
+        conn_arm(c);
+}
+
+/* --- input -------------------------------------------------------------------------------------------------------- */
+
+static void
+on_watch(struct io_op *op, int res, unsigned flags)
+{
+    struct conn *c = CONTAINER_OF(op, struct conn, watch);
+    if (c->state == CONN_CLOSING) {
+        conn_settle(c);
+        return;
+    }
+    if (c->broken)
+        return;
+    if (res < 0) {
+        conn_fail(c, res);
+        return;
+    }
+    if (!(flags & IO_MORE))
+        io_watch(c->net->io, &c->watch, c->fd);
+    c->readable = true;
+    if (res & (POLLRDHUP | POLLHUP))
+        c->gone = true;
+    if (res & POLLERR) {
+        int err = 0;
+        socklen_t n = sizeof(err);
+        getsockopt(c->fd, SOL_SOCKET, SO_ERROR, &err, &n);
+        conn_fail(c, err ? -err : -ECONNRESET);
+        return;
+    }
+    conn_run(c);
+}
+
+void
+conn_run(struct conn *c)
+{
+    if (c->state == CONN_OPEN && !c->broken)
+        c->net->ops->readable(c);
+    else if (c->state == CONN_LINGERING)
+        conn_linger(c);
+}
+
+void
+conn_resume(struct conn *c)
+{
+    if (c->state != CONN_CLOSING && list_is_empty(&c->resume))
+        list_add_tail(&c->net->resume, &c->resume);
+}
+
+/* What a recv() of n bytes into room tells about the next one. */
+static int
+note_recv(struct conn *c, ssize_t n, size_t room)
+{
+    if (n > 0) {
+        /* Short: drained. But where the end is known to have come, it is behind these bytes and will not be announced again. */
+        c->readable = (size_t)n == room || c->gone;
+        return (int)n;
+    }
+    if (n == 0) {
+        c->readable = false;
+        c->eof = c->gone = true;
+        return 0;
+    }
+    if (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR) {
+        c->readable = errno == EINTR;
+        return -EAGAIN;
+    }
+    c->readable = false;
+    conn_fail(c, -errno);
+    return -ECONNRESET;
+}
+
+int
+conn_read(struct conn *c)
+{
+    if (c->broken || c->state != CONN_OPEN)
+        return -ECONNRESET;
+    if (c->eof)
+        return 0;
+    bool fresh = c->in == NULL;
+    if (fresh) {
+        c->in = block_take(c->net, NET_BLOCK);
+        if (c->in == NULL)
+            return -ENOMEM;
+        c->in_start = c->in_end = 0;
+    }
+    size_t room = c->in->cap - c->in_end;
+    if (room == 0)
+        return -ENOBUFS;
+    ssize_t n = recv(c->fd, c->in->data + c->in_end, room, MSG_DONTWAIT);
+    if (n > 0)
+        c->in_end += (uint32_t)n;
+    else if (fresh) {
+        int saved = errno;
+        conn_in_drop(c);
+        errno = saved;
+    }
+    return note_recv(c, n, room);
+}
+
+int
+conn_discard(struct conn *c)
+{
+    static char scratch[NET_BLOCK];
+    if (c->eof)
+        return 0;
+    return note_recv(c, recv(c->fd, scratch, sizeof(scratch), MSG_DONTWAIT), sizeof(scratch));
+}
+
+int
+conn_in_grow(struct conn *c, uint32_t cap)
+{
+    struct block *old = c->in;
+    uint32_t n = c->in_end - c->in_start;
+    if (cap < n)
+        cap = n;
+    if (old != NULL && old->cap >= cap) {
+        memmove(old->data, old->data + c->in_start, n);
+    } else {
+        struct block *b = block_take(c->net, cap);
+        if (b == NULL)
+            return -ENOMEM;
+        if (old != NULL) {
+            memcpy(b->data, old->data + c->in_start, n);
+            block_give(c->net, old);
+        }
+        c->in = b;
+    }
+    c->in_start = 0;
+    c->in_end = n;
+    return 0;
+}
+
+void
+conn_in_drop(struct conn *c)
+{
+    if (c->in != NULL)
+        block_give(c->net, c->in);
+    c->in = NULL;
+    c->in_start = c->in_end = 0;
+}
+
+/* --- the end ------------------------------------------------------------------------------------------------------ */
+
+void
+conn_fail(struct conn *c, int err)
+{
+    if (c->broken || c->state == CONN_CLOSING)
+        return;
+    c->broken = c->gone = true;
+    c->deadline_ns = 0;
+    out_drop(c);
+    if (c->in_flight > 0)
+        io_cancel(c->net->io, &c->send);
+    list_del(&c->dirty);
+    if (c->state == CONN_OPEN)
+        c->net->ops->broken(c, err);
+    else
+        conn_close(c);
+}
+
+void
+conn_finish(struct conn *c, bool linger)
+{
+    if (c->state != CONN_OPEN)
+        return;
+    if (c->broken) {
+        conn_close(c);
+        return;
+    }
+    conn_out_cancel(c);
+    if (!c->pinned) /* else the protocol may have lent out slices of it */
+        conn_in_drop(c);
+    conn_to(c, CONN_FLUSHING);
+    c->linger = linger;
+    c->deadline_ns = 0;
+    if (c->out_bytes == 0 && c->in_flight == 0)
+        conn_sent_all(c);
+}
+
+void
+conn_sent_all(struct conn *c)
+{
+    if (!c->linger || c->eof || shutdown(c->fd, SHUT_WR) < 0) {
+        conn_close(c);
+        return;
+    }
+    conn_to(c, CONN_LINGERING);
+    c->deadline_ns = c->net->now_ns + NET_LINGER_MS * NS_PER_MS;
+    conn_arm(c);
+    if (c->readable)
+        conn_resume(c);
+}
+
+static void
+conn_linger(struct conn *c)
+{
+    enum { READS_A_TURN = 8 };
+    for (int i = 0; i < READS_A_TURN; i++) {
+        int n = conn_discard(c);
+        if (n == -EAGAIN)
+            return;
+        if (n > 0)
+            c->lingered += (uint32_t)n;
+        if (n <= 0 || c->lingered > NET_LINGER_BYTES) {
+            conn_close(c);
+            return;
+        }
+        if (!c->readable)
+            return;
+    }
+    conn_resume(c);
+}
+
+void
+conn_close(struct conn *c)
+{
+    if (c->state == CONN_CLOSING)
+        return;
+    conn_to(c, CONN_CLOSING);
+    c->gone = c->broken = true;
+    c->deadline_ns = 0;
+    timer_clear(&c->net->wheel, &c->timer);
+    list_del(&c->dirty);
+    list_del(&c->resume);
+    if (!c->pinned)
+        conn_in_drop(c);
+    out_drop(c);
+    if (c->send.armed)
+        io_cancel(c->net->io, &c->send);
+    if (c->watch.armed)
+        io_cancel(c->net->io, &c->watch);
+    conn_settle(c);
+}
+
+void
+conn_settle(struct conn *c)
+{
+    if (c->state != CONN_CLOSING || c->send.armed || c->watch.armed)
+        return;
+    if (c->fd >= 0)
+        close(c->fd);
+    c->fd = -1;
+    if (!c->pinned && list_is_empty(&c->resume))
+        list_add_tail(&c->net->dead, &c->resume);
+}
+
+void
+conn_pin(struct conn *c)
+{
+    DEBUG_ASSERT(!c->pinned && c->state == CONN_OPEN);
+    c->pinned = true;
+}
+
+void
+conn_unpin(struct conn *c)
+{
+    c->pinned = false;
+    if (c->state != CONN_OPEN)
+        conn_in_drop(c);
+    conn_settle(c);
+}
+
+void
+conn_open(struct net *net, int fd, uint8_t family)
+{
+    struct conn *c = calloc(1, net->ops->size);
+    if (c == NULL) {
+        close(fd); /* the listener pauses when the kernel is short of memory; here one client is refused */
+        return;
+    }
+    c->net = net;
+    c->fd = fd;
+    c->family = family;
+    list_init(&c->dirty);
+    list_init(&c->resume);
+    io_op_init(&c->watch, on_watch);
+    io_op_init(&c->send, out_complete);
+    timer_init(&c->timer, conn_expire);
+    list_add_tail(&net->conns, &c->all);
+    net->conns_n++;
+    live.conns++;
+    if (net->conns_n == net->conns_max)
+        listeners_adjust(net);
+    net->ops->opened(c);
+    if (c->state != CONN_CLOSING)
+        io_watch(net->io, &c->watch, fd);
+}
+
+/* From the dead list, or net_fini(). */
+void
+conn_free(struct conn *c)
+{
+    struct net *net = c->net;
+    net->ops->freed(c);
+    list_del(&c->all);
+    list_del(&c->resume);
+    free(c);
+    live.conns--;
+    if (net->conns_n-- == net->conns_max)
+        listeners_adjust(net);
+}

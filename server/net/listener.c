@@ -1,0 +1,139 @@
+/* listener.c: accepting, and not accepting.
+ * It pauses while the net holds conns_max connections, and for NET_ACCEPT_RETRY_MS after the kernel had no descriptor or memory for
+ * another: connections wait in the kernel's queue meanwhile (or go to a sibling that shares the socket).
+ * Owns: a duplicate of the listening descriptor, closed when the accept operation has ended. */
+#include <errno.h>
+#include <fcntl.h>
+#include <netinet/tcp.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "net.h"
+
+enum { ERRORS_LOGGED_EVERY_S = 10 };
+
+struct listener {
+    struct list link;
+    struct net *net;
+    struct io_op accept;
+    int fd;
+    uint8_t family;
+    bool closing;
+};
+
+static void
+listener_free(struct listener *l)
+{
+    list_del(&l->link);
+    close(l->fd);
+    free(l);
+}
+
+static bool
+may_accept(const struct net *net)
+{
+    return !net->accept_starved && (net->conns_max == 0 || net->conns_n < net->conns_max);
+}
+
+static void
+starved(struct net *net, int err)
+{
+    int64_t now = clock_ns();
+    net->accept_errors++;
+    net->accept_starved = true;
+    timer_set(&net->wheel, &net->accept_retry, now + NET_ACCEPT_RETRY_MS * NS_PER_MS);
+    if (net->accept_logged_ns == 0 ||
+        now - net->accept_logged_ns > ERRORS_LOGGED_EVERY_S * NS_PER_S) {
+        log_error("cannot accept connections: %s (%u times); new ones wait; raise the limit on open files or "
+                  "lower limits.connections",
+                  strerror(-err), net->accept_errors);
+        net->accept_logged_ns = now;
+        net->accept_errors = 0;
+    }
+    listeners_adjust(net);
+}
+
+static void
+on_accept(struct io_op *op, int res, unsigned flags)
+{
+    struct listener *l = CONTAINER_OF(op, struct listener, accept);
+    struct net *net = l->net;
+    if (res >= 0)
+        conn_open(net, res, l->family);
+    if (flags & IO_MORE)
+        return;
+    if (l->closing) {
+        listener_free(l);
+        return;
+    }
+    if (res < 0 && res != -ECANCELED)
+        starved(net, res);
+    else if (may_accept(net) && !l->accept.armed)
+        io_accept(net->io, &l->accept, l->fd);
+}
+
+void
+listeners_adjust(struct net *net)
+{
+    LIST_FOR_EACH(node, &net->listeners) {
+        struct listener *l = CONTAINER_OF(node, struct listener, link);
+        if (l->closing)
+            continue;
+        if (!may_accept(net))
+            io_cancel(net->io, &l->accept);
+        else if (!l->accept.armed)
+            io_accept(net->io, &l->accept, l->fd);
+        /* armed but cancelled: its last completion arms it again */
+    }
+}
+
+void
+listener_retry(struct timer *timer)
+{
+    struct net *net = CONTAINER_OF(timer, struct net, accept_retry);
+    net->accept_starved = false;
+    listeners_adjust(net);
+}
+
+struct listener *
+listener_open(struct net *net, int fd)
+{
+    FD_OWNED int own = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+    struct sockaddr_storage addr = { 0 };
+    socklen_t n = sizeof(addr);
+    if (own < 0 || getsockname(own, (struct sockaddr *)&addr, &n) < 0)
+        return NULL;
+    struct listener *l = calloc(1, sizeof(*l));
+    if (l == NULL)
+        return NULL;
+    /* Accepted sockets inherit it (Linux copies the whole TCP socket), which saves a call for each of them. */
+    if (addr.ss_family == AF_INET || addr.ss_family == AF_INET6)
+        setsockopt(own, IPPROTO_TCP, TCP_NODELAY, &(int){ 1 }, sizeof(int));
+    l->net = net;
+    l->fd = fd_take(&own);
+    l->family = (uint8_t)addr.ss_family;
+    io_op_init(&l->accept, on_accept);
+    list_add_tail(&net->listeners, &l->link);
+    if (may_accept(net))
+        io_accept(net->io, &l->accept, l->fd);
+    return l;
+}
+
+void
+listener_close(struct listener *l)
+{
+    l->closing = true;
+    if (l->accept.armed)
+        io_cancel(l->net->io, &l->accept);
+    else
+        listener_free(l);
+}
+
+/* After io_close(): no operation is in flight any more, whatever `armed` says. */
+void
+listeners_fini(struct net *net)
+{
+    LIST_FOR_EACH_SAFE(node, &net->listeners)
+        listener_free(CONTAINER_OF(node, struct listener, link));
+}

@@ -1,0 +1,79 @@
+/* net.c: one turn of the loop, as far as connections are concerned. */
+#include <errno.h>
+
+#include "net.h"
+
+void
+net_init(struct net *net, struct io *io, const struct conn_ops *ops, unsigned conns_max,
+         int64_t send_timeout_ns)
+{
+    *net = (struct net){
+        .io = io,
+        .now_ns = clock_ns(),
+        .ops = ops,
+        .conns_max = conns_max,
+        .send_timeout_ns = send_timeout_ns,
+    };
+    wheel_init(&net->wheel, net->now_ns);
+    list_init(&net->listeners);
+    list_init(&net->conns);
+    list_init(&net->dirty);
+    list_init(&net->resume);
+    list_init(&net->dead);
+    timer_init(&net->accept_retry, listener_retry);
+}
+
+void
+net_fini(struct net *net)
+{
+    timer_clear(&net->wheel, &net->accept_retry);
+    listeners_fini(net);
+    LIST_FOR_EACH_SAFE(node, &net->conns) {
+        struct conn *c = CONTAINER_OF(node, struct conn, all);
+        /* The kernel has let go of everything: make the connection know it, so that nothing asks it again. */
+        c->watch.armed = c->send.armed = false;
+        c->in_flight = 0;
+        if (!c->broken && c->state == CONN_OPEN) {
+            c->broken = c->gone = true;
+            net->ops->broken(c, -ECANCELED);
+        }
+        c->pinned = false;
+        conn_close(c);
+        conn_free(c);
+    }
+    blocks_fini(net);
+}
+
+void
+net_turn(struct net *net)
+{
+    net->now_ns = clock_ns();
+    wheel_advance(&net->wheel, net->now_ns);
+    if (!list_is_empty(&net->resume)) {
+        /* Those that ask again meanwhile have their turn after the next wait. */
+        struct list now;
+        list_init(&now);
+        list_splice(&now, &net->resume);
+        for (struct list *node; (node = list_pop(&now)) != NULL;)
+            conn_run(CONTAINER_OF(node, struct conn, resume));
+    }
+    for (struct list *node; (node = list_pop(&net->dead)) != NULL;)
+        conn_free(CONTAINER_OF(node, struct conn, resume));
+}
+
+void
+net_flush(struct net *net)
+{
+    for (struct list *node; (node = list_pop(&net->dirty)) != NULL;)
+        out_submit(CONTAINER_OF(node, struct conn, dirty));
+    if (net->ops->flushed != NULL)
+        net->ops->flushed(net);
+}
+
+int64_t
+net_next_ns(const struct net *net)
+{
+    if (!list_is_empty(&net->resume) || !list_is_empty(&net->dead))
+        return 0;
+    return wheel_next_ns(&net->wheel);
+}

@@ -1,0 +1,67 @@
+/* peer.c: who is at both ends of a connection.
+ * Asked of the kernel at first use, not for every connection, and kept in 22 bytes: the access log needs the peer after it has gone. */
+#include <string.h>
+
+#include "net.h"
+
+static const struct sockaddr_storage *
+unknown(struct net *net)
+{
+    memset(&net->addr, 0, sizeof(net->addr));
+    net->addr.ss_family = AF_UNSPEC;
+    return &net->addr;
+}
+
+static void
+peer_ask(struct conn *c)
+{
+    struct sockaddr_storage addr;
+    socklen_t n = sizeof(addr);
+    if (c->fd < 0 || getpeername(c->fd, (struct sockaddr *)&addr, &n) < 0)
+        return;
+    if (addr.ss_family == AF_INET) {
+        const struct sockaddr_in *in = (const struct sockaddr_in *)&addr;
+        memcpy(&c->peer, &in->sin_addr, sizeof(in->sin_addr));
+        c->peer_port = in->sin_port;
+    } else if (addr.ss_family == AF_INET6) {
+        const struct sockaddr_in6 *in6 = (const struct sockaddr_in6 *)&addr;
+        c->peer = in6->sin6_addr;
+        c->peer_port = in6->sin6_port;
+        c->peer_scope = in6->sin6_scope_id;
+    }
+    c->peer_known = true;
+}
+
+const struct sockaddr_storage *
+conn_peer(struct conn *c)
+{
+    struct sockaddr_storage *addr = &c->net->addr;
+    if (!c->peer_known)
+        peer_ask(c);
+    if (!c->peer_known)
+        return unknown(c->net);
+    memset(addr, 0, sizeof(*addr));
+    addr->ss_family = c->family;
+    if (c->family == AF_INET) {
+        struct sockaddr_in *in = (struct sockaddr_in *)addr;
+        memcpy(&in->sin_addr, &c->peer, sizeof(in->sin_addr));
+        in->sin_port = c->peer_port;
+    } else if (c->family == AF_INET6) {
+        struct sockaddr_in6 *in6 = (struct sockaddr_in6 *)addr;
+        in6->sin6_addr = c->peer;
+        in6->sin6_port = c->peer_port;
+        in6->sin6_scope_id = c->peer_scope;
+    }
+    return addr;
+}
+
+const struct sockaddr_storage *
+conn_local(struct conn *c)
+{
+    struct sockaddr_storage *addr = &c->net->addr;
+    socklen_t n = sizeof(*addr);
+    memset(addr, 0, sizeof(*addr));
+    if (c->fd < 0 || getsockname(c->fd, (struct sockaddr *)addr, &n) < 0)
+        return unknown(c->net);
+    return addr;
+}
