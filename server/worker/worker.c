@@ -350,6 +350,23 @@ on_nothing(int signal_number)
     (void)signal_number;
 }
 
+enum { NUMBER_SIZE = 24 };
+
+/* Writes a number, without a final NUL, by async-signal-safe means only. to: NUMBER_SIZE bytes. Returns its length. */
+static size_t
+put_number(char *to, long value)
+{
+    char digits[NUMBER_SIZE];
+    size_t n = 0, k = 0;
+    if (value < 0)
+        to[n++] = '-';
+    for (unsigned long left = value < 0 ? 0ul - (unsigned long)value : (unsigned long)value; k == 0 || left > 0; left /= 10)
+        digits[k++] = (char)('0' + left % 10);
+    while (k > 0)
+        to[n++] = digits[--k];
+    return n;
+}
+
 /* faulthandler has written the stacks (it chains to us): which requests are in hand, and what is alive. */
 static void
 on_report(int signal_number)
@@ -358,8 +375,11 @@ on_report(int signal_number)
     int saved = errno;
     if (w.is_attached)
         asgi_report_signal_safe(&w.asgi, 20);
-    char line[512] = "live:";
-    size_t n = strlen(line);
+    char line[512] = "[";
+    size_t n = 1 + put_number(line + 1, getpid());
+    static const char live_text[] = "] live:";
+    memcpy(line + n, live_text, sizeof(live_text) - 1);
+    n += sizeof(live_text) - 1;
     static const struct {
         const char *name;
         const long *value;
@@ -369,21 +389,12 @@ on_report(int signal_number)
 #undef X
     };
     for (size_t i = 0; i < ARRAY_LEN(counters); i++) {
-        char digits[24];
-        size_t k = 0, len = strlen(counters[i].name);
-        long value = *counters[i].value;
-        bool is_negative = value < 0;
-        for (unsigned long left = is_negative ? 0ul - (unsigned long)value : (unsigned long)value;
-             k == 0 || left > 0; left /= 10)
-            digits[k++] = (char)('0' + left % 10);
-        if (n + len + k + 2 > sizeof(line))
+        size_t len = strlen(counters[i].name);
+        if (n + len + NUMBER_SIZE >= sizeof(line))
             break;
         memcpy(line + n, counters[i].name, len);
         n += len;
-        if (is_negative)
-            line[n++] = '-';
-        while (k > 0)
-            line[n++] = digits[--k];
+        n += put_number(line + n, *counters[i].value);
     }
     line[n] = '\0';
     log_signal_safe(line);

@@ -33,6 +33,9 @@ def serving(io, *args, app=APP, allow_errors=(), **options):
     server = None
     try:
         server = harness.Server(app, *args, io=io, app_dir=HERE, cwd=folder, **options)
+        workers = args[args.index("--workers") + 1] if "--workers" in args else 1
+        wait_workers(server, workers, settled=0.3)
+        server.baseline()  # once more: now all of them listen
         server.first_held = sorted(server.held.values(), key=lambda held: sum(held.values()))[-1]
         server.first_live = next(iter(server.live_before.values()), None)
         yield server

@@ -45,7 +45,6 @@ def scenario(io, seconds=15, every=1.0, seed=None):
     groups = [group("close", 16, ["/instant", "/late"], pause=0.002, sources=SOURCES)]
     killed = r"worker.*(kill|signal|died|SIGKILL)"
     with serving(io, "--workers", 2, allow_errors=[killed]) as server, Load(server.address, groups) as load:
-        wait_workers(server, 2, settled=0.3)
         started = time.monotonic()
         kills = []
         while len(kills) < seconds / every:

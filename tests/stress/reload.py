@@ -15,7 +15,6 @@ def scenario(io, seconds=20, every=1.0):
         group("close", 8, ["/instant", "/late"], pause=0.001, sources=SOURCES),
     ]
     with serving(io, "--workers", 2) as server, Load(server.address, groups) as load:
-        wait_workers(server, 2, settled=0.3)
         seen = set(server.workers())
         started = time.monotonic()
         signals = 0
