@@ -89,6 +89,13 @@ listeners_adjust(struct net *net)
 }
 
 void
+listeners_abandon(struct net *net)
+{
+    LIST_FOR_EACH(node, &net->listeners)
+        close(CONTAINER_OF(node, struct listener, link)->fd);
+}
+
+void
 listener_retry(struct timer *timer)
 {
     struct net *net = CONTAINER_OF(timer, struct net, accept_retry);

@@ -1,6 +1,8 @@
 /* net.c: one turn of the loop, as far as connections are concerned. */
 #include <errno.h>
 
+#include <unistd.h>
+
 #include "net.h"
 
 void
@@ -42,6 +44,17 @@ net_fini(struct net *net)
         conn_free(c);
     }
     blocks_fini(net);
+}
+
+void
+net_abandon(struct net *net)
+{
+    listeners_abandon(net);
+    LIST_FOR_EACH(node, &net->conns) {
+        struct conn *c = CONTAINER_OF(node, struct conn, all);
+        if (c->fd >= 0)
+            close(c->fd);
+    }
 }
 
 void

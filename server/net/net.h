@@ -88,6 +88,10 @@ void net_init(struct net *net, struct io *io, const struct conn_ops *ops, unsign
  * memory goes, so this comes after io_close(); net->io is not touched. */
 void net_fini(struct net *net);
 
+/* In a forked child: closes the descriptors of all connections and listeners, so that they end when the parent ends them. Nothing
+ * else is touched, nothing may be called afterwards. Async-signal-safe. */
+void net_abandon(struct net *net);
+
 /* --- for the loop; see py/py.h, struct loop_client --- */
 void net_turn(struct net *net);      /* after every io_wait(): reads the clock, fires deadlines, resumes connections */
 void net_flush(struct net *net);     /* hands dirty output to io */
@@ -211,6 +215,7 @@ void out_complete(struct io_op *op, int res, unsigned flags);
 void out_drop(struct conn *c);
 void listeners_adjust(struct net *net); /* after conns_n or accept_starved changed */
 void listeners_fini(struct net *net);
+void listeners_abandon(struct net *net);
 void listener_retry(struct timer *timer);
 
 struct block *block_take(struct net *net, uint32_t cap);

@@ -11,6 +11,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <pthread.h>
 #include <signal.h>
 
 #include "py/embed.h"
@@ -222,6 +223,18 @@ static const struct loop_client client = {
 
 /* --- the module that ringcorn.worker is given ------------------------------------------------------------------------- */
 
+/* A child of the application's own (os.fork(), multiprocessing) holds nothing of ours: a connection that we close must
+ * end although the child lives. pthread_atfork() handlers also run for C libraries that fork, and not for vfork() and exec. */
+static void
+forked_child(void)
+{
+    if (!w.is_attached)
+        return;
+    w.is_attached = false;
+    net_abandon(&w.net);
+    close(w.args->control);
+}
+
 static PyObject *
 worker_attach(PyObject *module, PyObject *loop)
 {
@@ -239,6 +252,8 @@ worker_attach(PyObject *module, PyObject *loop)
     io_op_init(&w.control, on_control);
     io_poll(io, &w.control, w.args->control, POLLIN);
     w.is_attached = true;
+    if (pthread_atfork(NULL, NULL, forked_child) != 0)
+        return PyErr_NoMemory();
     loop_attach(loop, &client, NULL);
     Py_RETURN_NONE;
 }
