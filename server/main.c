@@ -27,7 +27,7 @@
 #endif
 
 #define TEXT_OF_(x) #x
-#define TEXT_OF(x) TEXT_OF_(x)
+#define TEXT_OF(x)  TEXT_OF_(x)
 
 /* The headers' versions, where the headers tell (liburing does from 2.4 on). */
 #if defined(RINGCORN_LIBURING_VERSION)
@@ -43,13 +43,15 @@
 #define LIBYAML_BUILT "0.1 or later"
 #endif
 
-/* The version in the file name of a loaded shared library ("liburing.so.2.3"), for libraries that cannot be asked. out is
- * PATH_MAX bytes. Returns "linked in" where there is no shared library, or its name has no version. */
+/* The version in the file name of a loaded shared library ("liburing.so.2.3"), for libraries that
+ * cannot be asked. out is PATH_MAX bytes. Returns "linked in" where there is no shared library, or
+ * its name has no version. */
 static const char *
 version_by_file(const void *symbol, char *out)
 {
     Dl_info info;
-    if (dladdr(symbol, &info) == 0 || info.dli_fname == NULL || realpath(info.dli_fname, out) == NULL)
+    if (dladdr(symbol, &info) == 0 || info.dli_fname == NULL ||
+        realpath(info.dli_fname, out) == NULL)
         return "linked in";
     const char *version = strstr(out, ".so.");
     return version ? version + strlen(".so.") : "linked in";
@@ -66,7 +68,8 @@ print_versions(FILE *out)
     fprintf(out, "liburing built with %s, running %s\n", LIBURING_BUILT,
             version_by_file((const void *)(uintptr_t)io_uring_queue_exit, path));
     fprintf(out, "libyaml built with %s, running %s\n", LIBYAML_BUILT, yaml_get_version_string());
-    fprintf(out, "glibc built with %d.%d, running %s\n", __GLIBC__, __GLIBC_MINOR__, gnu_get_libc_version());
+    fprintf(out, "glibc built with %d.%d, running %s\n", __GLIBC__, __GLIBC_MINOR__,
+            gnu_get_libc_version());
     worker_versions(out);
 }
 
@@ -74,10 +77,12 @@ print_versions(FILE *out)
 static void
 print_checked(const struct conf *conf, FILE *out)
 {
-    fprintf(out, "ringcorn: the configuration is right (%s)\n", conf->file ? conf->file : "no YAML file");
+    fprintf(out, "ringcorn: the configuration is right (%s)\n",
+            conf->file ? conf->file : "no YAML file");
 }
 
-/* The path of this program: Python's files lie beside it, and children are told it. Returns 0 or -errno. */
+/* The path of this program: Python's files lie beside it, and children are told it. Returns 0 or
+ * -errno. */
 static int
 find_exe(char out[PATH_MAX])
 {
@@ -124,7 +129,8 @@ main(int argc, char **argv)
         return EXIT_CODE_SYSTEM;
     }
     if ((error = find_exe(exe)) < 0) {
-        log_operator("cannot tell where this program lies: /proc/self/exe: %s; is /proc mounted?", strerror(-error));
+        log_operator("cannot tell where this program lies: /proc/self/exe: %s; is /proc mounted?",
+                     strerror(-error));
         conf_free(conf);
         return EXIT_CODE_SYSTEM;
     }

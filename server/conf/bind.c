@@ -1,7 +1,7 @@
 /* bind.c: what `bind` may look like.
  *
- *     127.0.0.1:8000   localhost:8000   [::1]:8000   :8000 and *:8000 (all addresses)   8000   127.0.0.1 (port 8000)
- *     unix:/run/ringcorn.sock   fd://3   systemd */
+ *     127.0.0.1:8000   localhost:8000   [::1]:8000   :8000 and *:8000 (all addresses)
+ *     8000 (127.0.0.1)   127.0.0.1 (port 8000)   unix:/run/ringcorn.sock   fd://3   systemd */
 #include <arpa/inet.h>
 #include <ctype.h>
 #include <errno.h>
@@ -70,7 +70,8 @@ is_host(const char *text)
         p++;
     if (p == text || *p != '\0')
         return false;
-    /* Digits and points alone: meant as an address, so it must be one (the resolver would take 127.1 or 8). */
+    /* Digits and points alone: meant as an address, so it must be one (the resolver would take
+     * 127.1 or 8). */
     struct in_addr address;
     return text[strspn(text, "0123456789.")] != '\0' || inet_pton(AF_INET, text, &address) == 1;
 }
@@ -115,7 +116,8 @@ unix_new(const char *path, const char *text, struct conf_bind *out, char *why, s
         return -EINVAL;
     }
     if (strlen(path) > PATH_ROOM) {
-        snprintf(why, why_size, "has a longer path than the %d bytes that unix sockets allow", PATH_ROOM);
+        snprintf(why, why_size, "has a longer path than the %d bytes that unix sockets allow",
+                 PATH_ROOM);
         return -EINVAL;
     }
     struct conf_bind bind = {
@@ -156,7 +158,8 @@ bind_parse(const char *text, struct conf_bind *out, char *why, size_t why_size)
     if (strcmp(text, "systemd") == 0)
         return plain_new(CONF_BIND_SYSTEMD, -1, text, out);
     if (strstr(text, "://") != NULL || text[0] == '\0') {
-        snprintf(why, why_size, "is not an address; write host:port, [v6]:port, unix:/path, fd://N or systemd");
+        snprintf(why, why_size,
+                 "is not an address; write host:port, [v6]:port, unix:/path, fd://N or systemd");
         return -EINVAL;
     }
     if (is_digits(text))
@@ -180,7 +183,8 @@ bind_parse(const char *text, struct conf_bind *out, char *why, size_t why_size)
     }
     char *colon = strchr(host, ':');
     if (colon != NULL && strchr(colon + 1, ':') != NULL) {
-        snprintf(why, why_size, "has several colons; an address of IPv6 goes in brackets: [::1]:8000");
+        snprintf(why, why_size,
+                 "has several colons; an address of IPv6 goes in brackets: [::1]:8000");
         return -EINVAL;
     }
     if (colon != NULL)
@@ -189,7 +193,8 @@ bind_parse(const char *text, struct conf_bind *out, char *why, size_t why_size)
 }
 
 int
-bind_from_host(const char *host, const char *port, struct conf_bind *out, char *why, size_t why_size)
+bind_from_host(const char *host, const char *port, struct conf_bind *out, char *why,
+               size_t why_size)
 {
     char text[512], number[8];
     snprintf(number, sizeof(number), "%d", PORT_DEFAULT);
@@ -200,7 +205,8 @@ bind_from_host(const char *host, const char *port, struct conf_bind *out, char *
     else
         snprintf(text, sizeof(text), "%.255s:%s", host, port);
     /* Only what bind_parse() reads as host and port: --host unix:/x is not a way to say --uds. */
-    if (host[0] != '\0' && strcmp(host, "*") != 0 && host[0] != '[' && !is_host(host) && !is_ipv6(host)) {
+    if (host[0] != '\0' && strcmp(host, "*") != 0 && host[0] != '[' && !is_host(host) &&
+        !is_ipv6(host)) {
         snprintf(why, why_size, "is not an address or a host's name");
         return -EINVAL;
     }

@@ -15,7 +15,8 @@ check_binds(struct load *l)
 {
     const struct conf *c = l->conf;
     if (c->binds_n == 0 && l->errors == 0)
-        load_error(l, where_set(l, "bind"), "has no entry; without an address nobody can ask anything");
+        load_error(l, where_set(l, "bind"),
+                   "has no entry; without an address nobody can ask anything");
     for (size_t i = 0; i < c->binds_n; i++)
         for (size_t j = 0; j < i; j++) {
             const struct conf_bind *a = &c->binds[i], *b = &c->binds[j];
@@ -58,15 +59,16 @@ check_own_header(struct load *l, const char *header, const char *switch_name, bo
     if (where_set(l, switch_name)->source == SOURCE_DEFAULT)
         *is_sent = false;
     else
-        load_error(l, where_set(l, "headers"), "%s is sent by the server too; set %s to false", header,
-                   switch_name);
+        load_error(l, where_set(l, "headers"), "%s is sent by the server too; set %s to false",
+                   header, switch_name);
 }
 
 void
 check_all(struct load *l, bool is_app_needed)
 {
     struct conf *c = l->conf;
-    /* Only where nothing else was said: the file that names it may be the one that cannot be read. */
+    /* Only where nothing else was said: the file that names it may be the one that cannot be
+     * read. */
     if (is_app_needed && c->app == NULL && l->errors == 0)
         load_error(l, &(struct where){ 0 },
                    "no application: run `ringcorn module:attribute`, or set app in ringcorn.yaml");

@@ -1,24 +1,28 @@
-/* cli.c: the command line. Options may stand before and behind the application; `--x value` and `--x=value`, `-w 4` and
- * `-w4` are the same; `--` ends the options. Names are never abbreviated: what works today must not turn ambiguous with the
- * next key. */
+/* cli.c: the command line. Options may stand before and behind the application; `--x value` and
+ * `--x=value`, `-w 4` and `-w4` are the same; `--` ends the options. Names are never abbreviated:
+ * what works today must not turn ambiguous with the next key. */
 #include <errno.h>
 
 #include "conf/load.h"
 
 const struct cli_option cli_options[] = {
-    { "--config", "-c", "FILE", "the YAML file; ringcorn.yaml in the current folder where there is one",
+    { "--config", "-c", "FILE",
+      "the YAML file; ringcorn.yaml in the current folder where there is one",
       .special = CLI_CONFIG },
-    { "--env-file", NULL, "FILE", "variables (NAME=value lines) for the workers, and RINGCORN_* of them for the server",
+    { "--env-file", NULL, "FILE",
+      "variables (NAME=value lines) for the workers, and RINGCORN_* of them for the server",
       .special = CLI_ENV_FILE },
     { "--host", NULL, "HOST", "with --port, in place of --bind (127.0.0.1)", .special = CLI_HOST },
     { "--port", NULL, "PORT", "with --host, in place of --bind (8000)", .special = CLI_PORT },
     { "--uds", NULL, "PATH", "same as --bind unix:PATH", .special = CLI_UDS },
     { "--fd", NULL, "N", "same as --bind fd://N", .special = CLI_FD },
     { "--check-config", NULL, NULL, "judge the configuration and leave", .action = CONF_CHECK },
-    { "--print-config", NULL, NULL, "print the configuration as YAML and leave", .action = CONF_PRINT },
+    { "--print-config", NULL, NULL, "print the configuration as YAML and leave",
+      .action = CONF_PRINT },
     { "--config-reference", NULL, NULL, "print the table of all keys as Markdown and leave",
       .action = CONF_REFERENCE },
-    { "--version", NULL, NULL, "print versions and what is compiled in, and leave", .action = CONF_VERSION },
+    { "--version", NULL, NULL, "print versions and what is compiled in, and leave",
+      .action = CONF_VERSION },
     { "--help", "-h", NULL, "print this and leave", .action = CONF_HELP },
 };
 const size_t cli_options_n = ARRAY_LEN(cli_options);
@@ -46,7 +50,8 @@ cli_peek(int argc, char **argv)
 }
 
 static void
-values_add(struct load *l, struct cli *cli, const struct key *k, const char *text, const struct where *w)
+values_add(struct load *l, struct cli *cli, const struct key *k, const char *text,
+           const struct where *w)
 {
     struct cli_value *v = reallocarray(cli->values, cli->values_n + 1, sizeof(*v));
     if (v == NULL) {
@@ -70,19 +75,22 @@ unknown(struct load *l, const char *option, const struct where *w)
         load_error(l, w, "no such option; ringcorn --help lists all");
 }
 
-/* The value of an option: behind its '=' or letter, or the next argument. NULL when there is none. */
+/* The value of an option: behind its '=' or letter, or the next argument. NULL when there is
+ * none. */
 static const char *
 value_of(const char *attached, int argc, char **argv, int *i)
 {
     if (attached != NULL)
         return attached;
-    /* "--x --y": y is an option and x has no value; a value that begins with two dashes is written --x=--y. */
+    /* "--x --y": y is an option and x has no value; a value that begins with two dashes is written
+     * --x=--y. */
     if (*i + 1 >= argc || strncmp(argv[*i + 1], "--", 2) == 0)
         return NULL;
     return argv[++*i];
 }
 
-/* Does what follows an unknown option look like its value rather than like the application? One fault is told once. */
+/* Does what follows an unknown option look like its value rather than like the application? One
+ * fault is told once. */
 static bool
 is_value(const char *arg)
 {
@@ -132,7 +140,10 @@ scan_option(struct load *l, int argc, char **argv, int *i, struct cli *cli)
     }
     const char *text = value_of(attached, argc, argv, i);
     if (text == NULL) {
-        load_error(l, &w, "needs a value: %s %s", option, special ? special->value : k->value ? k->value : "VALUE");
+        load_error(l, &w, "needs a value: %s %s", option,
+                   special    ? special->value
+                   : k->value ? k->value
+                              : "VALUE");
         return;
     }
     if (special != NULL) {

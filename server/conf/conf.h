@@ -1,15 +1,16 @@
 /* conf.h: what the operator asked for.
  *
- * One table (schema.c) lists every key once: its name, type, default, bounds, aliases on the command line and a line of
- * help. Parsing (YAML, environment, command line), checking, --print-config, --help and the README's reference are all made from it.
+ * One table (schema.c) lists every key once: its name, type, default, bounds, aliases on the
+ * command line and a line of help. Parsing (YAML, environment, command line), checking,
+ * --print-config, --help and the README's reference are all made from it.
  * Precedence: default < YAML < environment < command line.
  *
- *   schema.c   the table of keys and their names              load.c   the order of the sources; how faults are told
- *   value.c    text into values                              bind.c   what an address may look like
- *   yaml.c     the YAML file, by libyaml, with line numbers   env.c    RINGCORN_*, WEB_CONCURRENCY, PORT, --env-file
- *   cli.c      the command line                              check.c  rules between keys
- *   names.c    nearest right names, advice on peers' names    dump.c   --print-config, --help, the reference
- *   cpus.c     how many CPUs there are for us                load.h   what these files share
+ *   load.c    the order of the sources; faults     schema.c  the table of keys and their names
+ *   value.c   text into values                     bind.c    what an address may look like
+ *   yaml.c    the YAML file, by libyaml            env.c     RINGCORN_*, PORT, ..., --env-file
+ *   cli.c     the command line                     check.c   rules between keys
+ *   names.c   nearest right names, advice          dump.c    --print-config, --help, the reference
+ *   cpus.c    how many CPUs there are for us       load.h    what these files share
  *
  * No Python, no sockets here. A loaded struct conf is never changed: a reload loads another one. */
 #ifndef RINGCORN_CONF_H
@@ -36,9 +37,9 @@ enum conf_lifespan { CONF_LIFESPAN_AUTO, CONF_LIFESPAN_ON, CONF_LIFESPAN_OFF };
 
 /* Which refusals of the strict HTTP/1.1 parser are lifted (http.lenient). */
 enum conf_lenient {
-    LENIENT_BARE_LF = 1 << 0,       /* a line that ends with LF alone */
-    LENIENT_OBS_FOLD = 1 << 1,      /* a header continued on the next line */
-    LENIENT_HEADER_VALUE = 1 << 2,  /* control characters in header values */
+    LENIENT_BARE_LF = 1 << 0,      /* a line that ends with LF alone */
+    LENIENT_OBS_FOLD = 1 << 1,     /* a header continued on the next line */
+    LENIENT_HEADER_VALUE = 1 << 2, /* control characters in header values */
 };
 
 enum conf_bind_kind { CONF_BIND_TCP, CONF_BIND_UNIX, CONF_BIND_FD, CONF_BIND_SYSTEMD };
@@ -46,11 +47,11 @@ enum conf_bind_kind { CONF_BIND_TCP, CONF_BIND_UNIX, CONF_BIND_FD, CONF_BIND_SYS
 /* One entry of `bind`, parsed. */
 struct conf_bind {
     enum conf_bind_kind kind;
-    char *text;   /* as written, for messages */
-    char *host;   /* TCP: literal address or name, without brackets; "" = all addresses */
-    uint16_t port;/* TCP; 0 = any free port, resolved once at start */
-    char *path;   /* UNIX */
-    int fd;       /* FD */
+    char *text;    /* as written, for messages */
+    char *host;    /* TCP: literal address or name, without brackets; "" = all addresses */
+    uint16_t port; /* TCP; 0 = any free port, resolved once at start */
+    char *path;    /* UNIX */
+    int fd;        /* FD */
 };
 
 struct conf_strings {
@@ -63,22 +64,22 @@ struct conf_header {
 };
 
 struct conf {
-    char *app;              /* "module:attribute" or "module:make()", as written; NULL when not given */
+    char *app; /* "module:attribute" or "module:make()", as written; NULL when not given */
     bool factory;
-    char *app_dir;          /* "." by default; absolute after loading */
+    char *app_dir; /* "." by default; absolute after loading */
     struct conf_strings python_path;
     enum conf_interface interface;
 
     struct conf_bind *binds;
     size_t binds_n;
-    mode_t uds_mode;        /* 0666 by default */
-    char *uds_owner;        /* "user", "user:group", or NULL */
+    mode_t uds_mode; /* 0666 by default */
+    char *uds_owner; /* "user", "user:group", or NULL */
     unsigned backlog;
-    unsigned workers;       /* `auto` is resolved to the CPUs that the cgroup and the affinity mask grant */
+    unsigned workers; /* `auto` is resolved: conf_cpus() */
     bool reuse_port;
     enum conf_io io;
 
-    unsigned sync_threads;  /* 0 = auto: 8 for Django, 40 elsewhere, decided in the worker */
+    unsigned sync_threads; /* 0 = auto: 8 for Django, 40 elsewhere, decided in the worker */
     unsigned sync_executor_threads;
 
     char *user, *group, *pid_file, *name;
@@ -95,40 +96,43 @@ struct conf {
 
     char *root_path;
     enum conf_lifespan lifespan;
-    unsigned http_lenient;  /* enum conf_lenient, ored */
+    unsigned http_lenient; /* enum conf_lenient, ored */
     bool server_header, date_header;
     struct conf_header *headers; /* added to every answer */
     size_t headers_n;
 
-    int log_level;          /* enum log_level of base/log.h */
-    char *log_file;         /* NULL = standard error */
+    int log_level;  /* enum log_level of base/log.h */
+    char *log_file; /* NULL = standard error */
     bool access_log;
-    char *access_log_file;  /* NULL = standard output */
+    char *access_log_file; /* NULL = standard output */
 
-    char *venv;             /* folder of a virtual environment, or NULL; VIRTUAL_ENV is the default */
+    char *venv; /* folder of a virtual environment, or NULL; VIRTUAL_ENV is the default */
     struct conf_strings import_first;
     struct conf_strings python_options; /* as after -X, e.g. "dev", "utf8=1" */
 
     /* No keys, and so not printed: */
-    struct conf_strings env; /* "NAME=value" of --env-file, less what the environment has; conf_export_env() */
+    struct conf_strings env; /* "NAME=value" of --env-file; conf_export_env() */
     char *file;              /* the YAML file that was read, as named; NULL = none */
 };
 
 /* What the command line asked for beside a server. */
 enum conf_action {
     CONF_RUN,
-    CONF_CHECK,   /* --check-config */
-    CONF_PRINT,   /* --print-config */
-    CONF_VERSION, /* --version */
-    CONF_HELP,    /* --help */
+    CONF_CHECK,     /* --check-config */
+    CONF_PRINT,     /* --print-config */
+    CONF_VERSION,   /* --version */
+    CONF_HELP,      /* --help */
     CONF_REFERENCE, /* --config-reference: the table of keys as Markdown, for the README */
 };
 
-/* Loads the configuration. Every error is printed by log_operator(), one line each, naming file and line, variable or
- * option, the value, and what would be right; all errors are reported, not only the first.
- * argv stays the caller's and must outlive a reload. On success *out is new (conf_free()); NULL for CONF_VERSION, CONF_HELP and
- * CONF_REFERENCE, which need none. On failure *action and *out are untouched. conf->app is never NULL for CONF_RUN.
- * Paths come out absolute, except those in binds. Master only; not thread-safe.
+/* Loads the configuration. Every error is printed by log_operator(), one line each, naming file and
+ * line, variable or option, the value, and what would be right; all errors are reported, not only
+ * the first.
+ *
+ * argv stays the caller's and must outlive a reload. On success *out is new
+ * (conf_free()); NULL for CONF_VERSION, CONF_HELP and CONF_REFERENCE, which need none. On failure
+ * *action and *out are untouched. conf->app is never NULL for CONF_RUN. Paths come out absolute,
+ * except those in binds. Master only; not thread-safe.
  * Returns 0 or -EXIT_CODE_USAGE (bad input) or -EXIT_CODE_SYSTEM (a file that cannot be read). */
 int conf_load(int argc, char **argv, enum conf_action *action, struct conf **out);
 void conf_free(struct conf *conf);
@@ -137,11 +141,13 @@ void conf_free(struct conf *conf);
 int conf_export_env(const struct conf *conf);
 
 /* Each writes to a stream of the caller's. */
-void conf_print(const struct conf *conf, FILE *out);      /* YAML; loading it again gives the same struct conf */
+void conf_print(const struct conf *conf,
+                FILE *out); /* YAML; loading it again gives the same struct conf */
 void conf_print_help(FILE *out);
 void conf_print_reference(FILE *out);
 
-/* CPUs this process may use: the affinity mask bounded by the cgroup's quota (v2 cpu.max, v1 cfs), rounded up, at least 1. */
+/* CPUs this process may use: the affinity mask bounded by the cgroup's quota (v2 cpu.max, v1 cfs),
+ * rounded up, at least 1. */
 unsigned conf_cpus(void);
 
 /* The entry of names[0..n) nearest to text (edit distance), or NULL when none is near. */

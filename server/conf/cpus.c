@@ -1,7 +1,9 @@
-/* cpus.c: how many CPUs there are for us: the affinity mask, bounded by the quotas of control groups.
+/* cpus.c: how many CPUs there are for us: the affinity mask, bounded by the quotas of control
+ * groups.
  *
- * A quota may stand at any level between our group and the root, so all are read. In a container the group's path may be
- * the host's while the mount shows the container's own group as root: levels that are not there are passed over. */
+ * A quota may stand at any level between our group and the root, so all are read. In a container
+ * the group's path may be the host's while the mount shows the container's own group as root:
+ * levels that are not there are passed over. */
 #include <errno.h>
 #include <sched.h>
 
@@ -9,7 +11,8 @@
 
 /* Reads a small file below root; false when it is not there. */
 static bool
-small_file(const char *root, const char *dir, const char *group, const char *name, char *out, size_t size)
+small_file(const char *root, const char *dir, const char *group, const char *name, char *out,
+           size_t size)
 {
     char path[4096];
     if ((size_t)snprintf(path, sizeof(path), "%s%s%s/%s", root, dir, group, name) >= sizeof(path))

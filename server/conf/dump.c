@@ -3,7 +3,7 @@
 
 #include "conf/load.h"
 
-/* --- YAML ------------------------------------------------------------------------------------------------------------------ */
+/* --- YAML ------------------------------------------------------------------------------------- */
 
 /* The code point at *p, which moves behind it. Values are UTF-8 (value.c saw to it). */
 static unsigned
@@ -32,7 +32,8 @@ print_text(const char *text, FILE *out)
     const char *plain = text;
     while (isalnum((unsigned char)*plain) || (*plain != '\0' && strchr("/._-", *plain) != NULL))
         plain++;
-    if (*plain == '\0' && (isalpha((unsigned char)text[0]) || text[0] == '/') && strcmp(text, "null") != 0) {
+    if (*plain == '\0' && (isalpha((unsigned char)text[0]) || text[0] == '/') &&
+        strcmp(text, "null") != 0) {
         fputs(text, out);
         return;
     }
@@ -189,7 +190,7 @@ conf_print(const struct conf *conf, FILE *out)
     }
 }
 
-/* --- help --------------------------------------------------------------------------------------------------------------------- */
+/* --- help ------------------------------------------------------------------------------------- */
 
 enum { HELP_COLUMN = 30, HELP_WIDTH = 100 };
 
@@ -300,15 +301,18 @@ conf_print_help(FILE *out)
           "\n"
           "Serves the ASGI application `attribute` of the Python module `module`.\n"
           "\n"
-          "Every option is a key of the YAML file too: --timeouts-header is `header` below `timeouts:`, and\n"
-          "RINGCORN_TIMEOUTS_HEADER in the environment. The command line wins over the environment, that over the\n"
-          "file. Times: 500ms, 30s, 5m, or seconds; sizes: bytes, 64KiB, 16MiB. Lists: repeat the option.\n"
+          "Every option is a key of the YAML file too: --timeouts-header is `header` below "
+          "`timeouts:`, and\n"
+          "RINGCORN_TIMEOUTS_HEADER in the environment. The command line wins over the "
+          "environment, that over the\n"
+          "file. Times: 500ms, 30s, 5m, or seconds; sizes: bytes, 64KiB, 16MiB. Lists: repeat the "
+          "option.\n"
           "\n",
           out);
     for (size_t i = 0; i < cli_options_n; i++) {
         const struct cli_option *o = &cli_options[i];
-        int used = fprintf(out, "  %s%s%s%s%s", o->letter ? o->letter : "", o->letter ? ", " : "", o->name,
-                           o->value ? " " : "", o->value ? o->value : "");
+        int used = fprintf(out, "  %s%s%s%s%s", o->letter ? o->letter : "", o->letter ? ", " : "",
+                           o->name, o->value ? " " : "", o->value ? o->value : "");
         print_wrapped(o->help, (size_t)used, out);
     }
     const char *group = "";
@@ -325,14 +329,16 @@ conf_print_help(FILE *out)
         print_help_key(k, out);
     }
     fputs("\n"
-          "Signals to the master: TERM ends gracefully, INT and QUIT at once, HUP reads the configuration again and\n"
+          "Signals to the master: TERM ends gracefully, INT and QUIT at once, HUP reads the "
+          "configuration again and\n"
           "replaces the workers one by one, TTIN and TTOU add and remove a worker.\n"
-          "Exit codes: 0 clean; 1 sockets, files, permissions; 2 usage or configuration; 3 the application raised at\n"
+          "Exit codes: 0 clean; 1 sockets, files, permissions; 2 usage or configuration; 3 the "
+          "application raised at\n"
           "import or start; 4 module or attribute not found.\n",
           out);
 }
 
-/* --- reference ------------------------------------------------------------------------------------------------------------------- */
+/* --- reference -------------------------------------------------------------------------------- */
 
 /* Text in a cell of a Markdown table. */
 static void
@@ -377,7 +383,8 @@ print_reference_key(const struct key *k, FILE *out)
 void
 conf_print_reference(FILE *out)
 {
-    fputs("| key | option | variable | default | values | meaning |\n|---|---|---|---|---|---|\n", out);
+    fputs("| key | option | variable | default | values | meaning |\n|---|---|---|---|---|---|\n",
+          out);
     for (size_t i = 0; i < schema_n; i++)
         print_reference_key(&schema[i], out);
 }

@@ -1,7 +1,8 @@
 /* env.c: the environment: RINGCORN_*, the variables platforms set, and --env-file.
  *
- * An env file holds NAME=value lines as dotenv files do: `export` before a name, # comments, 'literal' and "quoted" values.
- * Nothing is expanded in it. What the process's own environment has wins; the rest is handed to the workers. */
+ * An env file holds NAME=value lines as dotenv files do: `export` before a name, # comments,
+ * 'literal' and "quoted" values. Nothing is expanded in it. What the process's own environment has
+ * wins; the rest is handed to the workers. */
 #include <ctype.h>
 #include <errno.h>
 
@@ -9,9 +10,10 @@
 
 #define PREFIX "RINGCORN_"
 
-/* --- the env file -------------------------------------------------------------------------------------------------------------- */
+/* --- the env file ----------------------------------------------------------------------------- */
 
-/* Reads a value up to the line's end into text (in place). Returns NULL or what is wrong with it. */
+/* Reads a value up to the line's end into text (in place). Returns NULL or what is wrong with
+ * it. */
 static const char *
 unquote(char *p, char **value)
 {
@@ -175,14 +177,16 @@ conf_export_env(const struct conf *conf)
     return 0;
 }
 
-/* --- variables ------------------------------------------------------------------------------------------------------------------ */
+/* --- variables -------------------------------------------------------------------------------- */
 
 static struct where
 where_variable(const struct load *l, const char *name, size_t n, unsigned line)
 {
-    return (struct where){
-        .source = SOURCE_ENV, .file = line > 0 ? l->env_file : NULL, .line = line, .name = name, .name_n = n
-    };
+    return (struct where){ .source = SOURCE_ENV,
+                           .file = line > 0 ? l->env_file : NULL,
+                           .line = line,
+                           .name = name,
+                           .name_n = n };
 }
 
 const char *
@@ -251,7 +255,8 @@ env_apply_fallbacks(struct load *l)
         value_add(l, venv, text, &w);
     text = env_get(l, "PORT", &w);
     if (text != NULL && text[0] != '\0' && load_where(l, bind)->source == SOURCE_DEFAULT) {
-        /* Platforms that set PORT send requests to the container's own address, so all addresses, as gunicorn has it. */
+        /* Platforms that set PORT send requests to the container's own address, so all addresses,
+         * as gunicorn has it. */
         struct conf_bind b = { 0 };
         char why[160];
         if (!port_is_right(text))

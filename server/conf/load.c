@@ -10,7 +10,7 @@
 
 #define CONFIG_FILE "ringcorn.yaml"
 
-/* --- faults ------------------------------------------------------------------------------------------------------------ */
+/* --- faults ----------------------------------------------------------------------------------- */
 
 static void
 report(struct load *l, const struct where *w, const char *format, va_list args)
@@ -26,7 +26,8 @@ report(struct load *l, const struct where *w, const char *format, va_list args)
         snprintf(line, sizeof(line), "%.255s%s", w->file ? w->file : "", w->file ? ": " : "");
     n = strlen(line);
     if (w->name != NULL)
-        snprintf(line + n, sizeof(line) - n, "%.*s: ", (int)(w->name_n < 128 ? w->name_n : 128), w->name);
+        snprintf(line + n, sizeof(line) - n, "%.*s: ", (int)(w->name_n < 128 ? w->name_n : 128),
+                 w->name);
     n = strlen(line);
     snprintf(line + n, sizeof(line) - n, "%s", text);
     /* What the operator typed is shown, but may neither break the line nor drive the terminal. */
@@ -69,7 +70,7 @@ where_key(const struct key *k)
     return (struct where){ .name = k->name, .name_n = strlen(k->name) };
 }
 
-/* --- files --------------------------------------------------------------------------------------------------------------- */
+/* --- files ------------------------------------------------------------------------------------ */
 
 const char *
 launch_dir(void)
@@ -135,7 +136,7 @@ file_read(const char *path, char **text, size_t *n)
     return 0;
 }
 
-/* --- the load -------------------------------------------------------------------------------------------------------------- */
+/* --- the load --------------------------------------------------------------------------------- */
 
 void
 conf_free(struct conf *conf)

@@ -1,7 +1,9 @@
-/* load.h: what the files of this folder share: the table of keys, and one load in progress. Private to conf/ (and its tests).
+/* load.h: what the files of this folder share: the table of keys, and one load in progress. Private
+ * to conf/ (and its tests).
  *
- * A load sets every key to its default, then lets each source write over it, weakest first: WEB_CONCURRENCY and PORT, YAML,
- * RINGCORN_* variables, command line. Every fault is reported and counted; only a load without one gives a struct conf.
+ * A load sets every key to its default, then lets each source write over it, weakest first:
+ * WEB_CONCURRENCY and PORT, YAML, RINGCORN_* variables, command line. Every fault is reported and
+ * counted; only a load without one gives a struct conf.
  *
  * One thread: the master's, at start and at each reload. */
 #ifndef RINGCORN_CONF_LOAD_H
@@ -11,14 +13,14 @@
 #include "conf/conf.h"
 
 enum {
-    KEYS_MAX = 64,             /* rows of the table */
-    LIST_MAX = 256,            /* entries of one list (bind, headers, python_path, ...) */
-    TEXT_MAX = 8 * 1024,       /* bytes of one value */
+    KEYS_MAX = 64,               /* rows of the table */
+    LIST_MAX = 256,              /* entries of one list (bind, headers, python_path, ...) */
+    TEXT_MAX = 8 * 1024,         /* bytes of one value */
     FILE_SIZE_MAX = 1024 * 1024, /* bytes of a YAML or env file */
-    NAME_MAX_KEY = 64,         /* bytes of the longest name of a key in any spelling, and a NUL */
+    NAME_MAX_KEY = 64,           /* bytes of the longest name of a key in any spelling, and a NUL */
 };
 
-/* --- the table (schema.c) ---------------------------------------------------------------------------------------------- */
+/* --- the table (schema.c) --------------------------------------------------------------------- */
 
 enum key_type {
     KEY_BOOL,
@@ -29,11 +31,11 @@ enum key_type {
     KEY_WORD,     /* one of words */
     KEY_WORDS,    /* a list of words, ored */
     KEY_TEXT,
-    KEY_PATH,     /* made absolute; "-" is NULL where dash is set */
-    KEY_TEXTS,    /* struct conf_strings */
-    KEY_PATHS,    /* struct conf_strings, each made absolute */
-    KEY_BINDS,    /* conf->binds */
-    KEY_HEADERS,  /* conf->headers */
+    KEY_PATH,    /* made absolute; "-" is NULL where dash is set */
+    KEY_TEXTS,   /* struct conf_strings */
+    KEY_PATHS,   /* struct conf_strings, each made absolute */
+    KEY_BINDS,   /* conf->binds */
+    KEY_HEADERS, /* conf->headers */
 };
 
 struct key_word {
@@ -44,24 +46,26 @@ struct key_word {
 struct key {
     const char *name; /* "timeouts.keep_alive" */
     enum key_type type;
-    size_t offset, width;  /* of the field in struct conf */
-    const char *initial;   /* the default, as text; NULL = not set, empty for lists */
-    const char *options;   /* options beside --group-key, separated by spaces: "-w", "--keep-alive" */
+    size_t offset, width; /* of the field in struct conf */
+    const char *initial;  /* the default, as text; NULL = not set, empty for lists */
+    const char *options;  /* beside --group-key, separated by spaces: "-w --threads" */
     const char *help;
-    uint64_t min, max;     /* COUNT, SIZE, DURATION */
-    const char *zero;      /* the word that means 0: "auto", "off", or NULL */
+    uint64_t min, max;            /* COUNT, SIZE, DURATION */
+    const char *zero;             /* the word that means 0: "auto", "off", or NULL */
     const struct key_word *words; /* WORD, WORDS */
-    const char *value;     /* what stands for the value in --help, where the type says too little */
-    int (*fault)(const char *text, char *why, size_t why_size); /* TEXT, TEXTS: 0, or -EINVAL and why */
-    bool is_positional;    /* the argument without a dash; has no option */
-    bool is_dash;          /* PATH: "-" means a standard stream */
-    bool is_empty_ok;      /* TEXT: "" is a value */
+    const char *value; /* what stands for the value in --help, where the type says too little */
+    /* TEXT, TEXTS: 0, or -EINVAL and why */
+    int (*fault)(const char *text, char *why, size_t why_size);
+    bool is_positional; /* the argument without a dash; has no option */
+    bool is_dash;       /* PATH: "-" means a standard stream */
+    bool is_empty_ok;   /* TEXT: "" is a value */
 };
 
 extern const struct key schema[];
 extern const size_t schema_n;
 
-/* By the YAML name, the option ("--keep-alive", "-w"; *is_no tells --no-x of a boolean) or what follows RINGCORN_. NULL: no such. */
+/* By the YAML name, the option ("--keep-alive", "-w"; *is_no tells --no-x of a boolean) or what
+ * follows RINGCORN_. NULL: no such. */
 const struct key *schema_by_name(const char *name);
 const struct key *schema_by_option(const char *option, bool *is_no);
 const struct key *schema_by_variable(const char *suffix);
@@ -75,17 +79,18 @@ size_t key_group_size(const struct key *k);
 void key_option(const struct key *k, char *out, size_t size);   /* "--timeouts-keep-alive" */
 void key_variable(const struct key *k, char *out, size_t size); /* "RINGCORN_TIMEOUTS_KEEP_ALIVE" */
 void key_expected(const struct key *k, char *out, size_t size); /* "auto or 1 to 1024" */
-/* A number as one would write it for this key: 75000 -> "75s". Exact, so that it can be read back. */
+/* A number as one would write it for this key: 75000 -> "75s". Exact, so that it can be read
+ * back. */
 void key_format(const struct key *k, uint64_t n, char *out, size_t size);
 
 static inline bool
 key_is_list(const struct key *k)
 {
-    return k->type == KEY_TEXTS || k->type == KEY_PATHS || k->type == KEY_BINDS || k->type == KEY_HEADERS ||
-           k->type == KEY_WORDS;
+    return k->type == KEY_TEXTS || k->type == KEY_PATHS || k->type == KEY_BINDS ||
+           k->type == KEY_HEADERS || k->type == KEY_WORDS;
 }
 
-/* --- one load (load.c) --------------------------------------------------------------------------------------------------- */
+/* --- one load (load.c) ------------------------------------------------------------------------ */
 
 enum source {
     SOURCE_DEFAULT,
@@ -136,30 +141,36 @@ load_where(struct load *l, const struct key *k)
 struct where where_option(const char *option, size_t n);
 struct where where_key(const struct key *k);
 
-/* The folder the program was started in, as the shell named it: remembered at the first load, so that a reload follows a
- * symbolic link (/srv/current) that points elsewhere by now. "" when it cannot be told. */
+/* The folder the program was started in, as the shell named it: remembered at the first load, so
+ * that a reload follows a symbolic link (/srv/current) that points elsewhere by now. "" when it
+ * cannot be told. */
 const char *launch_dir(void);
 /* New: path itself, or below launch_dir(). NULL: no memory. */
 char *absolute_path(const char *path);
 
-/* Reads a file of at most FILE_SIZE_MAX bytes; *text is new and NUL-terminated. Returns 0 or -errno (-EFBIG: too large). */
+/* Reads a file of at most FILE_SIZE_MAX bytes; *text is new and NUL-terminated. Returns 0 or -errno
+ * (-EFBIG: too large). */
 int file_read(const char *path, char **text, size_t *n);
 
-/* --- text into values (value.c) -------------------------------------------------------------------------------------------- */
+/* --- text into values (value.c) --------------------------------------------------------------- */
 
-/* Sets a key, or adds one entry to a list; the first of a stronger source drops what weaker ones wrote. */
+/* Sets a key, or adds one entry to a list; the first of a stronger source drops what weaker ones
+ * wrote. */
 void value_add(struct load *l, const struct key *k, const char *text, const struct where *w);
 /* Sets a list to empty, or a key without a default to "not set". */
 void value_unset(struct load *l, const struct key *k, const struct where *w);
 void value_add_header(struct load *l, const struct key *k, const char *name, const char *value,
                       const struct where *w);
-void value_add_bind(struct load *l, const struct key *k, struct conf_bind *bind, const struct where *w);
-/* Adds each entry of a list separated by commas (headers: by line breaks); other keys are set as a whole. */
+void value_add_bind(struct load *l, const struct key *k, struct conf_bind *bind,
+                    const struct where *w);
+/* Adds each entry of a list separated by commas (headers: by line breaks); other keys are set as a
+ * whole. */
 void value_add_joined(struct load *l, const struct key *k, const char *text, const struct where *w);
 
 bool parse_bool(const char *text, bool *out);
-uint64_t key_number(const struct conf *conf, const struct key *k); /* BOOL, COUNT, SIZE, DURATION, MODE, WORD, WORDS */
-char **key_text(struct conf *conf, const struct key *k);           /* TEXT, PATH */
+uint64_t key_number(const struct conf *conf,
+                    const struct key *k); /* BOOL, COUNT, SIZE, DURATION, MODE, WORD, WORDS */
+char **key_text(struct conf *conf, const struct key *k);                /* TEXT, PATH */
 struct conf_strings *key_texts(struct conf *conf, const struct key *k); /* TEXTS, PATHS */
 
 /* 0 or -ENOMEM. */
@@ -168,7 +179,7 @@ void strings_free(struct conf_strings *list);
 /* Frees what the key's field owns and sets it to nothing. */
 void value_free(struct conf *conf, const struct key *k);
 
-/* --- `bind` (bind.c) --------------------------------------------------------------------------------------------------------- */
+/* --- `bind` (bind.c) -------------------------------------------------------------------------- */
 
 enum { PORT_DEFAULT = 8000 };
 
@@ -176,15 +187,17 @@ enum { PORT_DEFAULT = 8000 };
 int bind_parse(const char *text, struct conf_bind *out, char *why, size_t why_size);
 bool port_is_right(const char *text);
 /* From --host and --port; either may be NULL (127.0.0.1, PORT_DEFAULT); port is right. */
-int bind_from_host(const char *host, const char *port, struct conf_bind *out, char *why, size_t why_size);
+int bind_from_host(const char *host, const char *port, struct conf_bind *out, char *why,
+                   size_t why_size);
 void bind_free(struct conf_bind *bind);
 
-/* --- sources ------------------------------------------------------------------------------------------------------------------- */
+/* --- sources ---------------------------------------------------------------------------------- */
 
 /* yaml.c: name is for messages. */
 void yaml_apply(struct load *l, const char *name, const char *text, size_t n);
 
-/* env.c: --env-file into l->env; RINGCORN_*; then the fallbacks. env_get() prefers the process's environment. */
+/* env.c: --env-file into l->env; RINGCORN_*; then the fallbacks. env_get() prefers the process's
+ * environment. */
 void env_file_read(struct load *l, const char *path, const struct where *w);
 void env_file_parse(struct load *l, const char *name, char *text);
 void env_apply(struct load *l);
@@ -195,7 +208,15 @@ int env_export(const struct load *l, struct conf_strings *out);
 void env_fini(struct load *l);
 
 /* cli.c */
-enum cli_special { CLI_CONFIG, CLI_ENV_FILE, CLI_HOST, CLI_PORT, CLI_UDS, CLI_FD, CLI_SPECIALS_WITH_VALUE };
+enum cli_special {
+    CLI_CONFIG,
+    CLI_ENV_FILE,
+    CLI_HOST,
+    CLI_PORT,
+    CLI_UDS,
+    CLI_FD,
+    CLI_SPECIALS_WITH_VALUE
+};
 
 struct cli_value {
     const struct key *key;
@@ -205,7 +226,10 @@ struct cli_value {
 
 struct cli {
     enum conf_action action;
-    struct { const char *text; struct where where; } special[CLI_SPECIALS_WITH_VALUE];
+    struct {
+        const char *text;
+        struct where where;
+    } special[CLI_SPECIALS_WITH_VALUE];
     struct cli_value *values;
     size_t values_n;
 };
@@ -213,40 +237,42 @@ struct cli {
 /* An option that is no key, for --help. */
 struct cli_option {
     const char *name, *letter, *value, *help;
-    enum cli_special special;  /* when it takes a value */
-    enum conf_action action;   /* when it does not */
+    enum cli_special special; /* when it takes a value */
+    enum conf_action action;  /* when it does not */
 };
 extern const struct cli_option cli_options[];
 extern const size_t cli_options_n;
 
-/* Which of --help, --version and --config-reference is there, before anything is judged; CONF_RUN: none. */
+/* Which of --help, --version and --config-reference is there, before anything is judged; CONF_RUN:
+ * none. */
 enum conf_action cli_peek(int argc, char **argv);
 /* Takes the command line apart; faults are reported. values borrow argv. */
 void cli_scan(struct load *l, int argc, char **argv, struct cli *cli);
 void cli_apply(struct load *l, const struct cli *cli);
 void cli_fini(struct cli *cli);
 
-/* --- rules between keys (check.c) -------------------------------------------------------------------------------------------------- */
+/* --- rules between keys (check.c) ------------------------------------------------------------- */
 
 /* Resolves what depends on other keys or on the machine, then judges the whole. */
 void check_all(struct load *l, bool is_app_needed);
 
-/* --- names (names.c) ---------------------------------------------------------------------------------------------------------------- */
+/* --- names (names.c) -------------------------------------------------------------------------- */
 
-/* What to do about an option, variable or key of a peer that Ringcorn does not have: a clause, or NULL. name in any spelling,
- * without dashes before or RINGCORN_. */
+/* What to do about an option, variable or key of a peer that Ringcorn does not have: a clause, or
+ * NULL. name in any spelling, without dashes before or RINGCORN_. */
 const char *names_advice(const char *name);
 /* The nearest name in the same spelling, or NULL. Static storage, valid until the next call. */
 const char *names_near_key(const char *name);
 const char *names_near_option(const char *option);
 const char *names_near_variable(const char *variable);
 
-/* --- CPUs (cpus.c) ------------------------------------------------------------------------------------------------------------------- */
+/* --- CPUs (cpus.c) ---------------------------------------------------------------------------- */
 
-/* The quota that bounds this process, in whole CPUs rounded up; 0 = none. root is put before /proc and /sys (tests). */
+/* The quota that bounds this process, in whole CPUs rounded up; 0 = none. root is put before /proc
+ * and /sys (tests). */
 unsigned cpus_quota(const char *root);
 
-/* --- for tests and the fuzzer: defaults, then YAML from memory, then the rules (no application needed) ------------------------------- */
+/* For tests and the fuzzer: defaults, then YAML from memory, then the rules; needs no app. */
 int conf_load_text(const char *name, const char *text, size_t n, bool is_quiet, struct conf **out);
 
 #endif

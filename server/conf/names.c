@@ -3,7 +3,7 @@
 
 #include "conf/load.h"
 
-/* --- nearest ------------------------------------------------------------------------------------------------------------- */
+/* --- nearest ---------------------------------------------------------------------------------- */
 
 enum { NEAR_MAX = 64 }; /* longer texts are near to nothing */
 
@@ -13,8 +13,8 @@ least(unsigned a, unsigned b)
     return a < b ? a : b;
 }
 
-/* Changes, insertions, losses and swaps of neighbours that lead from a to b (optimal string alignment); ASCII case does
- * not count. */
+/* Changes, insertions, losses and swaps of neighbours that lead from a to b (optimal string
+ * alignment); ASCII case does not count. */
 static unsigned
 distance(const char *a, size_t a_n, const char *b, size_t b_n)
 {
@@ -44,7 +44,8 @@ conf_nearest(const char *text, const char *const *names, size_t n)
 {
     const char *best = NULL;
     size_t text_n = strlen(text);
-    /* One slip in a short name, more in a longer one; never so many that little of the name is left. */
+    /* One slip in a short name, more in a longer one; never so many that little of the name is
+     * left. */
     unsigned allowed = 1 + (unsigned)text_n / 5;
     if (text_n == 0 || text_n > NEAR_MAX)
         return NULL;
@@ -129,19 +130,23 @@ names_near_variable(const char *variable)
     return near ? near - skip : NULL;
 }
 
-/* --- advice ----------------------------------------------------------------------------------------------------------------- */
+/* --- advice ----------------------------------------------------------------------------------- */
 
 #define NO_TLS "let a proxy such as nginx do TLS and reach Ringcorn by bind unix:/path"
-#define NO_RELOAD "there is no automatic reload; SIGHUP replaces the workers without losing a request"
-#define NO_WORKER_CLASS "there is one kind of worker, so leave it out; --threads is for synchronous code"
+#define NO_RELOAD                                                                                  \
+    "there is no automatic reload; SIGHUP replaces the workers without losing a request"
+#define NO_WORKER_CLASS                                                                            \
+    "there is one kind of worker, so leave it out; --threads is for synchronous code"
 #define NO_RECYCLING "workers are not recycled; leave it out"
-#define NO_PROXY "forwarded headers are not interpreted; let the application's middleware do it"
-#define NO_FORMAT "the access log has one format; leave it out"
-#define NO_METRICS "there is no metrics endpoint; leave it out"
-#define NO_LOG_CONFIG "configure Python's logging in the application; --log-level and --log-file are the server's"
+#define NO_PROXY     "forwarded headers are not interpreted; let the application's middleware do it"
+#define NO_FORMAT    "the access log has one format; leave it out"
+#define NO_METRICS   "there is no metrics endpoint; leave it out"
+#define NO_LOG_CONFIG                                                                              \
+    "configure Python's logging in the application; --log-level and --log-file are the server's"
 #define IS_BIND "addresses are entries of bind: host:port, unix:/path, fd://N"
 
-/* What users of uvicorn, gunicorn, granian and hypercorn type, with '-' for '_' and '.'; a '*' at the end takes any rest. */
+/* What users of uvicorn, gunicorn, granian and hypercorn type, with '-' for '_' and '.'; a '*' at
+ * the end takes any rest. */
 static const struct {
     const char *name, *advice;
 } peers[] = {
@@ -175,8 +180,10 @@ static const struct {
     { "workers-max-rss", NO_RECYCLING },
     { "max-rss", NO_RECYCLING },
     { "respawn-*", "workers that die are always replaced; leave it out" },
-    { "timeout", "say which: --graceful-timeout, --keep-alive or --timeouts-header, -body, -send, -startup" },
-    { "t", "say which: --graceful-timeout, --keep-alive or --timeouts-header, -body, -send, -startup" },
+    { "timeout",
+      "say which: --graceful-timeout, --keep-alive or --timeouts-header, -body, -send, -startup" },
+    { "t",
+      "say which: --graceful-timeout, --keep-alive or --timeouts-header, -body, -send, -startup" },
     { "timeout-worker-healthcheck", "leave it out" },
     { "workers-kill-timeout", "use timeouts.graceful (--graceful-timeout)" },
     { "read-timeout", "use timeouts.body (--timeouts-body)" },
@@ -188,7 +195,8 @@ static const struct {
     { "limit-request-field-size", "use limits.header_size (--limit-header-size)" },
     { "preload", "there is no preloading; leave it out" },
     { "preload-app", "there is no preloading; leave it out" },
-    { "daemon", "there is no daemon mode; let systemd, a container or a shell's & keep it running" },
+    { "daemon",
+      "there is no daemon mode; let systemd, a container or a shell's & keep it running" },
     { "D", "there is no daemon mode; let systemd, a container or a shell's & keep it running" },
     { "e", "set the variable before the command, or use --env-file" },
     { "env", "set the variable before the command, or use --env-file" },
@@ -227,7 +235,8 @@ static const struct {
     { "forwarded-allow-ips", NO_PROXY },
     { "metrics*", NO_METRICS },
     { "statsd*", NO_METRICS },
-    { "static*", "let a proxy such as nginx, or WhiteNoise in the application, serve static files" },
+    { "static*",
+      "let a proxy such as nginx, or WhiteNoise in the application, serve static files" },
     { "wsgi", "ASGI applications are served; wrap a WSGI one, e.g. with a2wsgi" },
     { "wsgi-app", "use app" },
     { "app", "the application is the argument without a dash: ringcorn module:attribute" },
@@ -248,7 +257,9 @@ names_advice(const char *name)
         return NULL;
     /* "-D" and "-d" are two options; in longer names case does not count (RINGCORN_RELOAD). */
     for (size_t i = 0; i <= n; i++)
-        plain[i] = name[i] == '_' || name[i] == '.' ? '-' : n > 1 ? (char)tolower((unsigned char)name[i]) : name[i];
+        plain[i] = name[i] == '_' || name[i] == '.' ? '-'
+                   : n > 1                          ? (char)tolower((unsigned char)name[i])
+                                                    : name[i];
     for (size_t i = 0; i < ARRAY_LEN(peers); i++) {
         size_t peer = strlen(peers[i].name);
         if (peers[i].name[peer - 1] == '*' ? strncmp(plain, peers[i].name, peer - 1) == 0

@@ -1,7 +1,8 @@
 /* schema.c: the table of all keys, and the spellings of their names.
  *
- * One rule makes the names: `group.key` in YAML is --group-key on the command line and RINGCORN_GROUP_KEY in the environment.
- * A row's place is its place in --print-config, --help and the reference; keys of a group stand together. */
+ * One rule makes the names: `group.key` in YAML is --group-key on the command line and
+ * RINGCORN_GROUP_KEY in the environment. A row's place is its place in --print-config, --help and
+ * the reference; keys of a group stand together. */
 #include <ctype.h>
 #include <errno.h>
 
@@ -11,27 +12,27 @@
 
 enum { KIB = 1024, MIB = 1024 * 1024, SECOND = 1000, DAY = 24 * 3600 * SECOND };
 
-static const struct key_word interface_words[] = {
-    { "auto", CONF_INTERFACE_AUTO }, { "asgi", CONF_INTERFACE_ASGI }, { NULL, 0 }
-};
+static const struct key_word interface_words[] = { { "auto", CONF_INTERFACE_AUTO },
+                                                   { "asgi", CONF_INTERFACE_ASGI },
+                                                   { NULL, 0 } };
 
 static const struct key_word io_words[] = {
     { "auto", CONF_IO_AUTO }, { "io_uring", CONF_IO_URING }, { "epoll", CONF_IO_EPOLL }, { NULL, 0 }
 };
 
-static const struct key_word lifespan_words[] = {
-    { "auto", CONF_LIFESPAN_AUTO }, { "on", CONF_LIFESPAN_ON }, { "off", CONF_LIFESPAN_OFF }, { NULL, 0 }
-};
+static const struct key_word lifespan_words[] = { { "auto", CONF_LIFESPAN_AUTO },
+                                                  { "on", CONF_LIFESPAN_ON },
+                                                  { "off", CONF_LIFESPAN_OFF },
+                                                  { NULL, 0 } };
 
 static const struct key_word lenient_words[] = { { "bare_lf", LENIENT_BARE_LF },
                                                  { "obs_fold", LENIENT_OBS_FOLD },
                                                  { "header_value", LENIENT_HEADER_VALUE },
                                                  { NULL, 0 } };
 
-static const struct key_word level_words[] = {
-    { "debug", LOG_DEBUG },      { "info", LOG_INFO },   { "warning", LOG_WARNING }, { "error", LOG_ERROR },
-    { "critical", LOG_ERROR },   { NULL, 0 }
-};
+static const struct key_word level_words[] = { { "debug", LOG_DEBUG },     { "info", LOG_INFO },
+                                               { "warning", LOG_WARNING }, { "error", LOG_ERROR },
+                                               { "critical", LOG_ERROR },  { NULL, 0 } };
 
 static bool
 is_name_byte(unsigned char c, bool is_first)
@@ -63,7 +64,8 @@ app_fault(const char *text, char *why, size_t why_size)
         return -EINVAL;
     }
     if (strchr(text, '/') != NULL || strstr(text, ".py:") != NULL) {
-        snprintf(why, why_size, "is a file name; write module:attribute (and --app-dir for its folder)");
+        snprintf(why, why_size,
+                 "is a file name; write module:attribute (and --app-dir for its folder)");
         return -EINVAL;
     }
     if (p != NULL && *p == ':')
@@ -73,7 +75,8 @@ app_fault(const char *text, char *why, size_t why_size)
     if (p != NULL && (*p == '\0' || strcmp(p, "()") == 0))
         return 0;
     if (p != NULL && *p == '(')
-        snprintf(why, why_size, "calls with arguments, which is not supported; write module:make()");
+        snprintf(why, why_size,
+                 "calls with arguments, which is not supported; write module:make()");
     else
         snprintf(why, why_size, "is not of the form module:attribute");
     return -EINVAL;
@@ -109,46 +112,51 @@ root_path_fault(const char *text, char *why, size_t why_size)
 }
 
 const struct key schema[] = {
-    { "app", KEY_TEXT, FIELD(app), NULL, NULL, "the application: module:attribute, or module:make()",
-      .value = "APP", .fault = app_fault, .is_positional = true },
+    { "app", KEY_TEXT, FIELD(app), NULL, NULL,
+      "the application: module:attribute, or module:make()", .value = "APP", .fault = app_fault,
+      .is_positional = true },
     { "factory", KEY_BOOL, FIELD(factory), "false", NULL,
       .help = "the attribute is a function that makes the application" },
-    { "app_dir", KEY_PATH, FIELD(app_dir), ".", "--chdir", "folder the application is imported from",
-      .value = "DIR" },
+    { "app_dir", KEY_PATH, FIELD(app_dir), ".", "--chdir",
+      "folder the application is imported from", .value = "DIR" },
     { "python_path", KEY_PATHS, FIELD(python_path), NULL, NULL,
       "more folders to import from, before the environment's own", .value = "DIR" },
     { "interface", KEY_WORD, FIELD(interface), "auto", NULL, "how the application is called",
       .words = interface_words },
 
     { "bind", KEY_BINDS, FIELD(binds), "127.0.0.1:8000", "-b",
-      "addresses to listen on: host:port, [v6]:port, :port (all addresses), unix:/path, fd://N, systemd",
+      "addresses to listen on: host:port, [v6]:port, :port (all addresses), unix:/path, fd://N, "
+      "systemd",
       .value = "ADDRESS" },
     { "uds.mode", KEY_MODE, FIELD(uds_mode), "0666", NULL, .help = "permissions of unix sockets" },
-    { "uds.owner", KEY_TEXT, FIELD(uds_owner), NULL, NULL, "owner of unix sockets: user or user:group",
-      .value = "OWNER", .fault = owner_fault },
+    { "uds.owner", KEY_TEXT, FIELD(uds_owner), NULL, NULL,
+      "owner of unix sockets: user or user:group", .value = "OWNER", .fault = owner_fault },
     { "backlog", KEY_COUNT, FIELD(backlog), "2048", NULL,
-      "connections the kernel holds before they are accepted (it allows net.core.somaxconn at most)", .min = 1,
-      .max = 65535 },
+      "connections the kernel holds before they are accepted (it allows net.core.somaxconn at "
+      "most)",
+      .min = 1, .max = 65535 },
     { "workers", KEY_COUNT, FIELD(workers), "1", "-w",
-      "worker processes; auto = the CPUs that the affinity mask and the cgroup grant", .min = 1, .max = 1024,
-      .zero = "auto" },
+      "worker processes; auto = the CPUs that the affinity mask and the cgroup grant", .min = 1,
+      .max = 1024, .zero = "auto" },
     { "reuse_port", KEY_BOOL, FIELD(reuse_port), "true", NULL,
       .help = "a TCP listener for each worker; false = one that all share" },
-    { "io", KEY_WORD, FIELD(io), "auto", NULL, "how the loop waits; auto = io_uring where the kernel lets it",
-      .words = io_words },
+    { "io", KEY_WORD, FIELD(io), "auto", NULL,
+      "how the loop waits; auto = io_uring where the kernel lets it", .words = io_words },
 
     { "sync.threads", KEY_COUNT, FIELD(sync_threads), "auto", "--threads",
-      "threads of a worker for synchronous code; auto = 8 for Django, 40 elsewhere", .min = 1, .max = 1024,
-      .zero = "auto" },
+      "threads of a worker for synchronous code; auto = 8 for Django, 40 elsewhere", .min = 1,
+      .max = 1024, .zero = "auto" },
     { "sync.executor_threads", KEY_COUNT, FIELD(sync_executor_threads), "32", NULL,
-      "threads of a worker for asyncio.to_thread, run_in_executor(None, ...), name look-ups and files",
+      "threads of a worker for asyncio.to_thread, run_in_executor(None, ...), name look-ups and "
+      "files",
       .min = 1, .max = 1024 },
 
     { "user", KEY_TEXT, FIELD(user), NULL, "-u", "user to become once sockets and logs are open",
       .value = "USER" },
     { "group", KEY_TEXT, FIELD(group), NULL, "-g", "group to become once sockets and logs are open",
       .value = "GROUP" },
-    { "pid_file", KEY_PATH, FIELD(pid_file), NULL, "--pid", .help = "file for the master's process id" },
+    { "pid_file", KEY_PATH, FIELD(pid_file), NULL, "--pid",
+      .help = "file for the master's process id" },
     { "name", KEY_TEXT, FIELD(name), NULL, "-n", "the name ps shows", .value = "NAME" },
 
     { "timeouts.header", KEY_DURATION, FIELD(timeout_header_ms), "10s", "--timeout-header",
@@ -159,14 +167,17 @@ const struct key schema[] = {
       "without the client taking a byte of an answer; then the connection is closed", .max = DAY,
       .zero = "off" },
     { "timeouts.keep_alive", KEY_DURATION, FIELD(timeout_keep_alive_ms), "75s",
-      "--keep-alive --timeout-keep-alive", "without a request on a connection; longer than nginx's 60s", .max = DAY, .zero = "off" },
+      "--keep-alive --timeout-keep-alive",
+      "without a request on a connection; longer than nginx's 60s", .max = DAY, .zero = "off" },
     { "timeouts.graceful", KEY_DURATION, FIELD(timeout_graceful_ms), "30s",
       "--graceful-timeout --timeout-graceful-shutdown",
       "for requests in hand when a worker leaves; off = no limit", .max = DAY, .zero = "off" },
     { "timeouts.startup", KEY_DURATION, FIELD(timeout_startup_ms), "120s", "--timeout-startup",
-      "for a worker to import the application and become ready; off = no limit", .max = DAY, .zero = "off" },
+      "for a worker to import the application and become ready; off = no limit", .max = DAY,
+      .zero = "off" },
     { "timeouts.body_rate", KEY_SIZE, FIELD(timeout_body_rate), "240", NULL,
-      "bytes a second that a body must bring on average; then 408", .max = 1024 * MIB, .zero = "off" },
+      "bytes a second that a body must bring on average; then 408", .max = 1024 * MIB,
+      .zero = "off" },
 
     { "limits.request_line", KEY_SIZE, FIELD(limit_request_line), "8KiB", "--limit-request-line",
       "length of method, target and version; then 414", .min = 64, .max = 1 * MIB },
@@ -185,7 +196,8 @@ const struct key schema[] = {
       "the path a proxy has cut off before it passed the request on", .value = "PATH",
       .fault = root_path_fault, .is_empty_ok = true },
     { "lifespan", KEY_WORD, FIELD(lifespan), "auto", NULL,
-      "ASGI lifespan; auto = an application that does not know it is served without", .words = lifespan_words },
+      "ASGI lifespan; auto = an application that does not know it is served without",
+      .words = lifespan_words },
     { "http.lenient", KEY_WORDS, FIELD(http_lenient), NULL, NULL,
       "what the strict parser is to accept after all", .words = lenient_words },
     { "headers", KEY_HEADERS, FIELD(headers), NULL, "--header", "headers added to every answer",
@@ -195,7 +207,8 @@ const struct key schema[] = {
 
     { "log.level", KEY_WORD, FIELD(log_level), "info", NULL, "least level that is logged",
       .words = level_words },
-    { "log.file", KEY_PATH, FIELD(log_file), NULL, NULL, "error log; - = standard error", .is_dash = true },
+    { "log.file", KEY_PATH, FIELD(log_file), NULL, NULL, "error log; - = standard error",
+      .is_dash = true },
     { "access_log.enabled", KEY_BOOL, FIELD(access_log), "false", "--access-log",
       .help = "log each request; naming a file turns it on too" },
     { "access_log.file", KEY_PATH, FIELD(access_log_file), NULL, "--access-logfile",
@@ -204,9 +217,10 @@ const struct key schema[] = {
     { "venv", KEY_PATH, FIELD(venv), NULL, NULL,
       "virtual environment; without it the one in VIRTUAL_ENV, if any", .value = "DIR" },
     { "import_first", KEY_TEXTS, FIELD(import_first), NULL, NULL,
-      "modules imported before the application (APM, coverage)", .value = "MODULE", .fault = module_fault },
-    { "python.options", KEY_TEXTS, FIELD(python_options), NULL, NULL, "options as after python -X: dev, utf8=1",
-      .value = "OPTION" },
+      "modules imported before the application (APM, coverage)", .value = "MODULE",
+      .fault = module_fault },
+    { "python.options", KEY_TEXTS, FIELD(python_options), NULL, NULL,
+      "options as after python -X: dev, utf8=1", .value = "OPTION" },
 };
 
 const size_t schema_n = ARRAY_LEN(schema);
@@ -302,7 +316,8 @@ schema_by_option(const char *option, bool *is_no)
         if (key_has_option(&schema[i], option))
             return &schema[i];
         *is_no = true;
-        if (schema[i].type == KEY_BOOL && without_no[0] != '\0' && key_has_option(&schema[i], without_no))
+        if (schema[i].type == KEY_BOOL && without_no[0] != '\0' &&
+            key_has_option(&schema[i], without_no))
             return &schema[i];
     }
     return NULL;
@@ -331,9 +346,10 @@ append_words(const struct key *k, char *out, size_t size)
 void
 key_format(const struct key *k, uint64_t n, char *out, size_t size)
 {
-    static const struct { const char *unit; uint64_t size; } units[] = {
-        { "GiB", 1024ULL * MIB }, { "MiB", MIB }, { "KiB", KIB }
-    };
+    static const struct {
+        const char *unit;
+        uint64_t size;
+    } units[] = { { "GiB", 1024ULL * MIB }, { "MiB", MIB }, { "KiB", KIB } };
     if (k->type == KEY_DURATION) {
         if (n > 0 && n % (3600 * SECOND) == 0)
             snprintf(out, size, "%lluh", (unsigned long long)n / (3600 * SECOND));

@@ -4,7 +4,7 @@
 
 #include "conf/load.h"
 
-/* --- fields --------------------------------------------------------------------------------------------------------------- */
+/* --- fields ----------------------------------------------------------------------------------- */
 
 static void *
 field(struct conf *conf, const struct key *k)
@@ -121,7 +121,7 @@ no_memory(struct load *l, const struct where *w)
     load_system_error(l, w, "no memory");
 }
 
-/* --- numbers ------------------------------------------------------------------------------------------------------------------ */
+/* --- numbers ---------------------------------------------------------------------------------- */
 
 struct unit {
     const char *name;
@@ -129,8 +129,12 @@ struct unit {
 };
 
 static const struct unit size_units[] = {
-    { "", 1 },          { "KiB", 1ULL << 10 }, { "MiB", 1ULL << 20 },
-    { "GiB", 1ULL << 30 }, { "TiB", 1ULL << 40 }, { NULL, 0 },
+    { "", 1 },
+    { "KiB", 1ULL << 10 },
+    { "MiB", 1ULL << 20 },
+    { "GiB", 1ULL << 30 },
+    { "TiB", 1ULL << 40 },
+    { NULL, 0 },
 };
 
 static const struct unit duration_units[] = {
@@ -139,8 +143,9 @@ static const struct unit duration_units[] = {
 
 static const struct unit no_units[] = { { "", 1 }, { NULL, 0 } };
 
-/* Digits, at most one point where is_fraction, a unit and nothing else. The value must come out whole in the smallest unit.
- * Returns 0, -EINVAL (no number) or -ERANGE (too large, or too fine). */
+/* Digits, at most one point where is_fraction, a unit and nothing else. The value must come out
+ * whole in the smallest unit. Returns 0, -EINVAL (no number) or -ERANGE (too large, or too
+ * fine). */
 static int
 parse_number(const char *text, const struct unit *units, bool is_fraction, uint64_t *out)
 {
@@ -154,7 +159,8 @@ parse_number(const char *text, const struct unit *units, bool is_fraction, uint6
             is_behind_point = true;
             continue;
         }
-        if (__builtin_mul_overflow(n, 10, &n) || __builtin_add_overflow(n, (uint64_t)(*p - '0'), &n))
+        if (__builtin_mul_overflow(n, 10, &n) ||
+            __builtin_add_overflow(n, (uint64_t)(*p - '0'), &n))
             return -ERANGE;
         if (is_behind_point && __builtin_mul_overflow(parts, 10, &parts))
             return -ERANGE;
@@ -193,7 +199,9 @@ parse_mode(const char *text, uint64_t *out)
 bool
 parse_bool(const char *text, bool *out)
 {
-    static const char *const words[][2] = { { "false", "true" }, { "no", "yes" }, { "off", "on" }, { "0", "1" } };
+    static const char *const words[][2] = {
+        { "false", "true" }, { "no", "yes" }, { "off", "on" }, { "0", "1" }
+    };
     for (size_t i = 0; i < ARRAY_LEN(words); i++)
         for (int value = 0; value < 2; value++)
             if (strcasecmp(text, words[i][value]) == 0) {
@@ -250,7 +258,8 @@ wrong(struct load *l, const struct key *k, const char *text, int error, const st
     char expected[256];
     const char *words[16], *near = NULL;
     size_t n = 0;
-    for (const struct key_word *word = k->words; word != NULL && word->word != NULL && n < ARRAY_LEN(words);)
+    for (const struct key_word *word = k->words;
+         word != NULL && word->word != NULL && n < ARRAY_LEN(words);)
         words[n++] = (word++)->word;
     if (n > 0)
         near = conf_nearest(text, words, n);
@@ -258,7 +267,8 @@ wrong(struct load *l, const struct key *k, const char *text, int error, const st
     if (near != NULL)
         load_error(l, w, "'%s' is wrong; did you mean %s? (%s)", text, near, expected);
     else
-        load_error(l, w, "'%s' is %s; expected %s", text, error == -ERANGE ? "out of range" : "wrong", expected);
+        load_error(l, w, "'%s' is %s; expected %s", text,
+                   error == -ERANGE ? "out of range" : "wrong", expected);
 }
 
 static void
@@ -278,7 +288,7 @@ number_add(struct load *l, const struct key *k, const char *text, const struct w
         number_store(l->conf, k, k->type == KEY_WORDS ? n | key_number(l->conf, k) : n);
 }
 
-/* --- text ---------------------------------------------------------------------------------------------------------------------- */
+/* --- text ------------------------------------------------------------------------------------- */
 
 /* Bytes of the UTF-8 sequence at p (RFC 3629: no overlong forms, no surrogates), or 0. */
 static size_t
@@ -292,13 +302,14 @@ utf8_size(const unsigned char *p)
     for (size_t i = 1; i < n; i++)
         if ((p[i] & 0xc0) != 0x80)
             return 0;
-    if ((p[0] == 0xe0 && p[1] < 0xa0) || (p[0] == 0xed && p[1] > 0x9f) || (p[0] == 0xf0 && p[1] < 0x90) ||
-        (p[0] == 0xf4 && p[1] > 0x8f))
+    if ((p[0] == 0xe0 && p[1] < 0xa0) || (p[0] == 0xed && p[1] > 0x9f) ||
+        (p[0] == 0xf0 && p[1] < 0x90) || (p[0] == 0xf4 && p[1] > 0x8f))
         return 0;
     return n;
 }
 
-/* What no value may hold: control characters, and bytes that are not UTF-8 (--print-config could not write them). */
+/* What no value may hold: control characters, and bytes that are not UTF-8 (--print-config could
+ * not write them). */
 static const char *
 text_fault(const char *text, bool is_tab_ok)
 {
@@ -364,7 +375,7 @@ texts_add(struct load *l, const struct key *k, const char *text, const struct wh
         no_memory(l, w);
 }
 
-/* --- headers --------------------------------------------------------------------------------------------------------------------- */
+/* --- headers ---------------------------------------------------------------------------------- */
 
 /* token, RFC 9110 section 5.6.2 */
 static bool
@@ -380,8 +391,10 @@ is_token(const char *text)
 static bool
 is_framing(const char *name)
 {
-    static const char *const names[] = { "content-length", "transfer-encoding", "connection", "keep-alive",
-                                         "upgrade", "trailer", "te" };
+    static const char *const names[] = {
+        "content-length", "transfer-encoding", "connection", "keep-alive",
+        "upgrade",        "trailer",           "te"
+    };
     for (size_t i = 0; i < ARRAY_LEN(names); i++)
         if (strcasecmp(name, names[i]) == 0)
             return true;
@@ -395,7 +408,8 @@ header_insert(struct conf *conf, const char *name, const char *value)
     if (v == NULL)
         return -ENOMEM;
     conf->headers = v;
-    /* Behind the last of the same name, in that one's spelling: YAML, a mapping, can say no other order. */
+    /* Behind the last of the same name, in that one's spelling: YAML, a mapping, can say no other
+     * order. */
     size_t at = conf->headers_n;
     while (at > 0 && strcasecmp(v[at - 1].name, name) != 0)
         at--;
@@ -462,7 +476,7 @@ header_add(struct load *l, const struct key *k, const char *text, const struct w
         value_add_header(l, k, name, colon + 1, w);
 }
 
-/* --- addresses --------------------------------------------------------------------------------------------------------------------- */
+/* --- addresses -------------------------------------------------------------------------------- */
 
 void
 value_add_bind(struct load *l, const struct key *k, struct conf_bind *bind, const struct where *w)
@@ -504,7 +518,7 @@ bind_add(struct load *l, const struct key *k, const char *text, const struct whe
         value_add_bind(l, k, &bind, w);
 }
 
-/* --- any ------------------------------------------------------------------------------------------------------------------------------ */
+/* --- any -------------------------------------------------------------------------------------- */
 
 void
 value_unset(struct load *l, const struct key *k, const struct where *w)

@@ -1,7 +1,8 @@
 /* yaml.c: the YAML file.
  *
- * libyaml's document API reads the file, which resolves aliases without copying (no file grows by them) and refuses
- * what is no YAML. The walk below knows two levels, groups and keys, so it ends whatever the document looks like. */
+ * libyaml's document API reads the file, which resolves aliases without copying (no file grows by
+ * them) and refuses what is no YAML. The walk below knows two levels, groups and keys, so it ends
+ * whatever the document looks like. */
 #include <yaml.h>
 
 #include "conf/load.h"
@@ -58,7 +59,8 @@ is_null(const yaml_node_t *node)
 static void
 take_list(struct walk *y, const struct key *k, const yaml_node_t *node)
 {
-    const yaml_node_item_t *item = node->data.sequence.items.start, *end = node->data.sequence.items.top;
+    const yaml_node_item_t *item = node->data.sequence.items.start,
+                           *end = node->data.sequence.items.top;
     if (item == end) {
         struct where w = where_of(y, node, k->name);
         value_unset(y->l, k, &w);
@@ -83,8 +85,8 @@ take_header(struct walk *y, const struct key *k, const char *name, const yaml_no
             value_add_header(y->l, k, name, text, &w);
         return;
     }
-    for (const yaml_node_item_t *item = node->data.sequence.items.start; item < node->data.sequence.items.top;
-         item++) {
+    for (const yaml_node_item_t *item = node->data.sequence.items.start;
+         item < node->data.sequence.items.top; item++) {
         const yaml_node_t *entry = yaml_document_get_node(y->doc, *item);
         w = where_of(y, entry, k->name);
         if ((text = text_of(y, entry, &w)) != NULL)
@@ -96,7 +98,8 @@ static void
 take_headers(struct walk *y, const struct key *k, const yaml_node_t *node)
 {
     struct where w = where_of(y, node, k->name);
-    const yaml_node_pair_t *first = node->data.mapping.pairs.start, *end = node->data.mapping.pairs.top;
+    const yaml_node_pair_t *first = node->data.mapping.pairs.start,
+                           *end = node->data.mapping.pairs.top;
     value_unset(y->l, k, &w);
     if (end - first > LIST_MAX) {
         load_error(y->l, &w, "has more than %d entries", LIST_MAX);
@@ -147,7 +150,8 @@ unknown_key(struct walk *y, const char *name, const struct where *w)
     const char *advice = names_advice(name);
     const char *near = names_near_key(name);
     if (strcmp(name, "<<") == 0)
-        load_error(y->l, w, "merge keys are not supported; repeat the keys, or use an alias for one value");
+        load_error(y->l, w,
+                   "merge keys are not supported; repeat the keys, or use an alias for one value");
     else if (near != NULL && conf_nearest(name, &near, 1) != NULL)
         load_error(y->l, w, "no such key; did you mean %s?", near);
     else if (advice != NULL)
@@ -180,8 +184,8 @@ name_of(struct walk *y, const yaml_node_t *node, const char *group, char *full, 
 static void
 take_group(struct walk *y, const char *group, const yaml_node_t *node)
 {
-    for (const yaml_node_pair_t *pair = node->data.mapping.pairs.start; pair < node->data.mapping.pairs.top;
-         pair++) {
+    for (const yaml_node_pair_t *pair = node->data.mapping.pairs.start;
+         pair < node->data.mapping.pairs.top; pair++) {
         const yaml_node_t *key = yaml_document_get_node(y->doc, pair->key);
         const yaml_node_t *value = yaml_document_get_node(y->doc, pair->value);
         char name[2 * NAME_MAX_KEY];
@@ -190,7 +194,9 @@ take_group(struct walk *y, const char *group, const yaml_node_t *node)
         struct where w = where_of(y, key, name);
         const struct key *k = schema_by_name(name);
         const struct key *first = group == NULL ? schema_group(name) : NULL;
-        bool *seen = k != NULL ? &y->seen[k - schema] : first != NULL ? &y->opened[first - schema] : NULL;
+        bool *seen = k != NULL       ? &y->seen[k - schema]
+                     : first != NULL ? &y->opened[first - schema]
+                                     : NULL;
         if (seen == NULL) {
             unknown_key(y, name, &w);
         } else if (*seen) {
@@ -211,16 +217,18 @@ take_group(struct walk *y, const char *group, const yaml_node_t *node)
 static void
 syntax_error(struct load *l, const char *file, const yaml_parser_t *parser)
 {
-    struct where w = { .source = SOURCE_YAML, .file = file, .line = (unsigned)parser->problem_mark.line + 1 };
+    struct where w = { .source = SOURCE_YAML,
+                       .file = file,
+                       .line = (unsigned)parser->problem_mark.line + 1 };
     if (parser->error == YAML_MEMORY_ERROR) {
         load_system_error(l, &w, "no memory");
     } else if (parser->error == YAML_READER_ERROR) {
         w.line = 0;
-        load_error(l, &w, "is not UTF-8 text: %s at byte %zu", parser->problem ? parser->problem : "fault",
-                   parser->problem_offset);
+        load_error(l, &w, "is not UTF-8 text: %s at byte %zu",
+                   parser->problem ? parser->problem : "fault", parser->problem_offset);
     } else {
-        load_error(l, &w, "%s%s%s", parser->context ? parser->context : "", parser->context ? ": " : "",
-                   parser->problem ? parser->problem : "is not YAML");
+        load_error(l, &w, "%s%s%s", parser->context ? parser->context : "",
+                   parser->context ? ": " : "", parser->problem ? parser->problem : "is not YAML");
     }
 }
 
@@ -247,7 +255,8 @@ yaml_apply(struct load *l, const char *name, const char *text, size_t n)
     else if (root != NULL && !is_null(root))
         load_error(l, &whole, "is not a list of `key: value` lines");
     if (root != NULL) {
-        /* Behind the document comes the end, or a fault, or another document, which nobody would ever apply. */
+        /* Behind the document comes the end, or a fault, or another document, which nobody would
+         * ever apply. */
         if (!yaml_parser_load(&parser, &next)) {
             syntax_error(l, name, &parser);
         } else {

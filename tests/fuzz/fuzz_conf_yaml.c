@@ -1,4 +1,5 @@
-/* Any bytes as ringcorn.yaml: a configuration, which is then printed and read back, or faults; never a crash. */
+/* Any bytes as ringcorn.yaml: a configuration, which is then printed and read back, or faults;
+ * never a crash. */
 #include "conf/load.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);

@@ -1,4 +1,5 @@
-/* replay.c: the main() of a fuzz target without a fuzzer: runs it once for each file named, or for standard input. */
+/* replay.c: the main() of a fuzz target without a fuzzer: runs it once for each file named, or for
+ * standard input. */
 #include <errno.h>
 #include <stdint.h>
 #include <stdio.h>

@@ -1,5 +1,5 @@
-/* conf_load.h: for the tests of server/conf: loads in a folder of their own, with a clean environment, and keeps what was
- * printed on standard error. */
+/* conf_load.h: for the tests of server/conf: loads in a folder of their own, with a clean
+ * environment, and keeps what was printed on standard error. */
 #ifndef RINGCORN_TESTS_CONF_LOAD_H
 #define RINGCORN_TESTS_CONF_LOAD_H
 
@@ -84,7 +84,7 @@ load_argv(const char *const *args)
         argv[argc] = (char *)args[argc - 1];
     argv[argc] = NULL;
     l.conf = NULL;
-    l.action = (enum conf_action)-1;
+    l.action = (enum conf_action) - 1;
     int saved = capture_begin();
     l.result = conf_load(argc, argv, &l.action, &l.conf);
     capture_end(saved, l.errors, sizeof(l.errors));
@@ -92,7 +92,7 @@ load_argv(const char *const *args)
 }
 
 /* LOAD("app:app", "-w", "3")->conf; the last one's is freed by the next. */
-#define LOAD(...) load_argv((const char *const[]){ __VA_ARGS__ __VA_OPT__(,) NULL })
+#define LOAD(...) load_argv((const char *const[]){ __VA_ARGS__ __VA_OPT__(, ) NULL })
 
 /* The same from YAML in memory, named t.yaml in messages. */
 __attribute__((unused)) static struct loaded *

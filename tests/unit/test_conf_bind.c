@@ -78,15 +78,16 @@ test_tables(void)
     }
     for (size_t i = 0; i < ARRAY_LEN(bad); i++) {
         int error = bind_parse(bad[i].text, &b, why, sizeof(why));
-        ok(error == -EINVAL && strncmp(why, bad[i].why, strlen(bad[i].why)) == 0, "'%s' %s", bad[i].text,
-           bad[i].why);
+        ok(error == -EINVAL && strncmp(why, bad[i].why, strlen(bad[i].why)) == 0, "'%s' %s",
+           bad[i].text, bad[i].why);
     }
     char path[200] = "unix:/";
     memset(path + 6, 'x', 106);
     CHECK(bind_parse(path, &b, why, sizeof(why)) == 0 && strlen(b.path) == 107);
     bind_free(&b);
     path[112] = 'x';
-    CHECK(bind_parse(path, &b, why, sizeof(why)) == -EINVAL && strstr(why, "longer path than the 107") != NULL);
+    CHECK(bind_parse(path, &b, why, sizeof(why)) == -EINVAL &&
+          strstr(why, "longer path than the 107") != NULL);
 }
 
 /* Is this load's only address host:port? */
@@ -114,7 +115,8 @@ test_options(void)
     CHECK(l->result == 0 && l->conf->binds_n == 3 && l->conf->binds[2].port == 2);
 
     CHECK(has_line(LOAD("a:b", "--port", "x"), "--port: 'x' is not a port from 0 to 65535"));
-    CHECK(has_line(LOAD("a:b", "--host", "unix:/x"), "--host: 'unix:/x' is not an address or a host's name"));
+    CHECK(has_line(LOAD("a:b", "--host", "unix:/x"),
+                   "--host: 'unix:/x' is not an address or a host's name"));
     CHECK(has_line(LOAD("a:b", "--host", "h", "-b", ":1"),
                    "--host: cannot be combined with another address; give each as --bind"));
     CHECK(has_line(LOAD("a:b", "--uds", "h", "--port", "1"),

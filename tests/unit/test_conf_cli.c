@@ -9,21 +9,29 @@ static const struct {
     { { "--wokers", "3" }, "--wokers: no such option; did you mean --workers?" },
     { { "--wokers=3" }, "--wokers: no such option; did you mean --workers?" },
     { { "--no-acces-log" }, "--no-acces-log: no such option; did you mean --no-access-log?" },
-    { { "--keepalive", "5" }, "--keepalive: no such option; use timeouts.keep_alive (--keep-alive)" },
+    { { "--keepalive", "5" },
+      "--keepalive: no such option; use timeouts.keep_alive (--keep-alive)" },
     { { "--frobnicate" }, "--frobnicate: no such option; ringcorn --help lists all" },
     { { "-x" }, "-x: no such option; ringcorn --help lists all" },
-    { { "-D" }, "-D: no such option; there is no daemon mode; let systemd, a container or a shell's & keep it running" },
+    { { "-D" },
+      "-D: no such option; there is no daemon mode; let systemd, a container or a shell's & keep "
+      "it running" },
     { { "-k", "uvicorn.workers.UvicornWorker" },
-      "-k: no such option; there is one kind of worker, so leave it out; --threads is for synchronous code" },
-    { { "--loop", "uvloop" }, "--loop: no such option; io names how the loop waits: --io auto, io_uring or epoll" },
+      "-k: no such option; there is one kind of worker, so leave it out; --threads is for "
+      "synchronous code" },
+    { { "--loop", "uvloop" },
+      "--loop: no such option; io names how the loop waits: --io auto, io_uring or epoll" },
     { { "--reload" },
-      "--reload: no such option; there is no automatic reload; SIGHUP replaces the workers without losing a request" },
+      "--reload: no such option; there is no automatic reload; SIGHUP replaces the workers without "
+      "losing a request" },
     { { "--ssl-keyfile", "k.pem" },
-      "--ssl-keyfile: no such option; let a proxy such as nginx do TLS and reach Ringcorn by bind unix:/path" },
+      "--ssl-keyfile: no such option; let a proxy such as nginx do TLS and reach Ringcorn by bind "
+      "unix:/path" },
     { { "--limit-request-field_size", "1" },
       "--limit-request-field_size: no such option; use limits.header_size (--limit-header-size)" },
     { { "--app" },
-      "--app: no such option; the application is the argument without a dash: ringcorn module:attribute" },
+      "--app: no such option; the application is the argument without a dash: ringcorn "
+      "module:attribute" },
     { { "c:d" }, "c:d: is one argument too many; the application is a:b" },
     { { "-w" }, "-w: needs a value: -w VALUE" },
     { { "--workers", "--factory" }, "--workers: needs a value: --workers VALUE" },
@@ -45,13 +53,14 @@ test_faults(void)
 {
     for (size_t i = 0; i < ARRAY_LEN(faults); i++) {
         struct loaded *l = LOAD("a:b", faults[i].args[0], faults[i].args[1], faults[i].args[2]);
-        if (!ok(l->result < 0 && l->conf == NULL && lines(l) == 1 && has_line(l, faults[i].line), "%s",
-                faults[i].line))
+        if (!ok(l->result < 0 && l->conf == NULL && lines(l) == 1 && has_line(l, faults[i].line),
+                "%s", faults[i].line))
             diag("got: %s", l->errors);
     }
     struct loaded *l = LOAD();
     CHECK(l->result == -EXIT_CODE_USAGE && (int)l->action == -1 && lines(l) == 1 &&
-          has_line(l, "no application: run `ringcorn module:attribute`, or set app in ringcorn.yaml"));
+          has_line(l,
+                   "no application: run `ringcorn module:attribute`, or set app in ringcorn.yaml"));
     CHECK(lines(LOAD("--a", "--b", "-w", "0", "--io=x")) == 4);
     char option[512] = "--";
     memset(option + 2, 'x', sizeof(option) - 3);
@@ -67,7 +76,8 @@ test_forms(void)
     CHECK(LOAD("a:b", "--workers=4")->conf->workers == 4);
     CHECK(LOAD("a:b", "--workers", "4", "-w", "5")->conf->workers == 5);
     CHECK(strcmp(LOAD("--factory", "--", "a:b")->conf->app, "a:b") == 0);
-    CHECK(has_line(LOAD("--", "--factory"), "application: '--factory' names a module only; write module:attribute"));
+    CHECK(has_line(LOAD("--", "--factory"),
+                   "application: '--factory' names a module only; write module:attribute"));
     CHECK(LOAD("a:b", "--factory")->conf->factory);
     CHECK(!LOAD("a:b", "--factory", "--no-factory")->conf->factory);
     CHECK(!LOAD("a:b", "--factory=off")->conf->factory);
@@ -91,8 +101,13 @@ test_actions(void)
     CHECK(LOAD("--check-config")->action == CONF_CHECK);
     struct loaded *l = LOAD("--print-config", "-w", "2");
     CHECK(l->action == CONF_PRINT && l->conf->workers == 2);
-    static const struct { const char *option; enum conf_action action; } bare[] = {
-        { "--help", CONF_HELP }, { "-h", CONF_HELP }, { "--version", CONF_VERSION },
+    static const struct {
+        const char *option;
+        enum conf_action action;
+    } bare[] = {
+        { "--help", CONF_HELP },
+        { "-h", CONF_HELP },
+        { "--version", CONF_VERSION },
         { "--config-reference", CONF_REFERENCE },
     };
     for (size_t i = 0; i < ARRAY_LEN(bare); i++) {
@@ -122,7 +137,9 @@ test_options_are_unique(void)
 static void
 test_precedence(void)
 {
-    write_file("ringcorn.yaml", "workers: 2\nbind: [\":2\", \":22\"]\nheaders: {a: y}\nhttp: {lenient: [bare_lf]}\n");
+    write_file(
+        "ringcorn.yaml",
+        "workers: 2\nbind: [\":2\", \":22\"]\nheaders: {a: y}\nhttp: {lenient: [bare_lf]}\n");
     write_file("e.env", "RINGCORN_WORKERS=3\n");
     struct loaded *l = LOAD("a:b");
     CHECK(l->conf->workers == 2 && l->conf->binds_n == 2 && l->conf->headers_n == 1);
@@ -135,7 +152,8 @@ test_precedence(void)
     setenv("RINGCORN_BIND", ":4", 1);
     l = LOAD("a:b", "--env-file", "e.env");
     CHECK(l->conf->workers == 4 && l->conf->binds_n == 1 && l->conf->binds[0].port == 4);
-    l = LOAD("a:b", "-w", "5", "-b", ":5", "-b", ":55", "--header", "b: c", "--http-lenient", "obs_fold");
+    l = LOAD("a:b", "-w", "5", "-b", ":5", "-b", ":55", "--header", "b: c", "--http-lenient",
+             "obs_fold");
     CHECK(l->conf->workers == 5 && l->conf->binds_n == 2 && l->conf->binds[1].port == 55);
     CHECK(l->conf->headers_n == 1 && strcmp(l->conf->headers[0].name, "b") == 0);
     CHECK(l->conf->http_lenient == LENIENT_OBS_FOLD);

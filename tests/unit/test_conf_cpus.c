@@ -51,7 +51,8 @@ main(void)
     file_below("/top", "/sys/fs/cgroup/cpu.max", "150000 100000\n");
     CHECK(quota("/top") == 2);
 
-    file_below("/v1", "/proc/self/cgroup", "3:cpuset:/x\n2:cpu,cpuacct:/kube/pod\n1:name=systemd:/\n0::/\n");
+    file_below("/v1", "/proc/self/cgroup",
+               "3:cpuset:/x\n2:cpu,cpuacct:/kube/pod\n1:name=systemd:/\n0::/\n");
     file_below("/v1", "/sys/fs/cgroup/cpu,cpuacct/kube/pod/cpu.cfs_quota_us", "150000\n");
     file_below("/v1", "/sys/fs/cgroup/cpu,cpuacct/kube/pod/cpu.cfs_period_us", "50000\n");
     CHECK(quota("/v1") == 3);

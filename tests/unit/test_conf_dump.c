@@ -1,4 +1,5 @@
-/* What is printed is read back as the same; help, reference and the sample file speak of every key. */
+/* What is printed is read back as the same; help, reference and the sample file speak of every
+ * key. */
 #include "conf_load.h"
 
 static char *
@@ -38,8 +39,9 @@ same_value(struct conf *a, struct conf *b, const struct key *k)
     case KEY_BINDS:
         for (size_t i = 0; a->binds_n == b->binds_n && i < a->binds_n; i++) {
             struct conf_bind *x = &a->binds[i], *y = &b->binds[i];
-            if (x->kind != y->kind || !same_text(x->text, y->text) || !same_text(x->host, y->host) ||
-                !same_text(x->path, y->path) || x->port != y->port || x->fd != y->fd)
+            if (x->kind != y->kind || !same_text(x->text, y->text) ||
+                !same_text(x->host, y->host) || !same_text(x->path, y->path) ||
+                x->port != y->port || x->fd != y->fd)
                 return false;
         }
         return a->binds_n == b->binds_n;
@@ -63,7 +65,8 @@ round_trip(const char *name, const struct loaded *l)
     }
     char *text = printed(l->conf);
     struct conf *again = NULL;
-    if (ok(conf_load_text("printed", text, strlen(text), false, &again) == 0, "%s: what is printed loads", name)) {
+    if (ok(conf_load_text("printed", text, strlen(text), false, &again) == 0,
+           "%s: what is printed loads", name)) {
         const char *differs = NULL;
         for (size_t i = 0; i < schema_n; i++)
             if (!same_value(l->conf, again, &schema[i]))
@@ -85,21 +88,26 @@ test_round_trip(void)
     struct loaded *l = LOAD("a:b");
     round_trip("VIRTUAL_ENV", l);
     clearenv();
-    round_trip("everything", LOAD("päckage.a:make()", "--factory", "--app-dir", "/tmp", "--python-path", "x y,/z: w",
-                                  "--interface", "asgi", "-b", ":1,[::1]:2,unix:/a b#c,fd://3,systemd", "--uds-mode",
-                                  "0600", "--uds-owner", "a:b", "--backlog", "7", "-w", "auto", "--no-reuse-port",
-                                  "--io", "epoll", "--threads", "3", "-u", "no", "-g", "123", "--pid", "p: x", "-n",
-                                  "\"a\\b\" \xe2\x80\xa8 \xf0\x9f\x90\x8d \xc2\x85 \xef\xbb\xbf'",
-                                  "--keep-alive", "off", "--timeout-body", "0.5", "--timeout-send", "1ms",
-                                  "--timeout-header", "2h", "--graceful-timeout", "90", "--limit-body", "3MiB",
-                                  "--limits-header-size", "16385", "--root-path", "/a b", "--lifespan", "off"));
-    round_trip("more", LOAD("a:b", "--http-lenient", "bare_lf,header_value", "--header", "A: 1", "--header", "b:\t",
-                            "--header", "a: {x: [1, \"2\"]} # no", "--header", "c: null", "--header", "null: ~",
-                            "--header", "Server: x", "--no-date-header", "--log-level", "critical", "--log-file",
-                            "-", "--access-logfile", "./a", "--venv", "v", "--import-first", "a.b,c",
+    round_trip("everything",
+               LOAD("päckage.a:make()", "--factory", "--app-dir", "/tmp", "--python-path",
+                    "x y,/z: w", "--interface", "asgi", "-b",
+                    ":1,[::1]:2,unix:/a b#c,fd://3,systemd", "--uds-mode", "0600", "--uds-owner",
+                    "a:b", "--backlog", "7", "-w", "auto", "--no-reuse-port", "--io", "epoll",
+                    "--threads", "3", "-u", "no", "-g", "123", "--pid", "p: x", "-n",
+                    "\"a\\b\" \xe2\x80\xa8 \xf0\x9f\x90\x8d \xc2\x85 \xef\xbb\xbf'", "--keep-alive",
+                    "off", "--timeout-body", "0.5", "--timeout-send", "1ms", "--timeout-header",
+                    "2h", "--graceful-timeout", "90", "--limit-body", "3MiB",
+                    "--limits-header-size", "16385", "--root-path", "/a b", "--lifespan", "off"));
+    round_trip("more", LOAD("a:b", "--http-lenient", "bare_lf,header_value", "--header", "A: 1",
+                            "--header", "b:\t", "--header", "a: {x: [1, \"2\"]} # no", "--header",
+                            "c: null", "--header", "null: ~", "--header", "Server: x",
+                            "--no-date-header", "--log-level", "critical", "--log-file", "-",
+                            "--access-logfile", "./a", "--venv", "v", "--import-first", "a.b,c",
                             "--python-options", "dev", "--python-options", "utf8=1"));
-    round_trip("words that YAML knows", LOAD("a:b", "--name", "null", "--user", "~", "--group", "true", "--header", "a: yes"));
-    round_trip("nothing in lists", load_yaml_text("headers: {}\npython_path: []\nname: '- x'\nuser: '! y'\n"));
+    round_trip("words that YAML knows", LOAD("a:b", "--name", "null", "--user", "~", "--group",
+                                             "true", "--header", "a: yes"));
+    round_trip("nothing in lists",
+               load_yaml_text("headers: {}\npython_path: []\nname: '- x'\nuser: '! y'\n"));
 }
 
 static void
@@ -119,10 +127,10 @@ test_every_key_is_told(void)
         key_variable(&schema[i], variable, sizeof(variable));
         snprintf(cell, sizeof(cell), "\n| `%s` |", schema[i].name);
         /* --access-log-enabled is a mouthful that --access-log stands for. */
-        ok(schema[i].is_positional || schema[i].type == KEY_BOOL || strstr(help, option) != NULL, "help has %s",
-           option);
-        ok(strstr(reference, cell) != NULL && strstr(reference, variable) != NULL, "the reference has %s",
-           schema[i].name);
+        ok(schema[i].is_positional || schema[i].type == KEY_BOOL || strstr(help, option) != NULL,
+           "help has %s", option);
+        ok(strstr(reference, cell) != NULL && strstr(reference, variable) != NULL,
+           "the reference has %s", schema[i].name);
     }
     for (size_t i = 0; i < cli_options_n; i++)
         ok(strstr(help, cli_options[i].name) != NULL, "help has %s", cli_options[i].name);
@@ -152,12 +160,14 @@ test_groups_stand_together(void)
         snprintf(line, sizeof(line), "\n%.*s:\n", (int)n, schema[i].name);
         char *first = n > 0 ? strstr(text, line) : NULL;
         if (n > 0)
-            ok(first != NULL && strstr(first + 1, line) == NULL, "%.*s: is there once", (int)n, schema[i].name);
+            ok(first != NULL && strstr(first + 1, line) == NULL, "%.*s: is there once", (int)n,
+               schema[i].name);
     }
     free(text);
 }
 
-/* conf/ringcorn.yaml shows every key with its default; a setting without one is commented out as `#key: ...`. */
+/* conf/ringcorn.yaml shows every key with its default; a setting without one is commented out as
+ * `#key: ...`. */
 static void
 test_sample(const char *sample)
 {
@@ -166,7 +176,8 @@ test_sample(const char *sample)
         diag("%s", l->errors);
     struct loaded *defaults = LOAD("--check-config");
     for (size_t i = 0; i < schema_n && l->conf != NULL && defaults->conf != NULL; i++)
-        ok(same_value(l->conf, defaults->conf, &schema[i]), "conf/ringcorn.yaml: %s has its default", schema[i].name);
+        ok(same_value(l->conf, defaults->conf, &schema[i]),
+           "conf/ringcorn.yaml: %s has its default", schema[i].name);
 
     char *all = strdup(sample), *out = all;
     for (const char *p = sample; *p != '\0'; p++) {
@@ -190,7 +201,8 @@ main(void)
     static char sample[64 * 1024];
     strcpy(sample, file_text("conf/ringcorn.yaml"));
     ok(strlen(sample) > 1000, "conf/ringcorn.yaml is there (run from the top folder)");
-    char *django = strdup(file_text("conf/django.yaml")), *fastapi = strdup(file_text("conf/fastapi.yaml"));
+    char *django = strdup(file_text("conf/django.yaml")),
+         *fastapi = strdup(file_text("conf/fastapi.yaml"));
     test_begin();
     test_round_trip();
     test_every_key_is_told();

@@ -5,16 +5,28 @@ static void
 test_nearest(void)
 {
     static const char *const names[] = { "workers", "bind", "io", "timeouts.keep_alive" };
-    static const struct { const char *text, *want; } cases[] = {
-        { "workers", "workers" },  { "wokers", "workers" },  { "wrokers", "workers" }, { "Workers", "workers" },
-        { "worker", "workers" },   { "wrks", NULL },         { "bnid", "bind" },       { "xy", NULL },
-        { "o", NULL },             { "", NULL },             { "i", NULL },            { "ii", "io" },
-        { "timeout.keepalive", "timeouts.keep_alive" },      { "timeouts.keep-alive", "timeouts.keep_alive" },
+    static const struct {
+        const char *text, *want;
+    } cases[] = {
+        { "workers", "workers" },
+        { "wokers", "workers" },
+        { "wrokers", "workers" },
+        { "Workers", "workers" },
+        { "worker", "workers" },
+        { "wrks", NULL },
+        { "bnid", "bind" },
+        { "xy", NULL },
+        { "o", NULL },
+        { "", NULL },
+        { "i", NULL },
+        { "ii", "io" },
+        { "timeout.keepalive", "timeouts.keep_alive" },
+        { "timeouts.keep-alive", "timeouts.keep_alive" },
     };
     for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
         const char *near = conf_nearest(cases[i].text, names, ARRAY_LEN(names));
-        ok(near == cases[i].want || (near && cases[i].want && strcmp(near, cases[i].want) == 0), "'%s' -> %s",
-           cases[i].text, cases[i].want ? cases[i].want : "nothing");
+        ok(near == cases[i].want || (near && cases[i].want && strcmp(near, cases[i].want) == 0),
+           "'%s' -> %s", cases[i].text, cases[i].want ? cases[i].want : "nothing");
     }
     char long_text[1000];
     memset(long_text, 'w', sizeof(long_text) - 1);

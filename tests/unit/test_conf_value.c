@@ -123,8 +123,10 @@ static const struct {
     { "app", "main:make()", NULL },
     { "app", "modüle:äpp", NULL },
     { "app", "main", "names a module only; write module:attribute" },
-    { "app", "main.py:app", "is a file name; write module:attribute (and --app-dir for its folder)" },
-    { "app", "src/main:app", "is a file name; write module:attribute (and --app-dir for its folder)" },
+    { "app", "main.py:app",
+      "is a file name; write module:attribute (and --app-dir for its folder)" },
+    { "app", "src/main:app",
+      "is a file name; write module:attribute (and --app-dir for its folder)" },
     { "app", "main:make(1)", "calls with arguments, which is not supported; write module:make()" },
     { "app", "main:", "is not of the form module:attribute" },
     { "app", ":app", "is not of the form module:attribute" },
@@ -159,7 +161,8 @@ yaml_of(const char *key, const char *text, const char *quote, char *out, size_t 
 {
     const char *dot = strchr(key, '.');
     if (dot != NULL)
-        snprintf(out, size, "%.*s:\n  %s: %s%s%s\n", (int)(dot - key), key, dot + 1, quote, text, quote);
+        snprintf(out, size, "%.*s:\n  %s: %s%s%s\n", (int)(dot - key), key, dot + 1, quote, text,
+                 quote);
     else
         snprintf(out, size, "%s: %s%s%s\n", key, quote, text, quote);
 }
@@ -173,11 +176,12 @@ test_numbers(void)
         struct loaded *l = load_yaml_text(yaml);
         const struct key *k = schema_by_name(numbers[i].key);
         if (numbers[i].want < 0)
-            ok(l->result == -EXIT_CODE_USAGE && lines(l) == 1 && strstr(l->errors, numbers[i].text) != NULL,
+            ok(l->result == -EXIT_CODE_USAGE && lines(l) == 1 &&
+                   strstr(l->errors, numbers[i].text) != NULL,
                "%s: %s is refused", numbers[i].key, numbers[i].text);
         else
-            ok(l->result == 0 && key_number(l->conf, k) == (uint64_t)numbers[i].want, "%s: %s is %lld",
-               numbers[i].key, numbers[i].text, (long long)numbers[i].want);
+            ok(l->result == 0 && key_number(l->conf, k) == (uint64_t)numbers[i].want,
+               "%s: %s is %lld", numbers[i].key, numbers[i].text, (long long)numbers[i].want);
     }
 }
 
@@ -201,7 +205,8 @@ test_texts(void)
 static void
 test_headers(void)
 {
-    struct loaded *l = LOAD("a:b", "--header", "X-A:  one two\t", "--header", "x-b:", "--header", "x-a: 2");
+    struct loaded *l =
+        LOAD("a:b", "--header", "X-A:  one two\t", "--header", "x-b:", "--header", "x-a: 2");
     const struct conf *c = l->conf;
     if (!ok(l->result == 0 && c->headers_n == 3, "headers: repeated, empty and padded"))
         return;
@@ -213,7 +218,8 @@ test_headers(void)
     CHECK(has_line(LOAD("a:b", "--header", ": x"), "--header: '' is not a header's name"));
     CHECK(has_line(LOAD("a:b", "--header", "a b: x"), "--header: 'a b' is not a header's name"));
     CHECK(has_line(LOAD("a:b", "--header", "a\r: x"), "--header: 'a?' is not a header's name"));
-    CHECK(has_line(LOAD("a:b", "--header", "a: x\r\ny: z"), "--header: the value of a holds a control character"));
+    CHECK(has_line(LOAD("a:b", "--header", "a: x\r\ny: z"),
+                   "--header: the value of a holds a control character"));
     CHECK(has_line(LOAD("a:b", "--header", "a: \xff"), "--header: the value of a is not UTF-8"));
     CHECK(has_line(LOAD("a:b", "--header", "transfer-Encoding: chunked"),
                    "--header: transfer-Encoding is the server's to send"));
@@ -227,7 +233,8 @@ static void
 test_own_headers(void)
 {
     struct loaded *l = LOAD("a:b", "--header", "server: mine");
-    ok(l->result == 0 && !l->conf->server_header && l->conf->date_header, "a Server of one's own takes the place");
+    ok(l->result == 0 && !l->conf->server_header && l->conf->date_header,
+       "a Server of one's own takes the place");
     l = LOAD("a:b", "--header", "server: mine", "--server-header");
     ok(has_line(l, "--header: Server is sent by the server too; set server_header to false"),
        "two Server headers are refused");
@@ -236,7 +243,8 @@ test_own_headers(void)
 static void
 test_lists(void)
 {
-    struct loaded *l = LOAD("a:b", "--python-path", "x,/y", "--python-path", "z", "--python-options", "dev");
+    struct loaded *l =
+        LOAD("a:b", "--python-path", "x,/y", "--python-path", "z", "--python-options", "dev");
     char wanted[128];
     if (ok(l->result == 0 && l->conf->python_path.n == 3, "lists: repeated and with commas")) {
         snprintf(wanted, sizeof(wanted), "%s/x", test_dir);
@@ -258,7 +266,8 @@ static void
 test_paths(void)
 {
     char wanted[128];
-    struct loaded *l = LOAD("a:b", "--venv", "./v", "--log-file", "-", "--access-logfile", "a.log", "--pid", "/p");
+    struct loaded *l =
+        LOAD("a:b", "--venv", "./v", "--log-file", "-", "--access-logfile", "a.log", "--pid", "/p");
     if (!ok(l->result == 0, "paths"))
         return;
     CHECK(strcmp(l->conf->app_dir, test_dir) == 0);
@@ -281,7 +290,8 @@ test_bounds_fit(void)
     for (size_t i = 0; i < schema_n; i++) {
         const struct key *k = &schema[i];
         if (k->type == KEY_COUNT || k->type == KEY_SIZE || k->type == KEY_DURATION)
-            ok(k->max > k->min && (k->width == 8 || k->max <= UINT32_MAX), "%s: its bounds fit", k->name);
+            ok(k->max > k->min && (k->width == 8 || k->max <= UINT32_MAX), "%s: its bounds fit",
+               k->name);
     }
 }
 

@@ -8,21 +8,25 @@ static const struct {
     { "wokers: 3\n", "t.yaml:1: wokers: no such key; did you mean workers?" },
     { "\n\n# x\ntimeouts:\n  keepalive: 3\n",
       "t.yaml:5: timeouts.keepalive: no such key; did you mean timeouts.keep_alive?" },
-    { "timeouts: {Header: 3}\n", "t.yaml:1: timeouts.Header: no such key; did you mean timeouts.header?" },
+    { "timeouts: {Header: 3}\n",
+      "t.yaml:1: timeouts.Header: no such key; did you mean timeouts.header?" },
     { "keep_alive: 5\n", "t.yaml:1: keep_alive: no such key; did you mean timeouts.keep_alive?" },
     { "sync:\n  backlog: 5\n", "t.yaml:2: sync.backlog: no such key; did you mean backlog?" },
-    { "frobnicate: 5\n", "t.yaml:1: frobnicate: no such key; ringcorn --config-reference lists all" },
+    { "frobnicate: 5\n",
+      "t.yaml:1: frobnicate: no such key; ringcorn --config-reference lists all" },
     { "port: 80\n",
       "t.yaml:1: port: no such key; addresses are entries of bind: host:port, unix:/path, fd://N" },
-    { "ssl_keyfile: k\n",
-      "t.yaml:1: ssl_keyfile: no such key; let a proxy such as nginx do TLS and reach Ringcorn by bind unix:/path" },
-    { "timeouts.header: 5s\n",
-      "t.yaml:1: timeouts.header: write it nested: `timeouts:`, and below it, indented, `header: ...`" },
+    { "ssl_keyfile: k\n", "t.yaml:1: ssl_keyfile: no such key; let a proxy such as nginx do TLS "
+                          "and reach Ringcorn by bind unix:/path" },
+    { "timeouts.header: 5s\n", "t.yaml:1: timeouts.header: write it nested: `timeouts:`, and below "
+                               "it, indented, `header: ...`" },
     { "workers: 1\nworkers: 2\n", "t.yaml:2: workers: is there twice" },
     { "log: {level: info}\nworkers: 2\nlog: {file: x}\n", "t.yaml:3: log: is there twice" },
     { "log:\n  level: info\n  level: info\n", "t.yaml:3: log.level: is there twice" },
-    { "log: info\n", "t.yaml:1: log: is a group of keys; write them below it, such as `level: ...`" },
-    { "log: [info]\n", "t.yaml:1: log: is a group of keys; write them below it, such as `level: ...`" },
+    { "log: info\n",
+      "t.yaml:1: log: is a group of keys; write them below it, such as `level: ...`" },
+    { "log: [info]\n",
+      "t.yaml:1: log: is a group of keys; write them below it, such as `level: ...`" },
     { "workers: [1]\n", "t.yaml:1: workers: has a list where one value belongs" },
     { "workers: {a: 1}\n", "t.yaml:1: workers: has keys of its own where one value belongs" },
     { "bind: {a: 1}\n", "t.yaml:1: bind: has keys of its own where one value belongs" },
@@ -32,8 +36,8 @@ static const struct {
     { "workers: ''\n", "t.yaml:1: workers: '' is wrong; expected auto or 1 to 1024" },
     { "workers: !env W\n", "t.yaml:1: workers: has the tag !env, which means nothing here" },
     { "a: &a {workers: 1}\n", "t.yaml:1: a: no such key; ringcorn --config-reference lists all" },
-    { "<<: {workers: 1}\n",
-      "t.yaml:1: <<: merge keys are not supported; repeat the keys, or use an alias for one value" },
+    { "<<: {workers: 1}\n", "t.yaml:1: <<: merge keys are not supported; repeat the keys, or use "
+                            "an alias for one value" },
     { "workers: *x\n", "t.yaml:1: found undefined alias" },
     { "? [1]\n: 2\n", "t.yaml:1: has a list where one value belongs" },
     { "- workers: 1\n", "t.yaml: is not a list of `key: value` lines" },
@@ -43,16 +47,19 @@ static const struct {
     { "workers: 1\n\tio: epoll\n",
       "t.yaml:2: while scanning a plain scalar: found a tab character that violates indentation" },
     { "bind: [a:1\n", "t.yaml:2: while parsing a flow sequence: did not find expected ',' or ']'" },
-    { "name: \"\x01\"\n", "t.yaml: is not UTF-8 text: control characters are not allowed at byte 7" },
+    { "name: \"\x01\"\n",
+      "t.yaml: is not UTF-8 text: control characters are not allowed at byte 7" },
     { "name: \"a\xff\"\n", "t.yaml: is not UTF-8 text: invalid leading UTF-8 octet at byte 8" },
     { "headers: x\n", "t.yaml:1: headers: belongs written as 'Name: value' lines below it" },
     { "headers: {X: {a: b}}\n", "t.yaml:1: headers: has keys of its own where one value belongs" },
     { "headers:\n  x: 1\n  X: 2\n",
       "t.yaml:3: headers: X is there twice; write one list: [first, second]" },
-    { "io: epol\n", "t.yaml:1: io: 'epol' is wrong; did you mean epoll? (auto, io_uring or epoll)" },
-    { "timeouts:\n  body: 5x\n",
-      "t.yaml:2: timeouts.body: '5x' is wrong; expected off or a time like 500ms, 30s, 5m or seconds, up to 24h" },
-    { "limits: {headers: 10001}\n", "t.yaml:1: limits.headers: '10001' is out of range; expected 1 to 10000" },
+    { "io: epol\n",
+      "t.yaml:1: io: 'epol' is wrong; did you mean epoll? (auto, io_uring or epoll)" },
+    { "timeouts:\n  body: 5x\n", "t.yaml:2: timeouts.body: '5x' is wrong; expected off or a time "
+                                 "like 500ms, 30s, 5m or seconds, up to 24h" },
+    { "limits: {headers: 10001}\n",
+      "t.yaml:1: limits.headers: '10001' is out of range; expected 1 to 10000" },
     { "limits: {request_line: 1MiB}\n",
       "t.yaml:1: limits.request_line: is larger than limits.header_size" },
 };
@@ -62,7 +69,8 @@ test_faults(void)
 {
     for (size_t i = 0; i < ARRAY_LEN(faults); i++) {
         struct loaded *l = load_yaml_text(faults[i].yaml);
-        if (!ok(l->result == -EXIT_CODE_USAGE && l->conf == NULL && lines(l) == 1 && has_line(l, faults[i].line),
+        if (!ok(l->result == -EXIT_CODE_USAGE && l->conf == NULL && lines(l) == 1 &&
+                    has_line(l, faults[i].line),
                 "%s", faults[i].line))
             diag("got: %s", l->errors);
     }
@@ -71,7 +79,8 @@ test_faults(void)
 static void
 test_all_faults_are_told(void)
 {
-    struct loaded *l = load_yaml_text("wokers: 1\ntimeouts:\n  heder: 1\n  body: x\nio: 5\nbind: [x:y, z:w]\n");
+    struct loaded *l =
+        load_yaml_text("wokers: 1\ntimeouts:\n  heder: 1\n  body: x\nio: 5\nbind: [x:y, z:w]\n");
     ok(lines(l) == 6, "six faults are six lines");
 }
 
@@ -95,8 +104,9 @@ test_shapes(void)
 static void
 test_aliases(void)
 {
-    struct loaded *l = load_yaml_text("timeouts: {header: &t 7s, body: *t}\n"
-                                      "python_path: &p [/a, /b]\nimport_first: &m [a]\npython: {options: *m}\n");
+    struct loaded *l =
+        load_yaml_text("timeouts: {header: &t 7s, body: *t}\n"
+                       "python_path: &p [/a, /b]\nimport_first: &m [a]\npython: {options: *m}\n");
     if (!ok(l->result == 0, "aliases are followed"))
         return;
     CHECK(l->conf->timeout_header_ms == 7000 && l->conf->timeout_body_ms == 7000);
@@ -123,7 +133,8 @@ test_file(void)
     CHECK(l->result == -EXIT_CODE_SYSTEM &&
           has_line(l, "--config: cannot read none.yaml: No such file or directory"));
     l = LOAD("-c", "/");
-    CHECK(l->result == -EXIT_CODE_SYSTEM && has_line(l, "-c: cannot read /: Is a directory") && lines(l) == 1);
+    CHECK(l->result == -EXIT_CODE_SYSTEM && has_line(l, "-c: cannot read /: Is a directory") &&
+          lines(l) == 1);
     write_file("other.yaml", "wokers: 3\n");
     CHECK(has_line(LOAD("x:y", "-c", "./other.yaml"),
                    "./other.yaml:1: wokers: no such key; did you mean workers?"));
