@@ -207,19 +207,26 @@ log_death(const struct master *m, const struct child *c, int status, const char 
         log_error("worker %u (pid %d) died: %s", c->slot, (int)c->pid, how);
 }
 
+/* After one that had been ready: at once, unless that happens all the time. */
+static void
+restart_at_once(struct master *m, const struct child *c, int64_t now_ns)
+{
+    struct slot *slot = &m->slots[c->slot];
+    slot->short_lives = now_ns - c->ready_ns < SHORT_LIFE_MS * NS_PER_MS ? slot->short_lives + 1 : 0;
+    slot->start_ns = now_ns;
+    if (slot->short_lives <= SHORT_LIVES_FREE)
+        return;
+    slot->start_ns += backoff_ns(slot->short_lives - SHORT_LIVES_FREE);
+    log_warning("worker %u left soon after it was ready, %u times in a row: next try in %lld ms", c->slot, slot->short_lives,
+                (long long)((slot->start_ns - now_ns) / NS_PER_MS));
+}
+
 static void
 restart(struct master *m, const struct child *c, int status, const char *how)
 {
-    struct slot *slot = &m->slots[c->slot];
     int64_t now_ns = clock_ns();
     if (c->was_ready) {
-        slot->short_lives = now_ns - c->ready_ns < SHORT_LIFE_MS * NS_PER_MS ? slot->short_lives + 1 : 0;
-        slot->start_ns = now_ns;
-        if (slot->short_lives > SHORT_LIVES_FREE) {
-            slot->start_ns += backoff_ns(slot->short_lives - SHORT_LIVES_FREE);
-            log_warning("worker %u died soon after it was ready, %u times in a row: next try in %lld ms", c->slot,
-                        slot->short_lives, (long long)((slot->start_ns - now_ns) / NS_PER_MS));
-        }
+        restart_at_once(m, c, now_ns);
         return;
     }
     if (!m->was_ready && is_final(status)) {
@@ -298,8 +305,11 @@ slots_went(struct master *m, struct child *c)
         lost_next(m, c, "it drained as soon as it was ready");
     } else if (slot->current == c) {
         slot->current = NULL;
-        if (m->stop.state == STOP_NONE)
-            log_info("worker %u (pid %d) drains; another takes its place", c->slot, (int)c->pid);
+        if (m->stop.state != STOP_NONE)
+            return;
+        log_info("worker %u (pid %d) drains; another takes its place", c->slot, (int)c->pid);
+        if (slot->next == NULL)
+            restart_at_once(m, c, clock_ns());
     }
 }
 

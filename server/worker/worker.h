@@ -25,7 +25,8 @@ enum control_kind {
     CONTROL_READY = 'R',  /* application imported, lifespan.startup complete; the master answers with CONTROL_LISTENs */
     CONTROL_LISTENING = 'A', /* accepting from socket id now */
     CONTROL_REPLACE = 'P',   /* wants to go (somebody sent it SIGTERM): the master starts another and, once that one accepts, sends
-                                CONTROL_DRAIN. A service manager that signals the whole group means the master, which then drains in order */
+                                CONTROL_DRAIN. A service manager that signals the whole group means the master, which then drains in order.
+                                A worker that cannot reach the master drains by itself */
     CONTROL_DRAINED = 'G',   /* accepts no more and holds no request; lifespan.shutdown runs */
 };
 

@@ -34,7 +34,7 @@ struct conn {
     char in[4096];
     size_t n;
     int64_t answer_at; /* a request is in hand */
-    bool is_last;
+    bool is_last, is_used;
 };
 
 struct listener {
@@ -47,8 +47,9 @@ static unsigned conns_n;
 static struct listener listeners[LISTENERS_MAX];
 static unsigned listeners_n;
 static const struct worker_args *args;
-static char mode[256], tag[64];
-static bool is_draining, is_quitting;
+static char mode[256], tag[64] = "-";
+static bool is_draining, is_quitting, is_deaf;
+static int64_t draining_since;
 static volatile sig_atomic_t got_term;
 
 static void
@@ -107,6 +108,7 @@ answer(struct conn *c)
         dprintf(args->access_fd, "access %d\n", (int)getpid());
     if (send(c->fd, head, (size_t)m, MSG_NOSIGNAL) != m)
         return false;
+    c->is_used = true;
     char *rest = strstr(c->in, "\r\n\r\n") + 4;
     c->n -= (size_t)(rest - c->in);
     memmove(c->in, rest, c->n + 1);
@@ -163,6 +165,7 @@ start_draining(void)
     if (is_draining || word("ignore_drain"))
         return;
     is_draining = true;
+    draining_since = clock_ns();
     while (listeners_n > 0) {
         listener_read(&listeners[listeners_n - 1]); /* what is in "a completion" */
         close(listeners[--listeners_n].fd);
@@ -210,7 +213,6 @@ static void
 serve(void)
 {
     struct pollfd p[1 + LISTENERS_MAX + CONNS_MAX];
-    bool is_deaf = false;
     int64_t drain_at = word("drain_ms=") ? clock_ns() + atoi(word("drain_ms=")) * NS_PER_MS : 0;
     control_send(args->control, CONTROL_READY, 0, -1);
     if (word("mute")) {
@@ -233,7 +235,7 @@ serve(void)
                 goes_on = answer(c);
             else if (p[1 + listeners_were + i].revents)
                 goes_on = conn_read(c);
-            else if (is_draining && c->answer_at == 0 && c->n == 0)
+            else if (is_draining && c->answer_at == 0 && c->n == 0 && (c->is_used || clock_ns() - draining_since > NS_PER_S))
                 goes_on = conn_read(c) && c->answer_at != 0; /* idle: its last chance */
             if (!goes_on)
                 conn_end(i);
@@ -242,14 +244,16 @@ serve(void)
             listener_read(&listeners[i]);
         if (!is_deaf)
             control_read();
-        if (got_term == 1 && !word("goes_by_itself")) {
+        bool goes_by_itself = is_deaf || word("goes_by_itself");
+        if (got_term == 1 && !goes_by_itself) {
             got_term = 2;
             control_send(args->control, CONTROL_REPLACE, 0, -1);
         }
-        if ((got_term && word("goes_by_itself")) || (drain_at != 0 && clock_ns() >= drain_at))
+        if ((got_term && goes_by_itself) || (drain_at != 0 && clock_ns() >= drain_at))
             start_draining();
     }
-    control_send(args->control, CONTROL_DRAINED, 0, -1);
+    if (!is_deaf)
+        control_send(args->control, CONTROL_DRAINED, 0, -1);
 }
 
 int

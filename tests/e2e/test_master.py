@@ -4,6 +4,7 @@ The same promises with real workers are in test_reload.py and tests/stress; here
 """
 
 import contextlib
+import ctypes
 import os
 import pwd
 import re
@@ -11,6 +12,7 @@ import signal
 import socket
 import stat
 import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -479,11 +481,11 @@ def test_no_permission_for_a_low_port(master):
     if int(Path("/proc/sys/net/ipv4/ip_unprivileged_port_start").read_text()) <= 80:
         pytest.skip("low ports are for everybody here")
 
-    def drop():
-        os.setgroups([])
-        os.setgid(NOBODY)
-        os.setuid(NOBODY)
+    def drop():  # PR_CAPBSET_DROP: root without CAP_NET_BIND_SERVICE, who can still read the configuration
+        if libc.prctl(24, 10, 0, 0, 0) < 0:
+            raise OSError("prctl")
 
+    libc = ctypes.CDLL(None)
     fails(master("--bind", "127.0.0.1:80", wait=False, preexec_fn=drop), 1, "127.0.0.1:80: no permission")
 
 
@@ -640,7 +642,10 @@ def test_inherited_listener(master):
 def test_systemd_sockets(master, program, tmp_path):
     # As systemd does: descriptors from 3 on, LISTEN_PID the process that becomes the server.
     wrapper = tmp_path / "systemd"
-    wrapper.write_text(f'#!/bin/sh\nLISTEN_PID=$$ LISTEN_FDS=2 exec {program} "$@" 3<&203 4<&204 203<&- 204<&-\n')
+    wrapper.write_text(
+        f"#!{sys.executable}\nimport os, sys\nos.dup2(203, 3), os.dup2(204, 4), os.closerange(5, 300)\n"
+        f"os.environ |= dict(LISTEN_PID=str(os.getpid()), LISTEN_FDS='2')\nos.execv({str(program)!r}, sys.argv)\n"
+    )
     wrapper.chmod(0o755)
     with socket.create_server(("127.0.0.1", 0)) as a, socket.create_server(("127.0.0.1", 0)) as b:
         os.dup2(a.fileno(), 203)
@@ -784,6 +789,7 @@ def test_ttin_and_ttou(master):
     eventually(lambda: {get(m.address).slot for _ in range(100)} == {0, 1, 2})
     with load(m.address) as threads:
         m.send(signal.SIGTTOU)
+        m.wait_log("SIGTTOU: 2 workers")  # two at once are one signal to the kernel
         m.send(signal.SIGTTOU)
         eventually(lambda: len(m.workers()) == 1)
         time.sleep(0.3)
