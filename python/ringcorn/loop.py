@@ -63,7 +63,10 @@ class _Selector(selectors.BaseSelector):
         self._loop = None
 
 
-class Loop(_ringcorn.LoopCore, asyncio.SelectorEventLoop):
+_Base = asyncio.SelectorEventLoop
+
+
+class Loop(_ringcorn.LoopCore, _Base):
     """An asyncio event loop on io_uring or epoll."""
 
     def __init__(self, io=None):
@@ -121,7 +124,7 @@ class Loop(_ringcorn.LoopCore, asyncio.SelectorEventLoop):
 
     def _slow_callback(self, handle, seconds):
         """Called by the core in debug mode."""
-        logger.warning("Executing %s took %.3f seconds", base_events._format_handle(handle), seconds)
+        base_events.logger.warning("Executing %s took %.3f seconds", base_events._format_handle(handle), seconds)
 
     def close(self):
         if self.is_running():
@@ -152,7 +155,7 @@ class Loop(_ringcorn.LoopCore, asyncio.SelectorEventLoop):
                 executor = self._executor_pool = _ringcorn.Pool(self, threads, "ringcorn-executor")
         if isinstance(executor, _ringcorn.Pool):
             return executor.submit(func, *args)
-        return asyncio.SelectorEventLoop.run_in_executor(self, executor, func, *args)
+        return _Base.run_in_executor(self, executor, func, *args)
 
     async def shutdown_default_executor(self, timeout=None):
         """Waits until the threads of the default executor have ended, at most timeout seconds."""

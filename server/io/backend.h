@@ -39,6 +39,7 @@ struct io_vtable {
     void (*arm)(struct io *io, struct io_op *op); /* after io_begin() */
     void (*poll_change)(struct io *io, struct io_op *op); /* op->mask is the new one */
     void (*cancel)(struct io *io, struct io_op *op); /* armed, op->cancelled was just set, not IO_DONE */
+    void (*let_go)(struct io *io); /* NULL where cancelling lets go at once */
     void (*flush)(struct io *io);
     int (*wait)(struct io *io, int64_t timeout_ns);
 };

@@ -267,6 +267,13 @@ io_cancel(struct io *io, struct io_op *op)
 }
 
 void
+io_let_go(struct io *io)
+{
+    if (io->v->let_go != NULL)
+        io->v->let_go(io);
+}
+
+void
 io_flush(struct io *io)
 {
     if (io->queued > 0)

@@ -118,6 +118,10 @@ void io_send(struct io *io, struct io_op *op, int fd, const struct iovec *iov, u
  * may have been closed before. */
 void io_cancel(struct io *io, struct io_op *op);
 
+/* After io_cancel(): the kernel holds the files of cancelled operations no longer, so that a close() that follows closes them. (A ring
+ * keeps a polled file open until the cancel has been carried out.) Calls nothing back. A no-op on epoll. */
+void io_let_go(struct io *io);
+
 /* Hands queued sends to the kernel now; takes no completions. Cheap when there are none. */
 void io_flush(struct io *io);
 

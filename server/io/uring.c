@@ -49,6 +49,7 @@ struct uring {
     unsigned stash_n, stash_cap;
     uint32_t turn;         /* counts io_wait() */
     bool wake_armed;
+    bool has_cancels;      /* submissions of cancels since the last io_let_go() or io_wait() */
 };
 
 static inline struct uring *
@@ -158,6 +159,7 @@ cancel_now(struct uring *r, struct io_op *op)
     io_uring_prep_cancel64(sqe, (uintptr_t)op, 0);
     sqe->flags |= IOSQE_CQE_SKIP_SUCCESS;
     sqe->user_data = UD_IGNORE;
+    r->has_cancels = true;
     return true;
 }
 
@@ -200,6 +202,21 @@ uring_cancel(struct io *io, struct io_op *op)
         return;
     }
     io_finish(io, op, -ECANCELED);
+}
+
+/* The cancel is carried out when it is submitted, but the cancelled request lives on, and its file with it, until its deferred
+ * work is run (DEFER_TASKRUN): that is what getting events does. They stay in the queue for io_wait(). */
+static void
+uring_let_go(struct io *io)
+{
+    struct uring *r = uring_of(io);
+    if (!r->has_cancels)
+        return;
+    r->has_cancels = false;
+    if (io_uring_submit_and_get_events(&r->u) < 0)
+        return; /* as in submit(): it stays queued */
+    if (io_uring_sq_ready(&r->u) == 0)
+        io->queued = 0;
 }
 
 static void
@@ -495,8 +512,10 @@ uring_wait(struct io *io, int64_t timeout_ns)
         io_wake_seen(io);
     }
     get_more(r);
-    if (io_uring_sq_ready(&r->u) == 0)
+    if (io_uring_sq_ready(&r->u) == 0) {
         io->queued = 0;
+        r->has_cancels = false;
+    }
     return dispatch(r);
 }
 
@@ -550,6 +569,7 @@ static const struct io_vtable uring_vtable = {
     .arm = uring_arm,
     .poll_change = uring_poll_change,
     .cancel = uring_cancel,
+    .let_go = uring_let_go,
     .flush = uring_flush,
     .wait = uring_wait,
 };

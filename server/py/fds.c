@@ -75,6 +75,7 @@ fd_apply(struct fd_entry *e)
     } else if (mask == 0) {
         e->is_cancelling = true;
         io_cancel(e->loop->io, &e->op);
+        io_let_go(e->loop->io);
     } else if (mask != e->armed_mask) {
         e->armed_mask = mask;
         io_poll_change(e->loop->io, &e->op, mask);
@@ -172,15 +173,30 @@ fds_deliver(struct loop *l)
     return err;
 }
 
+/* An int, or an object with fileno(), as selectors take them. -1 with an exception set. */
 static int
 fd_number(PyObject *object)
 {
-    int fd = PyObject_AsFileDescriptor(object); /* ints, and objects with fileno(), as selectors accept them */
-    if (fd > FD_MAX) {
-        PyErr_Format(PyExc_ValueError, "file descriptor %d is out of range", fd);
+    PY_OWNED PyObject *number = NULL;
+    if (!PyLong_Check(object)) {
+        PY_OWNED PyObject *fileno = PyObject_CallMethod(object, "fileno", NULL);
+        number = fileno != NULL ? PyNumber_Long(fileno) : NULL;
+        if (number == NULL) {
+            if (PyErr_ExceptionMatches(PyExc_Exception))
+                PyErr_Format(PyExc_ValueError, "Invalid file object: %R", object);
+            return -1;
+        }
+        object = number;
+    }
+    int overflow;
+    long fd = PyLong_AsLongAndOverflow(object, &overflow);
+    if (fd == -1 && PyErr_Occurred())
+        return -1;
+    if (fd < 0 || fd > FD_MAX || overflow != 0) {
+        PyErr_Format(PyExc_ValueError, "Invalid file descriptor: %S", object);
         return -1;
     }
-    return fd;
+    return (int)fd;
 }
 
 /* Borrowed from the loop; NULL with an exception set. */

@@ -297,19 +297,48 @@ job_new(struct crew *c, PyObject *loop, PyObject *fn, PyObject *const *args, Py_
     return job;
 }
 
-/* A future cannot hold StopIteration: the coroutine that awaits it would take it for its own end. */
-static PyObject *
-without_stop_iteration(PyObject *exception)
+/* 1 where exception is exactly of concurrent.futures' class `name`, else 0 or -1. */
+static int
+is_concurrent(PyObject *exception, const char *name)
 {
-    if (!PyErr_GivenExceptionMatches(exception, PyExc_StopIteration))
-        return exception;
-    PyObject *error = PyObject_CallFunction(PyExc_RuntimeError, "s", "function in a thread raised StopIteration");
-    if (error == NULL) {
-        Py_DECREF(exception);
-        return PyErr_GetRaisedException();
+    PY_OWNED PyObject *module = PyImport_ImportModule("concurrent.futures");
+    PY_OWNED PyObject *type = module != NULL ? PyObject_GetAttrString(module, name) : NULL;
+    return type == NULL ? -1 : (PyObject *)Py_TYPE(exception) == type;
+}
+
+/* asyncio.name(*exception.args): new. */
+static PyObject *
+as_asyncio(PyObject *exception, const char *name)
+{
+    PY_OWNED PyObject *module = PyImport_ImportModule("asyncio.exceptions");
+    PY_OWNED PyObject *type = module != NULL ? PyObject_GetAttrString(module, name) : NULL;
+    PY_OWNED PyObject *args = type != NULL ? PyObject_GetAttrString(exception, "args") : NULL;
+    return args != NULL ? PyObject_Call(type, args, NULL) : NULL;
+}
+
+/* What the future shall hold for what the function raised; steals it. As concurrent.futures and asyncio.wrap_future() do together. */
+static PyObject *
+exception_for_future(PyObject *exception)
+{
+    PyObject *other = NULL;
+    if (PyErr_GivenExceptionMatches(exception, PyExc_StopIteration)) {
+        /* The coroutine that awaits would take it for its own end. */
+        other = PyObject_CallFunction(PyExc_RuntimeError, "s", "function in a thread raised StopIteration");
+        if (other != NULL)
+            PyException_SetCause(other, Py_NewRef(exception));
+    } else {
+        static const char *const names[] = { "CancelledError", "InvalidStateError" };
+        int is_same = 0;
+        size_t i = 0;
+        while (i < ARRAY_LEN(names) && (is_same = is_concurrent(exception, names[i])) == 0)
+            i++;
+        if (is_same == 0)
+            return exception;
+        if (is_same > 0)
+            other = as_asyncio(exception, names[i]);
     }
-    PyException_SetCause(error, exception); /* steals */
-    return error;
+    Py_DECREF(exception);
+    return other != NULL ? other : PyErr_GetRaisedException();
 }
 
 /* GIL held, in the pool's thread. Never leaves an exception set. */
@@ -323,7 +352,7 @@ job_run(struct job *job)
     }
     Py_XDECREF(done);
     if (PyErr_Occurred())
-        job->exception = without_stop_iteration(PyErr_GetRaisedException());
+        job->exception = exception_for_future(PyErr_GetRaisedException());
     job_drop_call(job); /* here, so that what is bound to this thread ends in it */
 }
 
