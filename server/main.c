@@ -123,7 +123,7 @@ main(int argc, char **argv)
     }
     if (action != CONF_RUN) {
         conf_free(conf);
-        if (fflush(stdout) == 0)
+        if (fflush(stdout) == 0 && !ferror(stdout))
             return EXIT_CODE_OK;
         log_operator("cannot write to standard output: %s", strerror(errno));
         return EXIT_CODE_SYSTEM;

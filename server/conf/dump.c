@@ -329,12 +329,14 @@ conf_print_help(FILE *out)
         print_help_key(k, out);
     }
     fputs("\n"
-          "Signals to the master: TERM ends gracefully, INT and QUIT at once, HUP reads the "
-          "configuration again and\n"
-          "replaces the workers one by one, TTIN and TTOU add and remove a worker.\n"
+          "Signals to the master: TERM ends gracefully, INT and QUIT quickly, HUP reads the "
+          "configuration\n"
+          "again and replaces the workers one by one, TTIN and TTOU add and remove a worker, USR1 "
+          "opens\n"
+          "the log files again.\n"
           "Exit codes: 0 clean; 1 sockets, files, permissions; 2 usage or configuration; 3 the "
-          "application raised at\n"
-          "import or start; 4 module or attribute not found.\n",
+          "application\n"
+          "raised at import or start; 4 module or attribute not found.\n",
           out);
 }
 
