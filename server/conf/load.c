@@ -12,7 +12,7 @@
 
 /* --- faults ----------------------------------------------------------------------------------- */
 
-static void
+__attribute__((format(printf, 3, 0))) static void
 report(struct load *l, const struct where *w, const char *format, va_list args)
 {
     char text[1024], line[2048];
