@@ -14,14 +14,14 @@ class Lifespan:
     """Runs the protocol. *mode*: "auto" (an application that raises has no lifespan), "on" (that is an error) or "off".
 
     ``context`` is the context of the protocol's task: what the application sets there at start, every request sees.
-    ``state`` is the dictionary to be copied into each request's scope, or None where the protocol is not spoken.
+    ``state`` is the dictionary to be copied into each request's scope; empty where the protocol is not spoken.
     """
 
     def __init__(self, app, mode):
         self.app = app
         self.mode = mode
         self.context = contextvars.copy_context()
-        self.state = None
+        self.state = {}
         self._task = None
         self._inbox = asyncio.Queue()
         self._started = asyncio.Event()
@@ -32,7 +32,6 @@ class Lifespan:
         """Returns when the application has started. Raises LifespanFailed, or the application's exception in mode "on"."""
         if self.mode == "off":
             return
-        self.state = {}
         self._inbox.put_nowait({"type": "lifespan.startup"})
         self._task = asyncio.get_running_loop().create_task(self._main(), name="lifespan", context=self.context)
         started = asyncio.ensure_future(self._started.wait())
@@ -44,7 +43,8 @@ class Lifespan:
             return
         started.cancel()
         exception = self._task.exception()
-        self._task = self.state = None
+        self._task = None
+        self.state.clear()
         if self.mode == "auto":
             if exception is not None:
                 log.info("the application has no lifespan (%s: %s)", type(exception).__name__, exception)

@@ -35,7 +35,7 @@ struct asgi {
     PyObject *loop;       /* borrowed from the worker, which outlives us */
     PyObject *app;        /* new */
     PyObject *context;    /* new: the lifespan's; every request runs in a copy */
-    PyObject *state;      /* new: the lifespan's state, copied per request; NULL when lifespan is not supported */
+    PyObject *state;      /* new: the lifespan's state, copied per request */
     struct asgi_names *names;
     struct list cycles;      /* running, oldest first */
     struct list work;        /* cycles with events to handle */
@@ -49,7 +49,7 @@ int asgi_init(struct asgi *a, PyObject *loop, const struct conf *conf, struct ne
 /* The net is closed already (net_fini), so no callback comes any more. */
 void asgi_fini(struct asgi *a);
 
-/* app: any ASGI 3 callable. context, state: as in struct asgi; state may be NULL or None. */
+/* app: any ASGI 3 callable. context, state: as in struct asgi. */
 int asgi_serve(struct asgi *a, PyObject *app, PyObject *context, PyObject *state);
 
 /* For struct loop_client. */
@@ -90,6 +90,7 @@ struct cycle {
     bool disconnect_is_told;
     bool is_full;          /* more than the high-water mark is unsent; until HTTP_DRAINED */
     bool is_cancelled;     /* by us, at the drain's end */
+    bool is_held;          /* see cycle_hold() */
     int64_t begun_ns;
     char label[CYCLE_LABEL_SIZE];
 };
@@ -158,6 +159,10 @@ bool cycle_must_yield(const struct cycle *cycle);
 struct cycle *cycle_new(struct asgi *a, struct h1 *h);             /* new */
 int cycle_start(struct cycle *cycle);                              /* -1: an exception that is not the request's */
 int cycle_events(struct cycle *cycle);
+/* While something suspended in receive() or send() waits for the client, the server has a reference of its own: nothing else
+ * need refer to the task then, and the collector would take cycle, task, coroutine and future for garbage. Brings that
+ * reference in line with `waits`; the caller has a reference. */
+void cycle_hold(struct cycle *cycle);
 void cycle_abandon(struct cycle *cycle);
 PyObject *send_call(PyObject *self, PyObject *const *args, size_t nargsf, PyObject *kwnames);
 void held_release(void *owner); /* send.c: GIL held */

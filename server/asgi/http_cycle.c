@@ -59,17 +59,32 @@ outcome(struct cycle *cycle, PyObject *task, bool *was_cancelled)
     return value;
 }
 
+void
+cycle_hold(struct cycle *cycle)
+{
+    bool must_hold = cycle->h != NULL && !list_is_empty(&cycle->waits);
+    if (must_hold == cycle->is_held)
+        return;
+    cycle->is_held = must_hold;
+    if (must_hold)
+        Py_INCREF((PyObject *)cycle);
+    else
+        Py_DECREF((PyObject *)cycle);
+}
+
 /* The request and its connection go their own ways. The application may still hold the cycle's receive and send. */
 static void
 cycle_part(struct cycle *cycle)
 {
     struct h1 *h = cycle->h;
+    PY_OWNED PyObject *self = Py_NewRef((PyObject *)cycle); /* the last reference may be the server's or the task's */
     list_del(&cycle->link);
     list_del(&cycle->work);
     *h1_data(h) = NULL;
     cycle->h = NULL;
     live.cycles--;
     h1_end(h);
+    cycle_hold(cycle);
     Py_CLEAR(cycle->task); /* last: may run Python */
 }
 
@@ -135,7 +150,7 @@ cycle_new(struct asgi *a, struct h1 *h)
     list_init(&cycle->work);
     list_init(&cycle->waits);
     cycle->events = 0;
-    cycle->body_is_told = cycle->disconnect_is_told = cycle->is_full = cycle->is_cancelled = false;
+    cycle->body_is_told = cycle->disconnect_is_told = cycle->is_full = cycle->is_cancelled = cycle->is_held = false;
     cycle->begun_ns = a->http.net->now_ns;
     label_fill(cycle, h1_request(h));
     PyObject_GC_Track(cycle);

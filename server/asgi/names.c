@@ -46,7 +46,7 @@ make_templates(struct asgi_names *n, const struct conf *conf)
     PyObject *const keys[] = { n->s_type,         n->s_asgi,      n->s_http_version, n->s_server,
                                n->s_client,       n->s_scheme,    n->s_method,       n->s_root_path,
                                n->s_path,         n->s_raw_path,  n->s_query_string, n->s_headers,
-                               n->s_extensions };
+                               n->s_extensions,   n->s_state };
     for (size_t i = 0; i < ARRAY_LEN(keys); i++) {
         if (PyDict_SetItem(n->scope_template, keys[i], Py_None) < 0)
             return -1;

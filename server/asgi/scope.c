@@ -28,29 +28,26 @@ address_new(const struct sockaddr_storage *addr, bool is_local)
     return Py_NewRef(Py_None); /* the client of a unix socket has no address */
 }
 
-/* The client's address, made once a connection and kept in its slot. */
+/* (client, server), made once a connection and kept in its slot. Nearly all connections share the server's address. */
 static PyObject *
-client_of(struct h1 *h)
+addresses_of(struct asgi_names *n, struct h1 *h)
 {
     void **slot = h1_conn_data(h);
-    if (*slot == NULL)
-        *slot = address_new(h1_peer(h), false);
-    return *slot; /* borrowed from the connection */
-}
-
-/* The server's address: nearly all connections share one. */
-static PyObject *
-server_of(struct asgi_names *n, struct h1 *h)
-{
-    const struct sockaddr_storage *addr = h1_local(h);
-    if (n->server_tuple == NULL || memcmp(addr, &n->server_addr, sizeof(*addr)) != 0) {
-        PyObject *tuple = address_new(addr, true);
-        if (tuple == NULL)
+    if (LIKELY(*slot != NULL))
+        return *slot;
+    PY_OWNED PyObject *client = address_new(h1_peer(h), false);
+    const struct sockaddr_storage *local = h1_local(h);
+    if (client == NULL)
+        return NULL;
+    if (n->server_tuple == NULL || memcmp(local, &n->server_addr, sizeof(*local)) != 0) {
+        PyObject *server = address_new(local, true);
+        if (server == NULL)
             return NULL;
-        Py_XSETREF(n->server_tuple, tuple);
-        n->server_addr = *addr;
+        Py_XSETREF(n->server_tuple, server);
+        n->server_addr = *local;
     }
-    return n->server_tuple; /* borrowed from names */
+    *slot = PyTuple_Pack(2, client, n->server_tuple);
+    return *slot; /* borrowed from the connection */
 }
 
 static int
@@ -134,10 +131,10 @@ scope_new(struct asgi *a, struct cycle *cycle)
     struct h1 *h = cycle->h;
     const struct http_request *r = h1_request(h);
     PY_OWNED PyObject *scope = PyDict_Copy(n->scope_template);
-    PyObject *client = client_of(h), *server = server_of(n, h);
-    if (scope == NULL || client == NULL || server == NULL ||
-        PyDict_SetItem(scope, n->s_client, client) < 0 ||
-        PyDict_SetItem(scope, n->s_server, server) < 0 ||
+    PyObject *addresses = addresses_of(n, h);
+    if (scope == NULL || addresses == NULL ||
+        PyDict_SetItem(scope, n->s_client, PyTuple_GET_ITEM(addresses, 0)) < 0 ||
+        PyDict_SetItem(scope, n->s_server, PyTuple_GET_ITEM(addresses, 1)) < 0 ||
         PyDict_SetItem(scope, n->s_http_version, r->version_minor ? n->version_11 : n->version_10) < 0)
         return NULL;
     if (set(scope, n->s_asgi, PyDict_Copy(n->asgi_template)) < 0 ||
@@ -150,7 +147,7 @@ scope_new(struct asgi *a, struct cycle *cycle)
                        : Py_NewRef(n->empty_bytes)) < 0 ||
         set(scope, n->s_headers, headers_new(n, r)) < 0)
         return NULL;
-    if (a->state != NULL && set(scope, n->s_state, PyDict_Copy(a->state)) < 0)
+    if (set(scope, n->s_state, PyDict_Copy(a->state)) < 0)
         return NULL;
     return py_take(&scope);
 }

@@ -116,15 +116,13 @@ asgi_serve(struct asgi *a, PyObject *app, PyObject *context, PyObject *state)
         PyErr_SetString(PyExc_TypeError, "context must be a contextvars.Context");
         return -1;
     }
-    if (state == Py_None)
-        state = NULL;
-    if (state != NULL && !PyDict_Check(state)) {
+    if (!PyDict_Check(state)) {
         PyErr_SetString(PyExc_TypeError, "state must be a dict");
         return -1;
     }
     Py_XSETREF(a->app, Py_NewRef(app));
     Py_XSETREF(a->context, Py_NewRef(context));
-    Py_XSETREF(a->state, Py_XNewRef(state));
+    Py_XSETREF(a->state, Py_NewRef(state));
     return 0;
 }
 

@@ -59,6 +59,8 @@ static void
 forget_future(struct wait *w)
 {
     list_del(&w->link);
+    if (w->cycle != NULL)
+        cycle_hold(w->cycle);
     Py_CLEAR(w->future_iter);
     Py_CLEAR(w->future);
 }
@@ -99,6 +101,7 @@ wait_suspend(struct wait *w, PyObject **out)
         return PYGEN_ERROR;
     }
     list_add_tail(&w->cycle->waits, &w->link);
+    cycle_hold(w->cycle);
     if (!PyObject_GC_IsTracked((PyObject *)w))
         PyObject_GC_Track(w);
     return PyIter_Send(w->future_iter, Py_None, out);
@@ -155,6 +158,7 @@ void
 wait_wake_all(struct cycle *cycle)
 {
     /* set_result() only schedules; but a foreign done callback could run Python, so hold each and start over at the head. */
+    PY_OWNED PyObject *self = Py_NewRef((PyObject *)cycle);
     struct list waiting;
     list_init(&waiting);
     list_splice(&waiting, &cycle->waits);
@@ -173,6 +177,7 @@ wait_wake_all(struct cycle *cycle)
         if (done == NULL)
             PyErr_WriteUnraisable(future);
     }
+    cycle_hold(cycle); /* the loop has the tasks now */
 }
 
 static PyObject *
