@@ -5,6 +5,7 @@ sees which process answered, and that the answer is the one to its request.
 """
 
 import asyncio
+import gc
 import json
 import os
 import time
@@ -122,6 +123,36 @@ async def endless(scope, receive, send):
 
 
 @route
+async def megabytes(scope, receive, send):
+    """`n` MiB in one answer: more than the sockets take, so send() waits for the client."""
+    n = int(number(scope, "n", 8))
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", str(n << 20).encode())]})
+    for _ in range(n):
+        await send({"type": "http.response.body", "body": b"m" * (1 << 20), "more_body": True})
+    await send({"type": "http.response.body", "body": b""})
+
+
+@route
+async def late_body(scope, receive, send):
+    """Waits in receive(), and nothing but the server knows of it."""
+    message = await receive()
+    await answer(send, message["body"])
+
+
+@route
+async def give_up_receive(scope, receive, send):
+    """Asks for the disconnect and loses patience, five times."""
+    await receive()
+    lost = 0
+    for _ in range(5):
+        try:
+            await asyncio.wait_for(receive(), 0.01)
+        except TimeoutError:
+            lost += 1
+    await answer(send, b"%d" % lost)
+
+
+@route
 async def spin_forever(scope, receive, send):
     while True:
         pass
@@ -144,6 +175,11 @@ async def stuck(scope, receive, send):
 @route
 async def stuck_thread(scope, receive, send):
     await asyncio.to_thread(read_an_empty_pipe)
+
+
+@route
+async def collect(scope, receive, send):
+    await answer_json(send, gc.collect())
 
 
 async def app(scope, receive, send):
