@@ -12,6 +12,7 @@ The C side (server/worker/worker.c) calls run() in the main thread and hands ove
 
 import asyncio
 import faulthandler
+import gc
 import signal
 import sys
 import traceback
@@ -110,6 +111,9 @@ class _Serving:
         except Exception as e:
             raise AppError(3, f"the application did not start: {e!r}", e) from None
         _size_anyio(self.options["sync_threads"])
+        # What the application made while it was imported stays: the collector need not visit it again and again.
+        gc.collect()
+        gc.freeze()
         self.worker.serve(self.app, lifespan.context, lifespan.state)
         await self.drained
         await lifespan.shutdown()

@@ -4,7 +4,7 @@
 
 #include <arpa/inet.h>
 
-/* (host, port) for IP, [path, None] is (path, None) for unix listeners, None where the kernel knows no name. */
+/* (host, port) for IP, (path, None) for a unix listener, None where there is no name. */
 static PyObject *
 address_new(const struct sockaddr_storage *addr, bool is_local)
 {

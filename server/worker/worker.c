@@ -504,7 +504,7 @@ worker_run(const struct worker_args *args)
     const struct conf *conf = args->conf;
     w.args = args;
     install_signals();
-    if (PyImport_AppendInittab("_ringcorn", PyInit__ringcorn) < 0) {
+    if (conf_export_env(conf) < 0 || PyImport_AppendInittab("_ringcorn", PyInit__ringcorn) < 0) {
         log_error("out of memory while starting Python");
         return EXIT_CODE_SYSTEM;
     }

@@ -10,7 +10,7 @@ def make():
 class Holder:
     """An attribute of an attribute."""
 
-    app = raw_app
+    app = staticmethod(raw_app)
 
 
 holder = Holder()
