@@ -210,7 +210,7 @@ $(PYDIR)/ringcorn/%: python/ringcorn/%
 
 # --- C unit tests and fuzz targets: everything that does not know Python, as an archive, so that a test takes what it needs
 
-$(OBJ)/plain.a: $(call objects,$(PLAIN_SOURCES)) $(LLHTTP_OBJECTS)
+$(OBJ)/plain.a: $(call objects,$(PLAIN_SOURCES) server/worker/control.c) $(LLHTTP_OBJECTS)
 	$(call say,AR,$@)
 	@rm -f $@
 	$(Q)$(AR) rcs $@ $^
