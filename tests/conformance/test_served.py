@@ -142,7 +142,7 @@ def test_pipelined_bodies_are_kept_apart(s):
 
 def test_request_after_an_unread_body(s):
     with s.connect() as c:
-        c.send(b"POST /ignore-body HTTP/1.1\r\n" + H + b"Content-Length: 30\r\n\r\n" + b"GET /evil HTTP/1.1\r\nHost: x\r\n" + b"\r\n")
+        c.send(b"POST /ignore-body HTTP/1.1\r\n" + H + b"Content-Length: 31\r\n\r\n" + b"GET /evil HTTP/1.1\r\nHost: x\r\n" + b"\r\n")
         assert c.response().body == b"ignored"
         assert c.get("/hello").body == b"Hello, World!"
 
