@@ -58,6 +58,8 @@ def test_upload(start, name, size):
 @pytest.mark.parametrize("name", APPS)
 @pytest.mark.parametrize("framing", ["length", "chunked"])
 def test_large_body(start, name, framing):
+    if (name, framing) == ("flask", "chunked"):
+        pytest.skip("Werkzeug reads no body without a length unless the server promises its end, which asgiref's wrapper does not")
     s = start(name)
     data = os.urandom(8_000_000)
     with s.connect(60) as c:
