@@ -76,6 +76,13 @@ sysctl_disabled(void)
     return value;
 }
 
+static bool
+is_before_6_1(const char *release)
+{
+    unsigned major, minor;
+    return sscanf(release, "%u.%u", &major, &minor) == 2 && (major < 6 || (major == 6 && minor < 1));
+}
+
 /* What an errno of ring creation usually means, and the cure. Never that something cannot happen. */
 static void
 explain(int err, const char **cause, char *cause_buf, size_t cause_size, const char **cure)
@@ -113,12 +120,10 @@ explain(int err, const char **cause, char *cause_buf, size_t cause_size, const c
         *cure = "raise it: ulimit -l, in Docker `ulimits: memlock`";
         return;
     case EINVAL:
-        if (uname(&name) == 0) {
-            snprintf(cause_buf, cause_size, "this is Linux %.40s", name.release);
-            *cause = cause_buf;
-        } else {
-            *cause = "the kernel is too old";
-        }
+        if (uname(&name) < 0 || !is_before_6_1(name.release))
+            break;
+        snprintf(cause_buf, cause_size, "this is Linux %.40s", name.release);
+        *cause = cause_buf;
         *cure = "it needs Linux 6.1";
         return;
     case EMFILE:
@@ -127,10 +132,10 @@ explain(int err, const char **cause, char *cause_buf, size_t cause_size, const c
         *cure = "raise the limit: ulimit -n";
         return;
     default:
-        *cause = strerror(err);
-        *cure = "the platform seems not to allow it";
-        return;
+        break;
     }
+    *cause = strerror(err);
+    *cure = "the platform seems not to allow it";
 }
 
 static void
