@@ -126,6 +126,7 @@ async def endless(scope, receive, send):
 async def megabytes(scope, receive, send):
     """`n` MiB in one answer: more than the sockets take, so send() waits for the client."""
     n = int(number(scope, "n", 8))
+    await asyncio.sleep(0)
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", str(n << 20).encode())]})
     for _ in range(n):
         await send({"type": "http.response.body", "body": b"m" * (1 << 20), "more_body": True})
@@ -135,6 +136,7 @@ async def megabytes(scope, receive, send):
 @route
 async def late_body(scope, receive, send):
     """Waits in receive(), and nothing but the server knows of it."""
+    await asyncio.sleep(0)
     message = await receive()
     await answer(send, message["body"])
 
