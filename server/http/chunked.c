@@ -107,7 +107,7 @@ step(struct chunked *ck, const struct chunked_limits *limits, char c)
         if (c != '\n')
             return -400;
         ck->state = DONE;
-        return 0;
+        break;
     case DATA:
     case DONE:
         return -400;

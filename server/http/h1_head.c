@@ -93,7 +93,7 @@ static int
 on_header_value(llhttp_t *parser, const char *at, size_t n)
 {
     struct head *head = parser->data;
-    if (!head->recording || head->n == 0 || head->n > head->max)
+    if (!head->recording || head->n == 0 || head->n > head->max || n == 0)
         return 0;
     struct slice *value = &head->v[head->n - 1].value;
     if (value->n == 0)
@@ -130,34 +130,65 @@ parser_start(struct http_app *app, struct head *head, bool recording)
     llhttp_set_lenient_transfer_encoding(parser, 1);
     if (lenient & (LENIENT_OBS_FOLD | LENIENT_HEADER_VALUE))
         llhttp_set_lenient_headers(parser, 1);
-#if LLHTTP_VERSION_MAJOR > 9 || (LLHTTP_VERSION_MAJOR == 9 && LLHTTP_VERSION_MINOR >= 2)
-    if (lenient & LENIENT_BARE_LF)
-        llhttp_set_lenient_optional_cr_before_lf(parser, 1);
-#endif
 }
 
-/* The status for an error of llhttp at `at`, from the bytes it has seen and no later ones. */
+static const char crlf[] = "\r\n";
+
+/* Feeds p[fed..n). On an error, and when the head is complete, *seen is how far llhttp got.
+ * No version of llhttp takes a bare LF everywhere; where it shall pass, each is shown to llhttp as the CRLF that it stands for. */
+static enum llhttp_errno
+execute(struct http_app *app, struct head *head, const char *p, uint32_t fed, uint32_t n, uint32_t *seen)
+{
+    llhttp_t *parser = &head->parser;
+    enum llhttp_errno err = HPE_OK;
+    bool bare_lf = (app->conf->http_lenient & LENIENT_BARE_LF) != 0;
+    while (fed < n) {
+        const char *lf = bare_lf ? memchr(p + fed, '\n', n - fed) : NULL;
+        bool is_bare = lf != NULL && (lf == p || lf[-1] != '\r');
+        uint32_t to = lf == NULL ? n : (uint32_t)(lf - p) + !is_bare;
+        if (to > fed)
+            err = llhttp_execute(parser, p + fed, to - fed);
+        if (err != HPE_OK) {
+            const char *at = llhttp_get_error_pos(parser);
+            *seen = at >= p && at <= p + to ? (uint32_t)(at - p) : to;
+            return err;
+        }
+        fed = to;
+        if (is_bare) {
+            err = llhttp_execute(parser, crlf, 2);
+            fed++;
+            if (err != HPE_OK)
+                break;
+        }
+    }
+    *seen = fed;
+    return err;
+}
+
+/* The status for an error of llhttp when it had seen so much. It may have looked at one byte more, or not: versions and errors differ,
+ * so none of the decisions here hangs on whether that byte is among them. */
 static int
 status_of(enum llhttp_errno err, struct slice seen)
 {
-    const char *line_end = memchr(seen.p, '\n', seen.n);
-    struct slice line = { seen.p, line_end ? (size_t)(line_end - seen.p) : seen.n };
+    const char *lf = memchr(seen.p, '\n', seen.n);
+    struct slice line = { seen.p, lf ? (size_t)(lf - seen.p) : seen.n };
     const char *space = memchr(line.p, ' ', line.n);
+    if (space == line.p)
+        return 400;
+    struct slice method = { line.p, space ? (size_t)(space - line.p) : line.n };
+    /* llhttp gives up at the first byte that fits no method it knows. */
+    if (err == HPE_INVALID_METHOD && (space != NULL || lf == NULL))
+        return chars_are(method, CHAR_TOKEN) ? 501 : 400;
     if (space == NULL)
-        /* Still in the method. llhttp gives up at the first byte that fits none it knows. */
-        return err == HPE_INVALID_METHOD && chars_are(line, CHAR_TOKEN) ? 501 : 400;
-    if (line_end == NULL) {
-        /* "HTTP/3.1" is a version we do not speak, "HTTP/x" is none. */
-        const char *version = memrchr(line.p, ' ', line.n);
-        struct slice v = { version + 1, (size_t)(line.p + line.n - version - 1) };
-        if (v.n == 8 && memcmp(v.p, "HTTP/", 5) == 0 && char_is(v.p[5], CHAR_DIGIT) &&
-            v.p[6] == '.' && char_is(v.p[7], CHAR_DIGIT) &&
-            !(v.p[5] == '1' && (v.p[7] == '0' || v.p[7] == '1')))
-            return 505;
-        if (err == HPE_INVALID_METHOD && chars_are((struct slice){ line.p, (size_t)(space - line.p) }, CHAR_TOKEN))
-            return 501;
-    }
-    return 400;
+        return 400;
+    /* "HTTP/3.1" is a version we do not speak, "HTTP/x" is none. */
+    const char *v = (const char *)memrchr(line.p, ' ', line.n) + 1;
+    size_t n = (size_t)(line.p + line.n - v);
+    if (n > 0 && lf != NULL && v[n - 1] == '\r')
+        n--;
+    bool is_version = (n == 8 || (n == 9 && lf == NULL)) && memcmp(v, "HTTP/", 5) == 0 &&
+                      char_is(v[5], CHAR_DIGIT) && v[6] == '.' && char_is(v[7], CHAR_DIGIT);
+    return is_version && !(v[5] == '1' && (v[7] == '0' || v[7] == '1')) ? 505 : 400;
 }
 
 /* --- between the parts ---------------------------------------------------------------------------------------------- */
@@ -360,28 +391,23 @@ h1_head_feed(struct h1 *h)
     char *p = c->in->data + c->in_start;
     int over;
     uint32_t n = within_limits(h, c->in_end - c->in_start, &over);
-    enum llhttp_errno err = llhttp_execute(&head->parser, p + h->fed, n - h->fed);
+    uint32_t seen;
+    enum llhttp_errno err = execute(app, head, p, h->fed, n, &seen);
     if (err == HPE_OK) {
         h->fed = n;
         if (over != 0)
             h1_refuse(h, over);
         return;
     }
-    const char *at = llhttp_get_error_pos(&head->parser);
-    uint32_t seen = at >= p && at <= p + n ? (uint32_t)(at - p) : n;
+    if (err == HPE_PAUSED && h->fed > 0) {
+        parser_start(app, head, true);
+        err = execute(app, head, p, 0, seen, &seen);
+    }
     if (err != HPE_PAUSED) {
         if (seen < n)
             seen++; /* the byte that was refused */
         h1_refuse(h, status_of(err, (struct slice){ p, seen }));
         return;
-    }
-    if (h->fed > 0) {
-        parser_start(app, head, true);
-        err = llhttp_execute(&head->parser, p, seen);
-        if (err != HPE_PAUSED) {
-            h1_refuse(h, 400);
-            return;
-        }
     }
     int status = take(h, seen);
     if (status != 0) {
