@@ -1,6 +1,7 @@
-/* child.c: one worker process, seen from the master: fork, the words exchanged, deadlines, the end.
- * Leaves to others: what a death or a readiness means for the slot (slots.c), what it should accept from (coverage.c).
- * Owns:  our end of the control socket. A struct child lives until its process is reaped. */
+/* child.c: one worker process, seen from the master: fork, the words exchanged, deadlines, the
+ * end. Leaves to others: what a death or a readiness means for the slot (slots.c), what it
+ * should accept from (coverage.c). Owns:  our end of the control socket. A struct child lives
+ * until its process is reaped. */
 #include <errno.h>
 #include <signal.h>
 #include <stdio.h>
@@ -15,11 +16,11 @@
 #include "state.h"
 
 enum {
-    READ_MAX = 256,          /* messages of one worker in a turn: a mad one shall not keep the others waiting */
+    READ_MAX = 256, /* messages of one worker in a turn: a mad one must not block the others */
     ACCEPT_MS = 10 * 1000,   /* from ready to accepting, at least */
-    BOOTING_LEAVE_MS = 1000, /* what a worker gets that is told to go before it was ready: it has no request to lose */
+    BOOTING_LEAVE_MS = 1000, /* for a worker told to go before it was ready: it has no request */
     DUMP_MS = 200,           /* from SIGUSR2 to SIGKILL */
-    SILENT_MS = 2000,        /* a worker that closed its control socket is expected to be gone by then */
+    SILENT_MS = 2000, /* a worker that closed its control socket is expected to be gone by then */
 };
 
 /* Counters of coverage builds, which _exit() would lose. */
@@ -37,8 +38,9 @@ set_title(const struct master *m, unsigned slot, const struct conf *conf)
     (void)prctl(PR_SET_NAME, title);
 }
 
-/* The child's side of fork(). Drops all that is the master's: a control socket of a sibling held here would hide the
- * master's death from that sibling, a listening socket would stay open when the master closes it. */
+/* The child's side of fork(). Drops all that is the master's: a control socket of a sibling held
+ * here would hide the master's death from that sibling, a listening socket would stay open when
+ * the master closes it. */
 static _Noreturn void
 run(struct master *m, unsigned slot, const struct generation *g, int control)
 {
@@ -49,7 +51,8 @@ run(struct master *m, unsigned slot, const struct generation *g, int control)
     sockets_forget(&m->sockets);
     if (m->reload.state == RELOAD_TRYING)
         sockets_change_forget(&m->reload.change);
-    /* A replacement that is tried for a reload writes where the new configuration says; the master does not yet. */
+    /* A replacement that is tried for a reload writes where the new configuration says; the
+     * master does not yet. */
     int code = g->number != m->now.number ? -logs_apply(&m->logs, g->conf) : EXIT_CODE_OK;
     log_set_level((enum log_level)g->conf->log_level);
     if (m->logs.saved_stderr >= 0)
@@ -57,8 +60,8 @@ run(struct master *m, unsigned slot, const struct generation *g, int control)
     set_title(m, slot, g->conf);
     int err = privileges_drop(&g->privileges);
     if (err < 0) {
-        log_operator("worker %u: cannot become %s: %s", slot, g->conf->user != NULL ? g->conf->user : g->conf->group,
-                     strerror(-err));
+        log_operator("worker %u: cannot become %s: %s", slot,
+                     g->conf->user != NULL ? g->conf->user : g->conf->group, strerror(-err));
         code = EXIT_CODE_SYSTEM;
     }
     signals_reset();
@@ -186,24 +189,28 @@ child_tick(struct master *m, struct child *c, int64_t now_ns)
     c->deadline_ns = 0;
     switch (c->state) {
     case CHILD_BOOTING:
-        log_error("worker %u (pid %d) is not ready after %.1f s (timeouts.startup): it is killed; its stacks follow", c->slot,
-                  (int)c->pid, (double)(now_ns - c->started_ns) / NS_PER_S);
+        log_error("worker %u (pid %d) is not ready after %.1f s (timeouts.startup): it is killed; "
+                  "its stacks follow",
+                  c->slot, (int)c->pid, (double)(now_ns - c->started_ns) / NS_PER_S);
         child_end_now(c);
         break;
     case CHILD_READY:
         if (c->control < 0) {
-            log_warning("worker %u (pid %d) does not speak to the master any more: it is replaced", c->slot, (int)c->pid);
+            log_warning("worker %u (pid %d) does not speak to the master any more: it is replaced",
+                        c->slot, (int)c->pid);
             slots_went(m, c);
             kill(c->pid, SIGTERM);
             break;
         }
-        log_error("worker %u (pid %d) said that it was ready and does not accept: it is killed; its stacks follow", c->slot,
-                  (int)c->pid);
+        log_error("worker %u (pid %d) said that it was ready and does not accept: it is killed; "
+                  "its stacks follow",
+                  c->slot, (int)c->pid);
         child_end_now(c);
         break;
     case CHILD_LEAVING:
         if (c->was_ready) {
-            log_warning("worker %u (pid %d) is still busy after %lld s (timeouts.graceful): it is killed; its stacks follow",
+            log_warning("worker %u (pid %d) is still busy after %lld s (timeouts.graceful): it is "
+                        "killed; its stacks follow",
                         c->slot, (int)c->pid, (long long)(m->now.conf->timeout_graceful_ms / 1000));
             child_end_now(c);
             break;
@@ -252,7 +259,8 @@ child_read(struct master *m, struct child *c)
         if (err == -EAGAIN)
             return;
         if (err == -EBADMSG) {
-            log_warning("worker %u (pid %d) sent what is no message to the master", c->slot, (int)c->pid);
+            log_warning("worker %u (pid %d) sent what is no message to the master", c->slot,
+                        (int)c->pid);
             continue;
         }
         if (err < 0) {
@@ -280,7 +288,8 @@ child_read(struct master *m, struct child *c)
                 slots_went(m, c);
             break;
         default:
-            log_warning("worker %u (pid %d) sent an unknown message (%u)", c->slot, (int)c->pid, msg.kind);
+            log_warning("worker %u (pid %d) sent an unknown message (%u)", c->slot, (int)c->pid,
+                        msg.kind);
         }
     }
 }
@@ -295,7 +304,8 @@ children_reap(struct master *m)
             continue;
         if (pid <= 0)
             return;
-        /* Process 1 of a container inherits strangers, a shell's `exec` leaves us its children: they are buried, no more. */
+        /* Process 1 of a container inherits strangers, a shell's `exec` leaves us its children:
+         * they are buried, no more. */
         CHILDREN_EACH(c, m)
             if (c->pid == pid) {
                 child_read(m, c); /* what it said last, e.g. that it was ready */

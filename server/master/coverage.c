@@ -1,14 +1,15 @@
 /* coverage.c: who accepts from which socket.
  *
- * One rule (master.h, "Coverage") says what each worker should accept from; what it was told is compared with it, and the
- * difference is sent. Nothing is remembered between events: whatever happened, the next look puts it right. */
+ * One rule (master.h, "Coverage") says what each worker should accept from; what it was told is
+ * compared with it, and the difference is sent. Nothing is remembered between events: whatever
+ * happened, the next look puts it right. */
 #include <stdlib.h>
 
 #include "base/base.h"
 #include "state.h"
 
 enum {
-    QUIET_MS = 500,       /* a queue empty for so long stays empty: handshakes under way have had their round trips */
+    QUIET_MS = 500, /* empty for so long, a queue stays empty: handshakes under way are through */
     LEAVE_MS = 10 * 1000, /* nobody accepts (all workers stuck): close it anyway */
 };
 
@@ -113,7 +114,8 @@ coverage_tick(struct master *m, int64_t now_ns)
             b->quiet_since_ns = -1;
         else if (b->quiet_since_ns < 0)
             b->quiet_since_ns = now_ns;
-        bool is_quiet = b->quiet_since_ns >= 0 && now_ns - b->quiet_since_ns >= QUIET_MS * NS_PER_MS;
+        bool is_quiet =
+            b->quiet_since_ns >= 0 && now_ns - b->quiet_since_ns >= QUIET_MS * NS_PER_MS;
         if (!is_quiet && now_ns < b->leave_by_ns)
             continue;
         log_info("no longer listening on %s", b->text);
@@ -124,6 +126,7 @@ coverage_tick(struct master *m, int64_t now_ns)
         return;
     CHILDREN_EACH(c, m)
         for (unsigned i = c->told_n; i-- > 0;)
-            if (is_serving(c) && !is_open(&m->sockets.bounds, c->told[i].id) && !is_open(&m->sockets.leaving, c->told[i].id))
+            if (is_serving(c) && !is_open(&m->sockets.bounds, c->told[i].id) &&
+                !is_open(&m->sockets.leaving, c->told[i].id))
                 tell_no_more(c, &c->told[i]);
 }

@@ -1,5 +1,6 @@
-/* inherited.c: listening sockets that somebody else opened: fd://N, and systemd's socket activation (sd_listen_fds(3): LISTEN_PID,
- * LISTEN_FDS, descriptors from 3 on). They are shared by all workers, listen already, and are never shut down by us. */
+/* inherited.c: listening sockets that somebody else opened: fd://N, and systemd's socket
+ * activation (sd_listen_fds(3): LISTEN_PID, LISTEN_FDS, descriptors from 3 on). They are shared
+ * by all workers, listen already, and are never shut down by us. */
 #include "sockets.h"
 
 #include <errno.h>
@@ -70,20 +71,22 @@ open_one(struct sockets *s, const struct conf_bind *bind, int fd, struct sockets
         return 0;
     int type = socket_option(fd, SO_TYPE);
     const char *wrong = type == -EBADF || is_in(&s->bounds, fd) || is_in(&s->leaving, fd)
-                                                  ? "no such descriptor was passed to this process"
-                        : type == -ENOTSOCK       ? "it is not a socket"
-                        : type != SOCK_STREAM     ? "it is not a stream socket"
+                            ? "no such descriptor was passed to this process"
+                        : type == -ENOTSOCK                     ? "it is not a socket"
+                        : type != SOCK_STREAM                   ? "it is not a stream socket"
                         : socket_option(fd, SO_ACCEPTCONN) != 1 ? "it does not listen"
                                                                 : NULL;
     if (wrong != NULL) {
-        log_operator("cannot listen on %s: descriptor %d: %s; whoever starts ringcorn must pass a listening socket", bind->text, fd,
-                     wrong);
+        log_operator("cannot listen on %s: descriptor %d: %s; whoever starts ringcorn must pass a "
+                     "listening socket",
+                     bind->text, fd, wrong);
         return -EXIT_CODE_SYSTEM;
     }
     char text[sizeof("fd://") + 3 * sizeof(fd)];
     snprintf(text, sizeof(text), "fd://%d", fd);
     int flags = fcntl(fd, F_GETFL);
-    if (fcntl(fd, F_SETFD, FD_CLOEXEC) < 0 || flags < 0 || fcntl(fd, F_SETFL, flags | O_NONBLOCK) < 0) {
+    if (fcntl(fd, F_SETFD, FD_CLOEXEC) < 0 || flags < 0 ||
+        fcntl(fd, F_SETFL, flags | O_NONBLOCK) < 0) {
         log_operator("cannot listen on %s: %s", text, strerror(errno));
         return -EXIT_CODE_SYSTEM;
     }
@@ -106,7 +109,8 @@ inherited_open(struct sockets *s, const struct conf_bind *bind, struct sockets_c
     int n = count_systemd_fds();
     if (n == 0) {
         log_operator("cannot listen on %s: systemd passed no socket (LISTEN_FDS and LISTEN_PID); "
-                     "start ringcorn by a .socket unit, or give an address with --bind", bind->text);
+                     "start ringcorn by a .socket unit, or give an address with --bind",
+                     bind->text);
         return -EXIT_CODE_SYSTEM;
     }
     int failed = 0;

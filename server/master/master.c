@@ -36,7 +36,8 @@ open_all(struct master *m)
     if (sockets_prepare(&m->sockets, conf, conf->workers, &change) < 0)
         return -EXIT_CODE_SYSTEM;
     sockets_commit(&m->sockets, &change);
-    if (pidfile_write(conf->pid_file) < 0 || slots_grow(m, conf->workers) < 0 || logs_apply(&m->logs, conf) < 0)
+    if (pidfile_write(conf->pid_file) < 0 || slots_grow(m, conf->workers) < 0 ||
+        logs_apply(&m->logs, conf) < 0)
         return -EXIT_CODE_SYSTEM;
     m->wanted = conf->workers;
     return 0;
@@ -86,7 +87,8 @@ wait_once(struct master *m, struct pollfd **polls, size_t *polls_cap)
             p[n++] = (struct pollfd){ .fd = c->control, .events = POLLIN };
     if (poll(p, n, timeout_ms(m)) < 0)
         return errno == EINTR ? 0 : -errno;
-    /* Workers first: what one said before it died is heard before its death is. New ones are appended to the list. */
+    /* Workers first: what one said before it died is heard before its death is. New ones are
+     * appended to the list. */
     size_t i = 1;
     CHILDREN_EACH(c, m) {
         if (i >= n)
@@ -117,7 +119,7 @@ run(struct master *m)
         int err = wait_once(m, &polls, &polls_cap);
         if (err < 0) {
             log_error("the master cannot go on: %s", strerror(-err));
-            return EXIT_CODE_SYSTEM; /* the workers see the end of their control streams and drain */
+            return EXIT_CODE_SYSTEM; /* workers see the end of their control streams: they drain */
         }
     }
     return m->exit_code;
@@ -126,7 +128,9 @@ run(struct master *m)
 int
 master_run(const struct master_args *args)
 {
-    struct master m = { .args = args, .now = { .number = 1, .conf = args->conf }, .generations = 1, .signal_fd = -1 };
+    struct master m = {
+        .args = args, .now = { .number = 1, .conf = args->conf }, .generations = 1, .signal_fd = -1
+    };
     list_init(&m.children);
     sockets_init(&m.sockets);
     logs_init(&m.logs);

@@ -1,33 +1,41 @@
-/* master.h: the process that owns the listening sockets and keeps the workers alive. It never runs Python.
+/* master.h: the process that owns the listening sockets and keeps the workers alive. It never runs
+ * Python.
  *
- *   master.c      start, the loop, the end             signals.c     which signal means what
- *   child.c       one worker process, seen from here   slots.c       deaths, restarts, back-off, how many
- *   coverage.c    who accepts from which socket        reload.c      SIGHUP
- *   stop.c        the ways to end                      sockets.h     the sockets: tcp.c uds.c inherited.c
- *   logs.c  pidfile.c  privileges.c  nofile.c          state.h       what these files share
+ *   master.c      start, the loop, the end         signals.c   which signal means what
+ *   child.c       one worker, seen from here       slots.c     deaths, restarts, back-off, how many
+ *   coverage.c    who accepts from which socket    reload.c    SIGHUP
+ *   stop.c        the ways to end                  sockets.h   sockets: tcp.c uds.c inherited.c
+ *   logs.c  pidfile.c  privileges.c  nofile.c      state.h     what these files share
  *
- * Slots. The workers stand in slots 0..N-1. A TCP address has one SO_REUSEPORT socket a slot, which the master keeps over the death
- * of the slot's worker: connections in its queue wait for someone instead of being reset. Unix sockets, fd:// and systemd's are one
- * socket for all; so is TCP with reuse_port off. A socket is made to listen when the first worker of its slot is ready.
+ * Slots. The workers stand in slots 0..N-1. A TCP address has one SO_REUSEPORT socket a slot, which
+ * the master keeps over the death of the slot's worker: connections in its queue wait for someone
+ * instead of being reset. Unix sockets, fd:// and systemd's are one socket for all; so is TCP with
+ * reuse_port off. A socket is made to listen when the first worker of its slot is ready.
  *
- * Coverage. One rule, applied after every change (coverage.c): a ready worker accepts from the shared sockets, from those of its own
- * slot, and from those of every slot in which nobody accepts. So siblings take over when a worker dies, and give back when its
- * successor says CONTROL_LISTENING. A slot that was given up (SIGTTOU, fewer workers after a reload) is never covered again, so its
- * sockets stay open and the others accept from them: closing one would reset what is in its queue or in a handshake.
+ * Coverage. One rule, applied after every change (coverage.c): a ready worker accepts from the
+ * shared sockets, from those of its own slot, and from those of every slot in which nobody accepts.
+ * So siblings take over when a worker dies, and give back when its successor says
+ * CONTROL_LISTENING. A slot that was given up (SIGTTOU, fewer workers after a reload) is never
+ * covered again, so its sockets stay open and the others accept from them: closing one would reset
+ * what is in its queue or in a handshake.
  *
- * A worker:   BOOTING -> READY -> LEAVING -> gone        (READY: it said CONTROL_READY and is told its sockets)
- *                 \________\_________\-> DUMPING -> KILLED -> gone       (a deadline passed: SIGUSR2, 200 ms, SIGKILL)
+ * A worker:   BOOTING -> READY -> LEAVING -> gone     READY: it said so, and is told its sockets
+ *                 \________\_________\-> DUMPING -> KILLED -> gone
+ *                                        a deadline passed: SIGUSR2 (stacks), 200 ms, SIGKILL
  *
- * Restarts. A worker that had been ready is replaced at once; one that died before is replaced after 100 ms, doubled to 5 s, and
- * five such deaths of a slot in a row end the server (exit code 3). When nobody was ever ready and a worker says by its exit
- * code that the application or the machine is at fault, there is no second try.
+ * Restarts. A worker that had been ready is replaced at once; one that died before is replaced
+ * after 100 ms, doubled to 5 s, and five such deaths of a slot in a row end the server (exit code
+ * 3). When nobody was ever ready and a worker says by its exit code that the application or the
+ * machine is at fault, there is no second try.
  *
- * Reload (SIGHUP). The configuration is read again, what it binds is opened, and slot 0 gets a second worker. Until that one is ready
- * nothing has changed, and any error leaves everything as it was. Then the change is made, sockets that are not wanted any more
- * are emptied (tcp_drop_syns) and closed, and slot after slot the new worker comes before the old one leaves.
+ * Reload (SIGHUP). The configuration is read again, what it binds is opened, and slot 0 gets a
+ * second worker. Until that one is ready nothing has changed, and any error leaves everything as it
+ * was. Then the change is made, sockets that are not wanted any more are emptied (tcp_drop_syns)
+ * and closed, and slot after slot the new worker comes before the old one leaves.
  *
- * Signals: TERM graceful; INT, QUIT quick; a second one of these at once; HUP reload; TTIN, TTOU one worker more or less; USR1
- * reopens the log files. The master keeps the user it was started as; workers drop to `user` and `group`. */
+ * Signals: TERM graceful; INT, QUIT quick; a second one of these at once; HUP reload; TTIN, TTOU
+ * one worker more or less; USR1 reopens the log files. The master keeps the user it was started
+ * as; workers drop to `user` and `group`. */
 #ifndef RINGCORN_MASTER_H
 #define RINGCORN_MASTER_H
 
@@ -37,7 +45,7 @@ struct master_args {
     struct conf *conf; /* the master's from here on */
     int argc;          /* for loading the configuration again, and for the workers */
     char **argv;
-    const char *exe;   /* path of this program */
+    const char *exe; /* path of this program */
 };
 
 /* Runs the server to its end. Call it with one thread. Returns the exit code of the program. */

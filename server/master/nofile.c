@@ -8,8 +8,8 @@
 #include "base/base.h"
 
 enum {
-    /* Programs that walk over all descriptors up to the limit (there are some among an application's children) take minutes where
-     * a container says "a billion". */
+    /* Programs that walk over all descriptors up to the limit (there are some among an
+     * application's children) take minutes where a container says "a billion". */
     NOFILE_MAX = 1 << 20,
     /* For Python, database connections, files of the application. */
     NOFILE_RESERVE = 256,
@@ -27,13 +27,16 @@ nofile_fit(struct conf *conf)
         if (setrlimit(RLIMIT_NOFILE, &raised) == 0)
             r.rlim_cur = most;
         else
-            log_warning("cannot raise the limit of descriptors to %llu: %s", (unsigned long long)most, strerror(errno));
+            log_warning("cannot raise the limit of descriptors to %llu: %s",
+                        (unsigned long long)most, strerror(errno));
     }
     rlim_t reserve = r.rlim_cur / 4 < NOFILE_RESERVE ? r.rlim_cur / 4 : NOFILE_RESERVE;
     rlim_t room = r.rlim_cur - reserve;
     if (conf->limit_connections > room) {
-        log_warning("limits.connections: %u do not fit into %llu descriptors, %llu are allowed; raise the limit (ulimit -Hn, "
-                    "LimitNOFILE=) or lower limits.connections", conf->limit_connections, (unsigned long long)r.rlim_cur,
+        log_warning("limits.connections: %u do not fit into %llu descriptors, %llu are allowed; "
+                    "raise the limit (ulimit -Hn, "
+                    "LimitNOFILE=) or lower limits.connections",
+                    conf->limit_connections, (unsigned long long)r.rlim_cur,
                     (unsigned long long)room);
         conf->limit_connections = room > 0 ? (unsigned)room : 1;
     }

@@ -1,10 +1,12 @@
-/* nofile.h: how many descriptors a worker may have open, and what follows for limits.connections. */
+/* nofile.h: how many descriptors a worker may have open, and what follows for
+ * limits.connections. */
 #ifndef RINGCORN_MASTER_NOFILE_H
 #define RINGCORN_MASTER_NOFILE_H
 
 #include "conf/conf.h"
 
-/* Raises the soft limit of descriptors, and lowers conf->limit_connections (with a line in the log) where they do not suffice. */
+/* Raises the soft limit of descriptors, and lowers conf->limit_connections (with a line in the
+ * log) where they do not suffice. */
 void nofile_fit(struct conf *conf);
 
 #endif

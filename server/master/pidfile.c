@@ -46,7 +46,8 @@ pidfile_write(const char *path)
         return 0;
     int pid = read_pid(path);
     if (pid > 0 && pid != getpid() && (kill(pid, 0) == 0 || errno == EPERM)) {
-        log_operator("pid_file %s: process %d, which it names, is running; stop that server, or remove the file if it is none",
+        log_operator("pid_file %s: process %d, which it names, is running; stop that server, or "
+                     "remove the file if it is none",
                      path, pid);
         return -EXIT_CODE_SYSTEM;
     }

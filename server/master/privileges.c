@@ -106,16 +106,19 @@ privileges_find(const struct conf *conf, struct privileges *out)
         uid_t uid = (uid_t)-1;
         pw = find_user(conf->user, &uid);
         if (uid == (uid_t)-1) {
-            log_operator("user: there is no user %s on this machine; create it, or name another", conf->user);
+            log_operator("user: there is no user %s on this machine; create it, or name another",
+                         conf->user);
             return -EXIT_CODE_SYSTEM;
         }
         p.uid = uid;
         if (pw != NULL)
             p.gid = pw->pw_gid;
     }
-    MEM_OWNED char *name = pw != NULL ? strdup(pw->pw_name) : NULL; /* the next look-up overwrites pw */
+    MEM_OWNED char *name =
+        pw != NULL ? strdup(pw->pw_name) : NULL; /* the next look-up overwrites pw */
     if (conf->group != NULL && find_group(conf->group, &p.gid) < 0) {
-        log_operator("group: there is no group %s on this machine; create it, or name another", conf->group);
+        log_operator("group: there is no group %s on this machine; create it, or name another",
+                     conf->group);
         return -EXIT_CODE_SYSTEM;
     }
     p.is_changed = p.uid != geteuid() || p.gid != getegid();
@@ -125,7 +128,8 @@ privileges_find(const struct conf *conf, struct privileges *out)
         return -EXIT_CODE_SYSTEM;
     }
     if (p.is_changed && find_groups(name, p.gid, &p) < 0) {
-        log_operator("user: the groups of %s cannot be found", conf->user != NULL ? conf->user : conf->group);
+        log_operator("user: the groups of %s cannot be found",
+                     conf->user != NULL ? conf->user : conf->group);
         privileges_fini(&p);
         return -EXIT_CODE_SYSTEM;
     }
@@ -148,12 +152,14 @@ privileges_drop(const struct privileges *p)
     if (setgroups((size_t)p->groups_n, p->groups) < 0 || setresgid(p->gid, p->gid, p->gid) < 0 ||
         setresuid(p->uid, p->uid, p->uid) < 0)
         return -errno;
-    /* The order matters and every call can be refused (user namespaces, RLIMIT_NPROC): look, do not trust. */
+    /* The order matters and every call can be refused (user namespaces, RLIMIT_NPROC): look, do
+     * not trust. */
     if (geteuid() != p->uid || getuid() != p->uid || getegid() != p->gid || getgid() != p->gid ||
         (p->uid != 0 && setuid(0) == 0))
         return -EPERM;
-    /* The kernel takes /proc/self and core dumps away from a process that changed its user; after an exec it would give them
-     * back. Applications read /proc/self/fd, and nothing of root's is in this memory. */
+    /* The kernel takes /proc/self and core dumps away from a process that changed its user;
+     * after an exec it would give them back. Applications read /proc/self/fd, and nothing of
+     * root's is in this memory. */
     (void)prctl(PR_SET_DUMPABLE, 1);
     return 0;
 }

@@ -1,5 +1,6 @@
-/* reload.c: SIGHUP. The order of steps is the point: everything that can fail comes before anything changes, and a new worker accepts
- * connections before the old one stops to. Signals that come during a reload make one more when it is done. */
+/* reload.c: SIGHUP. The order of steps is the point: everything that can fail comes before
+ * anything changes, and a new worker accepts connections before the old one stops to. Signals
+ * that come during a reload make one more when it is done. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -22,7 +23,8 @@ is_same_path(const char *a, const char *b)
     return a == b || (a != NULL && b != NULL && strcmp(a, b) == 0);
 }
 
-/* Reads and opens what the new configuration asks for. Returns 0, or -1 with nothing left open; errors are printed. */
+/* Reads and opens what the new configuration asks for. Returns 0, or -1 with nothing left open;
+ * errors are printed. */
 static int
 prepare(struct master *m)
 {
@@ -33,7 +35,8 @@ prepare(struct master *m)
         return -1;
     unsigned slots = g.conf->workers > m->slots_n ? g.conf->workers : m->slots_n;
     nofile_fit(g.conf);
-    if (logs_check(g.conf) < 0 || privileges_find(g.conf, &g.privileges) < 0 || slots_grow(m, slots) < 0)
+    if (logs_check(g.conf) < 0 || privileges_find(g.conf, &g.privileges) < 0 ||
+        slots_grow(m, slots) < 0)
         goto failed;
     if (sockets_prepare(&m->sockets, g.conf, slots, &r->change) < 0)
         goto failed;
@@ -58,7 +61,8 @@ begin(struct master *m)
     r->started_ns = clock_ns();
     log_info("SIGHUP: reloading");
     if (prepare(m) < 0) {
-        log_error("reload: the new configuration cannot be used, see above; the old one and its workers stay");
+        log_error("reload: the new configuration cannot be used, see above; the old one and its "
+                  "workers stay");
         return;
     }
     r->state = RELOAD_TRYING;
@@ -88,10 +92,14 @@ reload_failed(struct master *m, unsigned slot, const char *why)
         bool again = r->is_wanted_again;
         reload_abort(m);
         r->is_wanted_again = again;
-        log_error("reload: the new worker did not start (%s); the old workers and their configuration stay", why);
+        log_error("reload: the new worker did not start (%s); the old workers and their "
+                  "configuration stay",
+                  why);
     } else if (r->state == RELOAD_REPLACING) {
         m->slots[slot].is_stuck = true;
-        log_error("reload: the new worker %u did not start (%s); the old one stays; send SIGHUP to try again", slot, why);
+        log_error("reload: the new worker %u did not start (%s); the old one stays; send SIGHUP to "
+                  "try again",
+                  slot, why);
     }
 }
 
@@ -131,8 +139,9 @@ replace(struct master *m, unsigned i)
         return slots_replace(m, i);
     if (slot->current == NULL || slot->is_stuck)
         return true; /* dead: the next one comes with the new configuration anyway */
+    /* One after the other, so that most of them serve. */
     if (slot->current->generation == m->now.number)
-        return slot->current->state != CHILD_BOOTING; /* one after the other, so that most of them serve */
+        return slot->current->state != CHILD_BOOTING;
     if (child_start(m, i, &m->now, &slot->next) < 0) {
         reload_failed(m, i, "it could not be started");
         return true;
@@ -167,9 +176,11 @@ reload_tick(struct master *m)
         if (stuck == 0)
             log_info("reloaded in %.2f s", (double)(clock_ns() - r->started_ns) / NS_PER_S);
     }
-    /* Workers with long requests take their time to leave; impatient signals must not pile up generations of them. */
+    /* Workers with long requests take their time to leave; impatient signals must not pile up
+     * generations of them. */
     bool is_room = m->now.conf->timeout_graceful_ms == 0 || count_leaving(m) <= 2 * m->wanted;
-    bool is_free = m->slots[0].next == NULL; /* a worker that asked to be replaced is served first */
+    bool is_free =
+        m->slots[0].next == NULL; /* a worker that asked to be replaced is served first */
     if (r->state == RELOAD_NONE && r->is_wanted_again && is_room && is_free)
         begin(m);
 }

@@ -1,5 +1,5 @@
-/* signals.c: which signal means what. They are blocked and read from a descriptor, so no handler ever runs in the master, and what they
- * ask for is done by the loop, between other events. */
+/* signals.c: which signal means what. They are blocked and read from a descriptor, so no handler
+ * ever runs in the master, and what they ask for is done by the loop, between other events. */
 #include <errno.h>
 #include <signal.h>
 #include <stddef.h>
@@ -20,7 +20,8 @@ signals_open(void)
     sigemptyset(&set);
     for (size_t i = 0; i < ARRAY_LEN(ours); i++)
         sigaddset(&set, ours[i]);
-    /* Whoever started us may have ignored it (nohup, a shell's background); then the kernel would bury workers by itself. */
+    /* Whoever started us may have ignored it (nohup, a shell's background); then the kernel
+     * would bury workers by itself. */
     signal(SIGCHLD, SIG_DFL);
     signal(SIGPIPE, SIG_IGN);
     if (sigprocmask(SIG_BLOCK, &set, NULL) < 0)
@@ -40,9 +41,10 @@ signals_reset(void)
 {
     for (int signo = 1; signo < NSIG; signo++)
         if (signo != SIGKILL && signo != SIGSTOP)
-            (void)signal(signo, SIG_DFL); /* refused for the two that the C library keeps to itself */
-    /* These are the master's; a worker that gets them with the whole group (a terminal that hangs up, pkill -HUP) must not
-     * die of them. A handler, not SIG_IGN: what the application executes gets the default back. */
+            (void)signal(signo, SIG_DFL); /* refused for the two that are the C library's */
+    /* These are the master's; a worker that gets them with the whole group (a terminal that
+     * hangs up, pkill -HUP) must not die of them. A handler, not SIG_IGN: what the application
+     * executes gets the default back. */
     struct sigaction action = { .sa_handler = do_nothing, .sa_flags = SA_RESTART };
     sigemptyset(&action.sa_mask);
     sigaction(SIGHUP, &action, NULL);

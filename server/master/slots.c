@@ -1,4 +1,5 @@
-/* slots.c: keeps a worker in every slot that should have one: deaths, restarts, back-off, how many. */
+/* slots.c: keeps a worker in every slot that should have one: deaths, restarts, back-off, how
+ * many. */
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -10,14 +11,14 @@
 
 enum {
     WORKERS_MAX = 1024,
-    FAILURES_MAX = 5,       /* deaths before ready, in a row: a crash loop */
-    BACKOFF_MS = 100,       /* doubled with each death in a row */
+    FAILURES_MAX = 5, /* deaths before ready, in a row: a crash loop */
+    BACKOFF_MS = 100, /* doubled with each death in a row */
     BACKOFF_MAX_MS = 5000,
-    SHORT_LIFE_MS = 1000,   /* ready for less than this, again and again: back off too */
+    SHORT_LIFE_MS = 1000, /* ready for less than this, again and again: back off too */
     SHORT_LIVES_FREE = 2,
-    REPLACE_MS = 100,       /* after a worker asked for it: a signal to the whole group may be meant to end us all */
+    REPLACE_MS = 100, /* after it asked: a signal to the whole group may mean the end of all */
     REPLACE_AGAIN_MS = 5000, /* after its replacement died */
-    STAGGER_MS = 500,       /* the first worker's head start: an application that cannot start says so once, not N times */
+    STAGGER_MS = 500, /* the first's head start: who cannot start shall say so once, not N times */
 };
 
 static int64_t
@@ -73,7 +74,8 @@ describe(int status, char *out, size_t size)
 static bool
 is_final(int status)
 {
-    return WIFEXITED(status) && WEXITSTATUS(status) >= EXIT_CODE_SYSTEM && WEXITSTATUS(status) <= EXIT_CODE_NOT_FOUND;
+    return WIFEXITED(status) && WEXITSTATUS(status) >= EXIT_CODE_SYSTEM &&
+           WEXITSTATUS(status) <= EXIT_CODE_NOT_FOUND;
 }
 
 static void
@@ -82,15 +84,17 @@ count_failure(struct master *m, unsigned i, int64_t now_ns, const char *how)
     struct slot *slot = &m->slots[i];
     slot->failures++;
     if (slot->failures >= FAILURES_MAX) {
-        logs_say(&m->logs, "worker %u died %u times in a row before it was ready (%s): giving up; its errors are above", i,
-                 slot->failures, how);
+        logs_say(&m->logs,
+                 "worker %u died %u times in a row before it was ready (%s): giving up; its errors "
+                 "are above",
+                 i, slot->failures, how);
         stop_request(m, 0, EXIT_CODE_APP);
         return;
     }
     int64_t wait_ns = backoff_ns(slot->failures);
     slot->start_ns = now_ns + wait_ns;
-    log_warning("worker %u died before it was ready (%u of %d): next try in %lld ms", i, slot->failures, FAILURES_MAX,
-                (long long)(wait_ns / NS_PER_MS));
+    log_warning("worker %u died before it was ready (%u of %d): next try in %lld ms", i,
+                slot->failures, FAILURES_MAX, (long long)(wait_ns / NS_PER_MS));
 }
 
 static void
@@ -124,7 +128,8 @@ replace_if_asked(struct master *m, unsigned i, int64_t now_ns)
         return;
     *at = now_ns + REPLACE_AGAIN_MS * NS_PER_MS;
     if (child_start(m, i, &m->now, &slot->next) == 0)
-        log_info("worker %u (pid %d) wants to go; another takes its place", i, (int)slot->current->pid);
+        log_info("worker %u (pid %d) wants to go; another takes its place", i,
+                 (int)slot->current->pid);
 }
 
 void
@@ -166,8 +171,8 @@ static void
 say_listening(const struct master *m)
 {
     BOUNDS_EACH(b, &m->sockets.bounds)
-        log_info("listening on %s%s with %u worker%s", b->kind == CONF_BIND_TCP ? "http://" : "", b->text, m->wanted,
-                 m->wanted == 1 ? "" : "s");
+        log_info("listening on %s%s with %u worker%s", b->kind == CONF_BIND_TCP ? "http://" : "",
+                 b->text, m->wanted, m->wanted == 1 ? "" : "s");
 }
 
 void
@@ -183,7 +188,8 @@ slots_ready(struct master *m, struct child *c)
         return;
     }
     slot->failures = 0;
-    log_info("worker %u is ready (pid %d, after %.2f s)", c->slot, (int)c->pid, (double)(c->ready_ns - c->started_ns) / NS_PER_S);
+    log_info("worker %u is ready (pid %d, after %.2f s)", c->slot, (int)c->pid,
+             (double)(c->ready_ns - c->started_ns) / NS_PER_S);
     m->was_ready = true;
     if (is_first)
         for (unsigned i = 0; i < m->wanted; i++)
@@ -212,13 +218,14 @@ static void
 restart_at_once(struct master *m, const struct child *c, int64_t now_ns)
 {
     struct slot *slot = &m->slots[c->slot];
-    slot->short_lives = now_ns - c->ready_ns < SHORT_LIFE_MS * NS_PER_MS ? slot->short_lives + 1 : 0;
+    slot->short_lives =
+        now_ns - c->ready_ns < SHORT_LIFE_MS * NS_PER_MS ? slot->short_lives + 1 : 0;
     slot->start_ns = now_ns;
     if (slot->short_lives <= SHORT_LIVES_FREE)
         return;
     slot->start_ns += backoff_ns(slot->short_lives - SHORT_LIVES_FREE);
-    log_warning("worker %u left soon after it was ready, %u times in a row: next try in %lld ms", c->slot, slot->short_lives,
-                (long long)((slot->start_ns - now_ns) / NS_PER_MS));
+    log_warning("worker %u left soon after it was ready, %u times in a row: next try in %lld ms",
+                c->slot, slot->short_lives, (long long)((slot->start_ns - now_ns) / NS_PER_MS));
 }
 
 static void
@@ -262,8 +269,8 @@ slots_died(struct master *m, struct child *c, int status)
     slot->current = NULL;
     if (m->stop.state != STOP_NONE || c->slot >= m->wanted)
         return;
-    /* Another may be on its way already: slots_tick() puts it here. The one that a reload tries may help as well, but only a
-     * slot that nobody served can wait for it. */
+    /* Another may be on its way already: slots_tick() puts it here. The one that a reload tries
+     * may help as well, but only a slot that nobody served can wait for it. */
     if (slot->next != NULL && (!is_tried(m, slot->next) || !c->was_ready))
         return;
     restart(m, c, status, how);

@@ -1,7 +1,7 @@
-/* sockets.c: the set of listening sockets: what `bind` asks for, what is there already, what goes.
- * Leaves to others: how an address, a file or an inherited descriptor becomes a socket (tcp.c, uds.c, inherited.c), and which
- * worker accepts from which socket (coverage.c).
- * Owns:  every struct bound, its descriptors, its unix socket file. */
+/* sockets.c: the set of listening sockets: what `bind` asks for, what is there already, what
+ * goes. Leaves to others: how an address, a file or an inherited descriptor becomes a socket
+ * (tcp.c, uds.c, inherited.c), and which worker accepts from which socket (coverage.c). Owns:
+ * every struct bound, its descriptors, its unix socket file. */
 #include "sockets.h"
 
 #include <errno.h>
@@ -98,13 +98,15 @@ bound_listen(struct bound *b, struct msocket *k, unsigned backlog)
 }
 
 int
-sockets_prepare(struct sockets *s, const struct conf *conf, unsigned slots, struct sockets_change *change)
+sockets_prepare(struct sockets *s, const struct conf *conf, unsigned slots,
+                struct sockets_change *change)
 {
     list_init(&change->fresh);
     change->conf = conf;
     BOUNDS_EACH(b, &s->bounds)
         b->is_kept = false;
-    /* Inherited descriptors first: a number that is free now must not become one of our own sockets and be mistaken for them. */
+    /* Inherited descriptors first: a number that is free now must not become one of our own
+     * sockets and be mistaken for them. */
     int failed = 0;
     for (size_t i = 0; i < conf->binds_n; i++) {
         const struct conf_bind *bind = &conf->binds[i];
@@ -137,12 +139,14 @@ listen_for_slot(struct sockets *s, struct list *bounds, unsigned slot, const str
                 continue;
             if (is_first && b->kind == CONF_BIND_TCP && tcp_check_alone(s, b) < 0) {
                 log_operator("cannot listen on %s: another server began to listen there meanwhile; "
-                             "stop it, or choose another port with --bind", b->text);
+                             "stop it, or choose another port with --bind",
+                             b->text);
                 return -EXIT_CODE_SYSTEM;
             }
             if (is_first && b->kind == CONF_BIND_UNIX && !uds_is_ours(b)) {
                 log_operator("cannot listen on %s: the file was removed or replaced meanwhile; "
-                             "is another server started with the same path?", b->text);
+                             "is another server started with the same path?",
+                             b->text);
                 return -EXIT_CODE_SYSTEM;
             }
             if (bound_listen(b, k, conf->backlog) < 0)
@@ -211,7 +215,7 @@ sockets_grow(struct sockets *s, unsigned slots)
             int err = tcp_add_slot(s, b);
             if (err < 0) {
                 log_operator("cannot open one more socket on %s: %s", b->text, strerror(-err));
-                return -EXIT_CODE_SYSTEM; /* those opened so far do not listen: they hurt nobody and are used next time */
+                return -EXIT_CODE_SYSTEM;
             }
         }
     return 0;

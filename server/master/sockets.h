@@ -5,11 +5,12 @@
  *   uds.c        files: stale ones replaced, mode and owner, removed at the end
  *   inherited.c  fd://N and systemd
  *
- * A bound is one address; it has one socket, shared by all workers, or one socket a slot (TCP with reuse_port). Every socket has an
- * id that is never used twice. Sockets are bound at once and made to listen only when someone is ready to accept.
+ * A bound is one address; it has one socket, shared by all workers, or one socket a slot (TCP with
+ * reuse_port). Every socket has an id that is never used twice. Sockets are bound at once and made
+ * to listen only when someone is ready to accept.
  *
- * Errors of the operator are printed by log_operator(), one line each, when they happen; functions then return -EXIT_CODE_SYSTEM.
- * Runs in the master only, on its one thread. */
+ * Errors of the operator are printed by log_operator(), one line each, when they happen;
+ * functions then return -EXIT_CODE_SYSTEM. Runs in the master only, on its one thread. */
 #ifndef RINGCORN_MASTER_SOCKETS_H
 #define RINGCORN_MASTER_SOCKETS_H
 
@@ -32,26 +33,27 @@ struct msocket {
 };
 
 struct bound {
-    struct list node;         /* in a sockets.bounds, .leaving, or a sockets_change.fresh */
+    struct list node; /* in a sockets.bounds, .leaving, or a sockets_change.fresh */
     enum conf_bind_kind kind;
-    char *text;               /* for messages: "127.0.0.1:8000", "[::1]:8000", "unix:/run/app.sock", "fd://3" */
+    char *text; /* for messages: "127.0.0.1:8000", "[::1]:8000", "unix:/run/app.sock", "fd://3" */
     bool is_per_slot;
-    struct msocket *v;        /* one, or one a slot: v[slot] */
+    struct msocket *v; /* one, or one a slot: v[slot] */
     unsigned n;
     struct sockaddr_storage addr; /* TCP: with the resolved port */
     socklen_t addr_len;
-    uint16_t port_asked;      /* TCP: as in the configuration; 0 = any */
-    char *path;               /* UNIX */
-    dev_t dev;                /* UNIX: the file we made */
+    uint16_t port_asked; /* TCP: as in the configuration; 0 = any */
+    char *path;          /* UNIX */
+    dev_t dev;           /* UNIX: the file we made */
     ino_t ino;
-    bool is_kept;             /* the change under way keeps it */
-    int64_t quiet_since_ns;   /* leaving: when its queue was first seen empty; -1 = it was not */
-    int64_t leave_by_ns;      /* leaving: closed by then whatever its queue holds */
+    bool is_kept;           /* the change under way keeps it */
+    int64_t quiet_since_ns; /* leaving: when its queue was first seen empty; -1 = it was not */
+    int64_t leave_by_ns;    /* leaving: closed by then whatever its queue holds */
 };
 
 struct sockets {
     struct list bounds;
-    struct list leaving; /* no longer in the configuration; still accepted from until their queues are empty */
+    struct list
+        leaving; /* not in the configuration any more; served until their queues are empty */
     int32_t next_id;
 };
 
@@ -65,28 +67,34 @@ void sockets_init(struct sockets *s);
 /* Closes everything; removes the unix socket files that are still ours. */
 void sockets_fini(struct sockets *s);
 
-/* Opens (binds) what conf asks for and the set does not have, for slots many slots; the set itself is unchanged.
- * On success ends with sockets_commit() or sockets_abort(). May block on name look-up. */
-int sockets_prepare(struct sockets *s, const struct conf *conf, unsigned slots, struct sockets_change *change);
-/* Makes the fresh bounds listen for this slot (and the shared ones); the last thing in a change that can fail. */
+/* Opens (binds) what conf asks for and the set does not have, for slots many slots; the set
+ * itself is unchanged. On success ends with sockets_commit() or sockets_abort(). May block on
+ * name look-up. */
+int sockets_prepare(struct sockets *s, const struct conf *conf, unsigned slots,
+                    struct sockets_change *change);
+/* Makes the fresh bounds listen for this slot (and the shared ones); the last thing in a change
+ * that can fail. */
 int sockets_change_listen(struct sockets *s, struct sockets_change *change, unsigned slot);
-/* The fresh bounds join the set; those that conf does not ask for begin to leave (nobody new gets in). */
+/* The fresh bounds join the set; those that conf does not ask for begin to leave (nobody new
+ * gets in). */
 void sockets_commit(struct sockets *s, struct sockets_change *change);
 void sockets_abort(struct sockets_change *change);
 
-/* Opens the sockets of slots up to slots. On failure the set is as before. */
+/* Opens the sockets of slots up to slots. On failure some may be opened: they do not
+ * listen, hurt nobody, and are used the next time. */
 int sockets_grow(struct sockets *s, unsigned slots);
 /* Makes all sockets of slot, and the shared ones, listen. */
 int sockets_listen(struct sockets *s, unsigned slot, const struct conf *conf);
 
-/* Nobody new can connect any more: SYNs are dropped, unix files removed; who is in a queue stays there. Sockets that others
- * own too (fd://, systemd) are left alone. */
+/* Nobody new can connect any more: SYNs are dropped, unix files removed; who is in a queue stays
+ * there. Sockets that others own too (fd://, systemd) are left alone. */
 void sockets_shut_doors(struct sockets *s);
 /* Whether a connection waits to be accepted in a queue that is ours to empty. */
 bool sockets_are_waiting(const struct sockets *s);
 bool bound_is_waiting(const struct bound *b);
 
-/* Closes the descriptors only: for a forked child, which must neither hold a socket open nor remove a file. */
+/* Closes the descriptors only: for a forked child, which must neither hold a socket open nor
+ * remove a file. */
 void sockets_forget(const struct sockets *s);
 void sockets_change_forget(const struct sockets_change *change);
 
@@ -104,13 +112,16 @@ struct bound *bound_new(enum conf_bind_kind kind, const char *text, bool is_per_
 int bound_add(struct sockets *s, struct bound *b, int fd);
 int bound_listen(struct bound *b, struct msocket *k, unsigned backlog);
 
-int tcp_open(struct sockets *s, const struct conf_bind *bind, bool is_per_slot, unsigned slots, struct sockets_change *change);
+int tcp_open(struct sockets *s, const struct conf_bind *bind, bool is_per_slot, unsigned slots,
+             struct sockets_change *change);
 int tcp_add_slot(struct sockets *s, struct bound *b);
-/* Whether another server listens here: 0 or -EADDRINUSE. To be asked just before the first listen(). */
+/* Whether another server listens here: 0 or -EADDRINUSE. To be asked just before the first
+ * listen(). */
 int tcp_check_alone(const struct sockets *s, const struct bound *b);
 void tcp_drop_syns(const struct bound *b);
 
-int uds_open(struct sockets *s, const struct conf_bind *bind, const struct conf *conf, struct sockets_change *change);
+int uds_open(struct sockets *s, const struct conf_bind *bind, const struct conf *conf,
+             struct sockets_change *change);
 /* Whether the file at the path is the one we made. */
 bool uds_is_ours(const struct bound *b);
 /* Mode and owner as conf says. */

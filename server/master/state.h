@@ -1,4 +1,5 @@
-/* state.h: what the files of the master share. One thread, one struct master; times are clock_ns(), 0 = none. */
+/* state.h: what the files of the master share. One thread, one struct master; times are
+ * clock_ns(), 0 = none. */
 #ifndef RINGCORN_MASTER_STATE_H
 #define RINGCORN_MASTER_STATE_H
 
@@ -44,11 +45,11 @@ struct child {
     unsigned generation;
     enum child_state state;
     bool was_ready;
-    bool is_drained;     /* holds no request any more; lifespan.shutdown runs */
-    int control;         /* our end, or -1 after its end of the stream */
-    int access_fd;       /* its number in the worker, or -1 */
+    bool is_drained; /* holds no request any more; lifespan.shutdown runs */
+    int control;     /* our end, or -1 after its end of the stream */
+    int access_fd;   /* its number in the worker, or -1 */
     int64_t started_ns, ready_ns;
-    int64_t deadline_ns; /* of the state it is in */
+    int64_t deadline_ns;   /* of the state it is in */
     int64_t replace_at_ns; /* it asked to be replaced: when to start another */
     struct told *told;
     unsigned told_n;
@@ -74,7 +75,7 @@ struct reload {
     bool is_wanted_again;   /* SIGHUPs that came meanwhile */
     struct generation next; /* TRYING */
     struct sockets_change change;
-    bool is_pid_file_new;   /* TRYING: written under a path that differs from the old one */
+    bool is_pid_file_new; /* TRYING: written under a path that differs from the old one */
     int64_t started_ns;
 };
 
@@ -86,11 +87,11 @@ enum stop_state {
 
 struct stop {
     enum stop_state state;
-    int signal;             /* the first that asked for it, 0 = an error */
+    int signal; /* the first that asked for it, 0 = an error */
     int64_t begun_ns;
     int64_t doors_until_ns;
-    int64_t notice_ns;      /* quick: when to say who is still busy */
-    bool was_empty;         /* queues, at the last look */
+    int64_t notice_ns; /* quick: when to say who is still busy */
+    bool was_empty;    /* queues, at the last look */
 };
 
 struct master {
@@ -113,7 +114,8 @@ struct master {
 /* --- child.c --- */
 /* Forks a worker into a slot. Returns 0 or -errno, logged; *out is in m->children. */
 int child_start(struct master *m, unsigned slot, const struct generation *g, struct child **out);
-/* Tells it to go: CONTROL_DRAIN or CONTROL_QUIT; killed after timeouts.graceful. Its slot is the caller's to clear. */
+/* Tells it to go: CONTROL_DRAIN or CONTROL_QUIT; killed after timeouts.graceful. Its slot is the
+ * caller's to clear. */
 void child_leave(struct master *m, struct child *c, enum control_kind kind);
 /* Asks for its stacks and kills it shortly after. */
 void child_end_now(struct child *c);
@@ -158,7 +160,8 @@ void coverage_tick(struct master *m, int64_t now_ns);
 
 /* --- reload.c --- */
 void reload_request(struct master *m);
-/* The replacement in slot 0 is ready while RELOAD_TRYING: makes the change. Returns 0, or -1 when it was given up. */
+/* The replacement in slot 0 is ready while RELOAD_TRYING: makes the change. Returns 0, or -1
+ * when it was given up. */
 int reload_commit(struct master *m, struct child *c);
 void reload_failed(struct master *m, unsigned slot, const char *why);
 /* Goes on with the next slot. */

@@ -1,6 +1,6 @@
 /* stop.c: the ways to end.
  *
- *   graceful   TERM       doors shut; workers take what waits in the queues; then they drain, for timeouts.graceful
+ *   graceful   TERM       doors shut; workers empty the queues, then drain, for timeouts.graceful
  *   quick      INT, QUIT  workers cancel their requests and leave
  *   at once    a second signal of these: stacks to the log, SIGKILL */
 #include <signal.h>
@@ -10,10 +10,10 @@
 #include "state.h"
 
 enum {
-    DOORS_MS = 500,       /* at most, until the queues are empty */
-    DOORS_LOOK_MS = 10,   /* empty at two looks: the handshakes that were under way are through */
-    NOTICE_MS = 800,      /* quick: then the operator learns who is busy */
-    REPEAT_MS = 150,      /* the same Ctrl-C, from the terminal and from a wrapper that passes it on */
+    DOORS_MS = 500,     /* at most, until the queues are empty */
+    DOORS_LOOK_MS = 10, /* empty at two looks: the handshakes that were under way are through */
+    NOTICE_MS = 800,    /* quick: then the operator learns who is busy */
+    REPEAT_MS = 150, /* the same Ctrl-C, from the terminal and from a wrapper that passes it on */
 };
 
 static void
@@ -64,7 +64,8 @@ stop_request(struct master *m, int by, int code)
     bool is_quick = by == SIGINT || by == SIGQUIT;
     if (is_quick || !is_anyone_ready(m)) {
         s->notice_ns = is_quick ? now_ns + NOTICE_MS * NS_PER_MS : 0;
-        leave_all(m, is_quick ? CONTROL_QUIT : CONTROL_DRAIN); /* nobody ready does not mean nobody draining */
+        leave_all(m, is_quick ? CONTROL_QUIT
+                              : CONTROL_DRAIN); /* nobody ready does not mean nobody draining */
         return;
     }
     s->state = STOP_DOORS;
@@ -77,8 +78,9 @@ say_who_is_busy(struct master *m)
 {
     CHILDREN_EACH(c, m)
         if (c->state == CHILD_LEAVING && !c->is_drained)
-            log_warning("worker %u (pid %d) is still busy; a second signal (Ctrl-C) ends it and shows what it does", c->slot,
-                        (int)c->pid);
+            log_warning("worker %u (pid %d) is still busy; a second signal (Ctrl-C) ends it and "
+                        "shows what it does",
+                        c->slot, (int)c->pid);
 }
 
 void

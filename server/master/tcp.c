@@ -1,9 +1,11 @@
 /* tcp.c: host:port as listening sockets.
  *
- * With reuse_port every slot has a socket of its own and the kernel spreads connections over those that listen. SO_REUSEPORT has a
- * trap: a second server of the same user binds the same port without an error, and takes half of the connections. So an address is
- * probed with a socket that has SO_REUSEADDR alone: refused while anybody listens there, allowed over TIME_WAIT. A server that is
- * bound and does not listen yet (it boots) is not seen by that, hence tcp_check_alone() just before the first listen(). */
+ * With reuse_port every slot has a socket of its own and the kernel spreads connections over
+ * those that listen. SO_REUSEPORT has a trap: a second server of the same user binds the same
+ * port without an error, and takes half of the connections. So an address is probed with a
+ * socket that has SO_REUSEADDR alone: refused while anybody listens there, allowed over
+ * TIME_WAIT. A server that is bound and does not listen yet (it boots) is not seen by that,
+ * hence tcp_check_alone() just before the first listen(). */
 #include "sockets.h"
 
 #include <arpa/inet.h>
@@ -46,9 +48,12 @@ host_is_equal(const struct sockaddr_storage *a, const struct sockaddr_storage *b
     if (a->ss_family != b->ss_family)
         return false;
     if (a->ss_family == AF_INET)
-        return ((const struct sockaddr_in *)a)->sin_addr.s_addr == ((const struct sockaddr_in *)b)->sin_addr.s_addr;
-    const struct sockaddr_in6 *x = (const struct sockaddr_in6 *)a, *y = (const struct sockaddr_in6 *)b;
-    return memcmp(&x->sin6_addr, &y->sin6_addr, sizeof(x->sin6_addr)) == 0 && x->sin6_scope_id == y->sin6_scope_id;
+        return ((const struct sockaddr_in *)a)->sin_addr.s_addr ==
+               ((const struct sockaddr_in *)b)->sin_addr.s_addr;
+    const struct sockaddr_in6 *x = (const struct sockaddr_in6 *)a,
+                              *y = (const struct sockaddr_in6 *)b;
+    return memcmp(&x->sin6_addr, &y->sin6_addr, sizeof(x->sin6_addr)) == 0 &&
+           x->sin6_scope_id == y->sin6_scope_id;
 }
 
 static bool
@@ -75,7 +80,8 @@ set_on(int fd, int level, int option)
     return setsockopt(fd, level, option, &on, sizeof(on)) < 0 ? -errno : 0;
 }
 
-/* A socket bound to a; addr is updated with the port that the kernel chose. Returns the descriptor or -errno. */
+/* A socket bound to a; addr is updated with the port that the kernel chose. Returns the
+ * descriptor or -errno. */
 static int
 bind_socket(struct sockaddr_storage *a, socklen_t len, bool is_reuse_port)
 {
@@ -85,10 +91,12 @@ bind_socket(struct sockaddr_storage *a, socklen_t len, bool is_reuse_port)
     int err = set_on(fd, SOL_SOCKET, SO_REUSEADDR);
     if (err == 0 && is_reuse_port)
         err = set_on(fd, SOL_SOCKET, SO_REUSEPORT);
+    /* 0.0.0.0 and :: are two addresses here, as they read. */
     if (err == 0 && a->ss_family == AF_INET6)
-        err = set_on(fd, IPPROTO_IPV6, IPV6_V6ONLY); /* 0.0.0.0 and :: are two addresses here, as they read */
+        err = set_on(fd, IPPROTO_IPV6, IPV6_V6ONLY);
+    /* Inherited by what is accepted: saves a call each. */
     if (err == 0)
-        err = set_on(fd, IPPROTO_TCP, TCP_NODELAY); /* inherited by what is accepted: saves a call each */
+        err = set_on(fd, IPPROTO_TCP, TCP_NODELAY);
     if (err == 0 && bind(fd, (const struct sockaddr *)a, len) < 0)
         err = -errno;
     socklen_t got = sizeof(*a);
@@ -99,16 +107,19 @@ bind_socket(struct sockaddr_storage *a, socklen_t len, bool is_reuse_port)
 
 /* Whether a socket of ours (other than those of except) stands in the way of one bound to a. */
 static bool
-bounds_overlap(const struct list *bounds, const struct sockaddr_storage *a, const struct bound *except, bool is_to_share)
+bounds_overlap(const struct list *bounds, const struct sockaddr_storage *a,
+               const struct bound *except, bool is_to_share)
 {
     bool found = false;
     BOUNDS_EACH(b, bounds) {
-        if (b == except || b->kind != CONF_BIND_TCP || b->addr.ss_family != a->ss_family || port_of(&b->addr) != port_of(a))
+        if (b == except || b->kind != CONF_BIND_TCP || b->addr.ss_family != a->ss_family ||
+            port_of(&b->addr) != port_of(a))
             continue;
         if (!host_is_equal(&b->addr, a) && !host_is_any(&b->addr) && !host_is_any(a))
             continue;
         found = true;
-        /* The kernel looks at the option of both sockets when the second is bound, so setting it late is enough. */
+        /* The kernel looks at the option of both sockets when the second is bound, so setting it
+         * late is enough. */
         for (unsigned i = 0; is_to_share && i < b->n; i++)
             (void)set_on(b->v[i].fd, SOL_SOCKET, SO_REUSEPORT);
     }
@@ -116,7 +127,8 @@ bounds_overlap(const struct list *bounds, const struct sockaddr_storage *a, cons
 }
 
 static bool
-overlaps_ours(const struct sockets *s, const struct sockaddr_storage *a, const struct bound *except, bool is_to_share)
+overlaps_ours(const struct sockets *s, const struct sockaddr_storage *a, const struct bound *except,
+              bool is_to_share)
 {
     bool in_set = bounds_overlap(&s->bounds, a, except, is_to_share);
     return bounds_overlap(&s->leaving, a, except, is_to_share) || in_set;
@@ -138,11 +150,12 @@ tcp_check_alone(const struct sockets *s, const struct bound *b)
 
 /* One address as a new bound with all its sockets. Returns 0 or -errno. */
 static int
-open_address(struct sockets *s, struct sockaddr_storage a, socklen_t len, uint16_t port_asked, bool is_per_slot, unsigned slots,
-             struct bound **out)
+open_address(struct sockets *s, struct sockaddr_storage a, socklen_t len, uint16_t port_asked,
+             bool is_per_slot, unsigned slots, struct bound **out)
 {
     bool is_reuse_port = is_per_slot;
-    /* Held until our own sockets are bound: between the two a port chosen by the kernel could be given away. */
+    /* Held until our own sockets are bound: between the two a port chosen by the kernel could be
+     * given away. */
     FD_OWNED int probe = bind_socket(&a, len, false);
     if (probe == -EADDRINUSE && port_of(&a) != 0 && overlaps_ours(s, &a, NULL, true))
         is_reuse_port = true; /* e.g. 127.0.0.1:80 becomes 0.0.0.0:80: for a moment both are ours */
@@ -178,11 +191,13 @@ tcp_add_slot(struct sockets *s, struct bound *b)
 
 /* The bound that serves the address already, and is not spoken for by an earlier `bind`. */
 static struct bound *
-find(struct list *bounds, const struct sockaddr_storage *a, uint16_t port_asked, bool is_per_slot, bool is_fresh)
+find(struct list *bounds, const struct sockaddr_storage *a, uint16_t port_asked, bool is_per_slot,
+     bool is_fresh)
 {
     BOUNDS_EACH(b, bounds)
-        if (b->kind == CONF_BIND_TCP && b->port_asked == port_asked && b->is_per_slot == is_per_slot &&
-            host_is_equal(&b->addr, a) && (port_asked != 0 || (!is_fresh && !b->is_kept)))
+        if (b->kind == CONF_BIND_TCP && b->port_asked == port_asked &&
+            b->is_per_slot == is_per_slot && host_is_equal(&b->addr, a) &&
+            (port_asked != 0 || (!is_fresh && !b->is_kept)))
             return b;
     return NULL;
 }
@@ -192,27 +207,32 @@ print_refusal(const struct conf_bind *bind, const char *address, int err)
 {
     switch (err) {
     case -EADDRINUSE:
-        log_operator("cannot listen on %s: the port is in use; stop the server that has it, or choose another port with --bind",
+        log_operator("cannot listen on %s: the port is in use; stop the server that has it, or "
+                     "choose another port with --bind",
                      address);
         return;
     case -EACCES:
-        log_operator("cannot listen on %s: no permission; ports below 1024 need root or CAP_NET_BIND_SERVICE: "
-                     "choose a higher port, or start as root and set `user`", address);
+        log_operator("cannot listen on %s: no permission; ports below 1024 need root or "
+                     "CAP_NET_BIND_SERVICE: choose a higher port, or start as root and set `user`",
+                     address);
         return;
     case -EADDRNOTAVAIL:
         log_operator("cannot listen on %s (bind %s): this machine has no such address; "
-                     "0.0.0.0 or [::] take every address", address, bind->text);
+                     "0.0.0.0 or [::] take every address",
+                     address, bind->text);
         return;
     default:
         log_operator("cannot listen on %s (bind %s): %s", address, bind->text, strerror(-err));
     }
 }
 
-/* Opens all addresses of a bind whose port is port (0: as the kernel likes, the same for all). What is opened goes to opened, also
- * on failure. Returns 0, or -errno with *refused set to the address. */
+/* Opens all addresses of a bind whose port is port (0: as the kernel likes, the same for all).
+ * What is opened goes to opened, also on failure. Returns 0, or -errno with *refused set to the
+ * address. */
 static int
-open_all(struct sockets *s, const struct conf_bind *bind, const struct addrinfo *found, bool is_per_slot, unsigned slots,
-         struct sockets_change *change, struct list *opened, const struct addrinfo **refused)
+open_all(struct sockets *s, const struct conf_bind *bind, const struct addrinfo *found,
+         bool is_per_slot, unsigned slots, struct sockets_change *change, struct list *opened,
+         const struct addrinfo **refused)
 {
     uint16_t port = bind->port;
     int first_err = 0;
@@ -224,7 +244,7 @@ open_all(struct sockets *s, const struct conf_bind *bind, const struct addrinfo 
         if (b == NULL)
             b = find(&change->fresh, &a, bind->port, is_per_slot, true);
         if (b == NULL)
-            b = find(opened, &a, bind->port, is_per_slot, true); /* a name may give one address twice */
+            b = find(opened, &a, bind->port, is_per_slot, true); /* a name may say it twice */
         if (b != NULL) {
             b->is_kept = true;
             port = port_of(&b->addr);
@@ -248,16 +268,22 @@ open_all(struct sockets *s, const struct conf_bind *bind, const struct addrinfo 
 }
 
 int
-tcp_open(struct sockets *s, const struct conf_bind *bind, bool is_per_slot, unsigned slots, struct sockets_change *change)
+tcp_open(struct sockets *s, const struct conf_bind *bind, bool is_per_slot, unsigned slots,
+         struct sockets_change *change)
 {
-    struct addrinfo hints = { .ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE | AI_NUMERICSERV };
+    struct addrinfo hints = { .ai_family = AF_UNSPEC,
+                              .ai_socktype = SOCK_STREAM,
+                              .ai_flags = AI_PASSIVE | AI_NUMERICSERV };
     struct addrinfo *found;
     char service[8];
     snprintf(service, sizeof(service), "%u", bind->port);
-    int err = getaddrinfo(bind->host != NULL && bind->host[0] != '\0' ? bind->host : NULL, service, &hints, &found);
+    int err = getaddrinfo(bind->host != NULL && bind->host[0] != '\0' ? bind->host : NULL, service,
+                          &hints, &found);
     if (err != 0) {
-        log_operator("cannot listen on %s: the name %s does not resolve (%s); write an address, as 127.0.0.1:8000",
-                     bind->text, bind->host, err == EAI_SYSTEM ? strerror(errno) : gai_strerror(err));
+        log_operator("cannot listen on %s: the name %s does not resolve (%s); write an address, as "
+                     "127.0.0.1:8000",
+                     bind->text, bind->host,
+                     err == EAI_SYSTEM ? strerror(errno) : gai_strerror(err));
         return -EXIT_CODE_SYSTEM;
     }
     struct list opened;
@@ -285,20 +311,21 @@ tcp_open(struct sockets *s, const struct conf_bind *bind, bool is_per_slot, unsi
     return err == 0 ? 0 : -EXIT_CODE_SYSTEM;
 }
 
-/* Handshakes under way are finished and queued; a new SYN gets no answer and is sent again a second later, when the port is closed
- * (refused) or someone else's. Nobody is reset, which close() would do to the whole queue. */
+/* Handshakes under way are finished and queued; a new SYN gets no answer and is sent again a
+ * second later, when the port is closed (refused) or someone else's. Nobody is reset, which
+ * close() would do to the whole queue. */
 void
 tcp_drop_syns(const struct bound *b)
 {
     static const struct sock_filter code[] = {
-        BPF_STMT(BPF_LD | BPF_B | BPF_ABS, 13),         /* the flags; offset 0 is the TCP header */
-        BPF_STMT(BPF_ALU | BPF_AND | BPF_K, 0x12),      /* SYN and ACK */
+        BPF_STMT(BPF_LD | BPF_B | BPF_ABS, 13),          /* the flags; offset 0 is the TCP header */
+        BPF_STMT(BPF_ALU | BPF_AND | BPF_K, 0x12),       /* SYN and ACK */
         BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, 0x02, 0, 1), /* SYN alone? */
-        BPF_STMT(BPF_RET | BPF_K, 0),                   /* drop */
-        BPF_STMT(BPF_RET | BPF_K, UINT32_MAX),          /* keep it whole */
+        BPF_STMT(BPF_RET | BPF_K, 0),                    /* drop */
+        BPF_STMT(BPF_RET | BPF_K, UINT32_MAX),           /* keep it whole */
     };
     struct sock_fprog program = { .len = ARRAY_LEN(code), .filter = (struct sock_filter *)code };
     for (unsigned i = 0; i < b->n; i++)
         if (setsockopt(b->v[i].fd, SOL_SOCKET, SO_ATTACH_FILTER, &program, sizeof(program)) < 0)
-            log_debug("no filter on %s: %s", b->text, strerror(errno)); /* then the last few may be reset */
+            log_debug("no filter on %s: %s; its last few may be reset", b->text, strerror(errno));
 }

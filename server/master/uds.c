@@ -1,9 +1,10 @@
 /* uds.c: unix:/path as a listening socket.
  *
- * The kernel has no SO_REUSEPORT for unix sockets: one socket, shared by all workers. The file is made with no rights at all and gets
- * its owner and mode afterwards, so it is never open to more people than it should be; bind() under another name and rename() would
- * do that too, but getsockname() would tell applications the wrong path.
- * Owns:  the file, by device and inode; it is removed only while it is still that one. */
+ * The kernel has no SO_REUSEPORT for unix sockets: one socket, shared by all workers. The file
+ * is made with no rights at all and gets its owner and mode afterwards, so it is never open to
+ * more people than it should be; bind() under another name and rename() would do that too, but
+ * getsockname() would tell applications the wrong path. Owns:  the file, by device and inode; it
+ * is removed only while it is still that one. */
 #include "sockets.h"
 
 #include <errno.h>
@@ -43,7 +44,8 @@ is_answered(const struct sockaddr_un *a)
     return connect(fd, (const struct sockaddr *)a, sizeof(*a)) == 0 || errno != ECONNREFUSED;
 }
 
-/* Makes room for our file: what is there goes only if it is a socket that nobody answers. Returns 0 or -EXIT_CODE_SYSTEM, printed. */
+/* Makes room for our file: what is there goes only if it is a socket that nobody answers.
+ * Returns 0 or -EXIT_CODE_SYSTEM, printed. */
 static int
 clear_path(const struct conf_bind *bind, const struct sockaddr_un *a)
 {
@@ -55,12 +57,15 @@ clear_path(const struct conf_bind *bind, const struct sockaddr_un *a)
         return -EXIT_CODE_SYSTEM;
     }
     if (!S_ISSOCK(st.st_mode)) {
-        log_operator("cannot listen on %s: there is a %s in its place; remove it, or choose another path", bind->text,
-                     S_ISDIR(st.st_mode) ? "folder" : "file that is no socket");
+        log_operator(
+            "cannot listen on %s: there is a %s in its place; remove it, or choose another path",
+            bind->text, S_ISDIR(st.st_mode) ? "folder" : "file that is no socket");
         return -EXIT_CODE_SYSTEM;
     }
     if (is_answered(a)) {
-        log_operator("cannot listen on %s: another server answers there; stop it, or choose another path", bind->text);
+        log_operator(
+            "cannot listen on %s: another server answers there; stop it, or choose another path",
+            bind->text);
         return -EXIT_CODE_SYSTEM;
     }
     if (unlink(bind->path) < 0 && errno != ENOENT) {
@@ -83,7 +88,8 @@ uds_apply(const struct bound *b, const struct conf *conf)
             return -EXIT_CODE_SYSTEM;
         }
         if (lchown(b->path, uid, gid) < 0) {
-            log_operator("cannot give %s to %s: %s; only root may", b->path, conf->uds_owner, strerror(errno));
+            log_operator("cannot give %s to %s: %s; only root may", b->path, conf->uds_owner,
+                         strerror(errno));
             return -EXIT_CODE_SYSTEM;
         }
     }
@@ -105,7 +111,9 @@ make_file(struct bound *b, int fd, const struct sockaddr_un *a)
         err = -errno;
     if (err < 0) {
         log_operator("cannot listen on %s: %s%s", b->text, strerror(-err),
-                     err == -ENOENT ? "; make its folder first" : err == -EACCES ? "; its folder must be writable for this user" : "");
+                     err == -ENOENT   ? "; make its folder first"
+                     : err == -EACCES ? "; its folder must be writable for this user"
+                                      : "");
         return -EXIT_CODE_SYSTEM;
     }
     b->dev = st.st_dev;
@@ -114,16 +122,20 @@ make_file(struct bound *b, int fd, const struct sockaddr_un *a)
 }
 
 int
-uds_open(struct sockets *s, const struct conf_bind *bind, const struct conf *conf, struct sockets_change *change)
+uds_open(struct sockets *s, const struct conf_bind *bind, const struct conf *conf,
+         struct sockets_change *change)
 {
     struct sockaddr_un a = { .sun_family = AF_UNIX };
     if (strstr(bind->path, "{slot}") != NULL) {
-        log_operator("cannot listen on %s: a path for each worker ({slot}) is not supported; write one path", bind->text);
+        log_operator(
+            "cannot listen on %s: a path for each worker ({slot}) is not supported; write one path",
+            bind->text);
         return -EXIT_CODE_SYSTEM;
     }
     if (strlen(bind->path) >= sizeof(a.sun_path)) {
-        log_operator("cannot listen on %s: the path is longer than the %zu bytes that the kernel allows", bind->text,
-                     sizeof(a.sun_path) - 1);
+        log_operator(
+            "cannot listen on %s: the path is longer than the %zu bytes that the kernel allows",
+            bind->text, sizeof(a.sun_path) - 1);
         return -EXIT_CODE_SYSTEM;
     }
     strcpy(a.sun_path, bind->path);

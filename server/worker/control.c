@@ -1,8 +1,10 @@
 /* control.c: the control socket between the master and one worker.
  *
- * A SOCK_SEQPACKET pair: a message is one struct control_msg, whole or not at all, and the end of the stream is seen when the
- * other process dies, however it dies. Knows no Python: both ends link it.
- * Runs on:  the master's loop, the worker's loop thread.     Owns:  nothing; descriptors received are the caller's. */
+ * A SOCK_SEQPACKET pair: a message is one struct control_msg, whole or not at all, and the end of
+ * the stream is seen when the other process dies, however it dies. Knows no Python: both ends link
+ * it.
+ * Runs on:  the master's loop, the worker's loop thread.
+ * Owns:     nothing; descriptors received are the caller's. */
 #include "worker.h"
 
 #include <errno.h>
@@ -45,7 +47,8 @@ control_send(int sock, enum control_kind kind, int32_t id, int fd)
     }
 }
 
-/* The first descriptor that came along, or -1; what else came (our peer never sends more) is closed. */
+/* The first descriptor that came along, or -1; what else came (our peer never sends more) is
+ * closed. */
 static int
 fd_of_message(struct msghdr *head)
 {
@@ -92,7 +95,8 @@ control_recv(int sock, struct control_msg *msg, int *fd)
             close(got);
         return -EBADMSG;
     }
-    /* MSG_CTRUNC: this process has no descriptor free; the message counts, without its descriptor. */
+    /* MSG_CTRUNC: this process has no descriptor free; the message counts, without its
+     * descriptor. */
     *msg = in;
     *fd = got;
     return 0;

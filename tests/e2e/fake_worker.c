@@ -1,12 +1,15 @@
-/* fake_worker.c: a worker without Python, so that the master can be tested alone and its workers made to fail in every way.
+/* fake_worker.c: a worker without Python, so that the master can be tested alone and its workers
+ * made to fail in every way.
  *
- * Linked with base/, conf/, master/ and worker/control.c into a program of its own (test_master.py does it). Answers every request
- * with "<slot> <pid> <uid> <tag>"; GET /slow takes half a second; a request with Connection: close, or any while draining, is the
- * connection's last.
+ * Linked with base/, conf/, master/ and worker/control.c into a program of its own (test_master.py
+ * does it). Answers every request with "<slot> <pid> <uid> <tag>"; GET /slow takes half a second; a
+ * request with Connection: close, or any while draining, is the connection's last.
  *
- * What it does wrong is read from files in the folder that FAKE names, when it starts: `mode.<slot>`, or `mode`, holds words:
- *   exit=N kill=N      end before ready       hang        never ready      ignore_drain   serves on when told to go
- *   boot_ms=N          takes so long          no_accept   never says that it accepts      drain_ms=N     drains by itself
+ * What it does wrong is read from files in the folder that FAKE names, when it starts:
+ * `mode.<slot>`, or `mode`, holds words:
+ *   exit=N kill=N      end before ready       hang         never ready
+ *   boot_ms=N          takes so long          no_accept    never says that it accepts
+ *   drain_ms=N         drains by itself       ignore_drain serves on when told to go
  *   goes_by_itself     drains on SIGTERM at once, without asking the master
  *   mute               closes the control socket after ready */
 #include <errno.h>
@@ -100,7 +103,8 @@ static bool
 answer(struct conn *c)
 {
     char body[128], head[256];
-    int n = snprintf(body, sizeof(body), "%u %d %d %s", args->slot, (int)getpid(), (int)getuid(), tag);
+    int n =
+        snprintf(body, sizeof(body), "%u %d %d %s", args->slot, (int)getpid(), (int)getuid(), tag);
     bool is_last = c->is_last || is_draining;
     int m = snprintf(head, sizeof(head), "HTTP/1.1 200 OK\r\nContent-Length: %d\r\n%s\r\n%s", n,
                      is_last ? "Connection: close\r\n" : "", body);
@@ -226,7 +230,8 @@ serve(void)
             p[n++] = (struct pollfd){ .fd = listeners[i].fd, .events = POLLIN };
         unsigned listeners_were = listeners_n;
         for (unsigned i = 0; i < conns_n; i++)
-            p[n++] = (struct pollfd){ .fd = conns[i].fd, .events = conns[i].answer_at ? 0 : POLLIN };
+            p[n++] =
+                (struct pollfd){ .fd = conns[i].fd, .events = conns[i].answer_at ? 0 : POLLIN };
         poll(p, n, 10);
         for (unsigned i = conns_n; i-- > 0;) {
             struct conn *c = &conns[i];
@@ -235,7 +240,8 @@ serve(void)
                 goes_on = answer(c);
             else if (p[1 + listeners_were + i].revents)
                 goes_on = conn_read(c);
-            else if (is_draining && c->answer_at == 0 && c->n == 0 && (c->is_used || clock_ns() - draining_since > NS_PER_S))
+            else if (is_draining && c->answer_at == 0 && c->n == 0 &&
+                     (c->is_used || clock_ns() - draining_since > NS_PER_S))
                 goes_on = conn_read(c) && c->answer_at != 0; /* idle: its last chance */
             if (!goes_on)
                 conn_end(i);
@@ -294,5 +300,6 @@ main(int argc, char **argv)
     int err = conf_load(argc, argv, &action, &conf);
     if (err < 0)
         return -err;
-    return master_run(&(struct master_args){ .conf = conf, .argc = argc, .argv = argv, .exe = argv[0] });
+    return master_run(
+        &(struct master_args){ .conf = conf, .argc = argc, .argv = argv, .exe = argv[0] });
 }

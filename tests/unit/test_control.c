@@ -1,4 +1,5 @@
-/* The control socket: messages arrive whole, with their descriptor, and the end of the stream is seen. */
+/* The control socket: messages arrive whole, with their descriptor, and the end of the stream is
+ * seen. */
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
@@ -36,8 +37,10 @@ test_messages(void)
        "nothing there: -EAGAIN, outputs untouched");
     CHECK(control_send(ends[0], CONTROL_UNLISTEN, 4711, -1) == 0);
     CHECK(control_send(ends[0], CONTROL_DRAIN, INT32_MIN, -1) == 0);
-    CHECK(control_recv(ends[1], &msg, &fd) == 0 && msg.kind == CONTROL_UNLISTEN && msg.id == 4711 && fd == -1);
-    CHECK(control_recv(ends[1], &msg, &fd) == 0 && msg.kind == CONTROL_DRAIN && msg.id == INT32_MIN && fd == -1);
+    CHECK(control_recv(ends[1], &msg, &fd) == 0 && msg.kind == CONTROL_UNLISTEN && msg.id == 4711 &&
+          fd == -1);
+    CHECK(control_recv(ends[1], &msg, &fd) == 0 && msg.kind == CONTROL_DRAIN &&
+          msg.id == INT32_MIN && fd == -1);
     CHECK(control_send(ends[1], CONTROL_READY, 0, -1) == 0);
     CHECK(control_recv(ends[0], &msg, &fd) == 0 && msg.kind == CONTROL_READY);
     unpair();
@@ -54,7 +57,8 @@ test_descriptor_travels(void)
         _exit(2);
     CHECK(control_send(ends[0], CONTROL_LISTEN, 5, pipe_ends[1]) == 0);
     close(pipe_ends[1]);
-    CHECK(control_recv(ends[1], &msg, &fd) == 0 && msg.kind == CONTROL_LISTEN && msg.id == 5 && fd >= 0);
+    CHECK(control_recv(ends[1], &msg, &fd) == 0 && msg.kind == CONTROL_LISTEN && msg.id == 5 &&
+          fd >= 0);
     ok(fcntl(fd, F_GETFD) == FD_CLOEXEC, "received close-on-exec");
     CHECK(write(fd, "x", 1) == 1 && read(pipe_ends[0], &c, 1) == 1 && c == 'x');
     close(fd);
@@ -77,9 +81,11 @@ test_the_end_of_the_stream(void)
     }
     close(ends[1]);
     waitpid(pid, &status, 0);
-    ok(control_recv(ends[0], &msg, &fd) == 0 && msg.kind == CONTROL_READY, "what the dead one said last is heard");
+    ok(control_recv(ends[0], &msg, &fd) == 0 && msg.kind == CONTROL_READY,
+       "what the dead one said last is heard");
     CHECK(control_recv(ends[0], &msg, &fd) == -EPIPE);
-    ok(control_send(ends[0], CONTROL_DRAIN, 0, -1) == -EPIPE, "speaking to the dead is an error, not a signal");
+    ok(control_send(ends[0], CONTROL_DRAIN, 0, -1) == -EPIPE,
+       "speaking to the dead is an error, not a signal");
     close(ends[0]);
 }
 
@@ -103,9 +109,14 @@ test_no_message(void)
     } ancillary = { 0 };
     struct control_msg out = { .kind = CONTROL_LISTEN };
     struct iovec iov = { &out, sizeof(out) };
-    struct msghdr head = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = &ancillary, .msg_controllen = sizeof(ancillary.room) };
+    struct msghdr head = { .msg_iov = &iov,
+                           .msg_iovlen = 1,
+                           .msg_control = &ancillary,
+                           .msg_controllen = sizeof(ancillary.room) };
     struct cmsghdr *c = CMSG_FIRSTHDR(&head);
-    *c = (struct cmsghdr){ .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS, .cmsg_len = CMSG_LEN(3 * sizeof(int)) };
+    *c = (struct cmsghdr){ .cmsg_level = SOL_SOCKET,
+                           .cmsg_type = SCM_RIGHTS,
+                           .cmsg_len = CMSG_LEN(3 * sizeof(int)) };
     memcpy(CMSG_DATA(c), (int[]){ zero, zero, zero }, 3 * sizeof(int));
     CHECK(sendmsg(ends[0], &head, 0) == sizeof(out));
     CHECK(control_recv(ends[1], &msg, &fd) == 0 && fd >= 0);
@@ -131,7 +142,8 @@ test_no_descriptor_free(void)
     setrlimit(RLIMIT_NOFILE, &none);
     int err = control_recv(ends[1], &msg, &fd);
     setrlimit(RLIMIT_NOFILE, &old);
-    ok(err == 0 && msg.kind == CONTROL_LISTEN && msg.id == 8 && fd == -1, "the message arrives without it");
+    ok(err == 0 && msg.kind == CONTROL_LISTEN && msg.id == 8 && fd == -1,
+       "the message arrives without it");
     unpair();
 }
 

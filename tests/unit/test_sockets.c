@@ -1,4 +1,5 @@
-/* The set of listening sockets: what a configuration opens, what another one changes, and that a failed change changes nothing. */
+/* The set of listening sockets: what a configuration opens, what another one changes, and that a
+ * failed change changes nothing. */
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -30,7 +31,9 @@ unix_path(char *path)
 static struct conf
 conf_of(struct conf_bind *binds, size_t n)
 {
-    return (struct conf){ .binds = binds, .binds_n = n, .uds_mode = 0600, .backlog = 16, .reuse_port = true };
+    return (struct conf){
+        .binds = binds, .binds_n = n, .uds_mode = 0600, .backlog = 16, .reuse_port = true
+    };
 }
 
 static struct bound *
@@ -71,7 +74,9 @@ open_set(struct sockets *s, const struct conf *conf, unsigned slots)
 static int
 connect_to(uint16_t port, int *out)
 {
-    struct sockaddr_in a = { .sin_family = AF_INET, .sin_port = htons(port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+    struct sockaddr_in a = { .sin_family = AF_INET,
+                             .sin_port = htons(port),
+                             .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
     struct timeval patience = { .tv_usec = 300 * 1000 };
     int fd = socket(AF_INET, SOCK_STREAM, 0);
     setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof(patience));
@@ -99,13 +104,15 @@ test_one_socket_a_slot(void)
         socklen_t n = sizeof(a);
         getsockname(b->v[i].fd, (struct sockaddr *)&a, &n);
         is_same &= ntohs(a.sin_port) == port_of(b);
-        has_own_id &= b->v[i].slot == (int)i && (i == 0 || b->v[i].id != b->v[i - 1].id) && !b->v[i].is_listening;
+        has_own_id &= b->v[i].slot == (int)i && (i == 0 || b->v[i].id != b->v[i - 1].id) &&
+                      !b->v[i].is_listening;
     }
     ok(is_same, "and the same for every slot");
     ok(has_own_id, "each has an id and a slot, and does not listen yet");
     CHECK(connect_to(port_of(b), NULL) == -ECONNREFUSED);
     CHECK(sockets_listen(&s, 1, &conf) == 0);
-    ok(b->v[1].is_listening && !b->v[0].is_listening && !b->v[2].is_listening, "only the slot that is ready listens");
+    ok(b->v[1].is_listening && !b->v[0].is_listening && !b->v[2].is_listening,
+       "only the slot that is ready listens");
     CHECK(connect_to(port_of(b), NULL) == 0);
     ok(sockets_are_waiting(&s), "a connection waits in the queue");
     CHECK(sockets_grow(&s, 5) == 0 && b->n == 5 && b->v[4].slot == 4);
@@ -140,7 +147,8 @@ test_port_in_use(void)
     CHECK(sockets_listen(&a, 0, &conf) == 0);
     ok(sockets_listen(&b, 0, &conf) == -EXIT_CODE_SYSTEM, "the second to listen does");
     sockets_fini(&b);
-    ok(open_set(&b, &conf, 2) == -EXIT_CODE_SYSTEM && list_is_empty(&b.bounds), "one that starts later is refused");
+    ok(open_set(&b, &conf, 2) == -EXIT_CODE_SYSTEM && list_is_empty(&b.bounds),
+       "one that starts later is refused");
     conf.reuse_port = false;
     ok(open_set(&b, &conf, 2) == -EXIT_CODE_SYSTEM, "with a shared socket too");
     sockets_fini(&a);
@@ -170,12 +178,16 @@ test_a_change(void)
     CHECK(sockets_prepare(&s, &next, 2, &change) == 0);
     CHECK(sockets_change_listen(&s, &change, 0) == 0);
     sockets_commit(&s, &change);
-    ok(count(&s.bounds) == 2 && nth(&s, 0)->v[0].id == kept_id, "what is in both configurations is kept, port 0 too");
-    ok(count(&s.leaving) == 1 && port_of(CONTAINER_OF(s.leaving.next, struct bound, node)) == gone_port, "what is not, leaves");
+    ok(count(&s.bounds) == 2 && nth(&s, 0)->v[0].id == kept_id,
+       "what is in both configurations is kept, port 0 too");
+    ok(count(&s.leaving) == 1 &&
+           port_of(CONTAINER_OF(s.leaving.next, struct bound, node)) == gone_port,
+       "what is not, leaves");
 
     struct conf_bind third[] = { tcp("127.0.0.1", 0), tcp("192.0.2.1", 1) };
     struct conf bad = conf_of(third, 2);
-    ok(sockets_prepare(&s, &bad, 2, &change) == -EXIT_CODE_SYSTEM && count(&s.bounds) == 2, "one bad address spoils the change");
+    ok(sockets_prepare(&s, &bad, 2, &change) == -EXIT_CODE_SYSTEM && count(&s.bounds) == 2,
+       "one bad address spoils the change");
     sockets_fini(&s);
 }
 
@@ -220,18 +232,22 @@ test_unix(void)
     sockets_init(&other);
     mode_t mask = umask(022);
     CHECK(open_set(&s, &conf, 2) == 0 && lstat(path, &st) == 0);
-    ok(S_ISSOCK(st.st_mode) && (st.st_mode & 07777) == 0620, "the mode is as asked, whatever the umask");
+    ok(S_ISSOCK(st.st_mode) && (st.st_mode & 07777) == 0620,
+       "the mode is as asked, whatever the umask");
     ok(umask(mask) == 022, "the umask is as before");
     CHECK(sockets_listen(&s, 0, &conf) == 0);
     ok(open_set(&other, &conf, 2) == -EXIT_CODE_SYSTEM, "a live server is left alone");
     conf.uds_mode = 0666;
     CHECK(open_set(&s, &conf, 2) == 0 && count(&s.bounds) == 1);
-    ok(lstat(path, &st) == 0 && (st.st_mode & 07777) == 0666, "another configuration changes the mode");
+    ok(lstat(path, &st) == 0 && (st.st_mode & 07777) == 0666,
+       "another configuration changes the mode");
 
-    /* Somebody replaces the file: it is not ours to remove any more, and a reload may not take it either. */
+    /* Somebody replaces the file: it is not ours to remove any more, and a reload may not take
+     * it either. */
     CHECK(unlink(path) == 0);
     int fd = open(path, O_CREAT | O_WRONLY, 0600);
-    ok(open_set(&s, &conf, 2) == -EXIT_CODE_SYSTEM && count(&s.bounds) == 1, "a file in its place is an error");
+    ok(open_set(&s, &conf, 2) == -EXIT_CODE_SYSTEM && count(&s.bounds) == 1,
+       "a file in its place is an error");
     sockets_fini(&s);
     ok(lstat(path, &st) == 0 && S_ISREG(st.st_mode), "and stays");
     close(fd);
@@ -263,7 +279,8 @@ test_inherited(void)
     CHECK(bind.fd == fd && fcntl(fd, F_GETFD) == 0);
     if (listen(fd, 1) < 0 || getsockname(fd, (struct sockaddr *)&a, &(socklen_t){ sizeof(a) }) < 0)
         _exit(2);
-    CHECK(open_set(&s, &conf, 2) == 0 && nth(&s, 0)->v[0].fd == fd && nth(&s, 0)->v[0].is_listening);
+    CHECK(open_set(&s, &conf, 2) == 0 && nth(&s, 0)->v[0].fd == fd &&
+          nth(&s, 0)->v[0].is_listening);
     CHECK(open_set(&s, &conf, 2) == 0 && count(&s.bounds) == 1);
     sockets_shut_doors(&s);
     ok(connect_to(ntohs(a.sin_port), NULL) == 0, "a socket that others own too is not shut");
