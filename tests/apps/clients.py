@@ -212,7 +212,7 @@ async def subprocess(q):
         stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
     )  # fmt: skip
     out, _ = await asyncio.wait_for(process.communicate(b"shout"), 30)
-    shell = await asyncio.create_subprocess_shell("sleep 30")
+    shell = await asyncio.create_subprocess_shell("exec sleep 30")
     shell.send_signal(signal.SIGTERM)
     killed = await asyncio.wait_for(shell.wait(), 10)
     many = await asyncio.gather(*(asyncio.create_subprocess_exec("true") for _ in range(5)))
@@ -280,11 +280,6 @@ async def process_pool(q):
         results = await asyncio.wait_for(
             asyncio.gather(*(loop.run_in_executor(pool, square, x) for x in range(6))), 60
         )
-    if q["method"] == "forkserver":
-        multiprocessing.forkserver._forkserver._stop()
-        multiprocessing.resource_tracker._resource_tracker._stop()
-    elif q["method"] == "spawn":
-        multiprocessing.resource_tracker._resource_tracker._stop()
     return {"squares": [r[0] for r in results], "others": all(r[1] != os.getpid() for r in results)}
 
 
@@ -303,7 +298,6 @@ async def multiprocessing_queue(q):
         queue.close()
         queue.join_thread()
         process.close()
-        multiprocessing.resource_tracker._resource_tracker._stop()
         return value, code
 
     value, code = await asyncio.to_thread(work)

@@ -126,7 +126,7 @@ async def send_not_awaited(receive, send):
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        send(body(b"lost?"))
+        send(body(b"lost?", True))
     await send(body(b"end"))
 
 

@@ -11,9 +11,9 @@ async def app(scope, receive, send):
 
 async def vandal(scope, receive, send):
     """Writes into everything that could be shared between requests."""
-    seen = json.dumps({"asgi": scope["asgi"], "state": scope["state"], "extensions": scope.get("extensions", {}), "keys": sorted(scope)})
+    seen = json.dumps({"asgi": scope["asgi"], "state": scope.get("state"), "extensions": scope.get("extensions", {}), "keys": sorted(scope)})
     scope["asgi"]["version"] = "9"
-    scope["state"]["dirt"] = 1
+    scope.get("state", {})["dirt"] = 1
     scope["dirt"] = 1
     scope["headers"].append((b"dirt", b"1"))
     scope.get("extensions", {})["dirt"] = 1

@@ -13,7 +13,7 @@ H = b"Host: x\r\n"
 # name: (bytes, statuses that are right)
 REFUSED = {
     # --- request line (RFC 9112 section 3)
-    "empty method": (b" / HTTP/1.1\r\n" + H + b"\r\n", {400}),
+    "empty method": (b" / HTTP/1.1\r\n" + H + b"\r\n", {400, 501}),
     "method with a control character": (b"G\x01T / HTTP/1.1\r\n" + H + b"\r\n", {400}),
     "lower case method": (b"get / HTTP/1.1\r\n" + H + b"\r\n", {400, 501}),
     "unknown method": (b"FROBNICATE / HTTP/1.1\r\n" + H + b"\r\n", {400, 501}),

@@ -120,8 +120,9 @@ def test_static_file(start, name):
 @pytest.mark.parametrize("name", APPS)
 def test_exception_is_500(start, name):
     s = start(name)
-    s.expect_errors(f"boom from {name}")
+    s.expect_errors("boom from quart|Exception on|Error Exception" if name in ("quart", "flask") else "GET /boom")
     r = s.get("/boom")
+    s.wait_log(f"RuntimeError: boom from {name}")
     assert r.status == 500
     assert s.get("/").status == 200
 

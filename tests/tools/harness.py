@@ -194,19 +194,30 @@ class Server:
                 break
             if self.process.poll() is not None:
                 self.err.join(5)
-                raise AssertionError(f"ended with {self.process.returncode} before it listened:\n{self.log}")
+                raise AssertionError(f"ended with {self.process.returncode} before it listened:\n{self.report}")
             time.sleep(0.005)
         else:
             self.kill()
-            raise AssertionError(f"does not listen:\n{self.log}")
+            raise AssertionError(f"does not listen:\n{self.report}")
         for text in dict.fromkeys(found):
             if text.startswith("unix:"):
                 self.addresses.append(text[5:])
             else:
                 host, port = text.rsplit(":", 1)
                 self.addresses.append((host.strip("[]"), int(port)))
-        # A connection is accepted only by a ready worker.
         wire.eventually(lambda: self.workers() or self.process.poll() is not None, 10 * SLOW, "a worker")
+        self.settle()
+
+    def settle(self):
+        """The baseline, once every worker has got its sockets: that may be a moment after the line in the log."""
+        before = None
+        deadline = time.monotonic() + 2 * SLOW
+        while time.monotonic() < deadline:
+            now = {pid: descriptors(pid) for pid in self.workers()}
+            if now == before:
+                break
+            before = now
+            time.sleep(0.02)
         self.baseline()
 
     def baseline(self):
@@ -229,6 +240,13 @@ class Server:
     def log(self):
         return "\n".join(self.err.lines)
 
+    @property
+    def report(self):
+        """The log for a failure's message: without the stacks that our questions for live counters print."""
+        noise = re.compile(r"^(Current thread|Thread) 0x|^  File .*, line \d+ in |\blive: |^in hand|^$|^  \.\.\.")
+        kept = [line for line in self.err.lines if not noise.search(line)]
+        return "\n".join(kept[-80:])
+
     def workers(self):
         return children(self.pid)
 
@@ -237,14 +255,14 @@ class Server:
 
     def wait_log(self, pattern, timeout=10, since=0):
         match = self.err.wait(pattern, timeout * SLOW, since)
-        assert match, f"not logged within {timeout} s: {pattern}\n{self.log}"
+        assert match, f"not logged within {timeout} s: {pattern}\n{self.report}"
         return match
 
     def wait_exit(self, timeout=10):
         try:
             self.stopped = self.process.wait(timeout * SLOW)
         except subprocess.TimeoutExpired:
-            raise AssertionError(f"still there after {timeout * SLOW} s:\n{self.log}") from None
+            raise AssertionError(f"still there after {timeout * SLOW} s:\n{self.report}") from None
         self.err.join(5)
         self.out.join(5)
         return self.stopped
@@ -346,7 +364,7 @@ class Server:
         delay = 0.01
         while problems := self.leftovers():
             if time.monotonic() > deadline:
-                raise AssertionError("; ".join(problems) + "\n" + self.log)
+                raise AssertionError("; ".join(problems) + "\n" + self.report)
             time.sleep(delay)
             delay = min(delay * 2, 0.2)
 
@@ -359,10 +377,10 @@ class Server:
             if ERROR_LINE.search(line) or (TRACEBACK in line and not expected):
                 if not any(re.search(pattern, line) for pattern in expected):
                     unexpected.append(line)
+        assert not unexpected, f"unexpected in the log: {unexpected}\n{self.report}"
         text = "\n".join(lines)
-        assert not unexpected, f"unexpected in the log: {unexpected}\n{text}"
         for pattern in expected:
-            assert re.search(pattern, text), f"expected in the log, and not there: {pattern}\n{text}"
+            assert re.search(pattern, text), f"expected in the log, and not there: {pattern}\n{self.report}"
 
     def finish(self):
         """The end of a test's own server."""
@@ -374,9 +392,9 @@ class Server:
                 problem = e
             code = self.stop()
             if code != 0:
-                problem = problem or AssertionError(f"exit code {code} after SIGTERM\n{self.log}")
+                problem = problem or AssertionError(f"exit code {code} after SIGTERM\n{self.report}")
         elif self.stopped is None:
-            problem = AssertionError(f"died by itself: {self.process.returncode}\n{self.log}")
+            problem = AssertionError(f"died by itself: {self.process.returncode}\n{self.report}")
         time.sleep(0)
         left = of_session(self.pid)
         if left and problem is None:
@@ -386,7 +404,7 @@ class Server:
                 left = of_session(self.pid)
             if left:
                 names = [Path(f"/proc/{p}/cmdline").read_bytes().replace(b"\0", b" ").decode()[:200] for p in left if os.path.exists(f"/proc/{p}")]
-                problem = AssertionError(f"processes left behind: {left} {names}\n{self.log}")
+                problem = AssertionError(f"processes left behind: {left} {names}\n{self.report}")
         if problem:
             raise problem
         self.check_log()
