@@ -60,16 +60,16 @@ escape(char *to, struct slice s)
 static struct slice
 request_line(struct h1 *h)
 {
-    const struct http_request *req = &h->r.req;
+    const struct http_request *req = &h->r->req;
     struct conn *c = &h->conn;
     struct slice line = { "", 0 };
-    if (h->r.line != NULL)
-        return (struct slice){ h->r.line, h->r.line_n };
-    if (h->state == H1_IN_HAND && req->target.p != NULL) {
-        /* "GET /x HTTP/1.1" stands there in one piece. */
-        line = (struct slice){ req->method.p, req->method.n + 1 + req->target.n + sizeof(" HTTP/1.1") - 1 };
-    } else if (c->in != NULL) {
-        line = (struct slice){ c->in->data + c->in_start, c->in_end - c->in_start };
+    if (h->r->line != NULL)
+        return (struct slice){ h->r->line, h->r->line_n };
+    if (c->in != NULL) {
+        /* Undecoded input may begin behind the head already. */
+        const char *end = c->in->data + c->in_end;
+        line.p = req->method.p != NULL ? req->method.p : c->in->data + c->in_start;
+        line.n = (size_t)(end - line.p);
         const char *lf = memchr(line.p, '\n', line.n);
         if (lf != NULL)
             line.n = (size_t)(lf - line.p);
@@ -89,8 +89,8 @@ access_keep_line(struct h1 *h)
     if (copy == NULL)
         return; /* the line will say "-" */
     memcpy(copy, line.p, line.n);
-    h->r.line = copy;
-    h->r.line_n = (uint16_t)line.n;
+    h->r->line = copy;
+    h->r->line_n = (uint16_t)line.n;
 }
 
 static char *
@@ -112,7 +112,7 @@ void
 access_note(struct h1 *h)
 {
     struct http_own *own = &h->app->own;
-    const struct h1_req *r = &h->r;
+    const struct h1_req *r = h->r;
     struct slice line = request_line(h);
     if (own->access.n > WAITING_MAX || buf_reserve(&own->access, line.n * 4 + LINE_REST) < 0) {
         own->access_lost++;

@@ -65,6 +65,7 @@ static void
 finish(struct h1 *h, bool linger)
 {
     h1_head_give(h);
+    h1_req_give(h);
     h1_to(h, H1_CLOSED);
     conn_finish(&h->conn, linger);
 }
@@ -105,10 +106,12 @@ readable_head(struct h1 *h)
     }
     if (h->state != H1_HEAD || c->broken)
         return;
-    if (!has_input(h))
-        conn_in_drop(c); /* nothing but empty lines */
-    else if (was_idle)
+    if (!has_input(h)) { /* nothing, or nothing but empty lines */
+        conn_in_drop(c);
+        h1_req_give(h);
+    } else if (was_idle) {
         deadline_in(h, h->app->conf->timeout_header_ms);
+    }
     if (c->readable)
         conn_resume(c);
 }
@@ -119,7 +122,7 @@ static void
 readable_skip(struct h1 *h)
 {
     struct conn *c = &h->conn;
-    struct h1_req *r = &h->r;
+    struct h1_req *r = h->r;
     h1_body_read(h);
     if (h->state != H1_SKIP_BODY || c->broken)
         return;
@@ -140,9 +143,9 @@ h1_readable(struct conn *c)
         readable_head(h);
         break;
     case H1_IN_HAND:
-        if (!h->r.is_body_done)
+        if (!h->r->is_body_done)
             h1_body_read(h);
-        if (!h->r.refused)
+        if (!h->r->refused)
             h1_body_deliver(h);
         if (h1_is_gone(h))
             h1_tell_gone(h);
@@ -162,7 +165,7 @@ void
 h1_begin(struct h1 *h)
 {
     struct conn *c = &h->conn;
-    struct h1_req *r = &h->r;
+    struct h1_req *r = h->r;
     const struct http_request *req = &r->req;
     r->began_ns = h->app->net->now_ns;
     size_t method = req->method.n < sizeof(r->what) / 2 ? req->method.n : sizeof(r->what) / 2;
@@ -198,7 +201,7 @@ void
 h1_head_done(struct h1 *h)
 {
     struct conn *c = &h->conn;
-    struct h1_req *r = &h->r;
+    struct h1_req *r = h->r;
     if (r->is_head_taken)
         return;
     if (h->app->access_fd >= 0)
@@ -214,7 +217,7 @@ h1_head_done(struct h1 *h)
 void
 h1_tell_gone(struct h1 *h)
 {
-    struct h1_req *r = &h->r;
+    struct h1_req *r = h->r;
     if (r->told_gone || h->state != H1_IN_HAND)
         return;
     r->told_gone = true;
@@ -226,7 +229,7 @@ void
 h1_refuse(struct h1 *h, int status)
 {
     struct conn *c = &h->conn;
-    struct h1_req *r = &h->r;
+    struct h1_req *r = h->r;
     if (h->state == H1_IN_HAND) {
         if (!r->sending)
             h1_write_own(h, status, true);
@@ -235,7 +238,8 @@ h1_refuse(struct h1 *h, int status)
         h1_tell_gone(h);
         return;
     }
-    if (h->state == H1_HEAD) {
+    if (h->state == H1_HEAD && h1_req_take(h) == 0) {
+        r = h->r;
         r->began_ns = h->app->net->now_ns;
         r->keep_alive = false;
         h1_write_own(h, status, true);
@@ -250,7 +254,7 @@ static void
 next_request(struct h1 *h)
 {
     struct conn *c = &h->conn;
-    memset(&h->r, 0, sizeof(h->r));
+    h1_req_give(h);
     h1_to(h, H1_HEAD);
     if (has_input(h)) {
         deadline_in(h, h->app->conf->timeout_header_ms);
@@ -280,17 +284,16 @@ void
 h1_end(struct h1 *h)
 {
     struct conn *c = &h->conn;
-    struct h1_req *r = &h->r;
+    struct h1_req *r = h->r;
     ASSERT(h->state == H1_IN_HAND);
     if (h->app->access_fd >= 0)
         access_note(h);
     h->app->in_hand--;
     h1_head_give(h);
-    free(r->line);
-    r->line = NULL;
     r->is_head_taken = true;
     conn_unpin(c);
     if (r->refused || c->broken || c->state != CONN_OPEN) {
+        h1_req_give(h);
         h1_to(h, H1_CLOSED);
         if (c->broken)
             conn_close(c);
@@ -299,6 +302,7 @@ h1_end(struct h1 *h)
     if (!r->finished) {
         conn_out_cancel(c);
         if (r->until_close) {
+            h1_req_give(h);
             h1_to(h, H1_CLOSED);
             reset(c);
         } else {
@@ -342,7 +346,7 @@ h1_timeout(struct conn *c)
     struct h1 *h = h1_of(c);
     if (h->state == H1_HEAD && !has_input(h))
         finish(h, true); /* it said nothing, so it hears nothing */
-    else if (h->state == H1_HEAD || (h->state == H1_IN_HAND && h->r.want))
+    else if (h->state == H1_HEAD || (h->state == H1_IN_HAND && h->r->want))
         h1_refuse(h, 408);
     else if (h->state == H1_SKIP_BODY)
         finish(h, true);
@@ -359,6 +363,7 @@ h1_broken(struct conn *c, int err)
         return;
     }
     h1_head_give(h);
+    h1_req_give(h);
     if (h->state != H1_CLOSED)
         h1_to(h, H1_CLOSED);
     conn_close(c);
@@ -369,7 +374,7 @@ h1_freed(struct conn *c)
 {
     struct h1 *h = h1_of(c);
     h1_head_give(h);
-    free(h->r.line);
+    h1_req_give(h);
     if (h->state == H1_IN_HAND) /* net_fini() in the middle of a request */
         h->app->in_hand--;
     if (h->conn_data != NULL)
@@ -420,7 +425,7 @@ http_fini(struct http_app *app)
 {
     if (app->own.access.n > 0)
         access_flush(app);
-    h1_heads_fini(app);
+    h1_pools_fini(app);
     buf_free(&app->own.headers);
     buf_free(&app->own.access);
 }
@@ -441,13 +446,13 @@ http_drain(struct http_app *app)
 const struct http_request *
 h1_request(const struct h1 *h)
 {
-    return &h->r.req;
+    return &h->r->req;
 }
 
 void **
 h1_data(struct h1 *h)
 {
-    return &h->r.data;
+    return &h->r->data;
 }
 
 void **
@@ -471,12 +476,12 @@ h1_local(struct h1 *h)
 bool
 h1_is_broken(const struct h1 *h)
 {
-    return h->r.refused || h->conn.broken || h->conn.state != CONN_OPEN;
+    return h->r->refused || h->conn.broken || h->conn.state != CONN_OPEN;
 }
 
 bool
 h1_is_gone(const struct h1 *h)
 {
     /* The end may be known before the last bytes of the body were read: those come first. */
-    return h1_is_broken(h) || (h->conn.gone && (h->r.is_body_done || h->conn.eof));
+    return h1_is_broken(h) || (h->conn.gone && (h->r->is_body_done || h->conn.eof));
 }

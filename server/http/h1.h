@@ -10,6 +10,7 @@ enum {
     H1_LIMIT_OFF = 1024 * 1024,     /* request line and head when their limits are off */
     H1_LEADING_CRLF_MAX = 2,        /* empty lines before a request (RFC 9112 section 2.2) */
     H1_HEADS_KEPT = 128,            /* parsed heads kept for reuse, some 3 KiB each */
+    H1_REQS_KEPT = 1024,            /* struct h1_req kept for reuse, some 350 bytes each */
     H1_BODY_HIGH = 64 * 1024,       /* untaken body bytes above which reading stops */
     H1_SKIP_BODY_MAX = 64 * 1024,   /* an untaken rest of a body up to this is read and dropped to keep the connection */
     H1_SKIP_BODY_MS = 2000,         /* if it comes within this */
@@ -29,6 +30,43 @@ enum h1_state { H1_HEAD, H1_IN_HAND, H1_SKIP_BODY, H1_CLOSED, H1_STATES };
 
 struct head; /* h1_head.c: parser and headers, while a head is incomplete or in use by the app */
 
+/* One request, from its first byte until the next is awaited: kept apart so that an idle connection is small. */
+struct h1_req {
+    struct h1_req *next;    /* in the free list */
+    struct http_request req;
+    void *data;
+    char *line;             /* for the access log: copy of the request line, from h1_head_done() on */
+    int64_t began_ns;
+    /* body in: in->data[body_start..body_end) is decoded and not taken; conn.in_start is where undecoded input begins */
+    uint64_t body_left;     /* of Content-Length, bytes not arrived */
+    uint64_t body_got;      /* decoded so far */
+    struct chunked chunked;
+    uint32_t body_start, body_end;
+    int64_t want_ns;        /* since when the app waits */
+    int64_t waited_ns;      /* sum of such times before */
+    /* answer out */
+    uint64_t length;        /* its Content-Length, UINT64_MAX = not given */
+    uint64_t sent;          /* body bytes taken from the app */
+    uint64_t skip_from;     /* body_got when SKIP_BODY began */
+    char *out;              /* room for the head that was taken and not yet sent */
+    uint32_t out_n, out_room;
+    uint16_t line_n;
+    uint16_t status;
+    uint8_t what_n;
+    bool is_chunked_in, is_body_done, is_head_taken; /* head_done() was called */
+    bool keep_alive;        /* what the client asked for */
+    bool client_closes;     /* it said Connection: close (or is 1.0): nothing will follow */
+    bool continue_due;
+    bool want;              /* the app waits for HTTP_BODY */
+    bool told_gone;
+    bool started, sending, finished;
+    bool no_body;           /* HEAD, 204, 304 */
+    bool chunked_out, until_close;
+    bool close;             /* the connection ends with this answer */
+    bool refused;           /* we answered in the application's place: to it the client is gone */
+    char what[H1_WHAT_MAX]; /* "GET /path", perhaps cut, for log lines */
+};
+
 struct h1 {
     struct conn conn;          /* first: net/ hands us this */
     struct http_app *app;
@@ -39,43 +77,7 @@ struct h1 {
     uint8_t state;             /* enum h1_state */
     uint8_t crlfs;             /* empty lines before this request */
     bool asked;                /* a request was begun on this connection */
-
-    /* The request in hand: all zero before begin(). */
-    struct h1_req {
-        struct http_request req;
-        void *data;
-        char *line;             /* for the access log: copy of the request line, from h1_head_done() on */
-        int64_t began_ns;
-        /* body in: in->data[body_start..body_end) is decoded and not taken; conn.in_start is where undecoded input begins */
-        uint64_t body_left;     /* of Content-Length, bytes not arrived */
-        uint64_t body_got;      /* decoded so far */
-        struct chunked chunked;
-        uint32_t body_start, body_end;
-        int64_t want_ns;        /* since when the app waits */
-        int64_t waited_ns;      /* sum of such times before */
-        /* answer out */
-        uint64_t length;        /* its Content-Length, UINT64_MAX = not given */
-        uint64_t sent;          /* body bytes taken from the app */
-        uint64_t skip_from;     /* body_got when SKIP_BODY began */
-        char *out;              /* room for the head that was taken and not yet sent */
-        uint32_t out_n, out_room;
-        uint16_t line_n;
-        uint16_t status;
-        uint8_t what_n;
-        bool is_chunked_in, is_body_done, is_head_taken; /* head_done() was called */
-        bool keep_alive;        /* what the client asked for */
-        bool client_closes;     /* it said Connection: close (or is 1.0): nothing will follow */
-        bool continue_due;
-        bool want;              /* the app waits for HTTP_BODY */
-        bool told_gone;
-        bool started, sending, finished;
-        bool no_body;           /* HEAD, 204, 304 */
-        bool chunked_out, until_close;
-        bool close;             /* the connection ends with this answer */
-        bool refused;           /* we answered in the application's place: to it the client is gone */
-        bool short_of;          /* TOO_SHORT, TOO_LONG: cut */
-        char what[H1_WHAT_MAX]; /* "GET /path", perhaps cut, for log lines */
-    } r;
+    struct h1_req *r;          /* NULL while nothing of a request has come */
 };
 
 static inline struct h1 *
@@ -95,7 +97,9 @@ void h1_tell_gone(struct h1 *h);
 void h1_head_feed(struct h1 *h);  /* parses what is in the block; ends in begin(), a refusal, or waits for more */
 uint32_t h1_head_max(const struct http_app *app); /* bytes of the longest head that is accepted */
 void h1_head_give(struct h1 *h);
-void h1_heads_fini(struct http_app *app);
+int h1_req_take(struct h1 *h);    /* 0 or -ENOMEM; a no-op where there is one */
+void h1_req_give(struct h1 *h);
+void h1_pools_fini(struct http_app *app);
 
 /* h1_check.c: 0 or the status to refuse with. */
 int h1_check_request_line(struct h1 *h, struct slice line);

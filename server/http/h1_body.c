@@ -8,16 +8,16 @@
 uint64_t
 h1_body_missing(const struct h1 *h)
 {
-    if (h->r.is_body_done)
+    if (h->r->is_body_done)
         return 0;
-    return h->r.is_chunked_in ? UINT64_MAX : h->r.body_left;
+    return h->r->is_chunked_in ? UINT64_MAX : h->r->body_left;
 }
 
 int
 h1_body_decode(struct h1 *h)
 {
     struct conn *c = &h->conn;
-    struct h1_req *r = &h->r;
+    struct h1_req *r = h->r;
     const struct conf *conf = h->app->conf;
     if (r->is_body_done || c->in == NULL)
         return 0;
@@ -59,7 +59,7 @@ static int
 make_room(struct h1 *h)
 {
     struct conn *c = &h->conn;
-    struct h1_req *r = &h->r;
+    struct h1_req *r = h->r;
     uint64_t missing = h1_body_missing(h);
     if (c->in == NULL) {
         r->body_start = r->body_end = 0;
@@ -94,7 +94,7 @@ void
 h1_body_read(struct h1 *h)
 {
     struct conn *c = &h->conn;
-    struct h1_req *r = &h->r;
+    struct h1_req *r = h->r;
     if (!c->readable || r->body_end - r->body_start >= H1_BODY_HIGH)
         return;
     int err = make_room(h);
@@ -118,7 +118,7 @@ void
 h1_body_release(struct h1 *h)
 {
     struct conn *c = &h->conn;
-    struct h1_req *r = &h->r;
+    struct h1_req *r = h->r;
     if (r->is_head_taken && r->body_start == r->body_end && c->in_start == c->in_end) {
         conn_in_drop(c);
         r->body_start = r->body_end = 0;
@@ -129,7 +129,7 @@ h1_body_release(struct h1 *h)
 static bool
 is_too_slow(const struct h1 *h)
 {
-    const struct h1_req *r = &h->r;
+    const struct h1_req *r = h->r;
     unsigned rate = h->app->conf->timeout_body_rate;
     if (rate == 0 || r->is_body_done || r->waited_ns < H1_RATE_GRACE_MS * NS_PER_MS)
         return false;
@@ -139,7 +139,7 @@ is_too_slow(const struct h1 *h)
 void
 h1_body_deliver(struct h1 *h)
 {
-    struct h1_req *r = &h->r;
+    struct h1_req *r = h->r;
     if (!r->want || (r->body_start == r->body_end && !r->is_body_done))
         return;
     r->want = false;
@@ -156,7 +156,7 @@ h1_body_deliver(struct h1 *h)
 struct slice
 h1_body(struct h1 *h)
 {
-    const struct h1_req *r = &h->r;
+    const struct h1_req *r = h->r;
     if (h->conn.in == NULL || r->body_start == r->body_end)
         return (struct slice){ "", 0 };
     return (struct slice){ h->conn.in->data + r->body_start, r->body_end - r->body_start };
@@ -166,7 +166,7 @@ void
 h1_body_consumed(struct h1 *h)
 {
     struct conn *c = &h->conn;
-    struct h1_req *r = &h->r;
+    struct h1_req *r = h->r;
     r->body_start = r->body_end;
     h1_body_release(h);
     if (!r->is_body_done && c->readable && c->state == CONN_OPEN)
@@ -176,14 +176,14 @@ h1_body_consumed(struct h1 *h)
 bool
 h1_body_is_complete(const struct h1 *h)
 {
-    return h->r.is_body_done;
+    return h->r->is_body_done;
 }
 
 void
 h1_want_body(struct h1 *h)
 {
     struct conn *c = &h->conn;
-    struct h1_req *r = &h->r;
+    struct h1_req *r = h->r;
     if (r->refused || c->broken || c->state != CONN_OPEN)
         return; /* HTTP_GONE was or is told */
     r->want = true;

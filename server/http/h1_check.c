@@ -68,7 +68,7 @@ absolute_form(struct http_request *req, struct slice *host)
 int
 h1_check_request_line(struct h1 *h, struct slice line)
 {
-    struct http_request *req = &h->r.req;
+    struct http_request *req = &h->r->req;
     const char *space = memchr(line.p, ' ', line.n);
     if (space == NULL)
         return 400;
@@ -225,7 +225,7 @@ check_header(struct http_request *req, struct found *f, struct http_header *v)
 int
 h1_check_headers(struct h1 *h)
 {
-    struct http_request *req = &h->r.req;
+    struct http_request *req = &h->r->req;
     struct found f = { 0 };
     bool has_te = false;
     req->content_length = UINT64_MAX;
@@ -241,7 +241,7 @@ h1_check_headers(struct h1 *h)
             return 400;
         if (f.unknown || !f.chunked_last)
             return f.codings > 0 ? 501 : 400;
-        h->r.is_chunked_in = true;
+        h->r->is_chunked_in = true;
     }
     if (f.host == NULL && req->version_minor >= 1)
         return 400;
@@ -253,14 +253,14 @@ h1_check_headers(struct h1 *h)
             f.host = &req->headers[req->headers_n++];
         *f.host = (struct http_header){ .name = SLICE("host"), .value = host };
     }
-    req->has_body = h->r.is_chunked_in || (f.content_length && req->content_length > 0);
+    req->has_body = h->r->is_chunked_in || (f.content_length && req->content_length > 0);
     if (f.content_length && req->content_length == 0)
         req->content_length = UINT64_MAX;
     req->expects_continue &= req->has_body;
     uint64_t body_max = h->app->conf->limit_body;
-    if (req->has_body && !h->r.is_chunked_in && body_max > 0 && req->content_length > body_max)
+    if (req->has_body && !h->r->is_chunked_in && body_max > 0 && req->content_length > body_max)
         return 413;
-    h->r.keep_alive = f.close ? false : req->version_minor >= 1 || f.keep_alive;
-    h->r.client_closes = !h->r.keep_alive;
+    h->r->keep_alive = f.close ? false : req->version_minor >= 1 || f.keep_alive;
+    h->r->client_closes = !h->r->keep_alive;
     return 0;
 }

@@ -4,7 +4,7 @@
  * A head that has come whole is parsed once. One that comes in pieces is fed to llhttp as it comes, for an early refusal and to find its end,
  * and parsed again when it is whole: so the result cannot depend on where it was cut, and no half-parsed state needs fixing up when the
  * block moves. Each byte is thus looked at by llhttp at most twice.
- * Owns: the pool of struct head; a connection has one only while a head is incomplete or lent to the application. */
+ * Owns: the pools of struct head and struct h1_req; a connection has a head only while it is incomplete or lent to the application. */
 #include "h1.h"
 
 #include <errno.h>
@@ -53,9 +53,10 @@ h1_head_give(struct h1 *h)
     struct http_own *own = &h->app->own;
     struct head *head = h->head;
     h->head = NULL;
-    h->r.req.headers = NULL;
     if (head == NULL)
         return;
+    if (h->r != NULL)
+        h->r->req.headers = NULL;
     if (own->free_heads_n >= H1_HEADS_KEPT) {
         free(head);
         return;
@@ -65,14 +66,55 @@ h1_head_give(struct h1 *h)
     own->free_heads_n++;
 }
 
-void
-h1_heads_fini(struct http_app *app)
+int
+h1_req_take(struct h1 *h)
 {
-    for (struct head *head; (head = app->own.free_heads) != NULL;) {
-        app->own.free_heads = head->next;
+    struct http_own *own = &h->app->own;
+    if (h->r != NULL)
+        return 0;
+    struct h1_req *r = own->free_reqs;
+    if (r != NULL) {
+        own->free_reqs = r->next;
+        own->free_reqs_n--;
+    } else if ((r = malloc(sizeof(*r))) == NULL) {
+        return -ENOMEM;
+    }
+    memset(r, 0, sizeof(*r));
+    h->r = r;
+    return 0;
+}
+
+void
+h1_req_give(struct h1 *h)
+{
+    struct http_own *own = &h->app->own;
+    struct h1_req *r = h->r;
+    h->r = NULL;
+    if (r == NULL)
+        return;
+    free(r->line);
+    if (own->free_reqs_n >= H1_REQS_KEPT) {
+        free(r);
+        return;
+    }
+    r->next = own->free_reqs;
+    own->free_reqs = r;
+    own->free_reqs_n++;
+}
+
+void
+h1_pools_fini(struct http_app *app)
+{
+    struct http_own *own = &app->own;
+    for (struct head *head; (head = own->free_heads) != NULL;) {
+        own->free_heads = head->next;
         free(head);
     }
-    app->own.free_heads_n = 0;
+    for (struct h1_req *r; (r = own->free_reqs) != NULL;) {
+        own->free_reqs = r->next;
+        free(r);
+    }
+    own->free_heads_n = own->free_reqs_n = 0;
 }
 
 /* --- llhttp -------------------------------------------------------------------------------------------------------- */
@@ -289,7 +331,7 @@ take(struct h1 *h, uint32_t n)
     const char *eol = lf > p && lf[-1] == '\r' ? lf - 1 : lf;
     if (line_end(h->app, eol, end) != lf + 1)
         return 400;
-    h->r.req.headers = head->v;
+    h->r->req.headers = head->v;
     int status = h1_check_request_line(h, (struct slice){ p, (size_t)(eol - p) });
     if (status != 0)
         return status;
@@ -298,7 +340,7 @@ take(struct h1 *h, uint32_t n)
     status = check_lines(h, lf + 1, end);
     if (status != 0)
         return status;
-    h->r.req.headers_n = head->n;
+    h->r->req.headers_n = head->n;
     return h1_check_headers(h);
 }
 
@@ -369,6 +411,10 @@ h1_head_feed(struct h1 *h)
 {
     struct conn *c = &h->conn;
     struct http_app *app = h->app;
+    if (h1_req_take(h) < 0) {
+        h1_refuse(h, 503);
+        return;
+    }
     if (h->fed == 0) {
         int go = skip_empty_lines(h);
         if (go < 0)
@@ -376,12 +422,9 @@ h1_head_feed(struct h1 *h)
         if (go <= 0)
             return;
     }
-    if (h->head == NULL) {
-        h->head = head_take(app);
-        if (h->head == NULL) {
-            h1_refuse(h, 503);
-            return;
-        }
+    if (h->head == NULL && (h->head = head_take(app)) == NULL) {
+        h1_refuse(h, 503);
+        return;
     }
     struct head *head = h->head;
     if (h->fed == 0)

@@ -120,14 +120,14 @@ put_header(char *p, const struct http_header *v, enum http_write *err)
 static bool
 is_writable(const struct h1 *h)
 {
-    return !h->r.refused && !h->conn.broken && h->conn.state == CONN_OPEN;
+    return !h->r->refused && !h->conn.broken && h->conn.state == CONN_OPEN;
 }
 
 enum http_write
 h1_start(struct h1 *h, int status, const struct http_header *headers, size_t n, size_t *bad)
 {
     struct http_app *app = h->app;
-    struct h1_req *r = &h->r;
+    struct h1_req *r = h->r;
     struct told told = { .length = UINT64_MAX };
     size_t i, need = STATUS_LINE_MAX + H1_SEND_SLACK + app->own.headers.n;
     if (!is_writable(h))
@@ -209,14 +209,14 @@ body_spoils_connection(const struct h1 *h)
 {
     uint64_t missing = h1_body_missing(h);
     return missing > 0 &&
-           (h->r.continue_due || (missing > H1_SKIP_BODY_MAX && missing != UINT64_MAX));
+           (h->r->continue_due || (missing > H1_SKIP_BODY_MAX && missing != UINT64_MAX));
 }
 
 /* Decides on the framing and completes the head in its room. n: of the first piece of the body. */
 static void
 complete_head(struct h1 *h, size_t n, bool is_last)
 {
-    struct h1_req *r = &h->r;
+    struct h1_req *r = h->r;
     char *p = r->out + r->out_n;
     bool in_length = r->length != UINT64_MAX;
     if (r->status == 204) {
@@ -284,7 +284,7 @@ static int
 emit(struct h1 *h, const char *p, size_t n, void **owner, bool is_last)
 {
     struct conn *c = &h->conn;
-    struct h1_req *r = &h->r;
+    struct h1_req *r = h->r;
     struct slice end = chunk_end(r, n, is_last);
     bool hold = *owner != NULL && n > NET_COPY_MAX;
     size_t in_room = hold ? 0 : n;
@@ -335,7 +335,7 @@ release(struct h1 *h, void *owner)
 static enum http_write
 bad_length(struct h1 *h, enum http_write err, uint64_t sent)
 {
-    struct h1_req *r = &h->r;
+    struct h1_req *r = h->r;
     log_error("%.*s: the application sent %s body than its Content-Length: %llu bytes of %llu; the connection is "
               "closed; let it give the right length or none",
               (int)r->what_n, r->what, err == HTTP_TOO_LONG ? "more" : "less",
@@ -348,7 +348,7 @@ enum http_write
 h1_write(struct h1 *h, const char *p, size_t n, void *owner, bool is_last)
 {
     struct conn *c = &h->conn;
-    struct h1_req *r = &h->r;
+    struct h1_req *r = h->r;
     enum http_write result = HTTP_OK;
     if (!is_writable(h) || !r->started || r->finished) {
         release(h, owner);
@@ -370,10 +370,8 @@ h1_write(struct h1 *h, const char *p, size_t n, void *owner, bool is_last)
             conn_fail(c, err);
         return HTTP_BROKEN;
     }
-    if (result == HTTP_TOO_SHORT) {
-        r->short_of = true; /* never finished: h1_end() closes */
-        return result;
-    }
+    if (result == HTTP_TOO_SHORT)
+        return result; /* never finished: h1_end() closes */
     r->finished = is_last;
     return conn_is_full(c) ? HTTP_FULL : HTTP_OK;
 }
@@ -381,19 +379,19 @@ h1_write(struct h1 *h, const char *p, size_t n, void *owner, bool is_last)
 bool
 h1_is_started(const struct h1 *h)
 {
-    return h->r.started;
+    return h->r->started;
 }
 
 bool
 h1_is_sending(const struct h1 *h)
 {
-    return h->r.sending;
+    return h->r->sending;
 }
 
 bool
 h1_is_finished(const struct h1 *h)
 {
-    return h->r.finished;
+    return h->r->finished;
 }
 
 /* --- our own answers ------------------------------------------------------------------------------------------------ */
@@ -402,7 +400,7 @@ void
 h1_write_continue(struct h1 *h)
 {
     static const struct slice line = { "HTTP/1.1 100 Continue\r\n\r\n", 25 };
-    struct h1_req *r = &h->r;
+    struct h1_req *r = h->r;
     if (!r->continue_due || r->sending)
         return;
     r->continue_due = false;
@@ -431,7 +429,7 @@ h1_write_continue(struct h1 *h)
 void
 h1_write_own(struct h1 *h, int status, bool close)
 {
-    struct h1_req *r = &h->r;
+    struct h1_req *r = h->r;
     char body[STATUS_LINE_MAX];
     struct slice phrase = status_phrase(status);
     struct http_header headers[] = {
@@ -452,6 +450,6 @@ h1_write_own(struct h1 *h, int status, bool close)
 void
 h1_fail(struct h1 *h, int status)
 {
-    if (!h->r.sending && !h->r.finished)
+    if (!h->r->sending && !h->r->finished)
         h1_write_own(h, status, false);
 }

@@ -54,7 +54,8 @@ struct http_own {
     int64_t date_until_ns;    /* monotonic: the date changes then */
     struct buf headers;       /* conf->headers as they are sent */
     struct head *free_heads;  /* parsed heads kept for reuse */
-    unsigned free_heads_n;
+    struct h1_req *free_reqs; /* and requests */
+    unsigned free_heads_n, free_reqs_n;
     struct buf access;        /* access log lines not yet written */
     uint64_t access_lost;     /* lines dropped because whoever reads the log is too slow */
     time_t access_s;          /* the second of access_time */
