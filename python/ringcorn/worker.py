@@ -16,6 +16,7 @@ import gc
 import signal
 import sys
 import traceback
+import weakref
 
 import _ringcorn
 
@@ -32,6 +33,7 @@ def run(worker, options):
     """Runs the worker; returns its exit code."""
     log.setup(options["log_level"])
     faulthandler.register(signal.SIGUSR2, file=sys.stderr, all_threads=True, chain=True)
+    _speed_up_tasks()
     loop = new_event_loop(io=options["io"])
     asyncio.set_event_loop(loop)
     pool = _ringcorn.Pool(loop, options["executor_threads"], "ringcorn-executor")
@@ -52,6 +54,14 @@ def run(worker, options):
         return 1
     finally:
         _close(worker, loop, pool)
+
+
+def _speed_up_tasks():
+    """Up to 3.13 every task goes through a WeakSet, which is Python; see server/py/weakset.c."""
+    for name in ("_scheduled_tasks", "_all_tasks"):
+        registry = getattr(asyncio.tasks, name, None)
+        if isinstance(registry, weakref.WeakSet) and hasattr(registry, "_pending_removals"):
+            _ringcorn._weakset_speed_up(registry)
 
 
 def _operator(line):

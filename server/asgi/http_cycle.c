@@ -160,13 +160,14 @@ cycle_new(struct asgi *a, struct h1 *h)
     return cycle;
 }
 
-/* app(scope, receive, send) in the request's context: new reference to what it returned. */
+/* app(scope, receive, send) in the request's context: new reference to what it returned, and to scope["path"] in *path. */
 static PyObject *
-call_app(struct asgi *a, struct cycle *cycle, PyObject *context)
+call_app(struct asgi *a, struct cycle *cycle, PyObject *context, PyObject **path)
 {
     struct asgi_names *n = a->names;
     PY_OWNED PyObject *scope = scope_new(a, cycle);
     h1_head_done(cycle->h);
+    *path = scope == NULL ? NULL : Py_XNewRef(PyDict_GetItemWithError(scope, n->s_path));
     PY_OWNED PyObject *receive = scope == NULL ? NULL : channel_new(n->receive_type, cycle);
     PY_OWNED PyObject *send = receive == NULL ? NULL : channel_new(n->send_type, cycle);
     if (send == NULL || PyContext_Enter(context) < 0)
@@ -213,8 +214,9 @@ cycle_start(struct cycle *cycle)
 {
     struct asgi *a = cycle->asgi;
     PY_OWNED PyObject *context = PyContext_Copy(a->context);
-    PY_OWNED PyObject *coro = context == NULL ? NULL : call_app(a, cycle, context);
-    PY_OWNED PyObject *task = coro == NULL ? NULL : task_start(a->loop, coro, context);
+    PY_OWNED PyObject *path = NULL; /* names the task */
+    PY_OWNED PyObject *coro = context == NULL ? NULL : call_app(a, cycle, context, &path);
+    PY_OWNED PyObject *task = coro == NULL ? NULL : task_start(a->loop, coro, context, path);
     if (UNLIKELY(task == NULL))
         return cycle_refuse(cycle);
     if (cycle->h == NULL) /* ended by net's going down while it ran */

@@ -153,13 +153,15 @@ module_task_start(PyObject *module, PyObject *args)
         PyErr_SetString(PyExc_TypeError, "_task_start() takes a LoopCore, a coroutine and a Context");
         return NULL;
     }
-    return task_start(loop, coro, context);
+    return task_start(loop, coro, context, NULL);
 }
 
 static PyMethodDef module_methods[] = {
     { "live", module_live, METH_NOARGS, "How many of each thing are alive in this process." },
     { "_task_start", module_task_start, METH_VARARGS,
       "Make a task and run its first step; only from a callback of the running loop." },
+    { "_weakset_speed_up", weakset_speed_up, METH_O,
+      "Give one weakref.WeakSet an add() and a removal callback in C." },
     { NULL, NULL, 0, NULL },
 };
 

@@ -225,4 +225,9 @@ int py_fail(int err);
  * (may be NULL). SystemExit and KeyboardInterrupt stay set and give -1, as does what the handler raises. May run Python. */
 int py_report(struct loop *l, PyObject *message, struct handle *h);
 
+/* --- the registry of tasks (weakset.c) ----------------------------------------------------------------------------- */
+
+/* _weakset_speed_up(set): a METH_O function of the module. */
+PyObject *weakset_speed_up(PyObject *module, PyObject *set);
+
 #endif

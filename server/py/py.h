@@ -95,7 +95,7 @@ void loop_post(PyObject *loop, struct post *post);
  * Must be called in phase 3 (loop running, no task current). Returns a new reference (the task may be done already), or NULL with an
  * exception set: the task could not be made, or the step raised SystemExit or KeyboardInterrupt, which are everybody's (hand them
  * on by client->run()); any other exception of the coroutine is the task's. May run Python. */
-PyObject *task_start(PyObject *loop, PyObject *coro, PyObject *context);
+PyObject *task_start(PyObject *loop, PyObject *coro, PyObject *context, PyObject *name);
 
 /* --- the module (module.c) ---------------------------------------------------------------------------------------
  * The folders above add their types in functions that module.c calls when they are linked in (weak references):

@@ -7,9 +7,10 @@
  * Runs on:  the loop's thread, GIL held, phase 3, no task current. */
 #include "py/private.h"
 
-/* {"loop": loop, "context": context, "eager_start": True}: new. Made once a loop and used again and again: only the context changes. */
+/* {"loop": loop, "context": context, "name": name, "eager_start": True}: new. Made once a loop and used again and again: only context
+ * and name change. */
 static PyObject *
-take_kwargs(struct loop *l, PyObject *context)
+take_kwargs(struct loop *l, PyObject *context, PyObject *name)
 {
     struct py_state *st = l->state;
     PyObject *kwargs = py_take(&l->task_kwargs);
@@ -23,7 +24,8 @@ take_kwargs(struct loop *l, PyObject *context)
             return NULL;
         }
     }
-    if (PyDict_SetItem(kwargs, st->s_context, context) < 0)
+    if (PyDict_SetItem(kwargs, st->s_context, context) < 0 ||
+        PyDict_SetItem(kwargs, st->s_name, name != NULL ? name : Py_None) < 0)
         Py_CLEAR(kwargs);
     return kwargs;
 }
@@ -58,14 +60,14 @@ first_step(PyObject *step, PyObject *context)
 #endif
 
 PyObject *
-task_start(PyObject *loop, PyObject *coro, PyObject *context)
+task_start(PyObject *loop, PyObject *coro, PyObject *context, PyObject *name)
 {
     struct loop *l = loop_of(loop);
 
     if (loop_check_open(l) < 0)
         return NULL;
     PY_OWNED PyObject *args = PyTuple_Pack(1, coro);
-    PyObject *kwargs = args != NULL ? take_kwargs(l, context) : NULL;
+    PyObject *kwargs = args != NULL ? take_kwargs(l, context, name) : NULL;
     if (kwargs == NULL)
         return NULL;
     l->step_ns = clock_ns();
