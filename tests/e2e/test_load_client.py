@@ -1,11 +1,17 @@
 """The load client of the stress scenarios counts what it should: against a server that misbehaves on purpose."""
 
 import socket
+import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 from load import Load, group
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "stress"))
+
+import kill  # noqa: E402
 
 
 class Misbehaving(threading.Thread):
@@ -137,3 +143,31 @@ def test_refused_connection_is_a_failure():
         time.sleep(0.4)
         tally = load.stop()
     assert tally.ok == 0 and tally.reasons() == {"connect: ECONNREFUSED": tally.failed} and tally.failed
+
+
+KILLS = [
+    {"pid": 7, "clients": None, "at": 10.0, "dead_at": 10.01},
+    {"pid": 8, "clients": {("127.0.0.1", 4000)}, "at": 20.0, "dead_at": 20.01},
+]
+IN_FLIGHT = {
+    "reason": "closed inside the body", "pid": 8, "begun_at": 19.99, "failed_at": 20.02, "client": ["127.0.0.1", 4000],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("change", "excused"),
+    [
+        ({}, True),
+        ({"pid": None, "reason": "reset before a byte of the answer, fresh connection"}, True),
+        ({"pid": None, "begun_at": 9.9, "failed_at": 10.02, "client": ["127.0.0.1", 1]}, True),
+        ({"pid": 9}, False),  # a worker that lives on
+        ({"client": ["127.0.0.1", 4001]}, False),  # not among the dead one's connections
+        ({"begun_at": 20.02, "failed_at": 20.03}, False),  # after its death
+        ({"failed_at": 19.995}, False),  # before it
+        ({"failed_at": 27.0}, False),  # long after it
+        ({"reason": "connect: ECONNREFUSED"}, False),
+        ({"reason": "timeout while asking"}, False),
+    ],
+)
+def test_only_what_the_killed_worker_had_is_excused(change, excused):
+    assert kill.is_excused({**IN_FLIGHT, **change}, KILLS) is excused
