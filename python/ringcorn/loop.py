@@ -70,8 +70,12 @@ class Loop(_ringcorn.LoopCore, _Base):
     """An asyncio event loop on io_uring or epoll."""
 
     def __init__(self, io=None):
-        self._open(io or os.environ.get("RINGCORN_LOOP_IO") or "auto")
-        super().__init__(_Selector(self))
+        try:
+            self._open(io or os.environ.get("RINGCORN_LOOP_IO") or "auto")
+            super().__init__(_Selector(self))
+        except BaseException:
+            self._close_core()  # and no warning of an unclosed loop
+            raise
 
     # --- running
 

@@ -82,7 +82,8 @@ int io_open(enum io_backend want, struct io **out, char why[IO_WHY_SIZE]);
 /* Which backend io_open(IO_AUTO) would take on this machine and why, for --version. Opens and closes one. */
 const char *io_probe(char why[IO_WHY_SIZE]);
 
-/* Frees it; not from a callback. Operations still armed are dropped without a callback and may be armed elsewhere; buffers given to the kernel are no longer read after the return. */
+/* Frees it; not from a callback. Operations still armed are dropped without a callback and may be armed elsewhere; buffers given to the kernel are no longer read after the return.
+ * Another thread than the owner's may close an io that its owner has left and in which only polls and watches are armed. */
 void io_close(struct io *io);
 
 /* In a forked child: drops descriptors and mappings without touching what the parent shares. */

@@ -11,6 +11,7 @@
 #include <errno.h>
 #include <liburing.h>
 #include <poll.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -48,6 +49,7 @@ struct uring {
     struct stash *stash;
     unsigned stash_n, stash_cap;
     uint32_t turn;         /* counts io_wait() */
+    pthread_t owner;       /* the kernel takes submissions from this thread alone (SINGLE_ISSUER) */
     bool wake_armed;
     bool has_cancels;      /* submissions of cancels since the last io_let_go() or io_wait() */
 };
@@ -535,18 +537,20 @@ uring_close(struct io *io)
 {
     struct uring *r = uring_of(io);
     io->closing = true;
-    LIST_FOR_EACH(node, &io->all) {
-        io_cancel(io, CONTAINER_OF(node, struct io_op, all));
-    }
-    int64_t until = clock_ns() + CLOSE_MS * NS_PER_MS;
-    while (!list_is_empty(&io->all) && clock_ns() < until)
-        uring_wait(io, 100 * NS_PER_MS);
+    if (pthread_equal(r->owner, pthread_self())) {
+        LIST_FOR_EACH(node, &io->all) {
+            io_cancel(io, CONTAINER_OF(node, struct io_op, all));
+        }
+        int64_t until = clock_ns() + CLOSE_MS * NS_PER_MS;
+        while (!list_is_empty(&io->all) && clock_ns() < until)
+            uring_wait(io, 100 * NS_PER_MS);
+        if (!list_is_empty(&io->all))
+            log_error("io_uring: operations did not end within %d s of their cancel", CLOSE_MS / 1000);
+    } /* else the kernel ends them when the ring goes; io.h allows only polls there */
     for (unsigned i = 0; i < r->stash_n; i++) {
         if (r->stash[i].res >= 0)
             close(r->stash[i].res);
     }
-    if (!list_is_empty(&io->all))
-        log_error("io_uring: operations did not end within %d s of their cancel", CLOSE_MS / 1000);
     io_drop_all(io);
     io_uring_queue_exit(&r->u);
     uring_free(r);
@@ -680,6 +684,7 @@ uring_open(struct io **out, const char **step, char note[IO_WHY_SIZE])
     }
     list_init(&r->to_arm);
     list_init(&r->to_cancel);
+    r->owner = pthread_self();
 
     *step = "io_uring_setup";
     int entries = ring_create_fitting(&r->u);

@@ -176,40 +176,31 @@ crew_close(struct crew *c)
     pthread_mutex_unlock(&c->lock);
 }
 
-/* A thread's next job, or NULL when it shall leave. No GIL; sleeps. */
-static struct job *
-crew_next(struct crew *c, struct worker *w)
+/* A thread is free: w->job becomes the oldest job that waits, or NULL; then the thread counts as idle from here on, so that
+ * whoever learns of its last result finds it so. False: it shall leave. No GIL. */
+static bool
+crew_offer(struct crew *c, struct worker *w)
 {
-    struct job *job = NULL;
+    bool stays = true;
 
+    w->job = NULL;
     pthread_mutex_lock(&c->lock);
-    for (;;) {
-        struct list *node = list_pop(&c->queue);
-        if (node != NULL) {
-            c->queued--;
-            job = CONTAINER_OF(node, struct job, link);
-            break;
-        }
-        if (c->is_closed) {
-            if (c->threads_n > 0)
-                c->threads_n--;
-            break;
-        }
+    struct list *node = list_pop(&c->queue);
+    if (node != NULL) {
+        c->queued--;
+        w->job = CONTAINER_OF(node, struct job, link);
+        atomic_store(&w->is_awake, 1);
+    } else if (c->is_closed) {
+        if (c->threads_n > 0)
+            c->threads_n--;
+        stays = false;
+    } else {
         atomic_store(&w->is_awake, 0);
-        w->job = NULL;
-        w->link.next = c->idle.next; /* at the head: last in, first out */
-        w->link.prev = &c->idle;
-        c->idle.next->prev = &w->link;
-        c->idle.next = &w->link;
+        list_add_tail(c->idle.next, &w->link); /* before the first: last in, first out */
         c->idle_n++;
-        pthread_mutex_unlock(&c->lock);
-        sleep_until_awake(w);
-        if (w->job != NULL)
-            return w->job;
-        pthread_mutex_lock(&c->lock);
     }
     pthread_mutex_unlock(&c->lock);
-    return job;
+    return stays;
 }
 
 /* --- jobs ------------------------------------------------------------------------------------------------------------ */
@@ -377,16 +368,26 @@ work(PyObject *unused, PyObject *capsule)
     struct worker self = { .job = NULL };
     list_init(&self.link);
 
+    struct job *done = NULL; /* its result is posted when this thread counts as free again */
     PyThreadState *state = PyEval_SaveThread();
-    struct job *job;
-    while ((job = crew_next(c, &self)) != NULL) {
-        PyObject *loop = job->loop; /* the job keeps it alive until it is posted; loop_post() bears its end from there on */
-        loop_helper_begin(loop);
+    for (;;) {
+        bool stays = crew_offer(c, &self);
+        if (done != NULL) {
+            PyObject *loop = done->loop; /* kept alive by the job until it is posted; loop_post() bears its end from there on */
+            loop_helper_end(loop);
+            loop_post(loop, &done->post);
+            done = NULL;
+        }
+        if (!stays)
+            break;
+        sleep_until_awake(&self);
+        if (self.job == NULL)
+            continue; /* woken to leave */
+        done = self.job;
+        loop_helper_begin(done->loop);
         PyEval_RestoreThread(state);
-        job_run(job);
+        job_run(done);
         state = PyEval_SaveThread();
-        loop_helper_end(loop);
-        loop_post(loop, &job->post);
     }
     PyEval_RestoreThread(state);
     Py_RETURN_NONE;
