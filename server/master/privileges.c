@@ -3,13 +3,17 @@
 
 #include <errno.h>
 #include <grp.h>
+#include <limits.h>
 #include <pwd.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
 #include <unistd.h>
 
 #include "base/base.h"
+
+enum { NAME_SIZE = LOGIN_NAME_MAX + 1 };
 
 /* A whole decimal number that fits an id; -1 (which means "unchanged" to the kernel) is none. */
 static bool
@@ -57,9 +61,10 @@ find_group(const char *text, gid_t *gid)
 int
 owner_find(const char *text, uid_t *uid, gid_t *gid)
 {
-    MEM_OWNED char *copy = strdup(text);
-    if (copy == NULL)
-        return -ENOMEM;
+    char copy[2 * NAME_SIZE];
+    if (strlen(text) >= sizeof(copy))
+        return -ENOENT;
+    memcpy(copy, text, strlen(text) + 1);
     char *group = strchr(copy, ':');
     uid_t u = (uid_t)-1;
     gid_t g = (gid_t)-1;
@@ -82,18 +87,20 @@ owner_find(const char *text, uid_t *uid, gid_t *gid)
 static int
 find_groups(const char *user, gid_t gid, struct privileges *p)
 {
-    p->groups_n = 1;
-    if (user != NULL) {
-        int n = 0;
+    int n = 0;
+    if (user != NULL)
         getgrouplist(user, gid, NULL, &n);
-        p->groups_n = n > 0 ? n : 1;
-    }
-    p->groups = calloc((size_t)p->groups_n, sizeof(*p->groups));
-    if (p->groups == NULL)
+    n = n > 0 ? n : 1;
+    gid_t *groups = calloc((size_t)n, sizeof(*groups));
+    if (groups == NULL)
         return -ENOMEM;
-    p->groups[0] = gid;
-    if (user != NULL && getgrouplist(user, gid, p->groups, &p->groups_n) < 0)
+    groups[0] = gid;
+    if (user != NULL && getgrouplist(user, gid, groups, &n) < 0) {
+        free(groups);
         return -EAGAIN; /* the list grew between the two questions */
+    }
+    p->groups = groups;
+    p->groups_n = n;
     return 0;
 }
 
@@ -101,21 +108,26 @@ int
 privileges_find(const struct conf *conf, struct privileges *out)
 {
     struct privileges p = { .uid = geteuid(), .gid = getegid() };
-    const struct passwd *pw = NULL;
+    char name[NAME_SIZE] = ""; /* a copy: the next look-up overwrites what this one found */
     if (conf->user != NULL) {
         uid_t uid = (uid_t)-1;
-        pw = find_user(conf->user, &uid);
+        const struct passwd *pw = find_user(conf->user, &uid);
         if (uid == (uid_t)-1) {
             log_operator("user: there is no user %s on this machine; create it, or name another",
                          conf->user);
             return -EXIT_CODE_SYSTEM;
         }
+        if (pw == NULL && conf->group == NULL) {
+            log_operator("user: %s has no entry on this machine, so no group: set `group` too",
+                         conf->user);
+            return -EXIT_CODE_SYSTEM;
+        }
         p.uid = uid;
-        if (pw != NULL)
+        if (pw != NULL) {
             p.gid = pw->pw_gid;
+            snprintf(name, sizeof(name), "%s", pw->pw_name);
+        }
     }
-    MEM_OWNED char *name =
-        pw != NULL ? strdup(pw->pw_name) : NULL; /* the next look-up overwrites pw */
     if (conf->group != NULL && find_group(conf->group, &p.gid) < 0) {
         log_operator("group: there is no group %s on this machine; create it, or name another",
                      conf->group);
@@ -127,10 +139,9 @@ privileges_find(const struct conf *conf, struct privileges *out)
                      conf->user != NULL ? conf->user : conf->group);
         return -EXIT_CODE_SYSTEM;
     }
-    if (p.is_changed && find_groups(name, p.gid, &p) < 0) {
+    if (p.is_changed && find_groups(name[0] != '\0' ? name : NULL, p.gid, &p) < 0) {
         log_operator("user: the groups of %s cannot be found",
                      conf->user != NULL ? conf->user : conf->group);
-        privileges_fini(&p);
         return -EXIT_CODE_SYSTEM;
     }
     *out = p;

@@ -100,6 +100,7 @@ signals_read(struct master *m)
             log_warning("SIGUSR2: exchanging the program without a stop is not supported");
             break;
         case SIGCHLD:
+        default: /* only those that we blocked arrive here */
             children_reap(m);
             break;
         }

@@ -106,7 +106,7 @@ make_file(struct bound *b, int fd, const struct sockaddr_un *a)
     mode_t saved = umask(0777);
     int err = bind(fd, (const struct sockaddr *)a, sizeof(*a)) < 0 ? -errno : 0;
     umask(saved);
-    struct stat st;
+    struct stat st = { 0 };
     if (err == 0 && lstat(b->path, &st) < 0)
         err = -errno;
     if (err < 0) {
@@ -138,7 +138,7 @@ uds_open(struct sockets *s, const struct conf_bind *bind, const struct conf *con
             bind->text, sizeof(a.sun_path) - 1);
         return -EXIT_CODE_SYSTEM;
     }
-    strcpy(a.sun_path, bind->path);
+    memcpy(a.sun_path, bind->path, strlen(bind->path) + 1);
     BOUNDS_EACH(b, &s->bounds)
         /* A file that somebody removed is made anew. */
         if (b->kind == CONF_BIND_UNIX && strcmp(b->path, bind->path) == 0 && uds_is_ours(b)) {

@@ -536,6 +536,16 @@ def test_unknown_user(master):
     fails(master("--bind", "127.0.0.1:0", "--user", "no-such-user", wait=False), 1, "no user no-such-user")
 
 
+def test_user_without_an_entry_needs_a_group(master):
+    if not IS_ROOT:
+        pytest.skip("needs root")
+    fails(master("--bind", "127.0.0.1:0", "--user", "54321", wait=False), 1, "set `group` too")
+    m = master("--bind", "127.0.0.1:0", "--user", "54321", "--group", "54322")
+    assert get(m.address).uid == 54321
+    status = Path(f"/proc/{m.workers()[0]}/status").read_text()
+    assert re.search(r"^Groups:\s+54322\s*$", status, re.M)
+
+
 def test_log_file_that_cannot_be_opened(master, tmp_path):
     fails(master("--bind", "127.0.0.1:0", "--log-file", f"{tmp_path}/nowhere/log", wait=False), 1, "log.file: cannot open .*nowhere/log")
 
