@@ -53,7 +53,10 @@ make_templates(struct asgi_names *n, const struct conf *conf)
     }
     if (PyDict_SetItem(n->scope_template, n->s_type, n->s_http) < 0 ||
         PyDict_SetItem(n->scope_template, n->s_scheme, n->s_http) < 0 ||
-        PyDict_SetItem(n->scope_template, n->s_root_path, root_path) < 0)
+        PyDict_SetItem(n->scope_template, n->s_root_path, root_path) < 0 ||
+        PyDict_SetItem(n->scope_template, n->s_http_version, n->version_11) < 0 ||
+        PyDict_SetItem(n->scope_template, n->s_method, n->methods[0]) < 0 ||
+        PyDict_SetItem(n->scope_template, n->s_query_string, n->empty_bytes) < 0)
         return -1;
     if (PyDict_SetItem(n->request_template, n->s_type, n->http_request) < 0 ||
         PyDict_SetItem(n->request_template, n->s_body, n->empty_bytes) < 0 ||

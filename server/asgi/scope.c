@@ -1,5 +1,6 @@
 /* scope.c: the connection scope of an HTTP request (ASGI HTTP specification 2.5, "HTTP Connection Scope"), built from the
- * parser's slices. The dictionary is a copy of a template that already has every key, so nothing is resized. */
+ * parser's slices. The dictionary is a copy of a template that already has every key, so nothing is resized; the template has the
+ * commonest values too (GET, HTTP/1.1, no query, the server's usual address), so that only what differs is set. */
 #include "asgi.h"
 
 #include <arpa/inet.h>
@@ -45,6 +46,8 @@ addresses_of(struct asgi_names *n, struct h1 *h)
             return NULL;
         Py_XSETREF(n->server_tuple, server);
         n->server_addr = *local;
+        if (PyDict_SetItem(n->scope_template, n->s_server, server) < 0)
+            return NULL;
     }
     *slot = PyTuple_Pack(2, client, n->server_tuple);
     return *slot; /* borrowed from the connection */
@@ -130,24 +133,25 @@ scope_new(struct asgi *a, struct cycle *cycle)
     struct asgi_names *n = a->names;
     struct h1 *h = cycle->h;
     const struct http_request *r = h1_request(h);
-    PY_OWNED PyObject *scope = PyDict_Copy(n->scope_template);
-    PyObject *addresses = addresses_of(n, h);
-    if (scope == NULL || addresses == NULL ||
-        PyDict_SetItem(scope, n->s_client, PyTuple_GET_ITEM(addresses, 0)) < 0 ||
-        PyDict_SetItem(scope, n->s_server, PyTuple_GET_ITEM(addresses, 1)) < 0 ||
-        PyDict_SetItem(scope, n->s_http_version, r->version_minor ? n->version_11 : n->version_10) < 0)
-        return NULL;
-    if (set(scope, n->s_asgi, PyDict_Copy(n->asgi_template)) < 0 ||
+    PyObject *addresses = addresses_of(n, h); /* first: it may change the template */
+    PY_OWNED PyObject *scope = addresses == NULL ? NULL : PyDict_Copy(n->scope_template);
+    if (scope == NULL || PyDict_SetItem(scope, n->s_client, PyTuple_GET_ITEM(addresses, 0)) < 0 ||
+        set(scope, n->s_asgi, PyDict_Copy(n->asgi_template)) < 0 ||
         set(scope, n->s_extensions, PyDict_New()) < 0 ||
-        set(scope, n->s_method, names_method(n, r->method)) < 0 ||
         set(scope, n->s_path, path_new(n, r->path)) < 0 ||
         set(scope, n->s_raw_path, raw_path_new(n, r->path)) < 0 ||
-        set(scope, n->s_query_string,
-            r->query.n ? PyBytes_FromStringAndSize(r->query.p, (Py_ssize_t)r->query.n)
-                       : Py_NewRef(n->empty_bytes)) < 0 ||
-        set(scope, n->s_headers, headers_new(n, r)) < 0)
+        set(scope, n->s_headers, headers_new(n, r)) < 0 ||
+        set(scope, n->s_state, PyDict_Copy(a->state)) < 0)
         return NULL;
-    if (set(scope, n->s_state, PyDict_Copy(a->state)) < 0)
+    PyObject *server = PyTuple_GET_ITEM(addresses, 1);
+    if (UNLIKELY(server != n->server_tuple) && PyDict_SetItem(scope, n->s_server, server) < 0)
+        return NULL;
+    if (UNLIKELY(r->version_minor == 0) && PyDict_SetItem(scope, n->s_http_version, n->version_10) < 0)
+        return NULL;
+    if (!slice_is(r->method, "GET") && set(scope, n->s_method, names_method(n, r->method)) < 0)
+        return NULL;
+    if (r->query.n > 0 &&
+        set(scope, n->s_query_string, PyBytes_FromStringAndSize(r->query.p, (Py_ssize_t)r->query.n)) < 0)
         return NULL;
     return py_take(&scope);
 }
