@@ -9,6 +9,7 @@ import sys
 import tempfile
 from urllib.parse import parse_qs
 
+import anyio
 import raw
 
 PG = os.environ.get("TEST_PG", "")  # host=... port=... user=... dbname=...
@@ -232,6 +233,20 @@ def open_descriptors():
     return sorted(found)
 
 
+def open_sockets():
+    """The sockets of this process, by what they are; a nameless pair (asyncio's wake-up) is nobody's business but its own."""
+    found = []
+    for fd in os.listdir("/proc/self/fd"):
+        try:
+            with socket.socket(fileno=os.dup(int(fd))) as s:
+                accepts = s.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+                if s.family != socket.AF_UNIX or accepts or s.type != socket.SOCK_STREAM or s.getsockname():
+                    found.append(f"socket: {s.family.name} {s.type.name} {s.getsockname()} {'listens' if accepts else ''}")
+        except OSError:
+            pass
+    return found
+
+
 @route
 async def child_descriptors(q):
     """A child started from here holds no ring, listener or connection of the server."""
@@ -251,7 +266,7 @@ async def os_fork(q):
     if pid == 0:
         code = 1
         try:
-            seen = [n for n in open_descriptors() if "pipe" not in n]
+            seen = [n for n in open_descriptors() if "pipe" not in n and "socket" not in n] + open_sockets()
             os.write(writer, json.dumps(seen).encode())
             code = 0
         finally:
@@ -318,7 +333,6 @@ async def anyio_process(q):
 
 @route
 async def anyio_thread(q):
-    import anyio
     import anyio.from_thread
     import anyio.to_thread
 
