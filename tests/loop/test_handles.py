@@ -93,10 +93,13 @@ def test_context_given_copied_and_kept(loop):
     assert var.get() == "unset"
 
 
-def test_a_context_that_is_entered_already_is_reported(loop):
+def test_a_context_that_is_entered_already_is_reported(loop, monkeypatch):
+    logged = []
+    monkeypatch.setattr(asyncio.base_events.logger, "error", lambda text, **kwargs: logged.append(text))
     context = contextvars.copy_context()
     context.run(turns_with, loop, context)
-    assert "cannot enter context" in str(loop.problems.pop()["exception"])
+    # From 3.12 on asyncio calls the handler in the handle's context, which fails too, and then its default one.
+    assert "cannot enter context" in (str(loop.problems.pop()["exception"]) if loop.problems else logged[0])
 
 
 def turns_with(loop, context):
