@@ -28,10 +28,9 @@ extern void __gcov_dump(void) __attribute__((weak));
 
 /* `name`, or the program's, cut by the kernel to 15 bytes; seen in top and ps -o comm. */
 static void
-set_title(const struct master *m, unsigned slot, const struct conf *conf)
+set_title(unsigned slot, const struct conf *conf)
 {
     char title[16];
-    (void)m;
     if (conf->name == NULL)
         return;
     snprintf(title, sizeof(title), "%.10s:w%u", conf->name, slot % 1000);
@@ -57,7 +56,7 @@ run(struct master *m, unsigned slot, const struct generation *g, int control)
     log_set_level((enum log_level)g->conf->log_level);
     if (m->logs.saved_stderr >= 0)
         close(m->logs.saved_stderr);
-    set_title(m, slot, g->conf);
+    set_title(slot, g->conf);
     int err = privileges_drop(&g->privileges);
     if (err < 0) {
         log_operator("worker %u: cannot become %s: %s", slot,
