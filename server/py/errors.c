@@ -44,3 +44,16 @@ py_report(struct loop *l, PyObject *message, struct handle *h)
         PyObject_CallMethodOneArg((PyObject *)l, l->state->s_call_exception_handler, report);
     return done != NULL ? 0 : -1;
 }
+
+int
+loop_report(PyObject *loop, const char *message)
+{
+    PyObject *exception = PyErr_GetRaisedException();
+    PY_OWNED PyObject *text = PyUnicode_FromString(message);
+    if (text == NULL) {
+        Py_XDECREF(exception);
+        return -1;
+    }
+    PyErr_SetRaisedException(exception);
+    return py_report(loop_of(loop), text, NULL);
+}

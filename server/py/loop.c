@@ -1,9 +1,6 @@
-/* loop.c: the event loop: _ringcorn.LoopCore, the C half of ringcorn.loop.Loop. asyncio's own classes sit beside it in the MRO
- * and bring transports, subprocesses, signals and servers; what is called per callback is here.
- *
- * The GIL. A turn gives it away before io_wait() only where the wait may block or another thread of ours runs Python: a
- * release with work at hand can cost a whole switch interval (5 ms) when some thread computes. It is taken back once a turn, and
- * not at all when what happened concerned C alone (bytes of a half-read request, a send that completed).
+/* loop.c: the event loop's object: _ringcorn.LoopCore, the C half of ringcorn.loop.Loop. asyncio's own classes sit beside it in the
+ * MRO and bring transports, subprocesses, signals and servers; what is called per callback is here and in turn.c, calls.c, timers.c
+ * and fds.c.
  *
  * Signals. The C handlers of CPython only set a flag; a wait must end for it to be seen. Loop.run_forever() makes asyncio's self-pipe the
  * wakeup descriptor of the signal module, so that a signal between the last check and the wait is not slept through.
@@ -15,23 +12,8 @@
  * Always:   io, fds_ready and step_ns belong to the thread that opened the io; everything else to the GIL. */
 #include "py/private.h"
 
-#include <math.h>
 #include <sched.h>
 #include <stdlib.h>
-#include <unistd.h>
-
-enum {
-    READY_CAP_FIRST = 64,
-    SENDS_QUEUED_MAX = 8, /* queued sends that are handed to the kernel in the middle of phase 3 (eight take 85 % of the gain) */
-};
-
-static const int64_t wait_ns_max = 24 * 3600 * NS_PER_S; /* asyncio's MAXIMUM_SELECT_TIMEOUT */
-
-static const double clock_resolution_s = 1e-9;
-
-/* The end of the list of posts of a loop that takes no more. */
-static struct post posts_closed;
-#define POSTS_CLOSED (&posts_closed)
 
 /* --- every loop of the process, for fork --------------------------------------------------------------------------
  * Changed with the GIL held, which the forking thread holds too. */
@@ -132,346 +114,6 @@ loop_poke(struct loop *l)
     io_wake(l->io);
 }
 
-/* --- the ready queue ------------------------------------------------------------------------------------------------- */
-
-static int
-ready_grow(struct ready *q)
-{
-    size_t cap = q->cap != 0 ? q->cap * 2 : READY_CAP_FIRST;
-    PyObject **items = malloc(cap * sizeof(PyObject *));
-    if (items == NULL) {
-        PyErr_NoMemory();
-        return -1;
-    }
-    for (size_t i = 0; i < q->count; i++)
-        items[i] = q->items[(q->head + i) & (q->cap - 1)];
-    free(q->items);
-    q->items = items;
-    q->cap = cap;
-    q->head = 0;
-    return 0;
-}
-
-int
-loop_push(struct loop *l, PyObject *handle)
-{
-    struct ready *q = &l->ready;
-    if (UNLIKELY(q->count == q->cap) && ready_grow(q) < 0) {
-        Py_DECREF(handle);
-        return -1;
-    }
-    q->items[(q->head + q->count) & (q->cap - 1)] = handle;
-    __atomic_store_n(&q->count, q->count + 1, __ATOMIC_RELAXED);
-    return 0;
-}
-
-/* The oldest: the queue's reference becomes the caller's. The queue is not empty. */
-static PyObject *
-ready_pop(struct ready *q)
-{
-    PyObject *handle = q->items[q->head];
-    q->head = (q->head + 1) & (q->cap - 1);
-    __atomic_store_n(&q->count, q->count - 1, __ATOMIC_RELAXED);
-    return handle;
-}
-
-/* --- posts ------------------------------------------------------------------------------------------------------------- */
-
-void
-loop_post(PyObject *loop, struct post *post)
-{
-    struct loop *l = loop_of(loop);
-
-    atomic_fetch_add(&l->posting, 1); /* close waits for us before it frees the io */
-    struct post *head = atomic_load(&l->posts);
-    do {
-        if (head == POSTS_CLOSED) {
-            atomic_fetch_sub(&l->posting, 1);
-            PyGILState_STATE gil = PyGILState_Ensure();
-            post->fn(post, NULL);
-            PyGILState_Release(gil);
-            return;
-        }
-        post->next = head;
-    } while (!atomic_compare_exchange_weak(&l->posts, &head, post));
-    struct io *io = __atomic_load_n(&l->io, __ATOMIC_SEQ_CST);
-    if (io != NULL) /* else the loop looks at its posts before it first waits */
-        io_wake(io);
-    atomic_fetch_sub(&l->posting, 1);
-}
-
-/* Takes all posts, oldest first. */
-static struct post *
-posts_take(struct loop *l, struct post *leave)
-{
-    struct post *newest = atomic_exchange(&l->posts, leave);
-    struct post *oldest = NULL;
-    while (newest != NULL && newest != POSTS_CLOSED) {
-        struct post *next = newest->next;
-        newest->next = oldest;
-        oldest = newest;
-        newest = next;
-    }
-    return oldest;
-}
-
-static int
-run_posts(struct loop *l)
-{
-    if (atomic_load_explicit(&l->posts, memory_order_relaxed) == NULL)
-        return 0;
-    PyObject *fatal = NULL; /* SystemExit, KeyboardInterrupt: the other posts still run */
-    struct post *post = posts_take(l, NULL);
-    while (post != NULL) {
-        struct post *next = post->next; /* fn may free it */
-        post->fn(post, (PyObject *)l);
-        post = next;
-        if (!PyErr_Occurred() || loop_report((PyObject *)l, "Exception in work from another thread") == 0)
-            continue;
-        PyObject *exception = PyErr_GetRaisedException();
-        if (fatal == NULL)
-            fatal = exception;
-        else
-            Py_XDECREF(exception);
-    }
-    if (fatal == NULL)
-        return 0;
-    PyErr_SetRaisedException(fatal);
-    return -1;
-}
-
-/* --- a turn -------------------------------------------------------------------------------------------------------------- */
-
-/* Is there something for Python to do? Any GIL state. */
-static bool
-needs_python(struct loop *l)
-{
-    if (__atomic_load_n(&l->ready.count, __ATOMIC_RELAXED) > 0 ||
-        atomic_load_explicit(&l->posts, memory_order_relaxed) != NULL ||
-        atomic_load_explicit(&l->is_poked, memory_order_relaxed) || !list_is_empty(&l->fds_ready) ||
-        __atomic_load_n(&l->fds_have_changed, __ATOMIC_RELAXED) ||
-        __atomic_load_n(&l->is_stopping, __ATOMIC_RELAXED))
-        return true;
-    return l->client != NULL && l->client->has_work != NULL && l->client->has_work(l->client_self);
-}
-
-/* For io_wait(); any GIL state. */
-static int64_t
-wait_ns(struct loop *l)
-{
-    if (needs_python(l))
-        return 0;
-    int64_t next = __atomic_load_n(&l->timers.next_ns, __ATOMIC_RELAXED);
-    if (l->client != NULL && l->client->next_ns != NULL) {
-        int64_t client_next = l->client->next_ns(l->client_self);
-        if (client_next == 0)
-            return 0;
-        if (client_next > 0 && client_next < next)
-            next = client_next;
-    }
-    if (next == INT64_MAX)
-        return -1;
-    int64_t left = next - clock_ns();
-    return left <= 0 ? 0 : left < wait_ns_max ? left : wait_ns_max;
-}
-
-static void
-client_flush(struct loop *l)
-{
-    if (l->client != NULL && l->client->flush != NULL)
-        l->client->flush(l->client_self);
-}
-
-/* Phases 4, 1 and 2: until there is something for Python. */
-static void
-turn_io(struct loop *l)
-{
-    PyThreadState *released = NULL;
-
-    for (;;) {
-        client_flush(l);
-        int64_t timeout = wait_ns(l);
-        if (released == NULL &&
-            (timeout != 0 || atomic_load_explicit(&l->helpers, memory_order_relaxed) > 0))
-            released = PyEval_SaveThread();
-        int events = io_wait(l->io, timeout);
-        if (l->client != NULL && l->client->turn != NULL)
-            l->client->turn(l->client_self);
-        if (released == NULL)
-            return;
-        /* No events: a timer, a wake-up, or a signal that a Python handler may wait for. */
-        if (events <= 0 || needs_python(l))
-            break;
-        int64_t next = __atomic_load_n(&l->timers.next_ns, __ATOMIC_RELAXED);
-        if (next != INT64_MAX && next <= clock_ns())
-            break;
-    }
-    PyEval_RestoreThread(released);
-}
-
-static int
-run_timers(struct loop *l)
-{
-    if (l->timers.count == 0)
-        return 0;
-    double end = (double)clock_ns() * 1e-9 + clock_resolution_s;
-    struct timer_handle *h;
-    while ((h = timers_pop(&l->timers, end)) != NULL)
-        if (loop_push(l, (PyObject *)h) < 0)
-            return -1;
-    return 0;
-}
-
-/* A handle that is not ours: asyncio.Handle, given to _add_callback(). */
-static int
-run_foreign(struct loop *l, PyObject *handle)
-{
-    PY_OWNED PyObject *cancelled = PyObject_GetAttr(handle, l->state->s__cancelled);
-    if (cancelled == NULL)
-        return -1;
-    int is_cancelled = PyObject_IsTrue(cancelled);
-    if (is_cancelled != 0)
-        return is_cancelled < 0 ? -1 : 0;
-    PY_OWNED PyObject *done = PyObject_CallMethodNoArgs(handle, l->state->s__run);
-    return done != NULL ? 0 : -1;
-}
-
-static int
-run_handle(struct loop *l, PyObject *handle)
-{
-    PyTypeObject *type = Py_TYPE(handle);
-    if (LIKELY(type == l->state->handle_type || type == l->state->timer_type)) {
-        struct handle *h = (struct handle *)handle;
-        return h->cancelled ? 0 : handle_run(h);
-    }
-    return run_foreign(l, handle);
-}
-
-/* Debug mode: the handle is visible while it runs, and a slow one is reported. */
-static int
-run_handle_debug(struct loop *l, PyObject *handle)
-{
-    Py_XSETREF(l->current_handle, Py_NewRef(handle));
-    int err = run_handle(l, handle);
-    PyObject *exception = err < 0 ? PyErr_GetRaisedException() : NULL;
-    int64_t spent = clock_ns() - l->step_ns;
-    Py_CLEAR(l->current_handle);
-    if (err < 0) {
-        PyErr_SetRaisedException(exception);
-        return -1;
-    }
-    PY_OWNED PyObject *limit = PyObject_GetAttr((PyObject *)l, l->state->s_slow_callback_duration);
-    double limit_s = limit != NULL ? PyFloat_AsDouble(limit) : -1;
-    if (PyErr_Occurred())
-        return -1;
-    if ((double)spent * 1e-9 < limit_s)
-        return 0;
-    PY_OWNED PyObject *seconds = PyFloat_FromDouble((double)spent * 1e-9);
-    if (seconds == NULL)
-        return -1;
-    PY_OWNED PyObject *done = PyObject_CallMethodObjArgs((PyObject *)l, l->state->s__slow_callback, handle, seconds, NULL);
-    return done != NULL ? 0 : -1;
-}
-
-/* The handles that are ready now; what they make ready waits for the next turn. */
-static int
-run_ready(struct loop *l)
-{
-    for (size_t todo = l->ready.count; todo > 0 && l->ready.count > 0; todo--) {
-        PyObject *handle = ready_pop(&l->ready);
-        l->step_ns = clock_ns();
-        int err = UNLIKELY(l->is_debug) ? run_handle_debug(l, handle) : run_handle(l, handle);
-        Py_DECREF(handle);
-        if (UNLIKELY(err < 0))
-            return -1;
-        if (UNLIKELY(l->is_orphan)) {
-            PyErr_SetString(PyExc_RuntimeError, "a callback of the event loop forked, and its child returned into the loop");
-            return -1;
-        }
-        if (l->client != NULL && io_queued(l->io) >= SENDS_QUEUED_MAX) {
-            client_flush(l);
-            io_flush(l->io);
-        }
-    }
-    return 0;
-}
-
-/* Phase 3. Deliveries come first: no Python may run between an event and the handle that it makes ready, or the descriptor could
- * be another file by then. */
-static int
-turn_python(struct loop *l)
-{
-    atomic_store_explicit(&l->is_poked, false, memory_order_relaxed);
-    if (fds_deliver(l) < 0)
-        return -1;
-    if (l->fds_have_changed)
-        fds_apply_changed(l);
-    if (PyErr_CheckSignals() < 0 || run_posts(l) < 0)
-        return -1;
-    if (l->client != NULL && l->client->run != NULL &&
-        (l->client->has_work == NULL || l->client->has_work(l->client_self))) {
-        l->step_ns = clock_ns();
-        if (l->client->run(l->client_self) < 0)
-            return -1;
-    }
-    if (run_timers(l) < 0)
-        return -1;
-    return run_ready(l);
-}
-
-static int
-turn(struct loop *l)
-{
-    turn_io(l);
-    return turn_python(l);
-}
-
-static int
-run_begin(struct loop *l)
-{
-    if (loop_check_open(l) < 0)
-        return -1;
-    if (l->is_turning) {
-        PyErr_SetString(PyExc_RuntimeError, "This event loop is already running");
-        return -1;
-    }
-    if (loop_open_io(l) < 0)
-        return -1;
-    l->is_turning = true;
-    return 0;
-}
-
-static PyObject *
-meth_run(PyObject *self, PyObject *unused)
-{
-    (void)unused;
-    struct loop *l = loop_of(self);
-    if (run_begin(l) < 0)
-        return NULL;
-    int err;
-    do
-        err = turn(l);
-    while (err == 0 && !l->is_stopping);
-    l->is_turning = false;
-    client_flush(l); /* what the last turn wrote */
-    return err == 0 ? Py_NewRef(Py_None) : NULL;
-}
-
-static PyObject *
-meth_run_once(PyObject *self, PyObject *unused)
-{
-    (void)unused;
-    struct loop *l = loop_of(self);
-    if (run_begin(l) < 0)
-        return NULL;
-    int err = turn(l);
-    l->is_turning = false;
-    client_flush(l);
-    return err == 0 ? Py_NewRef(Py_None) : NULL;
-}
-
-/* --- callbacks --------------------------------------------------------------------------------------------------------- */
-
 int
 loop_check_open(struct loop *l)
 {
@@ -479,208 +121,6 @@ loop_check_open(struct loop *l)
         return 0;
     PyErr_SetString(PyExc_RuntimeError, "Event loop is closed");
     return -1;
-}
-
-/* The one keyword that the call_* methods take. *context is borrowed, NULL where there is none. */
-static int
-parse_context(struct loop *l, const char *method, PyObject *const *values, PyObject *kwnames,
-              PyObject **context)
-{
-    *context = NULL;
-    if (kwnames == NULL)
-        return 0;
-    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(kwnames); i++) {
-        PyObject *name = PyTuple_GET_ITEM(kwnames, i);
-        if (name != l->state->s_context) {
-            int same = PyObject_RichCompareBool(name, l->state->s_context, Py_EQ);
-            if (same < 0)
-                return -1;
-            if (!same) {
-                PyErr_Format(PyExc_TypeError, "%s() got an unexpected keyword argument '%U'", method, name);
-                return -1;
-            }
-        }
-        if (values[i] != Py_None)
-            *context = values[i];
-    }
-    if (*context != NULL && !PyContext_CheckExact(*context)) {
-        PyErr_Format(PyExc_TypeError, "%s(): context must be a contextvars.Context, not %.100s", method,
-                     Py_TYPE(*context)->tp_name);
-        return -1;
-    }
-    return 0;
-}
-
-/* Debug mode: asyncio's own checks of thread and callback. */
-static int
-check_debug(struct loop *l, PyObject *callback, PyObject *method, bool check_thread)
-{
-    if (check_thread) {
-        PY_OWNED PyObject *thread = PyObject_CallMethodNoArgs((PyObject *)l, l->state->s__check_thread);
-        if (thread == NULL)
-            return -1;
-    }
-    PY_OWNED PyObject *checked =
-        PyObject_CallMethodObjArgs((PyObject *)l, l->state->s__check_callback, callback, method, NULL);
-    return checked != NULL ? 0 : -1;
-}
-
-static int
-missing(const char *method, const char *what)
-{
-    PyErr_Format(PyExc_TypeError, "%s() missing required argument: '%s'", method, what);
-    return -1;
-}
-
-static PyObject *
-meth_call_soon(PyObject *self, PyObject *const *args, Py_ssize_t n, PyObject *kwnames)
-{
-    struct loop *l = loop_of(self);
-    PyObject *context;
-
-    if (n < 1 && missing("call_soon", "callback") < 0)
-        return NULL;
-    if (loop_check_open(l) < 0 || parse_context(l, "call_soon", args + n, kwnames, &context) < 0)
-        return NULL;
-    if (UNLIKELY(context != NULL && context == l->grab_context && n == 1)) {
-        Py_XSETREF(l->grabbed, Py_NewRef(args[0])); /* task_start() runs it at once */
-        l->grab_context = NULL;
-        Py_RETURN_NONE;
-    }
-    if (UNLIKELY(l->is_debug) && check_debug(l, args[0], l->state->s_call_soon, true) < 0)
-        return NULL;
-    PyObject *handle = (PyObject *)handle_new(l, args[0], args + 1, n - 1, context);
-    if (handle == NULL || loop_push(l, Py_NewRef(handle)) < 0) {
-        Py_XDECREF(handle);
-        return NULL;
-    }
-    return handle;
-}
-
-static PyObject *
-meth_call_soon_threadsafe(PyObject *self, PyObject *const *args, Py_ssize_t n, PyObject *kwnames)
-{
-    struct loop *l = loop_of(self);
-    PyObject *context;
-
-    if (n < 1 && missing("call_soon_threadsafe", "callback") < 0)
-        return NULL;
-    if (loop_check_open(l) < 0 || parse_context(l, "call_soon_threadsafe", args + n, kwnames, &context) < 0)
-        return NULL;
-    if (UNLIKELY(l->is_debug) && check_debug(l, args[0], l->state->s_call_soon_threadsafe, false) < 0)
-        return NULL;
-    PyObject *handle = (PyObject *)handle_new(l, args[0], args + 1, n - 1, context);
-    if (handle == NULL || loop_push(l, Py_NewRef(handle)) < 0) {
-        Py_XDECREF(handle);
-        return NULL;
-    }
-    loop_poke(l);
-    return handle;
-}
-
-static PyObject *
-call_at(struct loop *l, double when, PyObject *const *args, Py_ssize_t n, PyObject *context)
-{
-    if (isnan(when)) {
-        PyErr_SetString(PyExc_ValueError, "a time must not be NaN");
-        return NULL;
-    }
-    PyObject *timer = (PyObject *)timer_new(l, when, args[1], args + 2, n - 2, context);
-    if (timer != NULL && timers_push(&l->timers, (struct timer_handle *)timer) < 0)
-        Py_CLEAR(timer);
-    return timer;
-}
-
-static PyObject *
-meth_call_later(PyObject *self, PyObject *const *args, Py_ssize_t n, PyObject *kwnames)
-{
-    struct loop *l = loop_of(self);
-    PyObject *context;
-
-    if (n < 2 && missing("call_later", n < 1 ? "delay" : "callback") < 0)
-        return NULL;
-    if (args[0] == Py_None) {
-        PyErr_SetString(PyExc_TypeError, "delay must not be None");
-        return NULL;
-    }
-    if (loop_check_open(l) < 0 || parse_context(l, "call_later", args + n, kwnames, &context) < 0)
-        return NULL;
-    double delay = PyFloat_AsDouble(args[0]);
-    if (delay == -1.0 && PyErr_Occurred())
-        return NULL;
-    if (UNLIKELY(l->is_debug) && check_debug(l, args[1], l->state->s_call_later, true) < 0)
-        return NULL;
-    return call_at(l, (double)clock_ns() * 1e-9 + delay, args, n, context);
-}
-
-static PyObject *
-meth_call_at(PyObject *self, PyObject *const *args, Py_ssize_t n, PyObject *kwnames)
-{
-    struct loop *l = loop_of(self);
-    PyObject *context;
-
-    if (n < 2 && missing("call_at", n < 1 ? "when" : "callback") < 0)
-        return NULL;
-    if (args[0] == Py_None) {
-        PyErr_SetString(PyExc_TypeError, "when cannot be None");
-        return NULL;
-    }
-    if (loop_check_open(l) < 0 || parse_context(l, "call_at", args + n, kwnames, &context) < 0)
-        return NULL;
-    double when = PyFloat_AsDouble(args[0]);
-    if (when == -1.0 && PyErr_Occurred())
-        return NULL;
-    if (UNLIKELY(l->is_debug) && check_debug(l, args[1], l->state->s_call_at, true) < 0)
-        return NULL;
-    return call_at(l, when, args, n, context);
-}
-
-static PyObject *
-meth_add_callback(PyObject *self, PyObject *handle)
-{
-    struct loop *l = loop_of(self);
-    PY_OWNED PyObject *cancelled = PyObject_GetAttr(handle, l->state->s__cancelled);
-    int is_cancelled = cancelled != NULL ? PyObject_IsTrue(cancelled) : -1;
-    if (is_cancelled < 0 || (!is_cancelled && loop_push(l, Py_NewRef(handle)) < 0))
-        return NULL;
-    Py_RETURN_NONE;
-}
-
-static PyObject *
-meth_write_to_self(PyObject *self, PyObject *unused)
-{
-    (void)unused;
-    struct loop *l = loop_of(self);
-    atomic_store(&l->is_poked, true);
-    if (l->io != NULL)
-        io_wake(l->io);
-    Py_RETURN_NONE;
-}
-
-static PyObject *
-meth_add_callback_signalsafe(PyObject *self, PyObject *handle)
-{
-    PY_OWNED PyObject *added = meth_add_callback(self, handle);
-    return added != NULL ? meth_write_to_self(self, NULL) : NULL;
-}
-
-/* asyncio.TimerHandle.cancel() tells its loop; our own timers do not come this way. */
-static PyObject *
-meth_timer_handle_cancelled(PyObject *self, PyObject *handle)
-{
-    (void)self;
-    (void)handle;
-    Py_RETURN_NONE;
-}
-
-int
-loop_call_soon(PyObject *loop, PyObject *callback, PyObject *context)
-{
-    struct loop *l = loop_of(loop);
-    if (loop_check_open(l) < 0)
-        return -1;
-    struct handle *h = handle_new(l, callback, NULL, 0, context);
-    return h != NULL ? loop_push(l, (PyObject *)h) : -1;
 }
 
 /* --- small methods ------------------------------------------------------------------------------------------------------- */
@@ -751,19 +191,6 @@ meth_create_future(PyObject *self, PyObject *unused)
     return loop_create_future(self);
 }
 
-int
-loop_report(PyObject *loop, const char *message)
-{
-    PyObject *exception = PyErr_GetRaisedException();
-    PY_OWNED PyObject *text = PyUnicode_FromString(message);
-    if (text == NULL) {
-        Py_XDECREF(exception);
-        return -1;
-    }
-    PyErr_SetRaisedException(exception);
-    return py_report(loop_of(loop), text, NULL);
-}
-
 /* object.name(*args) */
 static PyObject *
 call_method(PyObject *object, PyObject *name, PyObject *const *args, Py_ssize_t n)
@@ -789,7 +216,7 @@ static PyObject *
 meth_run_in_executor(PyObject *self, PyObject *const *args, Py_ssize_t n)
 {
     struct loop *l = loop_of(self);
-    if (n < 2 && missing("run_in_executor", n < 1 ? "executor" : "func") < 0)
+    if (n < 2 && loop_missing("run_in_executor", n < 1 ? "executor" : "func") < 0)
         return NULL;
     if (loop_check_open(l) < 0)
         return NULL;
@@ -818,7 +245,6 @@ meth_open(PyObject *self, PyObject *arg)
     /* What was asked for by name is refused now and not in the middle of the first run. */
     if (l->want == IO_URING && loop_open_io(l) < 0)
         return NULL;
-    l->is_open = true;
     Py_RETURN_NONE;
 }
 
@@ -1002,20 +428,13 @@ loop_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     return (PyObject *)l;
 }
 
-static void
-drop_queued(struct loop *l)
-{
-    while (l->ready.count > 0)
-        Py_DECREF(ready_pop(&l->ready)); /* may run Python, which may queue more */
-    timers_clear(&l->timers);
-}
-
 static int
 loop_clear(PyObject *self)
 {
     struct loop *l = loop_of(self);
     l->is_closed = true; /* what is dropped here must not queue more */
-    drop_queued(l);
+    loop_drop_ready(l);
+    timers_clear(&l->timers);
     fds_clear(l);
     Py_CLEAR(l->grabbed);
     Py_CLEAR(l->thread_id);
@@ -1045,21 +464,6 @@ loop_traverse(PyObject *self, visitproc visit, void *arg)
     return fds_traverse(l, visit, arg);
 }
 
-/* Everything that is not Python: posts, the io. */
-static void
-shut(struct loop *l)
-{
-    struct post *post = posts_take(l, POSTS_CLOSED);
-    while (post != NULL) {
-        struct post *next = post->next;
-        post->fn(post, NULL);
-        if (PyErr_Occurred())
-            PyErr_WriteUnraisable((PyObject *)l);
-        post = next;
-    }
-    close_io(l);
-}
-
 static PyObject *
 meth_close_core(PyObject *self, PyObject *unused)
 {
@@ -1071,8 +475,10 @@ meth_close_core(PyObject *self, PyObject *unused)
     }
     l->is_closed = true;
     l->client = NULL;
-    shut(l);
-    drop_queued(l);
+    loop_end_posts(l);
+    close_io(l);
+    loop_drop_ready(l);
+    timers_clear(&l->timers);
     fds_clear(l);
     fds_free(l);
     Py_RETURN_NONE;
@@ -1087,7 +493,8 @@ loop_dealloc(PyObject *self)
     PyObject_GC_UnTrack(self);
     PyObject *pending = PyErr_GetRaisedException();
     l->is_closed = true;
-    shut(l);
+    loop_end_posts(l);
+    close_io(l);
     loop_clear(self);
     PyErr_SetRaisedException(pending);
     fds_free(l);
@@ -1101,13 +508,13 @@ loop_dealloc(PyObject *self)
 #define FAST(f) ((PyCFunction)(void (*)(void))(f))
 
 static PyMethodDef loop_methods[] = {
-    { "call_soon", FAST(meth_call_soon), METH_FASTCALL | METH_KEYWORDS,
+    { "call_soon", FAST(calls_soon), METH_FASTCALL | METH_KEYWORDS,
       "Call callback(*args) in the next turn of the loop." },
-    { "call_soon_threadsafe", FAST(meth_call_soon_threadsafe), METH_FASTCALL | METH_KEYWORDS,
+    { "call_soon_threadsafe", FAST(calls_soon_threadsafe), METH_FASTCALL | METH_KEYWORDS,
       "As call_soon(), from any thread." },
-    { "call_later", FAST(meth_call_later), METH_FASTCALL | METH_KEYWORDS,
+    { "call_later", FAST(calls_later), METH_FASTCALL | METH_KEYWORDS,
       "Call callback(*args) after delay seconds." },
-    { "call_at", FAST(meth_call_at), METH_FASTCALL | METH_KEYWORDS,
+    { "call_at", FAST(calls_at), METH_FASTCALL | METH_KEYWORDS,
       "Call callback(*args) at a time of loop.time()'s clock." },
     { "time", meth_time, METH_NOARGS, "The loop's clock, in seconds: time.monotonic()." },
     { "stop", meth_stop, METH_NOARGS, "Leave run_forever() at the end of this turn." },
@@ -1117,18 +524,18 @@ static PyMethodDef loop_methods[] = {
     { "create_future", meth_create_future, METH_NOARGS, "A new asyncio.Future of this loop." },
     { "run_in_executor", FAST(meth_run_in_executor), METH_FASTCALL,
       "Call func(*args) in a thread; the result is a future." },
-    { "_add_callback", meth_add_callback, METH_O, NULL },
-    { "_add_callback_signalsafe", meth_add_callback_signalsafe, METH_O, NULL },
-    { "_timer_handle_cancelled", meth_timer_handle_cancelled, METH_O, NULL },
-    { "_write_to_self", meth_write_to_self, METH_NOARGS, NULL },
+    { "_add_callback", calls_add_callback, METH_O, NULL },
+    { "_add_callback_signalsafe", calls_add_callback_signalsafe, METH_O, NULL },
+    { "_timer_handle_cancelled", calls_timer_handle_cancelled, METH_O, NULL },
+    { "_write_to_self", calls_write_to_self, METH_NOARGS, NULL },
     { "_check_closed", meth_check_closed, METH_NOARGS, NULL },
     { "_add_reader", FAST(fds_add_reader), METH_FASTCALL, NULL },
     { "_add_writer", FAST(fds_add_writer), METH_FASTCALL, NULL },
     { "_remove_reader", fds_remove_reader, METH_O, NULL },
     { "_remove_writer", fds_remove_writer, METH_O, NULL },
     { "_fd_handles", fds_events, METH_O, "(reader, writer): the handles of a descriptor, or None." },
-    { "_run", meth_run, METH_NOARGS, "Turn until stop()." },
-    { "_run_once", meth_run_once, METH_NOARGS, "One turn." },
+    { "_run", turn_run, METH_NOARGS, "Turn until stop()." },
+    { "_run_once", turn_run_once, METH_NOARGS, "One turn." },
     { "_open", meth_open, METH_O, "Choose the I/O backend: 'auto', 'io_uring' or 'epoll'." },
     { "_close_core", meth_close_core, METH_NOARGS, "Drop everything and close the I/O backend." },
     { NULL, NULL, 0, NULL },

@@ -160,7 +160,6 @@ struct loop {
     PyObject *future_kwargs; /* new: {"loop": self} */
     PyObject *task_kwargs;  /* new: {"loop": self, "context": ..., "eager_start": True}; NULL while in use */
 
-    bool is_open;           /* _open() was called: there is something to close */
     bool is_closed;
     bool is_orphan;         /* made before a fork, and this is the child */
     bool is_turning;        /* inside _run() */
@@ -189,6 +188,27 @@ void loop_poke(struct loop *l);
 int loop_push(struct loop *l, PyObject *handle);
 
 int loop_check_open(struct loop *l); /* RuntimeError where it is closed */
+
+/* --- turns (turn.c) ------------------------------------------------------------------------------------------------ */
+
+PyObject *turn_run(PyObject *self, PyObject *unused);      /* methods of LoopCore */
+PyObject *turn_run_once(PyObject *self, PyObject *unused);
+
+void loop_drop_ready(struct loop *l); /* may run Python */
+void loop_end_posts(struct loop *l);  /* no more posts; those that wait are freed */
+
+/* --- call_soon() and its like (calls.c): methods of LoopCore ---------------------------------------------------------- */
+
+PyObject *calls_soon(PyObject *self, PyObject *const *args, Py_ssize_t n, PyObject *kwnames);
+PyObject *calls_soon_threadsafe(PyObject *self, PyObject *const *args, Py_ssize_t n, PyObject *kwnames);
+PyObject *calls_later(PyObject *self, PyObject *const *args, Py_ssize_t n, PyObject *kwnames);
+PyObject *calls_at(PyObject *self, PyObject *const *args, Py_ssize_t n, PyObject *kwnames);
+PyObject *calls_add_callback(PyObject *self, PyObject *handle);
+PyObject *calls_add_callback_signalsafe(PyObject *self, PyObject *handle);
+PyObject *calls_write_to_self(PyObject *self, PyObject *unused);
+PyObject *calls_timer_handle_cancelled(PyObject *self, PyObject *handle);
+
+int loop_missing(const char *method, const char *what); /* TypeError: a required argument; -1 */
 
 /* --- timers (timers.c) ---------------------------------------------------------------------------------------------- */
 

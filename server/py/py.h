@@ -2,7 +2,8 @@
  *
  *   embed.c    starting the interpreter: PyConfig, virtual environment, paths      compat.h  differences between versions
  *   module.c   the module _ringcorn: types and constants in its state, no globals   errors.c  errno <-> exceptions
- *   loop.c     the event loop: ready queue, timers, turn, GIL                       handle.c  callbacks to run
+ *   loop.c     the event loop: the object, its io, fork                             turn.c    one turn: wait, GIL, what runs
+ *   calls.c    call_soon and its like                                               handle.c  callbacks to run
  *   timers.c   call_later and call_at                                               fds.c     add_reader and add_writer
  *   task.c     a coroutine started at once                                          private.h what these files share
  *

@@ -1,0 +1,376 @@
+/* turn.c: one turn of the loop: the wait, then the Python phase. py.h has the order of the phases.
+ *
+ * The GIL. A turn gives it away before io_wait() only where the wait may block or another thread of ours runs Python: a
+ * release with work at hand can cost a whole switch interval (5 ms) when some thread computes. It is taken back once a turn, and
+ * not at all when what happened concerned C alone (bytes of a half-read request, a send that completed).
+ *
+ * Runs on:  the loop's thread with the GIL, unless a function says otherwise. */
+#include "py/private.h"
+
+#include <stdlib.h>
+
+enum {
+    READY_CAP_FIRST = 64,
+    SENDS_QUEUED_MAX = 8, /* queued sends that are handed to the kernel in the middle of phase 3 (eight take 85 % of the gain) */
+};
+
+static const int64_t wait_ns_max = 24 * 3600 * NS_PER_S; /* asyncio's MAXIMUM_SELECT_TIMEOUT */
+
+static const double clock_resolution_s = 1e-9; /* timers that are due within it run now, as in asyncio */
+
+/* The end of the list of posts of a loop that takes no more. */
+static struct post posts_closed;
+#define POSTS_CLOSED (&posts_closed)
+
+/* --- the ready queue ------------------------------------------------------------------------------------------------- */
+
+static int
+ready_grow(struct ready *q)
+{
+    size_t cap = q->cap != 0 ? q->cap * 2 : READY_CAP_FIRST;
+    PyObject **items = malloc(cap * sizeof(PyObject *));
+    if (items == NULL) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    for (size_t i = 0; i < q->count; i++)
+        items[i] = q->items[(q->head + i) & (q->cap - 1)];
+    free(q->items);
+    q->items = items;
+    q->cap = cap;
+    q->head = 0;
+    return 0;
+}
+
+int
+loop_push(struct loop *l, PyObject *handle)
+{
+    struct ready *q = &l->ready;
+    if (UNLIKELY(q->count == q->cap) && ready_grow(q) < 0) {
+        Py_DECREF(handle);
+        return -1;
+    }
+    q->items[(q->head + q->count) & (q->cap - 1)] = handle;
+    __atomic_store_n(&q->count, q->count + 1, __ATOMIC_RELAXED);
+    return 0;
+}
+
+/* The oldest: the queue's reference becomes the caller's. The queue is not empty. */
+static PyObject *
+ready_pop(struct ready *q)
+{
+    PyObject *handle = q->items[q->head];
+    q->head = (q->head + 1) & (q->cap - 1);
+    __atomic_store_n(&q->count, q->count - 1, __ATOMIC_RELAXED);
+    return handle;
+}
+
+void
+loop_drop_ready(struct loop *l)
+{
+    while (l->ready.count > 0)
+        Py_DECREF(ready_pop(&l->ready)); /* may queue more */
+}
+
+/* --- posts ------------------------------------------------------------------------------------------------------------- */
+
+void
+loop_post(PyObject *loop, struct post *post)
+{
+    struct loop *l = loop_of(loop);
+
+    atomic_fetch_add(&l->posting, 1); /* close waits for us before it frees the io */
+    struct post *head = atomic_load(&l->posts);
+    do {
+        if (head == POSTS_CLOSED) {
+            atomic_fetch_sub(&l->posting, 1);
+            PyGILState_STATE gil = PyGILState_Ensure();
+            post->fn(post, NULL);
+            PyGILState_Release(gil);
+            return;
+        }
+        post->next = head;
+    } while (!atomic_compare_exchange_weak(&l->posts, &head, post));
+    struct io *io = __atomic_load_n(&l->io, __ATOMIC_SEQ_CST);
+    if (io != NULL) /* else the loop looks at its posts before it first waits */
+        io_wake(io);
+    atomic_fetch_sub(&l->posting, 1);
+}
+
+/* Takes all posts, oldest first. */
+static struct post *
+posts_take(struct loop *l, struct post *leave)
+{
+    struct post *newest = atomic_exchange(&l->posts, leave);
+    struct post *oldest = NULL;
+    while (newest != NULL && newest != POSTS_CLOSED) {
+        struct post *next = newest->next;
+        newest->next = oldest;
+        oldest = newest;
+        newest = next;
+    }
+    return oldest;
+}
+
+static int
+run_posts(struct loop *l)
+{
+    if (atomic_load_explicit(&l->posts, memory_order_relaxed) == NULL)
+        return 0;
+    PyObject *fatal = NULL; /* SystemExit, KeyboardInterrupt: the other posts still run */
+    struct post *post = posts_take(l, NULL);
+    while (post != NULL) {
+        struct post *next = post->next; /* fn may free it */
+        post->fn(post, (PyObject *)l);
+        post = next;
+        if (!PyErr_Occurred() || loop_report((PyObject *)l, "Exception in work from another thread") == 0)
+            continue;
+        PyObject *exception = PyErr_GetRaisedException();
+        if (fatal == NULL)
+            fatal = exception;
+        else
+            Py_XDECREF(exception);
+    }
+    if (fatal == NULL)
+        return 0;
+    PyErr_SetRaisedException(fatal);
+    return -1;
+}
+
+void
+loop_end_posts(struct loop *l)
+{
+    struct post *post = posts_take(l, POSTS_CLOSED);
+    while (post != NULL) {
+        struct post *next = post->next;
+        post->fn(post, NULL);
+        if (PyErr_Occurred())
+            PyErr_WriteUnraisable((PyObject *)l);
+        post = next;
+    }
+}
+
+/* --- a turn -------------------------------------------------------------------------------------------------------------- */
+
+/* Is there something for Python to do? Any GIL state. */
+static bool
+needs_python(struct loop *l)
+{
+    if (__atomic_load_n(&l->ready.count, __ATOMIC_RELAXED) > 0 ||
+        atomic_load_explicit(&l->posts, memory_order_relaxed) != NULL ||
+        atomic_load_explicit(&l->is_poked, memory_order_relaxed) || !list_is_empty(&l->fds_ready) ||
+        __atomic_load_n(&l->fds_have_changed, __ATOMIC_RELAXED) ||
+        __atomic_load_n(&l->is_stopping, __ATOMIC_RELAXED))
+        return true;
+    return l->client != NULL && l->client->has_work != NULL && l->client->has_work(l->client_self);
+}
+
+/* For io_wait(); any GIL state. */
+static int64_t
+wait_ns(struct loop *l)
+{
+    if (needs_python(l))
+        return 0;
+    int64_t next = __atomic_load_n(&l->timers.next_ns, __ATOMIC_RELAXED);
+    if (l->client != NULL && l->client->next_ns != NULL) {
+        int64_t client_next = l->client->next_ns(l->client_self);
+        if (client_next == 0)
+            return 0;
+        if (client_next > 0 && client_next < next)
+            next = client_next;
+    }
+    if (next == INT64_MAX)
+        return -1;
+    int64_t left = next - clock_ns();
+    return left <= 0 ? 0 : left < wait_ns_max ? left : wait_ns_max;
+}
+
+static void
+client_flush(struct loop *l)
+{
+    if (l->client != NULL && l->client->flush != NULL)
+        l->client->flush(l->client_self);
+}
+
+/* Phases 4, 1 and 2: until there is something for Python. */
+static void
+turn_io(struct loop *l)
+{
+    PyThreadState *released = NULL;
+
+    for (;;) {
+        client_flush(l);
+        int64_t timeout = wait_ns(l);
+        if (released == NULL &&
+            (timeout != 0 || atomic_load_explicit(&l->helpers, memory_order_relaxed) > 0))
+            released = PyEval_SaveThread();
+        int events = io_wait(l->io, timeout);
+        if (l->client != NULL && l->client->turn != NULL)
+            l->client->turn(l->client_self);
+        if (released == NULL)
+            return;
+        /* No events: a timer, a wake-up, or a signal that a Python handler may wait for. */
+        if (events <= 0 || needs_python(l))
+            break;
+        int64_t next = __atomic_load_n(&l->timers.next_ns, __ATOMIC_RELAXED);
+        if (next != INT64_MAX && next <= clock_ns())
+            break;
+    }
+    PyEval_RestoreThread(released);
+}
+
+static int
+run_timers(struct loop *l)
+{
+    if (l->timers.count == 0)
+        return 0;
+    double end = (double)clock_ns() * 1e-9 + clock_resolution_s;
+    struct timer_handle *h;
+    while ((h = timers_pop(&l->timers, end)) != NULL)
+        if (loop_push(l, (PyObject *)h) < 0)
+            return -1;
+    return 0;
+}
+
+/* A handle that is not ours: asyncio.Handle, given to _add_callback(). */
+static int
+run_foreign(struct loop *l, PyObject *handle)
+{
+    PY_OWNED PyObject *cancelled = PyObject_GetAttr(handle, l->state->s__cancelled);
+    if (cancelled == NULL)
+        return -1;
+    int is_cancelled = PyObject_IsTrue(cancelled);
+    if (is_cancelled != 0)
+        return is_cancelled < 0 ? -1 : 0;
+    PY_OWNED PyObject *done = PyObject_CallMethodNoArgs(handle, l->state->s__run);
+    return done != NULL ? 0 : -1;
+}
+
+static int
+run_handle(struct loop *l, PyObject *handle)
+{
+    PyTypeObject *type = Py_TYPE(handle);
+    if (LIKELY(type == l->state->handle_type || type == l->state->timer_type)) {
+        struct handle *h = (struct handle *)handle;
+        return h->cancelled ? 0 : handle_run(h);
+    }
+    return run_foreign(l, handle);
+}
+
+/* Debug mode: the handle is visible while it runs, and a slow one is reported. */
+static int
+run_handle_debug(struct loop *l, PyObject *handle)
+{
+    Py_XSETREF(l->current_handle, Py_NewRef(handle));
+    int err = run_handle(l, handle);
+    PyObject *exception = err < 0 ? PyErr_GetRaisedException() : NULL;
+    int64_t spent = clock_ns() - l->step_ns;
+    Py_CLEAR(l->current_handle);
+    if (err < 0) {
+        PyErr_SetRaisedException(exception);
+        return -1;
+    }
+    PY_OWNED PyObject *limit = PyObject_GetAttr((PyObject *)l, l->state->s_slow_callback_duration);
+    double limit_s = limit != NULL ? PyFloat_AsDouble(limit) : -1;
+    if (PyErr_Occurred())
+        return -1;
+    if ((double)spent * 1e-9 < limit_s)
+        return 0;
+    PY_OWNED PyObject *seconds = PyFloat_FromDouble((double)spent * 1e-9);
+    if (seconds == NULL)
+        return -1;
+    PY_OWNED PyObject *done = PyObject_CallMethodObjArgs((PyObject *)l, l->state->s__slow_callback, handle, seconds, NULL);
+    return done != NULL ? 0 : -1;
+}
+
+/* The handles that are ready now; what they make ready waits for the next turn. */
+static int
+run_ready(struct loop *l)
+{
+    for (size_t todo = l->ready.count; todo > 0 && l->ready.count > 0; todo--) {
+        PyObject *handle = ready_pop(&l->ready);
+        l->step_ns = clock_ns();
+        int err = UNLIKELY(l->is_debug) ? run_handle_debug(l, handle) : run_handle(l, handle);
+        Py_DECREF(handle);
+        if (UNLIKELY(err < 0))
+            return -1;
+        if (UNLIKELY(l->is_orphan)) {
+            PyErr_SetString(PyExc_RuntimeError, "a callback of the event loop forked, and its child returned into the loop");
+            return -1;
+        }
+        if (l->client != NULL && io_queued(l->io) >= SENDS_QUEUED_MAX) {
+            client_flush(l);
+            io_flush(l->io);
+        }
+    }
+    return 0;
+}
+
+/* Phase 3. Deliveries come first: no Python may run between an event and the handle that it makes ready, or the descriptor could
+ * be another file by then. */
+static int
+turn_python(struct loop *l)
+{
+    atomic_store_explicit(&l->is_poked, false, memory_order_relaxed);
+    if (fds_deliver(l) < 0)
+        return -1;
+    if (l->fds_have_changed)
+        fds_apply_changed(l);
+    if (PyErr_CheckSignals() < 0 || run_posts(l) < 0)
+        return -1;
+    if (l->client != NULL && l->client->run != NULL &&
+        (l->client->has_work == NULL || l->client->has_work(l->client_self))) {
+        l->step_ns = clock_ns();
+        if (l->client->run(l->client_self) < 0)
+            return -1;
+    }
+    if (run_timers(l) < 0)
+        return -1;
+    return run_ready(l);
+}
+
+static int
+run_begin(struct loop *l)
+{
+    if (loop_check_open(l) < 0)
+        return -1;
+    if (l->is_turning) {
+        PyErr_SetString(PyExc_RuntimeError, "This event loop is already running");
+        return -1;
+    }
+    if (loop_open_io(l) < 0)
+        return -1;
+    l->is_turning = true;
+    return 0;
+}
+
+PyObject *
+turn_run(PyObject *self, PyObject *unused)
+{
+    (void)unused;
+    struct loop *l = loop_of(self);
+    if (run_begin(l) < 0)
+        return NULL;
+    int err;
+    do {
+        turn_io(l);
+        err = turn_python(l);
+    } while (err == 0 && !l->is_stopping);
+    l->is_turning = false;
+    client_flush(l); /* what the last turn wrote */
+    return err == 0 ? Py_NewRef(Py_None) : NULL;
+}
+
+PyObject *
+turn_run_once(PyObject *self, PyObject *unused)
+{
+    (void)unused;
+    struct loop *l = loop_of(self);
+    if (run_begin(l) < 0)
+        return NULL;
+    turn_io(l);
+    int err = turn_python(l);
+    l->is_turning = false;
+    client_flush(l);
+    return err == 0 ? Py_NewRef(Py_None) : NULL;
+}
