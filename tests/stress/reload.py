@@ -11,7 +11,8 @@ def scenario(io, seconds=20, every=1.0):
     """SIGHUP every second, two workers, keep-alive and closing clients."""
     groups = [
         group("keep", 12, ["/instant", "/late"], pause=0.001, sources=SOURCES),
-        group("keep", 4, ["/instant"], pause=0.2, sources=SOURCES),  # mostly idle: closed between two requests
+        # Mostly idle: the next request may come just when the draining worker closes the connection.
+        group("keep", 60, ["/instant"], pause=0.1, jitter=3.0, sources=SOURCES),
         group("close", 8, ["/instant", "/late"], pause=0.001, sources=SOURCES),
     ]
     with serving(io, "--workers", 2) as server, Load(server.address, groups) as load:

@@ -24,6 +24,7 @@ import heapq
 import itertools
 import json
 import os
+import random
 import select
 import socket
 import subprocess
@@ -40,14 +41,18 @@ SWEEP = 0.25  # seconds between two looks at the deadlines
 KINDS = ("keep", "close", "hold", "poll")
 
 
-def group(kind, n, paths, pause=0.0, timeout=5.0, sources=("127.0.0.1",), opening=100):
+def group(kind, n, paths, pause=0.0, jitter=0.0, timeout=5.0, sources=("127.0.0.1",), opening=100):
     """n clients of one kind.
 
     pause     seconds between an answer and the next request (keep, close)
+    jitter    up to so many seconds more, at random
     timeout   seconds for each request, its connection included
     opening   how many connections of a hold or poll group may be in the making at a time"""
     assert kind in KINDS
-    return dict(kind=kind, n=n, paths=list(paths), pause=pause, timeout=timeout, sources=list(sources), opening=opening)
+    return {
+        "kind": kind, "n": n, "paths": list(paths), "pause": pause, "jitter": jitter, "timeout": timeout,
+        "sources": list(sources), "opening": opening,
+    }  # fmt: skip
 
 
 # ------------------------------------------------------------------ answers
@@ -329,8 +334,9 @@ class Client:
 
     def next(self):
         self.state, self.deadline = "waiting", None
-        if self.group["pause"] > 0:
-            self.load.later(self.group["pause"], self)
+        pause = self.group["pause"] + random.uniform(0, self.group["jitter"])
+        if pause > 0:
+            self.load.later(pause, self)
         else:
             self.load.ready.append(self)
 
