@@ -147,7 +147,7 @@ h1_readable(struct conn *c)
             h1_body_read(h);
         if (!h->r->refused)
             h1_body_deliver(h);
-        if (h1_is_gone(h))
+        if (h1_is_gone(h) && !h->r->told_gone)
             h1_tell_gone(h);
         break;
     case H1_SKIP_BODY:
@@ -218,8 +218,6 @@ void
 h1_tell_gone(struct h1 *h)
 {
     struct h1_req *r = h->r;
-    if (r->told_gone || h->state != H1_IN_HAND)
-        return;
     r->told_gone = true;
     r->want = false;
     h->app->event(h->app, h, HTTP_GONE);

@@ -90,7 +90,7 @@ h1_of(struct conn *c)
 /* Answers and closes in the application's place; begin() may have been called or not. */
 void h1_refuse(struct h1 *h, int status);
 void h1_begin(struct h1 *h);
-/* The application is told that the client is gone, once. */
+/* The application is told that the client is gone; a second time when a connection that was half closed breaks, for those who wait to send. */
 void h1_tell_gone(struct h1 *h);
 
 /* h1_head.c */

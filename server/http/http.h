@@ -44,7 +44,8 @@ struct http_request {
 enum http_event {
     HTTP_BODY = 1,    /* h1_want_body() was asked and there are body bytes, or its end */
     HTTP_DRAINED = 2, /* output fell below the low-water mark after a write returned HTTP_FULL */
-    HTTP_GONE = 4,    /* the client has closed its side, the connection broke, or a timeout closed it */
+    HTTP_GONE = 4,    /* the client has closed its side, the connection broke, or a timeout closed it. Comes twice when a half-closed
+                         connection breaks: h1_is_broken() is then true, and HTTP_DRAINED does not come any more */
 };
 
 /* What http/ keeps for all connections of a loop: private, embedded because there is no request without it. */

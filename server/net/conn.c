@@ -370,6 +370,8 @@ conn_free(struct conn *c)
 {
     struct net *net = c->net;
     net->ops->freed(c);
+    conn_in_drop(c);
+    out_drop(c);
     list_del(&c->all);
     list_del(&c->resume);
     free(c);
