@@ -76,7 +76,7 @@ class Lifespan:
             await self.app(scope, self._inbox.get, self._send)
         except Exception as e:
             if self._started.is_set() and self._failure is None:
-                log.request_failed("lifespan", e, "exception")
+                log.request_failed("lifespan", e, "exception", False)
                 return
             raise
 

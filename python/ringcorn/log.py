@@ -6,6 +6,8 @@ Loggers are ``ringcorn.error`` and ``ringcorn.access``, so that a logging config
 import logging
 import sys
 
+from _ringcorn import ClientDisconnected
+
 error = logging.getLogger("ringcorn.error")
 
 
@@ -37,10 +39,21 @@ def _enabled():
     return error
 
 
-def request_failed(label, exception, what):
+def _is_disconnect(exception):
+    """Whether it only says that the client left: ours, raised by send(), or a framework's made of it or of http.disconnect."""
+    while exception is not None:
+        if isinstance(exception, ClientDisconnected) or type(exception).__name__ == "ClientDisconnect":
+            return True
+        exception = exception.__cause__ or exception.__context__
+    return False
+
+
+def request_failed(label, exception, what, client_is_gone):
     """One error of one request, with its traceback. *label*: "GET /path". Called by the C side."""
     if exception is None:
         _enabled().error("%s: %s", label, what)
+    elif client_is_gone and _is_disconnect(exception):
+        _enabled().debug("%s: the client has gone", label)
     else:
         _enabled().error("%s: %s", label, what, exc_info=exception)
 

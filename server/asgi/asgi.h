@@ -87,7 +87,6 @@ struct cycle {
     struct list waits;     /* struct wait, suspended in receive() or send() */
     unsigned events;       /* enum http_event, not yet handled */
     bool body_is_told;     /* the last http.request message was handed out */
-    bool disconnect_is_told;
     bool is_full;          /* more than the high-water mark is unsent; until HTTP_DRAINED */
     bool is_cancelled;     /* by us, at the drain's end */
     bool is_held;          /* see cycle_hold() */
@@ -121,7 +120,7 @@ struct asgi_names {
     /* types, borrowed from the module that names holds */
     PyObject *module;
     PyTypeObject *cycle_type, *receive_type, *send_type, *wait_type;
-    PyObject *report;         /* ringcorn.log.request_failed(label, exception, what) */
+    PyObject *report;         /* ringcorn.log.request_failed(label, exception, what, client_is_gone) */
     PyObject *disconnected;   /* class ClientDisconnected(ConnectionResetError) */
     PyObject *future_type;    /* asyncio.Future */
     PyObject *wait_done;      /* the one satisfied wait with the result None */

@@ -30,8 +30,9 @@ fail(struct cycle *cycle)
 static void
 report(struct cycle *cycle, PyObject *exception, const char *what)
 {
-    PY_OWNED PyObject *done = PyObject_CallFunction(cycle->asgi->names->report, "sOs", cycle->label,
-                                                    exception != NULL ? exception : Py_None, what);
+    PY_OWNED PyObject *done = PyObject_CallFunction(
+        cycle->asgi->names->report, "sOsO", cycle->label, exception != NULL ? exception : Py_None, what,
+        h1_is_gone(cycle->h) ? Py_True : Py_False);
     if (done == NULL) {
         log_error("%s: %s", cycle->label, what);
         PyErr_WriteUnraisable(cycle->asgi->names->report);
@@ -97,13 +98,12 @@ cycle_end(struct cycle *cycle, PyObject *task, PyObject *exception)
     bool was_cancelled = false;
     PY_OWNED PyObject *raised = task != NULL ? outcome(cycle, task, &was_cancelled) : Py_XNewRef(exception);
     if (UNLIKELY(raised != NULL)) {
-        bool client_left = h1_is_gone(h) && (was_cancelled || PyErr_GivenExceptionMatches(raised, n->disconnected));
-        if (was_cancelled && cycle->is_cancelled)
-            log_warning("%s: cancelled, the worker is stopping", cycle->label);
-        else if (!client_left)
+        if (!was_cancelled)
             report(cycle, raised, h1_is_sending(h) ? "exception after the response had begun" : "exception");
-        else
-            log_debug("%s: the client has gone", cycle->label);
+        else if (cycle->is_cancelled)
+            log_warning("%s: cancelled, the worker is stopping", cycle->label);
+        else if (!h1_is_gone(h))
+            report(cycle, raised, "the application cancelled its own task");
         fail(cycle);
     } else if (UNLIKELY(!h1_is_finished(h)) && !h1_is_broken(h) && !h1_is_gone(h)) {
         report(cycle, NULL, h1_is_started(h) ? "the application returned before the response was complete"
@@ -150,7 +150,7 @@ cycle_new(struct asgi *a, struct h1 *h)
     list_init(&cycle->work);
     list_init(&cycle->waits);
     cycle->events = 0;
-    cycle->body_is_told = cycle->disconnect_is_told = cycle->is_full = cycle->is_cancelled = cycle->is_held = false;
+    cycle->body_is_told = cycle->is_full = cycle->is_cancelled = cycle->is_held = false;
     cycle->begun_ns = a->http.net->now_ns;
     label_fill(cycle, h1_request(h));
     PyObject_GC_Track(cycle);
