@@ -182,7 +182,8 @@ fd_number(PyObject *object)
         PY_OWNED PyObject *fileno = PyObject_CallMethod(object, "fileno", NULL);
         number = fileno != NULL ? PyNumber_Long(fileno) : NULL;
         if (number == NULL) {
-            if (PyErr_ExceptionMatches(PyExc_Exception))
+            if (PyErr_ExceptionMatches(PyExc_AttributeError) || PyErr_ExceptionMatches(PyExc_TypeError) ||
+                PyErr_ExceptionMatches(PyExc_ValueError))
                 PyErr_Format(PyExc_ValueError, "Invalid file object: %R", object);
             return -1;
         }

@@ -47,15 +47,13 @@ add_constants(struct py_state *st)
         return -1;
     PY_NAMES(X)
 #undef X
-    st->empty_tuple = PyTuple_New(0);
-    st->future_type = import_from("asyncio", "Future");
-    st->task_type = import_from("asyncio", "Task");
-    st->format_callback_source = import_from("asyncio.format_helpers", "_format_callback_source");
-    st->extract_stack = import_from("asyncio.format_helpers", "extract_stack");
-    return st->empty_tuple != NULL && st->future_type != NULL && st->task_type != NULL &&
-                   st->format_callback_source != NULL && st->extract_stack != NULL
-               ? 0
-               : -1;
+    if ((st->empty_tuple = PyTuple_New(0)) == NULL ||
+        (st->future_type = import_from("asyncio", "Future")) == NULL ||
+        (st->task_type = import_from("asyncio", "Task")) == NULL ||
+        (st->format_callback_source = import_from("asyncio.format_helpers", "_format_callback_source")) == NULL ||
+        (st->extract_stack = import_from("asyncio.format_helpers", "extract_stack")) == NULL)
+        return -1;
+    return 0;
 }
 
 static int

@@ -556,12 +556,10 @@ describe_thread(PyObject *frames, PyObject *thread)
     if (frame == NULL)
         return PyUnicode_FromString("?");
     PY_OWNED PyObject *code = PyObject_GetAttrString(frame, "f_code");
-    PY_OWNED PyObject *line = PyObject_GetAttrString(frame, "f_lineno");
-    PY_OWNED PyObject *name = code != NULL ? PyObject_GetAttrString(code, "co_qualname") : NULL;
-    PY_OWNED PyObject *file = code != NULL ? PyObject_GetAttrString(code, "co_filename") : NULL;
-    if (line == NULL || name == NULL || file == NULL)
-        return NULL;
-    return PyUnicode_FromFormat("%S (%S:%S)", name, file, line);
+    PY_OWNED PyObject *line = code != NULL ? PyObject_GetAttrString(frame, "f_lineno") : NULL;
+    PY_OWNED PyObject *name = line != NULL ? PyObject_GetAttrString(code, "co_qualname") : NULL;
+    PY_OWNED PyObject *file = name != NULL ? PyObject_GetAttrString(code, "co_filename") : NULL;
+    return file != NULL ? PyUnicode_FromFormat("%S (%S:%S)", name, file, line) : NULL;
 }
 
 /* Joins until the deadline (ns; -1 = none). 1: it has ended, 0: it has not, -1: an exception is set. */
@@ -600,10 +598,10 @@ meth_stop(PyObject *self, PyObject *args, PyObject *kwargs)
 
     PY_OWNED PyObject *left = PyList_New(0);
     PY_OWNED PyObject *threads = PyList_GetSlice(p->threads, 0, PyList_GET_SIZE(p->threads));
-    PY_OWNED PyObject *threading = PyImport_ImportModule("threading");
+    PY_OWNED PyObject *sys = left != NULL && threads != NULL ? PyImport_ImportModule("sys") : NULL;
+    PY_OWNED PyObject *threading = sys != NULL ? PyImport_ImportModule("threading") : NULL;
     PY_OWNED PyObject *current = threading != NULL ? PyObject_CallMethod(threading, "current_thread", NULL) : NULL;
-    PY_OWNED PyObject *sys = PyImport_ImportModule("sys");
-    if (left == NULL || threads == NULL || current == NULL || sys == NULL)
+    if (current == NULL)
         return NULL;
     for (Py_ssize_t i = 0; i < PyList_GET_SIZE(threads); i++) {
         PyObject *thread = PyList_GET_ITEM(threads, i);
@@ -613,8 +611,8 @@ meth_stop(PyObject *self, PyObject *args, PyObject *kwargs)
         if (has_ended)
             continue;
         PY_OWNED PyObject *frames = PyObject_CallMethod(sys, "_current_frames", NULL);
-        PY_OWNED PyObject *name = PyObject_GetAttrString(thread, "name");
-        PY_OWNED PyObject *where = frames != NULL && name != NULL ? describe_thread(frames, thread) : NULL;
+        PY_OWNED PyObject *name = frames != NULL ? PyObject_GetAttrString(thread, "name") : NULL;
+        PY_OWNED PyObject *where = name != NULL ? describe_thread(frames, thread) : NULL;
         PY_OWNED PyObject *pair = where != NULL ? PyTuple_Pack(2, name, where) : NULL;
         if (pair == NULL || PyList_Append(left, pair) < 0)
             return NULL;
