@@ -20,7 +20,7 @@ import weakref
 
 import _ringcorn
 
-from . import log
+from . import anyio_threads, log
 from .app import AppError, import_module, load
 from .lifespan import Lifespan, LifespanFailed
 from .loop import new_event_loop
@@ -107,7 +107,7 @@ class _Serving:
 
     async def run(self):
         self.worker.notify(self._on_event)
-        _size_anyio(self.options["sync_threads"])
+        anyio_threads.limit(self.loop, self.options["sync_threads"] or _auto_threads())
         lifespan = Lifespan(self.app, self.options["lifespan"])
         starting = asyncio.ensure_future(lifespan.startup())
         await asyncio.wait({starting, self.drained}, return_when=asyncio.FIRST_COMPLETED)
@@ -120,7 +120,6 @@ class _Serving:
             raise AppError(3, f"the application did not start: {e}") from None
         except Exception as e:
             raise AppError(3, f"the application did not start: {e!r}", e) from None
-        _size_anyio(self.options["sync_threads"])
         # What the application made while it was imported stays: the collector need not visit it again and again.
         gc.collect()
         gc.freeze()
@@ -139,12 +138,6 @@ class _Serving:
             self.loop.call_later(QUIT_SECONDS, self._on_event, "drained")
         elif what == "drained" and not self.drained.done():
             self.drained.set_result(None)
-
-
-def _size_anyio(threads):
-    """AnyIO's own limit of threads, where the application uses AnyIO at all."""
-    if "anyio" in sys.modules:
-        sys.modules["anyio"].to_thread.current_default_thread_limiter().total_tokens = threads or _auto_threads()
 
 
 def _auto_threads():

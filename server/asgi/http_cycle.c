@@ -93,7 +93,6 @@ cycle_part(struct cycle *cycle)
 static void
 cycle_end(struct cycle *cycle, PyObject *task, PyObject *exception)
 {
-    struct asgi_names *n = cycle->asgi->names;
     struct h1 *h = cycle->h;
     bool was_cancelled = false;
     PY_OWNED PyObject *raised = task != NULL ? outcome(cycle, task, &was_cancelled) : Py_XNewRef(exception);
