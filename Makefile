@@ -118,12 +118,14 @@ FLAGS_debug    := -Og -DRINGCORN_DEBUG $(HARDEN)
 FLAGS_asan     := -O1 -DRINGCORN_DEBUG -fsanitize=address,undefined -fno-sanitize-recover=all
 FLAGS_tsan     := -O1 -DRINGCORN_DEBUG -fsanitize=thread
 FLAGS_coverage := -O0 --coverage -fprofile-update=atomic
+FLAGS_fuzz     := -O1 -DRINGCORN_DEBUG -fsanitize=address,undefined,fuzzer-no-link -fno-sanitize-recover=all
 LD_asan        := -fsanitize=address,undefined
 LD_tsan        := -fsanitize=thread
 LD_coverage    := --coverage
+LD_fuzz        := -fsanitize=address,undefined
 
 ifeq ($(origin FLAGS_$(VARIANT)),undefined)
-$(error VARIANT=$(VARIANT): there are release, debug, asan, tsan and coverage)
+$(error VARIANT=$(VARIANT): there are release, debug, asan, tsan, coverage and fuzz)
 endif
 
 COMPILE := $(WARNINGS) $(ALWAYS) $(FLAGS_$(VARIANT)) -pthread $(CFLAGS)
@@ -218,13 +220,18 @@ $(OBJ)/plain.a: $(call objects,$(PLAIN_SOURCES) server/worker/control.c) $(LLHTT
 $(OBJ)/unit/%: tests/unit/%.c tests/unit/tap.h $(OBJ)/plain.a
 	$(call say,TEST,$<)
 	@mkdir -p $(@D)
-	$(Q)$(CC) $(COMPILE) $(CPP) -Itests/unit -MMD -MP -MF $@.d $(LINK) -o $@ $< $(OBJ)/plain.a $(LIBS) -lm
+	$(Q)$(CC) $(COMPILE) -Wno-unused-function $(CPP) -Itests/unit -MMD -MP -MF $@.d $(LINK) -o $@ $< $(OBJ)/plain.a $(LIBS) -lm
 
 # Replays the inputs of tests/fuzz/regression/<target>/ without a fuzzer.
 $(OBJ)/fuzz/%: tests/fuzz/%.c tests/fuzz/replay.c $(OBJ)/plain.a
 	$(call say,FUZZ,$<)
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(COMPILE) $(CPP) $(LINK) -o $@ $< tests/fuzz/replay.c $(OBJ)/plain.a $(LIBS) -lm
+
+$(OBJ)/fuzzers/%: tests/fuzz/%.c $(OBJ)/plain.a
+	$(call say,FUZZ,$<)
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(COMPILE) -fsanitize=fuzzer $(CPP) $(LINK) -o $@ $< $(OBJ)/plain.a $(LIBS) -lm
 
 .PHONY: unit-programs fuzz-replays unit
 unit-programs: $(UNIT_PROGRAMS)
@@ -262,7 +269,7 @@ build/%/.ready:
 .PHONY: venv
 venv: $(VENV)/.ready ## the virtual environment of tests and examples (build/venv)
 
-.PHONY: test test-all conformance check-fast
+.PHONY: test test-all conformance
 test: deps-test ## everything CI runs: one Python, both backends, C units under ASan; ends with `N passed, N failed`
 	$(Q)$(MAKE) --no-print-directory PYTHON=$(PYTHON) venv
 	$(Q)$(VENV_PYTHON) tests/tools/run_tests.py --make '$(MAKE)' --python '$(PYTHON)' --tag '$(PYTAG)' --pytest '$(PYTEST)'
@@ -274,6 +281,20 @@ conformance: all venv ## only the tables of raw requests
 stress: deps-bench ## reload, kill -9, idle connections, long polls, growth, Ctrl-C; STRESS='reload kill --io epoll --short'
 	$(Q)$(MAKE) --no-print-directory PYTHON=$(PYTHON) all $(BENCH_VENV)/.ready
 	$(Q)RINGCORN_BIN=$(PROGRAM) $(BENCH_VENV)/bin/python tests/stress/run.py $(STRESS)
+
+.PHONY: stress fuzz
+stress: all venv ## reloads, kills, idle crowds, long polls, growth: minutes each; STRESS='reload --short'
+	$(Q)RINGCORN_BIN=$(PROGRAM) $(VENV_PYTHON) tests/stress/run.py $(STRESS)
+
+# libFuzzer, by clang. New inputs are kept in build/fuzz/; what crashes belongs into tests/fuzz/regression/<target>/.
+FUZZ_SECONDS ?= 60
+fuzz: ## fuzz every parser for FUZZ_SECONDS (60) each
+	$(if $(shell command -v clang),,$(error clang is not there: apt-get install clang))
+	$(Q)$(MAKE) CC=clang VARIANT=fuzz $(patsubst tests/fuzz/%.c,build/fuzz$(PYTAG)/fuzzers/%,$(FUZZ_SOURCES))
+	$(Q)for target in $(patsubst tests/fuzz/fuzz_%.c,%,$(FUZZ_SOURCES)); do \
+	    mkdir -p build/fuzz/corpus/$$target && \
+	    build/fuzz$(PYTAG)/fuzzers/fuzz_$$target -max_total_time=$(FUZZ_SECONDS) -timeout=10 -print_final_stats=1 \
+	        -artifact_prefix=build/fuzz/ build/fuzz/corpus/$$target tests/fuzz/regression/$$target || exit 1; done
 
 # ------------------------------------------------------------------ the examples, running
 
@@ -336,5 +357,5 @@ uninstall: ## what install put there
 
 .PHONY: clean
 clean: ## remove everything that was built (virtual environments stay: rm -r build)
-	@rm -rf build/ringcorn build/python build/release* build/debug* build/asan* build/tsan* build/coverage* build/.python.* \
+	@rm -rf build/ringcorn build/python build/release* build/debug* build/asan* build/tsan* build/coverage* build/fuzz* build/.python.* \
 	    compile_commands.json

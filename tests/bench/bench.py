@@ -4,8 +4,7 @@
     make bench BENCH='--cases plain,headers --rounds 7 --seconds 3'
     make bench BENCH='--servers ringcorn,uvicorn'
 
-What is measured: user and system time of the server's whole process tree (all its threads, from /proc/<pid>/schedstat and its
-like), divided by the requests it answered, while wrk keeps 64 connections busy; one worker each. Every round runs every server once,
+What is measured: user and system time of the server's whole process tree, divided by the requests it answered, while wrk keeps 64 connections busy; one worker each. Every round runs every server once,
 in turn, so that a busy minute of the machine hits all alike; the figure is the median over the rounds. Requests per second are
 printed too, but on a machine that also runs wrk they say less.
 
@@ -33,7 +32,6 @@ ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).resolve().parent
 OUT = ROOT / "build" / "bench"
 CONNECTIONS = 64
-TICK = os.sysconf("SC_CLK_TCK")
 
 # As a browser sends them; with Host eleven headers (wrk adds Host by itself).
 HEADERS = {
@@ -127,23 +125,14 @@ def tree(pid):
 
 
 def cpu_seconds(pid):
-    """CPU time of the tree, in nanoseconds' resolution where the kernel keeps schedstat (else in clock ticks). Threads of the
-    kernel that work for the process (io_uring's) are threads of it and counted."""
+    """CPU time of the tree, to the nanosecond: the processes' CPU clocks (clock_getcpuclockid(3)). They count every thread, ended
+    ones and the kernel's helpers of io_uring too."""
     total = 0.0
     for one in tree(pid):
         try:
-            threads = os.listdir(f"/proc/{one}/task")
+            total += time.clock_gettime(~one << 3 | 2)
         except OSError:
-            continue
-        for thread in threads:
-            try:
-                try:
-                    total += int(Path(f"/proc/{one}/task/{thread}/schedstat").read_text().split()[0]) / 1e9
-                except FileNotFoundError:
-                    fields = Path(f"/proc/{one}/task/{thread}/stat").read_text().rsplit(")", 1)[1].split()
-                    total += (int(fields[11]) + int(fields[12])) / TICK
-            except OSError:
-                pass
+            pass  # it ended meanwhile
     return total
 
 

@@ -37,6 +37,7 @@ struct c_app {
     struct conn_ops ops;
     struct list todo;
     void (*custom)(struct c_req *q);
+    void (*only)(struct c_req *q); /* if set, it answers everything */
     unsigned long begun, ended, lent, released, conns_freed;
     struct c_req *free_reqs;
 };
@@ -261,6 +262,8 @@ c_route(struct c_req *q, struct slice path)
         q->step = c_status;
     else if (slice_is(path, "/custom") && q->app->custom != NULL)
         q->step = q->app->custom;
+    if (q->app->only != NULL)
+        q->step = q->app->only;
     q->a = a;
     q->b = b;
 }

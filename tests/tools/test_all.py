@@ -1,0 +1,152 @@
+"""`make test-all`: `make test` for every Python from 3.11 that this machine has, the suite against an ASan/UBSan build, the
+frameworks' version matrix, CPython's own asyncio tests. The last line is the sum.
+
+Pythons come from pyenv (all installed versions) and from python3.X on PATH; of several with the same X.Y the newest is taken.
+"""
+
+import argparse
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+MINORS = range(11, 20)
+# Other versions of frameworks than the pinned ones: name -> (requirements, tests, least Python minor).
+MATRIX = {
+    "Django 6": (["Django>=6.0,<7"], ["tests/e2e/test_django.py"], 12),
+    "Django 4.2": (["Django~=4.2.0"], ["tests/e2e/test_django.py", "-k", "not test_page and not test_form"], 11),
+    "Starlette 0.40, FastAPI 0.115": (["fastapi==0.115.0", "starlette<0.39"], ["tests/e2e/test_frameworks.py", "-k", "fastapi or starlette"], 11),
+    "AnyIO 4.4": (["anyio==4.4.0"], ["tests/e2e/test_clients.py", "-k", "anyio"], 11),
+}
+
+
+def pythons():
+    """{(3, 11): path}, newest patch level of each."""
+    found = {}
+
+    def offer(path):
+        try:
+            out = subprocess.run([path, "-c", "import sys; print(*sys.version_info[:3])"], capture_output=True, text=True, timeout=20)
+            version = tuple(map(int, out.stdout.split()))
+        except (OSError, ValueError, subprocess.TimeoutExpired):
+            return
+        if len(version) == 3 and version >= (3, 11) and version > found.get(version[:2], ((0, 0, 0), None))[0]:
+            found[version[:2]] = (version, str(path))
+
+    root = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
+    for path in sorted(root.glob("versions/3.*/bin/python3")):
+        offer(path)
+    for minor in MINORS:
+        if path := shutil.which(f"python3.{minor}"):
+            offer(path)
+    return {key: path for key, (_, path) in sorted(found.items())}
+
+
+class Sum:
+    def __init__(self):
+        self.passed = self.failed = 0
+        self.lines = []
+
+    def run(self, name, command, env=None):
+        print(f"\n{'=' * 100}\n=== {name}: {shlex.join(map(str, command))}\n", flush=True)
+        env = {k: v for k, v in {**os.environ, **(env or {})}.items() if k not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL")}
+        process = subprocess.Popen(list(map(str, command)), cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        last = None
+        for line in process.stdout:
+            print(line, end="", flush=True)
+            if match := re.search(r"\b(\d+) passed", line):
+                failed = sum(int(n) for n in re.findall(r"\b(\d+) (?:failed|errors?)\b", line))
+                last = int(match[1]), failed
+            elif match := re.search(r"\b(\d+) (?:failed|errors?)\b", line):
+                last = 0, int(match[1])
+        code = process.wait()
+        passed, failed = last or (0, 0)
+        if code != 0 and failed == 0:
+            failed = 1  # died, or ran nothing
+        self.passed += passed
+        self.failed += failed
+        self.lines.append(f"{name}: {passed} passed, {failed} failed")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--make", default="make")
+    parser.add_argument("--only", default="", help="3.12,asan,matrix,asyncio: only these parts")
+    args = parser.parse_args()
+    only = set(filter(None, args.only.split(",")))
+    make = [*shlex.split(args.make), "--no-print-directory"]
+    began = time.monotonic()
+    total = Sum()
+    found = pythons()
+    print("Pythons:", ", ".join(found.values()) or "none")
+    default = shutil.which("python3")
+    default_version = tuple(map(int, subprocess.run([default, "-c", "import sys; print(*sys.version_info[:2])"], capture_output=True, text=True).stdout.split()))
+
+    for version, path in found.items():
+        name = ".".join(map(str, version))
+        if only and name not in only:
+            continue
+        python = "python3" if version == default_version else path
+        total.run(f"Python {name}", [*make, "test", f"PYTHON={python}"])
+
+    if not only or "asan" in only:
+        total.run("ASan and UBSan, build", [*make, "VARIANT=asan", "all", "venv"])
+        pytest = ["build/venv/bin/python", "-m", "pytest", "-q", "-m", "not slow"]
+        total.run("ASan and UBSan, the program", [*pytest, "tests/e2e", "tests/conformance"], {"RINGCORN_BIN": str(ROOT / "build/asan/ringcorn")})
+        # The extension in a plain Python: the sanitizer's runtime must come first.
+        runtime = [subprocess.run(["gcc", f"-print-file-name={name}"], capture_output=True, text=True).stdout.strip() for name in ("libasan.so", "libubsan.so")]
+        total.run(
+            "ASan and UBSan, the loop alone", [*pytest, "-p", "no:faulthandler", "tests/loop"],
+            {
+                "RINGCORN_PYDIR": str(ROOT / "build/asan/python"), "LD_PRELOAD": " ".join(runtime), "PYTHONMALLOC": "malloc",
+                "ASAN_OPTIONS": "detect_leaks=0:abort_on_error=1",
+            },
+        )  # fmt: skip
+
+    if not only or "asyncio" in only:
+        foreign = ROOT / "tests/loop/cpython_asyncio.py"
+        if foreign.exists():
+            total.run("CPython's asyncio tests", ["build/venv/bin/python", foreign], {"PYTHONPATH": str(ROOT / "build/python")})
+
+    if not only or "matrix" in only:
+        for name, (requirements, tests, least) in MATRIX.items():
+            version = max((v for v in found if v[1] >= least), default=None)
+            if version is None:
+                print(f"{name}: no Python new enough here, left out")
+                continue
+            python = "python3" if version == default_version else found[version]
+            tag = "" if python == "python3" else "-" + ".".join(map(str, version))
+            venv = ROOT / "build" / "matrix-venv"
+            shutil.rmtree(venv, ignore_errors=True)
+            program = ROOT / (f"build/release{tag}/ringcorn" if tag else "build/ringcorn")
+            total.run(f"{name}, build", [*make, "all", f"PYTHON={python}"])
+            # The pinned set first, then what differs from it.
+            install = [venv / "bin/python", "-m", "pip", "install", "-q", "--disable-pip-version-check"]
+            ready = (
+                subprocess.run([python, "-m", "venv", venv]).returncode == 0
+                and subprocess.run([*install, "-r", ROOT / "tests/tools/requirements.txt"]).returncode == 0
+                and subprocess.run([*install, *requirements]).returncode == 0
+            )
+            if not ready:
+                total.failed += 1
+                total.lines.append(f"{name}: could not be installed")
+                continue
+            total.run(name, [venv / "bin/python", "-m", "pytest", "-q", *tests], {"RINGCORN_BIN": str(program)})
+            shutil.rmtree(venv, ignore_errors=True)
+
+    print(f"\n{'=' * 100}\n{time.monotonic() - began:.0f} s")
+    # Builds run no tests of their own.
+    for line in total.lines:
+        if not line.endswith("build: 0 passed, 0 failed"):
+            print(line)
+    print(f"{total.passed} passed, {total.failed} failed", flush=True)
+    return 1 if total.failed or not total.passed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
