@@ -17,31 +17,37 @@ enum io_kind {
     IO_KIND_SEND,
 };
 
+/* Slept, and was woken by events that concerned nobody: the eventfd too late, room in a socket that has nothing to send, the
+ * cancel that changes a poll. The caller of io_wait() would take the GIL for nothing. */
+enum { IO_NOTHING = -1 };
+
 enum io_state {
     IO_IDLE,
-    IO_WAITING,  /* ring: on the list of those to arm. epoll: a send on the list of those to try */
-    IO_ACTIVE,   /* ring: has a submission, in the queue or in the kernel. epoll: in the table of descriptors */
-    IO_ORPHAN,   /* epoll: its descriptor was closed and given to another operation; only a cancel can end it */
-    IO_DONE,     /* on the done list */
+    IO_WAITING, /* ring: on the list of those to arm. epoll: a send on the list of those to try */
+    IO_ACTIVE, /* ring: has a submission, in the queue or in the kernel. epoll: in the table of descriptors */
+    IO_ORPHAN, /* epoll: its descriptor was closed and given to another operation; only a cancel can end it */
+    IO_DONE, /* on the done list */
 };
 
 enum {
-    IO_ACCEPTS_MAX = 64,          /* a listener and wait */
-    IO_BATCH_MAX = 4096,          /* completions a wait */
-    IO_SEND_MAX = 0x7ffff000,     /* what the kernel takes at most in one call (MAX_RW_COUNT) */
-    IO_IOV_MAX = 1024,            /* UIO_MAXIOV */
+    IO_ACCEPTS_MAX = 64,      /* a listener and wait */
+    IO_BATCH_MAX = 4096,      /* completions a wait */
+    IO_SEND_MAX = 0x7ffff000, /* what the kernel takes at most in one call (MAX_RW_COUNT) */
+    IO_IOV_MAX = 1024,        /* UIO_MAXIOV */
+    IO_NOTHING_MAX = 64,      /* sleeps in one io_wait() that nothing came of */
 };
 
 struct io_vtable {
     const char *name;
-    void (*close)(struct io *io);   /* frees io */
-    void (*abandon)(struct io *io); /* frees io */
-    void (*arm)(struct io *io, struct io_op *op); /* after io_begin() */
+    void (*close)(struct io *io);                         /* frees io */
+    void (*abandon)(struct io *io);                       /* frees io */
+    void (*arm)(struct io *io, struct io_op *op);         /* after io_begin() */
     void (*poll_change)(struct io *io, struct io_op *op); /* op->mask is the new one */
-    void (*cancel)(struct io *io, struct io_op *op); /* armed, op->cancelled was just set, not IO_DONE */
-    void (*let_go)(struct io *io); /* NULL where cancelling lets go at once */
+    void (*cancel)(struct io *io,
+                   struct io_op *op); /* armed, op->cancelled was just set, not IO_DONE */
+    void (*let_go)(struct io *io);    /* NULL where cancelling lets go at once */
     void (*flush)(struct io *io);
-    int (*wait)(struct io *io, int64_t timeout_ns);
+    int (*wait)(struct io *io, int64_t timeout_ns); /* as io_wait(), or IO_NOTHING */
 };
 
 struct io {
@@ -81,12 +87,14 @@ io_sleep_begin(struct io *io)
     return false;
 }
 
-static inline void
+/* Returns whether there was a wake-up. */
+static inline bool
 io_sleep_end(struct io *io)
 {
-    atomic_store_explicit(&io->sleeping, false, memory_order_relaxed); /* late: a write for nothing */
+    atomic_store_explicit(&io->sleeping, false,
+                          memory_order_relaxed); /* late: a write for nothing */
     /* An exchange, not a store: it has to see what was done before the wake-up that it takes back. */
-    atomic_exchange(&io->woken, false);
+    return atomic_exchange(&io->woken, false);
 }
 
 /* A look without sleep takes note of a wake-up too. */

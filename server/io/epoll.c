@@ -43,7 +43,7 @@ struct epoller {
     uint32_t clock;       /* the latest stamp */
     int slots_n;
     struct slot *slots;
-    struct list sends;    /* to try at the next flush */
+    struct list sends; /* to try at the next flush */
     struct epoll_event events[EVENTS_MAX];
 };
 
@@ -103,7 +103,8 @@ slot_wants(const struct slot *s)
 static int
 slot_add(struct epoller *e, int how, int fd, uint32_t events, uint32_t stamp)
 {
-    struct epoll_event event = { .events = events, .data.u64 = (uint64_t)stamp << 32 | (unsigned)fd };
+    struct epoll_event event = { .events = events,
+                                 .data.u64 = (uint64_t)stamp << 32 | (unsigned)fd };
     return epoll_ctl(e->fd, how, fd, &event) < 0 ? -errno : 0;
 }
 
@@ -381,7 +382,10 @@ sleep_for(struct epoller *e, int64_t timeout_ns)
         e->has_pwait2 = false; /* ENOSYS, or EPERM from an old seccomp profile */
     }
     int64_t ms = timeout_ns / NS_PER_MS + (timeout_ns % NS_PER_MS > 0);
-    n = epoll_wait(e->fd, e->events, EVENTS_MAX, timeout_ns < 0 ? -1 : ms > INT_MAX ? INT_MAX : (int)ms);
+    n = epoll_wait(e->fd, e->events, EVENTS_MAX,
+                   timeout_ns < 0 ? -1
+                   : ms > INT_MAX ? INT_MAX
+                                  : (int)ms);
     return n > 0 ? n : 0;
 }
 
@@ -392,10 +396,12 @@ epoller_wait(struct io *io, int64_t timeout_ns)
     epoller_flush(io);
     if (!list_is_empty(&io->done))
         timeout_ns = 0;
+    bool has_slept = timeout_ns != 0 && io_sleep_begin(io);
+    bool was_woken = false;
     int n;
-    if (timeout_ns != 0 && io_sleep_begin(io)) {
+    if (has_slept) {
         n = sleep_for(e, timeout_ns);
-        io_sleep_end(io);
+        was_woken = io_sleep_end(io);
     } else {
         n = sleep_for(e, 0);
         io_wake_seen(io);
@@ -406,7 +412,8 @@ epoller_wait(struct io *io, int64_t timeout_ns)
         called += handle(e, &e->events[i], clock_before);
     if (UNLIKELY(e->is_foreign_seen))
         rebuild(e);
-    return called + io_deliver_done(io);
+    called += io_deliver_done(io);
+    return called == 0 && n > 0 && has_slept && !was_woken ? IO_NOTHING : called;
 }
 
 /* --- opening and closing -------------------------------------------------------------------------------------------*/

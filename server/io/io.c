@@ -80,7 +80,8 @@ static bool
 is_before_6_1(const char *release)
 {
     unsigned major, minor;
-    return sscanf(release, "%u.%u", &major, &minor) == 2 && (major < 6 || (major == 6 && minor < 1));
+    return sscanf(release, "%u.%u", &major, &minor) == 2 &&
+           (major < 6 || (major == 6 && minor < 1));
 }
 
 /* What an errno of ring creation usually means, and the cure. Never that something cannot happen. */
@@ -98,8 +99,9 @@ explain(int err, const char **cause, char *cause_buf, size_t cause_size, const c
         if (sysctl > 0) {
             snprintf(cause_buf, cause_size, "the sysctl kernel.io_uring_disabled is %d", sysctl);
             *cause = cause_buf;
-            *cure = sysctl == 1 ? "set it to 0, or add the user to the group in kernel.io_uring_group"
-                                : "set it to 0";
+            *cure = sysctl == 1
+                        ? "set it to 0, or add the user to the group in kernel.io_uring_group"
+                        : "set it to 0";
             return;
         }
         *cause = "a seccomp profile or a security module forbids it";
@@ -145,8 +147,9 @@ say_refused(int err, const char *step, enum io_backend want, char why[IO_WHY_SIZ
     const char *cause, *cure;
     explain(err, &cause, cause_buf, sizeof(cause_buf), &cure);
     const char *name = strerrorname_np(err);
-    snprintf(why, IO_WHY_SIZE, "io_uring refused (%s at %s: %s)%s; %s", name ? name : "unknown error",
-             step, cause, want == IO_AUTO ? ", using epoll" : "", cure);
+    snprintf(why, IO_WHY_SIZE, "io_uring refused (%s at %s: %s)%s; %s",
+             name ? name : "unknown error", step, cause, want == IO_AUTO ? ", using epoll" : "",
+             cure);
 }
 
 /* --- opening ------------------------------------------------------------------------------------------------------ */
@@ -294,7 +297,22 @@ io_queued(const struct io *io)
 int
 io_wait(struct io *io, int64_t timeout_ns)
 {
-    return io->v->wait(io, timeout_ns);
+    int64_t until = 0;
+    if (timeout_ns > 0) {
+        if (__builtin_add_overflow(clock_ns(), timeout_ns, &until))
+            until = INT64_MAX;
+    }
+    for (int i = 0; i < IO_NOTHING_MAX; i++) {
+        int called = io->v->wait(io, timeout_ns);
+        if (LIKELY(called != IO_NOTHING))
+            return called;
+        if (timeout_ns > 0) {
+            timeout_ns = until - clock_ns();
+            if (timeout_ns <= 0)
+                return 0;
+        }
+    }
+    return 0;
 }
 
 void

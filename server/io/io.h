@@ -33,21 +33,21 @@ typedef void (*io_fn)(struct io_op *op, int res, unsigned flags);
 /* Public for embedding; only fn is the owner's to set (by io_op_init) and `armed` the owner's to read. */
 struct io_op {
     io_fn fn;
-    struct list link;     /* the backend's: queued, waiting to be armed or finished */
-    struct list all;      /* the backend's: everything armed, for io_close() */
+    struct list link; /* the backend's: queued, waiting to be armed or finished */
+    struct list all;  /* the backend's: everything armed, for io_close() */
     int fd;
-    int res;              /* of one that is finished and waits for its callback */
-    uint32_t mask;        /* poll events asked for */
-    uint32_t sqe;         /* the ring's: the slot its last submission was written to */
-    uint8_t kind;         /* enum io_kind in backend.h */
-    uint8_t state;        /* enum io_state in backend.h */
-    bool armed;           /* from the arming call to the last completion */
+    int res;       /* of one that is finished and waits for its callback */
+    uint32_t mask; /* poll events asked for */
+    uint32_t sqe;  /* the ring's: the slot its last submission was written to */
+    uint8_t kind;  /* enum io_kind in backend.h */
+    uint8_t state; /* enum io_state in backend.h */
+    bool armed;    /* from the arming call to the last completion */
     bool cancelled;
     union {
         struct {
             const struct iovec *iov;
             unsigned n;
-            bool again;       /* was interrupted: wait for room before the next try */
+            bool again; /* was interrupted: wait for room before the next try */
         } send;
         struct {
             uint32_t turn;    /* the io_wait() that taken belongs to */
@@ -55,8 +55,8 @@ struct io_op {
             unsigned stashed; /* accepts kept for later ones */
         } accept;
         struct {
-            bool changing;    /* a cancel is under way so that it can be armed with another mask */
-            bool checked;     /* this descriptor can be polled at all */
+            bool changing; /* a cancel is under way so that it can be armed with another mask */
+            bool checked;  /* this descriptor can be polled at all */
         } poll;
     };
 };
@@ -82,8 +82,8 @@ int io_open(enum io_backend want, struct io **out, char why[IO_WHY_SIZE]);
 /* Which backend io_open(IO_AUTO) would take on this machine and why, for --version. Opens and closes one. */
 const char *io_probe(char why[IO_WHY_SIZE]);
 
-/* Frees it; not from a callback. Operations still armed are dropped without a callback and may be armed elsewhere; buffers given to the kernel are no longer read after the return.
- * Another thread than the owner's may close an io that its owner has left and in which only polls and watches are armed. */
+/* Frees it; not from a callback. Operations still armed are dropped without a callback and may be armed elsewhere; buffers
+ * given to the kernel are no longer read after the return. Another thread than the owner's may close an io that its owner has left and in which only polls and watches are armed. */
 void io_close(struct io *io);
 
 /* In a forked child: drops descriptors and mappings without touching what the parent shares. */
@@ -131,8 +131,9 @@ unsigned io_queued(const struct io *io);
 
 /* Flushes, waits for at least one completion, wake-up or the timeout (ns; 0 = only look, -1 = no timeout), and calls the callbacks of
  * all that is there (bounded: 4096). With timeout 0 and nothing to submit it costs no system call on the ring where the kernel has
- * nothing for us. Returns the number of callbacks called; EINTR counts as a wake-up. It may return early with 0 (a wake-up that came
- * late, an event that concerned nobody), and with timeout -1 does so once a day. Not to be called from a callback. */
+ * nothing for us. Returns the number of callbacks called; EINTR counts as a wake-up, but a signal can always
+ * come a moment too soon: a handler that must be heard calls io_wake(). It may return early with 0, and with timeout -1 does
+ * so once a day. Not to be called from a callback. */
 int io_wait(struct io *io, int64_t timeout_ns);
 
 /* Makes the current or next io_wait() return soon. Any thread, async-signal-safe. Costs one system call only while the owner sleeps. */
@@ -156,8 +157,8 @@ struct timer {
 struct wheel {
     struct list slots[WHEEL_SLOTS];
     uint64_t used[WHEEL_SLOTS / 64]; /* bit map of slots that are not empty */
-    int64_t tick;     /* the last tick that was run */
-    unsigned count;   /* timers that hang in a slot */
+    int64_t tick;                    /* the last tick that was run */
+    unsigned count;                  /* timers that hang in a slot */
 };
 
 void wheel_init(struct wheel *w, int64_t now_ns);

@@ -11,7 +11,6 @@
 #include <errno.h>
 #include <liburing.h>
 #include <poll.h>
-#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -43,15 +42,18 @@ struct stash {
 struct uring {
     struct io io; /* first */
     struct io_uring u;
-    struct msghdr *msgs;   /* one for each slot of the submission queue; the kernel copies it when it takes the submission */
+    struct msghdr *
+        msgs; /* one for each slot of the submission queue; the kernel copies it when it takes the submission */
     struct list to_arm;    /* at the start of the next io_wait() */
     struct list to_cancel; /* cancels that found no room */
     struct stash *stash;
     unsigned stash_n, stash_cap;
-    uint32_t turn;         /* counts io_wait() */
-    pthread_t owner;       /* the kernel takes submissions from this thread alone (SINGLE_ISSUER) */
+    uint32_t turn; /* counts io_wait() */
+    pid_t
+        owner; /* the thread from which alone the kernel takes submissions (SINGLE_ISSUER); a pthread_t is
+                              used again at once when its thread has ended */
     bool wake_armed;
-    bool has_cancels;      /* submissions of cancels since the last io_let_go() or io_wait() */
+    bool has_cancels; /* submissions of cancels since the last io_let_go() or io_wait() */
 };
 
 static inline struct uring *
@@ -71,6 +73,23 @@ submit(struct uring *r)
             return;
     }
     r->io.queued = 0;
+}
+
+/* Whether the kernel has completions that an io_uring_enter() would bring. */
+static inline bool
+has_more(const struct uring *r)
+{
+    return __atomic_load_n(r->u.sq.kflags, __ATOMIC_RELAXED) &
+           (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW);
+}
+
+/* Brings them. Since 6.12 one io_uring_enter() runs 20 pieces of deferred work and leaves the rest. */
+static inline void
+get_more(struct uring *r)
+{
+    for (unsigned i = 0;
+         i < GET_MAX && has_more(r) && io_uring_cq_ready(&r->u) < r->u.cq.ring_entries / 2; i++)
+        io_uring_get_events(&r->u);
 }
 
 /* A free slot, or NULL when the queue is full and the kernel takes nothing. */
@@ -100,8 +119,8 @@ prep_send(struct uring *r, const struct io_op *op, struct io_uring_sqe *sqe)
 {
     if (op->send.n == 1) {
         size_t len = op->send.iov->iov_len;
-        io_uring_prep_send(sqe, op->fd, op->send.iov->iov_base, len < IO_SEND_MAX ? len : IO_SEND_MAX,
-                           MSG_NOSIGNAL);
+        io_uring_prep_send(sqe, op->fd, op->send.iov->iov_base,
+                           len < IO_SEND_MAX ? len : IO_SEND_MAX, MSG_NOSIGNAL);
     } else {
         struct msghdr *msg = &r->msgs[sqe - r->u.sq.sqes];
         msg->msg_iov = (struct iovec *)op->send.iov;
@@ -217,6 +236,7 @@ uring_let_go(struct io *io)
     r->has_cancels = false;
     if (io_uring_submit_and_get_events(&r->u) < 0)
         return; /* as in submit(): it stays queued */
+    get_more(r);
     if (io_uring_sq_ready(&r->u) == 0)
         io->queued = 0;
 }
@@ -347,7 +367,8 @@ static bool
 is_pollable(int fd)
 {
     struct stat st;
-    return fstat(fd, &st) < 0 || (!S_ISREG(st.st_mode) && !S_ISDIR(st.st_mode) && !S_ISBLK(st.st_mode));
+    return fstat(fd, &st) < 0 ||
+           (!S_ISREG(st.st_mode) && !S_ISDIR(st.st_mode) && !S_ISBLK(st.st_mode));
 }
 
 static int
@@ -422,12 +443,13 @@ cqe_take(struct uring *r, struct io_uring_cqe *out)
     return true;
 }
 
+/* Calls back for all there is. Returns the number of callbacks; *taken is set to the number of completions. */
 static int
-dispatch(struct uring *r)
+dispatch(struct uring *r, unsigned *taken)
 {
     int called = unstash(r);
     struct io_uring_cqe cqe;
-    for (unsigned i = 0; i < IO_BATCH_MAX && cqe_take(r, &cqe); i++)
+    for (*taken = 0; *taken < IO_BATCH_MAX && cqe_take(r, &cqe); ++*taken)
         called += complete(r, cqe.user_data, cqe.res, cqe.flags);
     return called + io_deliver_done(&r->io);
 }
@@ -458,27 +480,13 @@ arm_all(struct uring *r)
     return true;
 }
 
-/* Whether the kernel has completions that an io_uring_enter() would bring. */
-static inline bool
-has_more(const struct uring *r)
-{
-    return __atomic_load_n(r->u.sq.kflags, __ATOMIC_RELAXED) & (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW);
-}
-
-/* Brings them. Since 6.12 one io_uring_enter() runs 20 pieces of deferred work and leaves the rest. */
-static inline void
-get_more(struct uring *r)
-{
-    for (unsigned i = 0; i < GET_MAX && has_more(r) && io_uring_cq_ready(&r->u) < r->u.cq.ring_entries / 2; i++)
-        io_uring_get_events(&r->u);
-}
-
 static struct __kernel_timespec
 timespec_of(int64_t timeout_ns)
 {
     if (timeout_ns < 0 || timeout_ns > LONGEST_S * NS_PER_S)
         return (struct __kernel_timespec){ .tv_sec = LONGEST_S };
-    return (struct __kernel_timespec){ .tv_sec = timeout_ns / NS_PER_S, .tv_nsec = timeout_ns % NS_PER_S };
+    return (struct __kernel_timespec){ .tv_sec = timeout_ns / NS_PER_S,
+                                       .tv_nsec = timeout_ns % NS_PER_S };
 }
 
 /* Submits and sleeps until there is a completion. Always with a timeout: without one liburing goes back to sleep
@@ -504,9 +512,11 @@ uring_wait(struct io *io, int64_t timeout_ns)
         timeout_ns = STUCK_MS * NS_PER_MS;
     if (io_uring_cq_ready(&r->u) > 0 || !list_is_empty(&io->done) || r->stash_n > 0)
         timeout_ns = 0;
-    if (timeout_ns != 0 && io_sleep_begin(io)) {
+    bool has_slept = timeout_ns != 0 && io_sleep_begin(io);
+    bool was_woken = false;
+    if (has_slept) {
         submit_and_sleep(r, timeout_ns);
-        io_sleep_end(io);
+        was_woken = io_sleep_end(io);
     } else {
         /* No system call where there is nothing to do for the kernel. */
         if (io_uring_sq_ready(&r->u) > 0)
@@ -518,7 +528,9 @@ uring_wait(struct io *io, int64_t timeout_ns)
         io->queued = 0;
         r->has_cancels = false;
     }
-    return dispatch(r);
+    unsigned taken;
+    int called = dispatch(r, &taken);
+    return called == 0 && taken > 0 && has_slept && !was_woken ? IO_NOTHING : called;
 }
 
 /* --- opening and closing -------------------------------------------------------------------------------------------*/
@@ -537,7 +549,7 @@ uring_close(struct io *io)
 {
     struct uring *r = uring_of(io);
     io->closing = true;
-    if (pthread_equal(r->owner, pthread_self())) {
+    if (r->owner == gettid()) {
         LIST_FOR_EACH(node, &io->all) {
             io_cancel(io, CONTAINER_OF(node, struct io_op, all));
         }
@@ -545,7 +557,8 @@ uring_close(struct io *io)
         while (!list_is_empty(&io->all) && clock_ns() < until)
             uring_wait(io, 100 * NS_PER_MS);
         if (!list_is_empty(&io->all))
-            log_error("io_uring: operations did not end within %d s of their cancel", CLOSE_MS / 1000);
+            log_error("io_uring: operations did not end within %d s of their cancel",
+                      CLOSE_MS / 1000);
     } /* else the kernel ends them when the ring goes; io.h allows only polls there */
     for (unsigned i = 0; i < r->stash_n; i++) {
         if (r->stash[i].res >= 0)
@@ -582,8 +595,9 @@ static int
 ring_create(struct io_uring *u, unsigned entries)
 {
     struct io_uring_params p = {
-        .flags = IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN | IORING_SETUP_TASKRUN_FLAG |
-                 IORING_SETUP_CLAMP | IORING_SETUP_SUBMIT_ALL | IORING_SETUP_CQSIZE,
+        .flags = IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN |
+                 IORING_SETUP_TASKRUN_FLAG | IORING_SETUP_CLAMP | IORING_SETUP_SUBMIT_ALL |
+                 IORING_SETUP_CQSIZE,
         .cq_entries = 4 * entries,
     };
     return io_uring_queue_init_params(entries, u, &p);
@@ -684,7 +698,7 @@ uring_open(struct io **out, const char **step, char note[IO_WHY_SIZE])
     }
     list_init(&r->to_arm);
     list_init(&r->to_cancel);
-    r->owner = pthread_self();
+    r->owner = gettid();
 
     *step = "io_uring_setup";
     int entries = ring_create_fitting(&r->u);
@@ -705,7 +719,8 @@ uring_open(struct io **out, const char **step, char note[IO_WHY_SIZE])
         goto out;
     if (entries < 1024)
         snprintf(note, IO_WHY_SIZE,
-                 "io_uring with %d entries instead of 1024: the limit of locked memory is low (ulimit -l, in Docker "
+                 "io_uring with %d entries instead of 1024: the limit of locked memory is low "
+                 "(ulimit -l, in Docker "
                  "`ulimits: memlock`)",
                  entries);
     *out = &r->io;

@@ -18,10 +18,10 @@
 /* An operation that remembers. */
 struct rec {
     struct io_op op;
-    int calls;  /* of the callback */
-    int ends;   /* without IO_MORE */
-    int res;    /* the latest */
-    int bits;   /* all results that were not negative, ored */
+    int calls;     /* of the callback */
+    int ends;      /* without IO_MORE */
+    int res;       /* the latest */
+    int bits;      /* all results that were not negative, ored */
     int fds[4096]; /* of accepts */
     int fds_n;
     void (*hook)(struct rec *rec, int res, unsigned flags);
@@ -93,7 +93,8 @@ make_listener(struct sockaddr_in *addr, int backlog)
 {
     int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     socklen_t len = sizeof(*addr);
-    *addr = (struct sockaddr_in){ .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+    *addr =
+        (struct sockaddr_in){ .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
     if (fd < 0 || bind(fd, (struct sockaddr *)addr, sizeof(*addr)) < 0 || listen(fd, backlog) < 0 ||
         getsockname(fd, (struct sockaddr *)addr, &len) < 0) {
         perror("listener");
@@ -156,7 +157,8 @@ each_backend(void (*test)(void), const char *name)
         test();
         io_close(io);
         int after = open_fds();
-        ok(before == after, "%s: %s: no descriptor left behind (%d, %d before)", name, io_is, after, before);
+        ok(before == after, "%s: %s: no descriptor left behind (%d, %d before)", name, io_is, after,
+           before);
     }
 }
 

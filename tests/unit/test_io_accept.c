@@ -30,7 +30,8 @@ test_one(void)
         ok(fcntl(r.fds[0], F_GETFL) & O_NONBLOCK, "%s: it does not block", io_is);
         ok(fcntl(r.fds[0], F_GETFD) & FD_CLOEXEC, "%s: nor outlive an exec", io_is);
         char c = 0;
-        ok(write(client, "x", 1) == 1 && poll(&(struct pollfd){ .fd = r.fds[0], .events = POLLIN }, 1, 1000) == 1 &&
+        ok(write(client, "x", 1) == 1 &&
+               poll(&(struct pollfd){ .fd = r.fds[0], .events = POLLIN }, 1, 1000) == 1 &&
                read(r.fds[0], &c, 1) == 1 && c == 'x',
            "%s: it is the connection", io_is);
     }
@@ -171,7 +172,8 @@ test_no_descriptors(void)
     WAIT_UNTIL(r.ends > 0);
     setrlimit(RLIMIT_NOFILE, &old);
     ok(r.fds_n == 1, "%s: one descriptor was free and used", io_is);
-    ok(r.ends == 1 && r.res == -EMFILE && !r.op.armed, "%s: then -EMFILE ends it (%d)", io_is, r.res);
+    ok(r.ends == 1 && r.res == -EMFILE && !r.op.armed, "%s: then -EMFILE ends it (%d)", io_is,
+       r.res);
     io_accept(io, &r.op, fd);
     WAIT_UNTIL(r.fds_n == 3);
     ok(r.fds_n == 3, "%s: armed again, it goes on (%d)", io_is, r.fds_n);

@@ -72,10 +72,18 @@ arm(struct item *item, enum what kind, int fd)
 {
     static const struct iovec iov = { big, sizeof(big) };
     switch (kind) {
-    case ACCEPT: io_accept(io, &item->op, fd); break;
-    case WATCH: io_watch(io, &item->op, fd); break;
-    case POLL: io_poll(io, &item->op, fd, POLLIN); break;
-    case SEND: io_send(io, &item->op, fd, &iov, 1); break;
+    case ACCEPT:
+        io_accept(io, &item->op, fd);
+        break;
+    case WATCH:
+        io_watch(io, &item->op, fd);
+        break;
+    case POLL:
+        io_poll(io, &item->op, fd, POLLIN);
+        break;
+    case SEND:
+        io_send(io, &item->op, fd, &iov, 1);
+        break;
     }
 }
 
@@ -84,9 +92,11 @@ static int
 trigger(struct fixture *f, enum what kind)
 {
     switch (kind) {
-    case ACCEPT: return dial(&f->addr);
+    case ACCEPT:
+        return dial(&f->addr);
     case WATCH:
-    case POLL: return write(f->peer, "x", 1) == 1 ? -1 : -2;
+    case POLL:
+        return write(f->peer, "x", 1) == 1 ? -1 : -2;
     case SEND:
         while (read(f->peer, big, sizeof(big)) > 0) {
         }
@@ -131,12 +141,13 @@ test_orders(void)
                 int64_t until = clock_ns() + 2 * NS_PER_S;
                 while (!ended && clock_ns() < until)
                     io_wait(io, 20 * NS_PER_MS);
-                bool is_right = ended && !at_once && (res == -ECANCELED || kind == SEND || is_closed);
+                bool is_right =
+                    ended && !at_once && (res == -ECANCELED || kind == SEND || is_closed);
                 cases++;
                 if (!is_right) {
                     wrong++;
-                    diag("%s %s stage %d: happens %d closed %d waits %d reuses %d: ended %d res %d", io_is, names[kind],
-                         stage, happens, is_closed, waits, reuses, ended, res);
+                    diag("%s %s stage %d: happens %d closed %d waits %d reuses %d: ended %d res %d",
+                         io_is, names[kind], stage, happens, is_closed, waits, reuses, ended, res);
                 }
                 if (!is_closed)
                     close(f.fd);
@@ -152,7 +163,8 @@ test_orders(void)
             }
         }
     }
-    ok(wrong == 0, "%s: %d orders of arm, event, close, reuse, cancel (%d wrong)", io_is, cases, wrong);
+    ok(wrong == 0, "%s: %d orders of arm, event, close, reuse, cancel (%d wrong)", io_is, cases,
+       wrong);
 }
 
 /* --- one callback ends others of the same batch --------------------------------------------------------------------*/
@@ -215,8 +227,8 @@ test_batch(void)
             close(crowd.pairs[i][0]);
             close(crowd.pairs[i][1]);
         }
-        ok(crowd.events == 1 && crowd.after_cancel == 0, "%s: %s: no event after the cancel of all (%d)", io_is,
-           names[kind], crowd.events);
+        ok(crowd.events == 1 && crowd.after_cancel == 0,
+           "%s: %s: no event after the cancel of all (%d)", io_is, names[kind], crowd.events);
         ok(ended == CROWD && right == CROWD, "%s: %s: all %d ended", io_is, names[kind], CROWD);
     }
 }
@@ -370,7 +382,7 @@ test_number_taken(void)
     ok(old.ends == 1 && old.res == -ECANCELED, "%s: the old owner's cancel", io_is);
     ok(write(q[!mine], "x", 1) == 1, "%s: written", io_is);
     WAIT_UNTIL(new.calls);
-    ok(new.res == POLLIN && new.op.armed, "%s: does not touch the new owner", io_is);
+    ok(new.res == POLLIN &&new.op.armed, "%s: does not touch the new owner", io_is);
     io_cancel(io, &new.op);
     WAIT_UNTIL(new.ends);
     ok(new.ends == 1 && new.res == -ECANCELED, "%s: who can be cancelled, too", io_is);
@@ -412,7 +424,8 @@ test_close_armed(void)
         calls += r[i].calls;
         armed += r[i].op.armed;
     }
-    ok(n == 2 && calls == 0 && armed == 0, "%s: io_close() calls nobody back (%d) and leaves nothing armed", io_is, calls);
+    ok(n == 2 && calls == 0 && armed == 0,
+       "%s: io_close() calls nobody back (%d) and leaves nothing armed", io_is, calls);
     io_watch(io, &r[1].op, f[1].fd);
     WAIT_UNTIL(r[1].calls);
     ok(r[1].res & POLLIN, "%s: and the operation is good for another instance", io_is);

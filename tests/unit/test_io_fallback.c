@@ -20,7 +20,8 @@ filter(int nr, uint32_t outcome)
         BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
     };
     struct sock_fprog program = { ARRAY_LEN(code), code };
-    if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 || prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) < 0) {
+    if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 ||
+        prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) < 0) {
         perror("seccomp");
         _exit(99);
     }
@@ -69,7 +70,8 @@ falls_back(const char *name)
     EXPECT(open_fds() == before);
     EXPECT(io_open(IO_AUTO, &io, why) == 0);
     EXPECT(strcmp(io_name(io), "epoll") == 0);
-    EXPECT(strstr(why, "io_uring refused (") == why && strstr(why, name) != NULL && strstr(why, "using epoll") != NULL);
+    EXPECT(strstr(why, "io_uring refused (") == why && strstr(why, name) != NULL &&
+           strstr(why, "using epoll") != NULL);
     EXPECT(strchr(why, '\n') == NULL && strlen(why) < IO_WHY_SIZE - 1);
     diag("%s", why);
     make_pair(p);
@@ -165,7 +167,8 @@ memlock(int kib)
     if (why[0] != '\0' && kib < 8)
         EXPECT(strcmp(io_name(io), "epoll") == 0 && strstr(why, "ENOMEM") != NULL);
     if (kib >= 64)
-        EXPECT(strcmp(io_name(io), "io_uring") == 0 && (why[0] == '\0' || strstr(why, "entries") != NULL));
+        EXPECT(strcmp(io_name(io), "io_uring") == 0 &&
+               (why[0] == '\0' || strstr(why, "entries") != NULL));
     io_wake(io);
     io_wait(io, -1);
     io_close(io);
@@ -229,7 +232,8 @@ main(void)
     }
     io_close(io);
     in_child(nothing_to_say, 0, "the ring where it is allowed, without a word");
-    static const int errs[] = { EPERM, ENOSYS, ENOMEM, EINVAL, EOPNOTSUPP, EMFILE, ENFILE, EACCES, EBUSY, ENXIO };
+    static const int errs[] = { EPERM,  ENOSYS, ENOMEM, EINVAL, EOPNOTSUPP,
+                                EMFILE, ENFILE, EACCES, EBUSY,  ENXIO };
     for (size_t i = 0; i < ARRAY_LEN(errs); i++) {
         char name[64];
         snprintf(name, sizeof(name), "io_uring_setup: %s", strerrorname_np(errs[i]));

@@ -65,10 +65,11 @@ test_fork(void)
     }
     int status = -1;
     waitpid(pid, &status, 0);
-    ok(WIFEXITED(status) && WEXITSTATUS(status) == 0, "%s: the child leaves and has one of its own (status %x)", io_is,
-       (unsigned)status);
+    ok(WIFEXITED(status) && WEXITSTATUS(status) == 0,
+       "%s: the child leaves and has one of its own (status %x)", io_is, (unsigned)status);
     settle();
-    ok(watch.calls == 0 && poll_rec.calls == 0 && send.calls == 0, "%s: the parent noticed nothing", io_is);
+    ok(watch.calls == 0 && poll_rec.calls == 0 && send.calls == 0, "%s: the parent noticed nothing",
+       io_is);
     ok(write(p[1], "x", 1) == 1 && write(q[1], "x", 1) == 1, "%s: written", io_is);
     while (read(full[1], big, sizeof(big)) > 0) {
     }
@@ -94,13 +95,15 @@ test_exec(void)
     fflush(stdout);
     pid_t pid = fork();
     if (pid == 0) {
-        execl("/bin/sh", "sh", "-c", "ls -l /proc/self/fd | grep -E 'io_uring|eventpoll|eventfd' && exit 1; exit 0",
+        execl("/bin/sh", "sh", "-c",
+              "ls -l /proc/self/fd | grep -E 'io_uring|eventpoll|eventfd' && exit 1; exit 0",
               (char *)NULL);
         _exit(99);
     }
     int status = -1;
     waitpid(pid, &status, 0);
-    ok(WIFEXITED(status) && WEXITSTATUS(status) == 0, "%s: closed on exec (status %x)", io_is, (unsigned)status);
+    ok(WIFEXITED(status) && WEXITSTATUS(status) == 0, "%s: closed on exec (status %x)", io_is,
+       (unsigned)status);
 }
 
 int

@@ -37,7 +37,8 @@ test_level(void)
     io_cancel(io, &r.op);
     calls = r.calls;
     WAIT_UNTIL(r.ends);
-    ok(r.ends == 1 && r.res == -ECANCELED && r.calls == calls + 1, "%s: cancelled, and no event after it", io_is);
+    ok(r.ends == 1 && r.res == -ECANCELED && r.calls == calls + 1,
+       "%s: cancelled, and no event after it", io_is);
     close(p[0]);
 }
 
@@ -70,7 +71,8 @@ test_consumed_in_callback(void)
         io_wait(io, 0);
         wrong += r.calls != calls + 1;
     }
-    ok(wrong == 0 && r.fds_n == 100, "%s: read in the callback: one completion an arrival (%d wrong)", io_is, wrong);
+    ok(wrong == 0 && r.fds_n == 100,
+       "%s: read in the callback: one completion an arrival (%d wrong)", io_is, wrong);
     io_cancel(io, &r.op);
     WAIT_UNTIL(r.ends);
     close(p[0]);
@@ -98,7 +100,8 @@ test_change(void)
     /* Armed and idle: the old request is in the kernel. */
     io_poll_change(io, &r.op, POLLIN | POLLOUT);
     WAIT_UNTIL(r.calls);
-    ok(r.bits == POLLOUT && r.ends == 0, "%s: changed to what is ready (%x)", io_is, (unsigned)r.bits);
+    ok(r.bits == POLLOUT && r.ends == 0, "%s: changed to what is ready (%x)", io_is,
+       (unsigned)r.bits);
     ok(write(p[1], "x", 1) == 1, "%s: written", io_is);
     WAIT_UNTIL(r.bits == (POLLIN | POLLOUT));
     ok(r.bits == (POLLIN | POLLOUT), "%s: both at once", io_is);
@@ -113,7 +116,8 @@ test_change(void)
     io_poll_change(io, &r.op, POLLOUT);
     r.bits = 0;
     settle();
-    ok(r.bits == POLLOUT, "%s: nothing of the old mask after the change (%x)", io_is, (unsigned)r.bits);
+    ok(r.bits == POLLOUT, "%s: nothing of the old mask after the change (%x)", io_is,
+       (unsigned)r.bits);
     /* To and fro without a wait. */
     io_poll_change(io, &r.op, POLLIN);
     io_poll_change(io, &r.op, POLLIN | POLLOUT);
@@ -130,7 +134,8 @@ test_change(void)
     io_poll_change(io, &r.op, POLLIN);
     WAIT_UNTIL(r.ends);
     settle();
-    ok(r.ends == 1 && r.calls == 1 && r.res == -ECANCELED, "%s: changed, then cancelled (%d)", io_is, r.res);
+    ok(r.ends == 1 && r.calls == 1 && r.res == -ECANCELED, "%s: changed, then cancelled (%d)",
+       io_is, r.res);
     close(p[0]);
     close(p[1]);
 }
@@ -171,8 +176,8 @@ test_refused(void)
     io_poll(io, &r.op, fd, POLLIN);
     ok(r.calls == 0, "%s: no callback from io_poll()", io_is);
     WAIT_UNTIL(r.ends);
-    ok(r.ends == 1 && r.calls == 1 && r.res == -EPERM && !r.op.armed, "%s: a regular file is -EPERM (%d)", io_is,
-       r.res);
+    ok(r.ends == 1 && r.calls == 1 && r.res == -EPERM && !r.op.armed,
+       "%s: a regular file is -EPERM (%d)", io_is, r.res);
     close(fd);
     fd = open("/tmp", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     io_poll(io, &r.op, fd, POLLIN);
@@ -236,8 +241,8 @@ test_kinds(void)
     WAIT_UNTIL(r.calls);
     int err = 0;
     getsockopt(fd, SOL_SOCKET, SO_ERROR, &err, &(socklen_t){ sizeof(err) });
-    ok(rc < 0 && r.bits != 0 && err == ECONNREFUSED, "%s: a refused connect wakes the writer (%x, %d)", io_is,
-       (unsigned)r.bits, err);
+    ok(rc < 0 && r.bits != 0 && err == ECONNREFUSED,
+       "%s: a refused connect wakes the writer (%x, %d)", io_is, (unsigned)r.bits, err);
     io_cancel(io, &r.op);
     WAIT_UNTIL(r.ends);
     close(fd);

@@ -174,13 +174,15 @@ step_conn(void)
         return;
     }
     switch (rng(12)) {
-    case 0: case 1:
+    case 0:
+    case 1:
         if (!s->watch.armed) {
             io_watch(io, &s->watch, s->fd);
             s->is_announced = false;
         }
         break;
-    case 2: case 3:
+    case 2:
+    case 3:
         if (!s->send.armed)
             side_send(s);
         break;
@@ -188,7 +190,9 @@ step_conn(void)
         if (write(s->peer, text, 1 + rng(2000)) < 0)
             EXPECT(errno == EAGAIN);
         break;
-    case 5: case 6: case 7:
+    case 5:
+    case 6:
+    case 7:
         peer_read(s, TEXT);
         break;
     case 8:
@@ -254,7 +258,8 @@ step_poller(void)
         if (!p->has_data)
             p->has_data = write(p->p[1], "x", 1) == 1;
         break;
-    case 3: case 4:
+    case 3:
+    case 4:
         p->has_data = p->has_data && read(p->p[0], c, sizeof(c)) != 1;
         break;
     case 5:
@@ -383,17 +388,30 @@ test_random(void)
     }
     for (long step = 0; step < steps; step++) {
         switch (rng(20)) {
-        case 0: io_wait(io, 0); break;
-        case 1: io_flush(io); break;
+        case 0:
+            io_wait(io, 0);
+            break;
+        case 1:
+            io_flush(io);
+            break;
         case 2:
             if (rng(20) == 0)
                 io_wake(io);
             if (rng(4) == 0)
                 io_wait(io, rng(200000));
             break;
-        case 3: case 4: step_listener(); break;
-        case 5: case 6: case 7: step_poller(); break;
-        default: step_conn(); break;
+        case 3:
+        case 4:
+            step_listener();
+            break;
+        case 5:
+        case 6:
+        case 7:
+            step_poller();
+            break;
+        default:
+            step_conn();
+            break;
         }
         if (step % 5000 == 4999)
             rest();
@@ -415,7 +433,8 @@ test_random(void)
         close(pollers[i].p[1]);
     }
     close(listener_fd);
-    ok(wrong == 0, "%s: seed %llu: %ld events, %d wrong", io_is, (unsigned long long)seed, events, wrong);
+    ok(wrong == 0, "%s: seed %llu: %ld events, %d wrong", io_is, (unsigned long long)seed, events,
+       wrong);
 }
 
 int

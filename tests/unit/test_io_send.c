@@ -25,14 +25,17 @@ test_deferred(void)
     io_send(io, &r.op, p[0], three, 3);
     int64_t before = clock_ns();
     int n = io_wait(io, NS_PER_S);
-    ok(n == 1 && clock_ns() - before < NS_PER_S / 2, "%s: io_wait() sends and does not sleep", io_is);
+    ok(n == 1 && clock_ns() - before < NS_PER_S / 2, "%s: io_wait() sends and does not sleep",
+       io_is);
     ok(r.ends == 2 && r.res == 5, "%s: several pieces, one of them empty (%d)", io_is, r.res);
-    ok(read(p[1], got, sizeof(got)) == 5 && memcmp(got, "world", 5) == 0, "%s: they arrive in order", io_is);
+    ok(read(p[1], got, sizeof(got)) == 5 && memcmp(got, "world", 5) == 0,
+       "%s: they arrive in order", io_is);
     io_send(io, &r.op, p[0], &one, 1);
     io_flush(io);
     before = clock_ns();
     io_wait(io, NS_PER_S);
-    ok(r.ends == 3 && clock_ns() - before < NS_PER_S / 2, "%s: io_wait() does not sleep over a flushed send", io_is);
+    ok(r.ends == 3 && clock_ns() - before < NS_PER_S / 2,
+       "%s: io_wait() does not sleep over a flushed send", io_is);
     close(p[0]);
     close(p[1]);
 }
@@ -128,7 +131,8 @@ long_transfer(bool is_tcp, unsigned pieces, bool is_watched)
     shutdown(p[0], SHUT_WR);
     pthread_join(thread, NULL);
     const char *how = is_watched ? "watched" : "not watched";
-    ok(s.sent == LONG && s.rec.res > 0, "%s: 32 MiB sent (tcp %d, %u pieces, %s)", io_is, is_tcp, pieces, how);
+    ok(s.sent == LONG && s.rec.res > 0, "%s: 32 MiB sent (tcp %d, %u pieces, %s)", io_is, is_tcp,
+       pieces, how);
     ok(rd.got == LONG && rd.is_right, "%s: and received as they were", io_is);
     ok(s.shorts > 0, "%s: in %d short sends, each showing progress", io_is, s.shorts);
     if (is_watched) {
@@ -183,7 +187,8 @@ test_cancel_blocked(void)
         io_cancel(io, &r.op);
         ok(r.ends == ends, "%s: no callback from io_cancel()", io_is);
         WAIT_UNTIL(r.ends > ends);
-        ok(r.ends == ends + 1 && r.res == -ECANCELED, "%s: a blocked send is cancelled, once (%d)", io_is, r.res);
+        ok(r.ends == ends + 1 && r.res == -ECANCELED, "%s: a blocked send is cancelled, once (%d)",
+           io_is, r.res);
         settle();
         ok(r.ends == ends + 1, "%s: and does not come back", io_is);
         /* The socket is good for another one. */
@@ -193,7 +198,8 @@ test_cancel_blocked(void)
         while (read(p[1], sink, sizeof(sink)) > 0) {
         }
         WAIT_UNTIL(r.ends > ends);
-        ok(r.ends == ends + 1 && r.res > 0, "%s: the next goes when the peer reads (%d)", io_is, r.res);
+        ok(r.ends == ends + 1 && r.res > 0, "%s: the next goes when the peer reads (%d)", io_is,
+           r.res);
         if (watched) {
             ok(write(p[1], "x", 1) == 1, "%s: peer writes", io_is);
             WAIT_UNTIL(w.bits & POLLIN);
@@ -220,7 +226,8 @@ test_watch_goes_first(void)
     fill(&r, p[0], &iov);
     io_cancel(io, &w.op);
     WAIT_UNTIL(w.ends);
-    ok(w.ends == 1 && w.res == -ECANCELED && r.op.armed, "%s: the watch is cancelled under a blocked send", io_is);
+    ok(w.ends == 1 && w.res == -ECANCELED && r.op.armed,
+       "%s: the watch is cancelled under a blocked send", io_is);
     while (read(p[1], sink, sizeof(sink)) > 0) {
     }
     int ends = r.ends;
@@ -260,7 +267,8 @@ test_cancel_queued(void)
     ok(a.calls == 0 && a.op.armed, "%s: nor calls back yet", io_is);
     int64_t before = clock_ns();
     io_wait(io, NS_PER_S);
-    ok(a.ends == 1 && a.res == -ECANCELED, "%s: the next io_wait() says -ECANCELED (%d)", io_is, a.res);
+    ok(a.ends == 1 && a.res == -ECANCELED, "%s: the next io_wait() says -ECANCELED (%d)", io_is,
+       a.res);
     ok(clock_ns() - before < NS_PER_S / 2, "%s: without sleep", io_is);
     /* The same operation again, while another is queued before and after. */
     io_send(io, &a.op, p[0], &iov, 1);
@@ -269,7 +277,8 @@ test_cancel_queued(void)
     ok(io_queued(io) == 1, "%s: one of two is left", io_is);
     io_wait(io, 0);
     io_wait(io, 0);
-    ok(a.ends == 2 && a.res == -ECANCELED && b.ends == 1 && b.res == 1, "%s: only the other is sent", io_is);
+    ok(a.ends == 2 && a.res == -ECANCELED && b.ends == 1 && b.res == 1,
+       "%s: only the other is sent", io_is);
     close(p[0]);
     close(p[1]);
 }
@@ -300,13 +309,16 @@ test_peer_gone(void)
             io_watch(io, &w.op, p[0]);
         fill(&r, p[0], &iov);
         int ends = r.ends;
-        setsockopt(p[1], SOL_SOCKET, SO_LINGER, &(struct linger){ .l_onoff = 1 }, sizeof(struct linger));
+        setsockopt(p[1], SOL_SOCKET, SO_LINGER, &(struct linger){ .l_onoff = 1 },
+                   sizeof(struct linger));
         close(p[1]);
         WAIT_UNTIL(r.ends > ends);
-        ok(r.res == -ECONNRESET || r.res == -EPIPE, "%s: a reset ends a blocked send (%d)", io_is, r.res);
+        ok(r.res == -ECONNRESET || r.res == -EPIPE, "%s: a reset ends a blocked send (%d)", io_is,
+           r.res);
         if (watched) {
             WAIT_UNTIL(w.calls);
-            ok(w.bits & (POLLHUP | POLLERR), "%s: and is announced to the watch (%x)", io_is, (unsigned)w.bits);
+            ok(w.bits & (POLLHUP | POLLERR), "%s: and is announced to the watch (%x)", io_is,
+               (unsigned)w.bits);
             io_cancel(io, &w.op);
             WAIT_UNTIL(w.ends);
         }
@@ -319,7 +331,8 @@ test_peer_gone(void)
     int ends = r.ends;
     shutdown(p[0], SHUT_RDWR);
     WAIT_UNTIL(r.ends > ends);
-    ok(r.ends == ends + 1 && r.res == -EPIPE, "%s: our own shutdown() ends a blocked send (%d)", io_is, r.res);
+    ok(r.ends == ends + 1 && r.res == -EPIPE, "%s: our own shutdown() ends a blocked send (%d)",
+       io_is, r.res);
     close(p[0]);
     close(p[1]);
 
@@ -402,7 +415,8 @@ test_queue_overrun(void)
         for (int i = 0; i < N; i++)
             ended += r[i].ends == 1 && r[i].res == 1;
     }
-    ok(got == N && ended == N, "%s: %d sends at once: %d ended, %zu bytes arrived", io_is, N, ended, got);
+    ok(got == N && ended == N, "%s: %d sends at once: %d ended, %zu bytes arrived", io_is, N, ended,
+       got);
     free(r);
     close(p[0]);
     close(p[1]);

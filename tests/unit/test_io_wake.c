@@ -40,6 +40,31 @@ test_timeouts(void)
     ok(least < 1, "%s: a fifth of a millisecond is not rounded up (%.3f)", io_is, least);
 }
 
+/* What a backend does for itself (the first look at a writable socket, the change of a poll) must not end a sleep. */
+static void
+test_undisturbed(void)
+{
+    int p[2];
+    struct rec w, l;
+    bool is_quiet = false;
+    for (int i = 0; i < 5 && !is_quiet; i++) {
+        make_pair(p);
+        rec_init(&w, rec_fn);
+        rec_init(&l, rec_fn);
+        io_watch(io, &w.op, p[0]);
+        io_poll(io, &l.op, p[1], POLLIN);
+        is_quiet = wait_ms(30 * NS_PER_MS) >= 29.9;
+        io_poll_change(io, &l.op, 0);
+        is_quiet = is_quiet && wait_ms(30 * NS_PER_MS) >= 29.9;
+        io_cancel(io, &w.op);
+        io_cancel(io, &l.op);
+        WAIT_UNTIL(w.ends && l.ends);
+        close(p[0]);
+        close(p[1]);
+    }
+    ok(is_quiet, "%s: a new watch and a changed poll do not end the sleep", io_is);
+}
+
 static void
 test_wake_before(void)
 {
@@ -78,8 +103,8 @@ test_wake_sleeper(void)
         int64_t ms = (clock_ns() - start) / NS_PER_MS;
         pthread_join(thread, NULL);
         alarm(0);
-        ok(ms < 4000, "%s: a sleeper %s is woken (%lld ms)", io_is, i == 0 ? "with a timeout" : "without one",
-           (long long)ms);
+        ok(ms < 4000, "%s: a sleeper %s is woken (%lld ms)", io_is,
+           i == 0 ? "with a timeout" : "without one", (long long)ms);
     }
 }
 
@@ -118,7 +143,8 @@ test_hammer(void)
     for (int i = 0; i < THREADS; i++)
         pthread_join(threads[i], NULL);
     alarm(0);
-    ok(1, "%s: %d posts from %d threads, none slept over (%ld waits)", io_is, THREADS * POSTS, THREADS, waits);
+    ok(1, "%s: %d posts from %d threads, none slept over (%ld waits)", io_is, THREADS * POSTS,
+       THREADS, waits);
 }
 
 /* The same with one post at a time, each answered before the next: every single one must wake. */
@@ -227,6 +253,7 @@ int
 main(void)
 {
     EACH_BACKEND(test_timeouts);
+    EACH_BACKEND(test_undisturbed);
     EACH_BACKEND(test_wake_before);
     EACH_BACKEND(test_wake_sleeper);
     EACH_BACKEND(test_hammer);

@@ -35,7 +35,8 @@ test_data_and_end(void)
     io_cancel(io, &r.op);
     ok(r.ends == 0, "%s: io_cancel() does not call back", io_is);
     WAIT_UNTIL(r.ends > 0);
-    ok(r.ends == 1 && r.res == -ECANCELED && !r.op.armed, "%s: the cancel ends it (%d)", io_is, r.res);
+    ok(r.ends == 1 && r.res == -ECANCELED && !r.op.armed, "%s: the cancel ends it (%d)", io_is,
+       r.res);
     close(p[0]);
 }
 
@@ -50,7 +51,8 @@ test_readable_before(void)
     close(p[1]);
     io_watch(io, &r.op, p[0]);
     WAIT_UNTIL((r.bits & (POLLIN | POLLRDHUP)) == (POLLIN | POLLRDHUP));
-    ok((r.bits & (POLLIN | POLLRDHUP)) == (POLLIN | POLLRDHUP), "%s: what was there before is announced", io_is);
+    ok((r.bits & (POLLIN | POLLRDHUP)) == (POLLIN | POLLRDHUP),
+       "%s: what was there before is announced", io_is);
     io_cancel(io, &r.op);
     WAIT_UNTIL(r.ends);
     close(p[0]);
@@ -65,7 +67,8 @@ test_reset(void)
     rec_init(&r, rec_fn);
     io_watch(io, &r.op, p[0]);
     settle();
-    setsockopt(p[1], SOL_SOCKET, SO_LINGER, &(struct linger){ .l_onoff = 1 }, sizeof(struct linger));
+    setsockopt(p[1], SOL_SOCKET, SO_LINGER, &(struct linger){ .l_onoff = 1 },
+               sizeof(struct linger));
     close(p[1]);
     WAIT_UNTIL(r.bits & (POLLHUP | POLLERR));
     ok(r.bits & (POLLHUP | POLLERR), "%s: a reset is announced (%x)", io_is, (unsigned)r.bits);

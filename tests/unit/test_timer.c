@@ -33,11 +33,16 @@ static int64_t
 random_due(void)
 {
     switch (rng() % 5) {
-    case 0: return now - (int64_t)(rng() % (2 * NS_PER_S));
-    case 1: return now + (int64_t)(rng() % (TICK * 3));
-    case 2: return now + (int64_t)(rng() % (WHEEL_SLOTS * TICK));
-    case 3: return now + (int64_t)(rng() % (5 * WHEEL_SLOTS * TICK));
-    default: return (now / TICK + (int64_t)(rng() % 10)) * TICK; /* exactly on a tick */
+    case 0:
+        return now - (int64_t)(rng() % (2 * NS_PER_S));
+    case 1:
+        return now + (int64_t)(rng() % (TICK * 3));
+    case 2:
+        return now + (int64_t)(rng() % (WHEEL_SLOTS * TICK));
+    case 3:
+        return now + (int64_t)(rng() % (5 * WHEEL_SLOTS * TICK));
+    default:
+        return (now / TICK + (int64_t)(rng() % 10)) * TICK; /* exactly on a tick */
     }
 }
 
@@ -100,18 +105,20 @@ test_random(uint64_t seed)
                 late++;
         }
     }
-    ok(early == 0, "seed %llu: none of %d fired before its deadline", (unsigned long long)seed, fired);
+    ok(early == 0, "seed %llu: none of %d fired before its deadline", (unsigned long long)seed,
+       fired);
     ok(late == 0, "seed %llu: none was late", (unsigned long long)seed);
     ok(unexpected == 0, "seed %llu: none fired that was not set", (unsigned long long)seed);
     ok(next_late == 0, "seed %llu: wheel_next_ns() never too late", (unsigned long long)seed);
-    ok(miscounted == 0, "seed %llu: the count is the number of set timers", (unsigned long long)seed);
+    ok(miscounted == 0, "seed %llu: the count is the number of set timers",
+       (unsigned long long)seed);
     for (int i = 0; i < TIMERS; i++)
         timer_clear(&wheel, &timers[i]);
     uint64_t used = 0;
     for (size_t i = 0; i < ARRAY_LEN(wheel.used); i++)
         used |= wheel.used[i];
-    ok(wheel.count == 0 && used == 0 && wheel_next_ns(&wheel) == -1, "seed %llu: empty after clearing all",
-       (unsigned long long)seed);
+    ok(wheel.count == 0 && used == 0 && wheel_next_ns(&wheel) == -1,
+       "seed %llu: empty after clearing all", (unsigned long long)seed);
 }
 
 /* --- single cases ------------------------------------------------------------------------------------------------- */
