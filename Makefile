@@ -277,15 +277,13 @@ test-all: deps-test ## every Python from 3.11, the suite also under ASan/UBSan, 
 	$(Q)$(PYTHON) tests/tools/test_all.py --make '$(MAKE)'
 conformance: all venv ## only the tables of raw requests
 	$(Q)$(VENV_PYTHON) -m pytest -q tests/conformance $(PYTEST)
+
 .PHONY: stress
 stress: deps-bench ## reload, kill -9, idle connections, long polls, growth, Ctrl-C; STRESS='reload kill --io epoll --short'
 	$(Q)$(MAKE) --no-print-directory PYTHON=$(PYTHON) all $(BENCH_VENV)/.ready
 	$(Q)RINGCORN_BIN=$(PROGRAM) $(BENCH_VENV)/bin/python tests/stress/run.py $(STRESS)
 
-.PHONY: stress fuzz
-stress: all venv ## reloads, kills, idle crowds, long polls, growth: minutes each; STRESS='reload --short'
-	$(Q)RINGCORN_BIN=$(PROGRAM) $(VENV_PYTHON) tests/stress/run.py $(STRESS)
-
+.PHONY: fuzz
 # libFuzzer, by clang. New inputs are kept in build/fuzz/; what crashes belongs into tests/fuzz/regression/<target>/.
 FUZZ_SECONDS ?= 60
 fuzz: ## fuzz every parser for FUZZ_SECONDS (60) each
