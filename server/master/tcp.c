@@ -191,12 +191,10 @@ tcp_add_slot(struct sockets *s, struct bound *b)
 
 /* The bound that serves the address already, and is not spoken for by an earlier `bind`. */
 static struct bound *
-find(struct list *bounds, const struct sockaddr_storage *a, uint16_t port_asked, bool is_per_slot,
-     bool is_fresh)
+find(struct list *bounds, const struct sockaddr_storage *a, uint16_t port_asked, bool is_fresh)
 {
     BOUNDS_EACH(b, bounds)
-        if (b->kind == CONF_BIND_TCP && b->port_asked == port_asked &&
-            b->is_per_slot == is_per_slot && host_is_equal(&b->addr, a) &&
+        if (b->kind == CONF_BIND_TCP && b->port_asked == port_asked && host_is_equal(&b->addr, a) &&
             (port_asked != 0 || (!is_fresh && !b->is_kept)))
             return b;
     return NULL;
@@ -240,12 +238,15 @@ open_all(struct sockets *s, const struct conf_bind *bind, const struct addrinfo 
     for (const struct addrinfo *ai = found; ai != NULL; ai = ai->ai_next) {
         struct sockaddr_storage a = { 0 };
         memcpy(&a, ai->ai_addr, ai->ai_addrlen);
-        struct bound *b = find(&s->bounds, &a, bind->port, is_per_slot, false);
+        struct bound *b = find(&s->bounds, &a, bind->port, false);
         if (b == NULL)
-            b = find(&change->fresh, &a, bind->port, is_per_slot, true);
+            b = find(&change->fresh, &a, bind->port, true);
         if (b == NULL)
-            b = find(opened, &a, bind->port, is_per_slot, true); /* a name may say it twice */
+            b = find(opened, &a, bind->port, true); /* a name may say it twice */
         if (b != NULL) {
+            /* Two kinds of socket on one address would share its connections while one leaves. */
+            if (b->is_per_slot != is_per_slot)
+                log_warning("reuse_port: %s keeps its sockets until the next start", b->text);
             b->is_kept = true;
             port = port_of(&b->addr);
             n++;

@@ -984,15 +984,18 @@ def test_reload_from_one_address_to_all(master):
 
 
 @pytest.mark.parametrize("first", [True, False])
-def test_reload_toggles_reuse_port(master, first):
+def test_reuse_port_of_an_address_stays_until_the_next_start(master, first):
     port = free_port()
     text = "bind: ['127.0.0.1:%d']\nworkers: 2\nreuse_port: %s\n"
     m = master(config=text % (port, str(first).lower())).ready(2)
     m.config.write_text(text % (port, str(not first).lower()))
-    m.send(signal.SIGHUP)
-    m.wait_log("no longer listening on 127.0.0.1")
-    for _ in range(40):
-        get(("127.0.0.1", port), timeout=2)
+    with load(("127.0.0.1", port)) as threads:
+        m.send(signal.SIGHUP)
+        m.wait_log("reuse_port: 127.0.0.1:.* until the next start")
+        m.wait_log("reloaded")
+        time.sleep(0.2)
+    assert failures(threads) == []
+    assert {get(("127.0.0.1", port), timeout=2).slot for _ in range(200)} == {0, 1}
 
 
 def test_reload_to_a_port_in_use_keeps_the_old(master):
@@ -1144,3 +1147,50 @@ def test_hang_up_of_the_terminal_does_not_kill_workers(master):
         os.kill(pid, signal.SIGUSR1)
     time.sleep(0.2)
     assert "died" not in m.log and get(m.address)
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_any_order_of_signals_and_deaths(master, tmp_path, seed):
+    """Whatever comes in between, in the end the right number of workers serves every address, and TERM ends it."""
+    import random
+
+    rng = random.Random(seed)
+    ports = [free_port(), free_port()]
+    path = tmp_path / "app.sock"
+
+    def config():
+        binds = [f"127.0.0.1:{ports[0]}", *rng.sample([f"127.0.0.1:{ports[1]}", f"unix:{path}"], rng.randrange(3))]
+        return f"bind: {binds!r}\nworkers: {rng.randrange(1, 4)}\nreuse_port: {rng.choice(['true', 'true', 'false'])}\n"
+
+    m = master(config=config())
+    with load(("127.0.0.1", ports[0]), keep=1, close=1) as threads:
+        until = time.monotonic() + 4
+        while time.monotonic() < until:
+            what = rng.choice(["hup", "hup", "ttin", "ttou", "kill", "term", "usr1", "mode"])
+            if what == "hup":
+                m.config.write_text(config())
+                m.send(signal.SIGHUP)
+            elif what == "mode":
+                m.modes(**rng.choice([{}, {}, {"_1": "exit=3"}, {"all": "boot_ms=200"}, {"_0": "drain_ms=100"}]))
+            elif what in ("kill", "term"):
+                for pid in rng.sample(workers := m.workers(), min(1, len(workers))):
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL if what == "kill" else signal.SIGTERM)
+            else:
+                m.send(getattr(signal, f"SIG{what.upper()}"))
+            time.sleep(rng.random() * 0.15)
+            if m.process.poll() is not None:
+                break
+        m.modes()
+        if m.process.poll() is None:
+            m.config.write_text(f"bind: ['127.0.0.1:{ports[0]}', 'unix:{path}']\nworkers: 2\n")
+            m.send(signal.SIGHUP)
+            eventually(lambda: path.exists() and m.log.rstrip().splitlines() and len(m.workers()) == 2, 20)
+            time.sleep(0.5)
+    if m.process.poll() is not None:  # five boots of slot 1 in a row failed: a crash loop, and said so
+        assert m.process.returncode == 3 and "giving up" in m.log
+        return
+    eventually(lambda: len(m.workers()) == 2 and {get(("127.0.0.1", ports[0]), timeout=2).slot for _ in range(40)} == {0, 1}, 10)
+    assert get(path)
+    assert not [f for f in failures(threads) if "timed out" in f[1]]
+    assert m.stop() == 0
