@@ -497,6 +497,8 @@ submit_and_sleep(struct uring *r, int64_t timeout_ns)
     struct __kernel_timespec ts = timespec_of(timeout_ns);
     struct io_uring_cqe *cqe;
     int rc = io_uring_submit_and_wait_timeout(&r->u, &cqe, 1, &ts, NULL);
+    /* The kernel had no memory to keep completions that found the queue full, and dropped them: operations would never end. */
+    ASSERT(rc != -EBADR);
     if (UNLIKELY(rc < 0 && rc != -ETIME && rc != -EINTR && io_uring_cq_ready(&r->u) == 0)) {
         /* No memory for requests (EAGAIN, EBUSY, ...): try again soon instead of spinning. */
         nanosleep(&(struct timespec){ .tv_nsec = STUCK_MS * NS_PER_MS }, NULL);
@@ -507,6 +509,7 @@ static int
 uring_wait(struct io *io, int64_t timeout_ns)
 {
     struct uring *r = uring_of(io);
+    DEBUG_ASSERT(r->owner == gettid());
     r->turn++;
     if (!arm_all(r) && (timeout_ns < 0 || timeout_ns > STUCK_MS * NS_PER_MS))
         timeout_ns = STUCK_MS * NS_PER_MS;

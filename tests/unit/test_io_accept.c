@@ -1,5 +1,6 @@
 /* test_io_accept.c: listeners. */
 #include <sys/resource.h>
+#include <sys/un.h>
 
 #include "io_test.h"
 
@@ -183,6 +184,53 @@ test_no_descriptors(void)
     close(fd);
 }
 
+/* Two instances on one unix socket, as workers share it: each connection is accepted once. */
+static void
+test_shared(void)
+{
+    enum { N = 200 };
+    static struct rec a, b;
+    static int clients[N];
+    char why[IO_WHY_SIZE];
+    struct io *first = io, *second;
+    struct sockaddr_un addr = { .sun_family = AF_UNIX };
+    /* An abstract name: no file to remove. */
+    int len = snprintf(addr.sun_path + 1, sizeof(addr.sun_path) - 1, "ringcorn-test-%d-%s",
+                       getpid(), io_is);
+    socklen_t addr_len = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 1 + (size_t)len);
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    ok(bind(fd, (struct sockaddr *)&addr, addr_len) == 0 && listen(fd, 512) == 0,
+       "%s: a unix socket", io_is);
+    ok(io_open(strcmp(io_is, "epoll") == 0 ? IO_EPOLL : IO_URING, &second, why) == 0,
+       "%s: a second instance", io_is);
+    rec_init(&a, rec_accept_fn);
+    rec_init(&b, rec_accept_fn);
+    io_accept(first, &a.op, fd);
+    io_accept(second, &b.op, fd);
+    io_wait(first, 0);
+    io_wait(second, 0);
+    for (int i = 0; i < N; i++) {
+        clients[i] = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+        if (connect(clients[i], (struct sockaddr *)&addr, addr_len) < 0)
+            ok(0, "%s: connect", io_is);
+        io_wait(i % 2 ? first : second, 0);
+    }
+    int64_t until = clock_ns() + 2 * NS_PER_S;
+    while (a.fds_n + b.fds_n < N && clock_ns() < until) {
+        io_wait(first, NS_PER_MS);
+        io_wait(second, NS_PER_MS);
+    }
+    settle();
+    ok(a.fds_n + b.fds_n == N, "%s: each of %d connections accepted once (%d and %d)", io_is, N,
+       a.fds_n, b.fds_n);
+    io_cancel(first, &a.op);
+    WAIT_UNTIL(a.ends);
+    io_close(second);
+    hang_up(&b, NULL, 0);
+    hang_up(&a, clients, N);
+    close(fd);
+}
+
 static void
 test_bad(void)
 {
@@ -220,6 +268,7 @@ main(void)
     EACH_BACKEND(test_cancel_in_rush);
     EACH_BACKEND(test_close_in_rush);
     EACH_BACKEND(test_no_descriptors);
+    EACH_BACKEND(test_shared);
     EACH_BACKEND(test_bad);
     return tap_done();
 }

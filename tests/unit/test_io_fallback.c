@@ -219,6 +219,53 @@ silent_look(int unused)
     return 0;
 }
 
+static int stuck_ends;
+
+static void
+stuck_fn(struct io_op *op, int res, unsigned flags)
+{
+    (void)op;
+    stuck_ends += res == -ECANCELED && flags == 0;
+}
+
+/* A kernel that takes no submission (no memory): io_wait() neither spins nor hangs, and what never reached the kernel can
+ * be cancelled. */
+static int
+nothing_is_taken(int err)
+{
+    enum { N = 2000 }; /* more than the submission queue holds */
+    static struct io_op ops[N];
+    char why[IO_WHY_SIZE];
+    int p[2];
+    static const struct iovec iov = { "x", 1 };
+    EXPECT(io_open(IO_URING, &io, why) == 0);
+    io_wait(io, 0);
+    make_pair(p);
+    refuse(SYS_io_uring_enter, err);
+    stuck_ends = 0;
+    for (int i = 0; i < N; i++) {
+        io_op_init(&ops[i], stuck_fn);
+        if (i % 2)
+            io_watch(io, &ops[i], p[0]);
+        else
+            io_send(io, &ops[i], p[0], &iov, 1);
+    }
+    io_flush(io);
+    int64_t start = clock_ns();
+    for (int i = 0; i < 10; i++)
+        io_wait(io, -1);
+    EXPECT(stuck_ends == 0);
+    EXPECT(clock_ns() - start > 10 * NS_PER_MS && clock_ns() - start < 5 * NS_PER_S);
+    for (int i = 0; i < N; i++)
+        io_cancel(io, &ops[i]);
+    EXPECT(stuck_ends == 0);
+    for (int i = 0; i < 3; i++)
+        io_wait(io, 0);
+    EXPECT(stuck_ends == N);
+    io_close(io);
+    return 0;
+}
+
 int
 main(void)
 {
@@ -250,6 +297,8 @@ main(void)
     in_child(no_descriptors, 0, "no descriptor free");
     in_child(no_descriptors, 1, "one descriptor free");
     in_child(no_descriptors, 2, "two descriptors free");
+    in_child(nothing_is_taken, EAGAIN, "a kernel without memory for submissions (EAGAIN)");
+    in_child(nothing_is_taken, EBUSY, "a kernel without room for completions (EBUSY)");
     in_child(silent_look, 0, "a look at an idle ring makes no system call");
     return tap_done();
 }

@@ -1,4 +1,7 @@
 /* test_io_watch.c: readiness of connected sockets. */
+#include <sys/eventfd.h>
+#include <sys/resource.h>
+
 #include "io_test.h"
 
 static void
@@ -129,6 +132,63 @@ test_many(void)
     ok(ended == N, "%s: %d of %d watches ended", io_is, ended, N);
 }
 
+static int flood_events, flood_ends;
+
+static void
+flood_fn(struct io_op *op, int res, unsigned flags)
+{
+    (void)op;
+    if (flags & IO_MORE)
+        flood_events += (res & POLLIN) != 0;
+    else
+        flood_ends++;
+}
+
+/* More events at once than the ring's completion queue holds: copies of one descriptor all become ready together. */
+static void
+test_flood(void)
+{
+    enum { N = 6000 };
+    struct rlimit old, high;
+    static struct io_op ops[N];
+    static int fds[N];
+    getrlimit(RLIMIT_NOFILE, &old);
+    high = old;
+    high.rlim_cur = N + 200;
+    if (setrlimit(RLIMIT_NOFILE, &high) < 0) {
+        diag("the limit of descriptors is too low for a flood");
+        return;
+    }
+    int fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    for (int i = 0; i < N; i++) {
+        fds[i] = fcntl(fd, F_DUPFD_CLOEXEC, 3);
+        io_op_init(&ops[i], flood_fn);
+        io_watch(io, &ops[i], fds[i]);
+    }
+    settle();
+    for (int round = 0; round < 3; round++) {
+        flood_events = flood_ends = 0;
+        ok(eventfd_write(fd, 1) == 0, "%s: %d descriptors become ready", io_is, N);
+        int most = 0;
+        int64_t until = clock_ns() + 5 * NS_PER_S;
+        while (flood_events < N && clock_ns() < until) {
+            int before = flood_events;
+            io_wait(io, 10 * NS_PER_MS);
+            most = flood_events - before > most ? flood_events - before : most;
+        }
+        ok(flood_events >= N && flood_ends == 0, "%s: all are announced (%d)", io_is, flood_events);
+        ok(most <= 4096 + 1, "%s: at most 4096 a wait (%d)", io_is, most);
+    }
+    for (int i = 0; i < N; i++)
+        io_cancel(io, &ops[i]);
+    WAIT_UNTIL_MS(flood_ends == N, 5000);
+    ok(flood_ends == N, "%s: all are cancelled (%d)", io_is, flood_ends);
+    for (int i = 0; i < N; i++)
+        close(fds[i]);
+    close(fd);
+    setrlimit(RLIMIT_NOFILE, &old);
+}
+
 static void
 test_bad_descriptor(void)
 {
@@ -150,6 +210,7 @@ main(void)
     EACH_BACKEND(test_readable_before);
     EACH_BACKEND(test_reset);
     EACH_BACKEND(test_many);
+    EACH_BACKEND(test_flood);
     EACH_BACKEND(test_bad_descriptor);
     return tap_done();
 }
