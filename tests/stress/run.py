@@ -26,6 +26,8 @@ import reload  # noqa: E402
 # name -> scenario, its bounds for --short
 SCENARIOS = {
     "reload": (reload.scenario, {"seconds": 5}),
+    "reload-unix": (reload.over_unix, {"seconds": 5}),
+    "reload-shared": (reload.over_shared, {"seconds": 5}),
     "kill": (kill.scenario, {"seconds": 5}),
     "ctrl-c": (ctrl_c.scenario, {}),
     "idle": (idle.scenario, {"connections": 2000}),
@@ -55,7 +57,7 @@ def main():
             bounds["millions"] = options.millions
         for io in options.io.split(","):
             if io == "io_uring" and refused:
-                print(f"skipped {name:10} {io}: {refused}", flush=True)
+                print(f"skipped {name:13} {io}: {refused}", flush=True)
                 continue
             began = time.monotonic()
             result = {"scenario": name, "io": io, "passed": False}
@@ -69,7 +71,7 @@ def main():
             took = time.monotonic() - began
             passed, failed = passed + result["passed"], failed + (not result["passed"])
             results.append(result)
-            print(f"{'passed' if result['passed'] else 'FAILED'}  {name:10} {io:9} {took:6.1f} s", end="  ")
+            print(f"{'passed' if result['passed'] else 'FAILED'}  {name:13} {io:9} {took:6.1f} s", end="  ")
             print(json.dumps(result["figures"]) if result["passed"] else "\n" + result["error"], flush=True)
     if options.json:
         with open(options.json, "w") as f:
