@@ -7,7 +7,8 @@
  * Always:  user_data is the operation itself, or one of the small numbers below. An operation has at most one submission that is
  *          not completed, so no completion can outlive it. Cancel requests complete in silence or as UD_IGNORE; they carry the
  *          operation's address only to find its request, and precede in the queue whatever is armed at that address later.
- *          Nobody uses IORING_POLL_REMOVE with an update: until 6.18 it loses the completion of a descriptor that is ready. */
+ *          IORING_OP_POLL_REMOVE with an update is not used: kernels without the fix of December 2025 lose the completion of a
+ *          poll that the update makes ready (liburing's test/poll-update-trigger.c). */
 #include <errno.h>
 #include <liburing.h>
 #include <poll.h>
@@ -42,16 +43,16 @@ struct stash {
 struct uring {
     struct io io; /* first */
     struct io_uring u;
-    struct msghdr *
-        msgs; /* one for each slot of the submission queue; the kernel copies it when it takes the submission */
+    /* One for each slot of the submission queue; the kernel copies it when it takes the submission. */
+    struct msghdr *msgs;
     struct list to_arm;    /* at the start of the next io_wait() */
     struct list to_cancel; /* cancels that found no room */
     struct stash *stash;
     unsigned stash_n, stash_cap;
     uint32_t turn; /* counts io_wait() */
-    pid_t
-        owner; /* the thread from which alone the kernel takes submissions (SINGLE_ISSUER); a pthread_t is
-                              used again at once when its thread has ended */
+    /* The thread from which alone the kernel takes submissions (SINGLE_ISSUER). Not a pthread_t: that is used again at once
+     * when its thread has ended. */
+    pid_t owner;
     bool wake_armed;
     bool has_cancels; /* submissions of cancels since the last io_let_go() or io_wait() */
 };
