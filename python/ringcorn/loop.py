@@ -19,7 +19,7 @@ from asyncio.log import logger
 
 import _ringcorn
 
-__all__ = ("EventLoopPolicy", "Loop", "new_event_loop")
+__all__ = ("EventLoopPolicy", "Loop", "new_event_loop", "use_pidfds")
 
 # Threads of a stand-alone loop's executor, as concurrent.futures counts them.
 EXECUTOR_THREADS_MAX = 32
@@ -249,6 +249,14 @@ def _pidfds_work():
     except (AttributeError, OSError):  # a kernel before 5.3, or seccomp
         return False
     return True
+
+
+def use_pidfds():
+    """On 3.11, waits for subprocesses by pidfd instead of a thread each, where nobody has set another way; process-wide."""
+    if sys.version_info < (3, 12) and _pidfds_work():
+        policy = asyncio.get_event_loop_policy()
+        if getattr(policy, "_watcher", False) is None:  # asyncio's own policy, and nothing chosen yet
+            policy.set_child_watcher(_pidfd_watcher())
 
 
 def _make_policy():

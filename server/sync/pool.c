@@ -419,9 +419,10 @@ start_thread(struct pool *p)
     if (started != NULL)
         return 0;
     PyObject *exception = PyErr_GetRaisedException();
-    Py_ssize_t i = PySequence_Index(p->threads, thread);
-    if (i >= 0)
-        (void)PySequence_DelItem(p->threads, i);
+    for (Py_ssize_t i = PyList_GET_SIZE(p->threads); i-- > 0;) {
+        if (PyList_GET_ITEM(p->threads, i) == thread && PyList_SetSlice(p->threads, i, i + 1, NULL) < 0)
+            PyErr_Clear();
+    }
     PyErr_SetRaisedException(exception);
     return -1;
 }
