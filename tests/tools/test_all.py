@@ -1,5 +1,5 @@
 """`make test-all`: `make test` for every Python from 3.11 that this machine has, the suite against an ASan/UBSan build, the
-frameworks' version matrix, CPython's own asyncio tests. The last line is the sum.
+stress scenarios, the frameworks' version matrix, CPython's own asyncio tests. The last line is the sum.
 
 Pythons come from pyenv (all installed versions) and from python3.X on PATH; of several with the same X.Y the newest is taken.
 """
@@ -76,7 +76,7 @@ class Sum:
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--make", default="make")
-    parser.add_argument("--only", default="", help="3.12,asan,matrix,asyncio: only these parts")
+    parser.add_argument("--only", default="", help="3.12,asan,stress,matrix,asyncio: only these parts")
     args = parser.parse_args()
     only = set(filter(None, args.only.split(",")))
     make = [*shlex.split(args.make), "--no-print-directory"]
@@ -107,6 +107,9 @@ def main():
                 "ASAN_OPTIONS": "detect_leaks=0:abort_on_error=1",
             },
         )  # fmt: skip
+
+    if not only or "stress" in only:
+        total.run("Stress", [*make, "stress"])
 
     if not only or "asyncio" in only:
         foreign = ROOT / "tests/loop/cpython_asyncio.py"
