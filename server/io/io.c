@@ -216,14 +216,27 @@ io_begin(struct io *io, struct io_op *op, enum io_kind kind, int fd, uint32_t ma
     list_add_tail(&io->all, &op->all);
 }
 
-void
-io_accept(struct io *io, struct io_op *op, int listen_fd)
+static void
+accept_begin(struct io *io, struct io_op *op, int listen_fd, bool with_care)
 {
     io_begin(io, op, IO_KIND_ACCEPT, listen_fd, 0);
     op->accept.turn = 0;
     op->accept.taken = 0;
     op->accept.stashed = 0;
+    op->accept.with_care = with_care;
     io->v->arm(io, op);
+}
+
+void
+io_accept(struct io *io, struct io_op *op, int listen_fd)
+{
+    accept_begin(io, op, listen_fd, false);
+}
+
+void
+io_accept_with_care(struct io *io, struct io_op *op, int listen_fd)
+{
+    accept_begin(io, op, listen_fd, true);
 }
 
 void

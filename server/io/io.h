@@ -53,6 +53,7 @@ struct io_op {
             uint32_t turn;    /* the io_wait() that taken belongs to */
             unsigned taken;   /* accepts handed out in it */
             unsigned stashed; /* accepts kept for later ones */
+            bool with_care;
         } accept;
         struct {
             bool changing; /* a cancel is under way so that it can be armed with another mask */
@@ -95,6 +96,11 @@ const char *io_name(const struct io *io); /* "io_uring" or "epoll" */
  * IO_MORE (-EMFILE, -ENFILE, -ENOBUFS, ...) the owner decides when to arm it again. ECONNABORTED and EINTR are swallowed.
  * At most 64 accepts a listener and wait, so that one listener cannot starve the rest. */
 void io_accept(struct io *io, struct io_op *op, int listen_fd);
+
+/* The same, and none is taken from the kernel's queue after the io_cancel() that says so. The ring otherwise takes all there are
+ * (thousands, after a moment in which the loop was busy) before the first callback can cancel; here it asks for readiness and accepts
+ * one by one, as epoll always does. The listening socket must be non-blocking. */
+void io_accept_with_care(struct io *io, struct io_op *op, int listen_fd);
 
 /* Tell when a connected socket becomes readable or its peer is gone, until cancelled. res: POLLIN | POLLRDHUP | POLLHUP |
  * POLLERR, of which any may be set. Edge-like: one completion per arrival; unread data is not announced again, except by

@@ -151,7 +151,10 @@ arm_now(struct uring *r, struct io_op *op)
     }
     switch ((enum io_kind)op->kind) {
     case IO_KIND_ACCEPT:
-        io_uring_prep_multishot_accept(sqe, op->fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+        if (op->accept.with_care)
+            io_uring_prep_poll_add(sqe, op->fd, POLLIN);
+        else
+            io_uring_prep_multishot_accept(sqe, op->fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
         break;
     case IO_KIND_WATCH:
         io_uring_prep_poll_multishot(sqe, op->fd, POLLIN | POLLRDHUP);
@@ -311,9 +314,36 @@ stash_last_of(struct uring *r, const struct io_op *op)
     return &r->stash[i];
 }
 
+/* The listening socket is ready: accepts until the queue is empty or a callback cancels. */
+static int
+accept_with_care(struct uring *r, struct io_op *op, int res)
+{
+    if (op->cancelled)
+        return io_end(&r->io, op, -ECANCELED);
+    if (res < 0)
+        return io_end(&r->io, op, res);
+    arm_later(r, op); /* first: what a callback cancels is then ended like any other that waits, and after this returns */
+    int called = 0;
+    for (int i = 0; i < IO_ACCEPTS_MAX && !op->cancelled; i++) {
+        int conn = accept4(op->fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+        if (conn >= 0) {
+            called += io_more(&r->io, op, conn);
+            continue;
+        }
+        int err = errno;
+        if (err == EAGAIN)
+            break;
+        if (!is_passing(-err))
+            return called + io_end(&r->io, op, -err);
+    }
+    return called;
+}
+
 static int
 accept_done(struct uring *r, struct io_op *op, int res, bool more)
 {
+    if (op->accept.with_care)
+        return accept_with_care(r, op, res);
     if (!accept_is_full(r, op) && op->accept.stashed == 0)
         return accept_deliver(r, op, res, more);
     /* The kernel accepts all there are at once. Keep the rest, in order, with the last completion behind them. */

@@ -83,6 +83,7 @@ static void
 on_watch(struct io_op *op, int res, unsigned flags)
 {
     struct conn *c = CONTAINER_OF(op, struct conn, watch);
+    net_woken(c->net);
     if (c->state == CONN_CLOSING) {
         conn_settle(c);
         return;
@@ -357,7 +358,7 @@ conn_open(struct net *net, int fd, uint8_t family)
     list_add_tail(&net->conns, &c->all);
     net->conns_n++;
     live.conns++;
-    if (net->conns_n == net->conns_max)
+    if (net->conns_n == net->conns_max || net->conns_n + NET_CARE_ROOM == net->conns_max)
         listeners_adjust(net);
     net->ops->opened(c);
     if (c->state != CONN_CLOSING)
@@ -376,6 +377,6 @@ conn_free(struct conn *c)
     list_del(&c->resume);
     free(c);
     live.conns--;
-    if (net->conns_n-- == net->conns_max)
+    if (net->conns_n-- == net->conns_max || net->conns_n + 2 * NET_CARE_ROOM + 1 == net->conns_max)
         listeners_adjust(net);
 }

@@ -20,6 +20,7 @@ struct listener {
     int fd;
     uint8_t family;
     bool closing;
+    bool with_care; /* how it was armed last */
 };
 
 static void
@@ -34,6 +35,26 @@ static bool
 may_accept(const struct net *net)
 {
     return !net->accept_starved && (net->conns_max == 0 || net->conns_n < net->conns_max);
+}
+
+/* With less room than the kernel's queue may hold, the limit is kept by accepting with care. */
+static bool
+must_care(const struct listener *l)
+{
+    const struct net *net = l->net;
+    if (net->conns_max == 0 || net->conns_n + 2 * NET_CARE_ROOM < net->conns_max)
+        return false;
+    return l->with_care || net->conns_n + NET_CARE_ROOM >= net->conns_max;
+}
+
+static void
+listen_again(struct listener *l)
+{
+    l->with_care = must_care(l);
+    if (l->with_care)
+        io_accept_with_care(l->net->io, &l->accept, l->fd);
+    else
+        io_accept(l->net->io, &l->accept, l->fd);
 }
 
 static void
@@ -59,6 +80,7 @@ on_accept(struct io_op *op, int res, unsigned flags)
 {
     struct listener *l = CONTAINER_OF(op, struct listener, accept);
     struct net *net = l->net;
+    net_woken(net);
     if (res >= 0)
         conn_open(net, res, l->family);
     if (flags & IO_MORE)
@@ -70,7 +92,7 @@ on_accept(struct io_op *op, int res, unsigned flags)
     if (res < 0 && res != -ECANCELED)
         starved(net, res);
     else if (may_accept(net) && !l->accept.armed)
-        io_accept(net->io, &l->accept, l->fd);
+        listen_again(l);
 }
 
 void
@@ -83,7 +105,9 @@ listeners_adjust(struct net *net)
         if (!may_accept(net))
             io_cancel(net->io, &l->accept);
         else if (!l->accept.armed)
-            io_accept(net->io, &l->accept, l->fd);
+            listen_again(l);
+        else if (l->with_care != must_care(l))
+            io_cancel(net->io, &l->accept);
         /* armed but cancelled: its last completion arms it again */
     }
 }
@@ -123,7 +147,7 @@ listener_open(struct net *net, int fd)
     io_op_init(&l->accept, on_accept);
     list_add_tail(&net->listeners, &l->link);
     if (may_accept(net))
-        io_accept(net->io, &l->accept, l->fd);
+        listen_again(l);
     return l;
 }
 

@@ -61,6 +61,7 @@ void
 net_turn(struct net *net)
 {
     net->now_ns = clock_ns();
+    net->is_now_old = false;
     wheel_advance(&net->wheel, net->now_ns);
     if (!list_is_empty(&net->resume)) {
         /* Those that ask again meanwhile have their turn after the next wait. */
@@ -77,6 +78,9 @@ net_turn(struct net *net)
 void
 net_flush(struct net *net)
 {
+    /* Python may have run for long: sends are due from now on. */
+    net->now_ns = clock_ns();
+    net->is_now_old = true;
     for (struct list *node; (node = list_pop(&net->dirty)) != NULL;)
         out_submit(CONTAINER_OF(node, struct conn, dirty));
     if (net->ops->flushed != NULL)

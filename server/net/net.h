@@ -43,6 +43,7 @@ enum {
     NET_LINGER_MS = 2000,       /* a lingering close waits no longer for the peer's end */
     NET_LINGER_BYTES = 512 * 1024, /* nor discards more than this */
     NET_ACCEPT_RETRY_MS = 100,  /* accepting starts again after descriptors or memory ran out */
+    NET_CARE_ROOM = 4096,       /* accepted one by one from here to the limit: a full queue of the kernel (net.core.somaxconn) is no more */
     NET_BLOCKS_KEPT = 256,      /* free blocks kept: 2 MiB */
     NET_BIG_BLOCKS_KEPT = 16,   /* 1 MiB */
     NET_CHUNKS_KEPT = 128,      /* 2.2 MiB */
@@ -62,7 +63,8 @@ struct chunk;
 struct net {
     struct io *io;
     struct wheel wheel;
-    int64_t now_ns;           /* the clock, read once per turn */
+    int64_t now_ns;           /* the clock, read once per turn and once after each wait: net_woken() */
+    bool is_now_old;          /* io_wait() may have slept since now_ns was read */
     const struct conn_ops *ops;
     struct list listeners;
     struct list conns;        /* all open connections */

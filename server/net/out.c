@@ -239,6 +239,7 @@ out_complete(struct io_op *op, int res, unsigned flags)
 {
     struct conn *c = CONTAINER_OF(op, struct conn, send);
     (void)flags;
+    net_woken(c->net);
     ASSERT(c->in_flight > 0);
     c->in_flight = 0;
     if (c->broken || c->state == CONN_CLOSING) {
