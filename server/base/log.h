@@ -1,7 +1,7 @@
 /* log.h: the error log. One call is one line, written by one write(2), so lines of several processes do not mix.
  *
  * A line says what happened, to what, and what to do about it:
- *     2026-01-31 12:00:00 +0000 [4711] warning: io_uring refused (EPERM), using epoll; see docker/seccomp.json
+ *     2026-01-31 12:00:00 +0000 [4711] warning: cannot accept connections: Too many open files
  * Any thread, any time except in a signal handler (log_signal_safe() is for those). */
 #ifndef RINGCORN_BASE_LOG_H
 #define RINGCORN_BASE_LOG_H

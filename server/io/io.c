@@ -84,6 +84,9 @@ is_before_6_1(const char *release)
            (major < 6 || (major == 6 && minor < 1));
 }
 
+/* Containers deny the three calls by default: Docker since 25, containerd since 2.0, podman. */
+#define SECCOMP_CURE "allow io_uring_setup, io_uring_enter and io_uring_register in the seccomp profile"
+
 /* What an errno of ring creation usually means, and the cure. Never that something cannot happen. */
 static void
 explain(int err, const char **cause, char *cause_buf, size_t cause_size, const char **cure)
@@ -105,11 +108,11 @@ explain(int err, const char **cause, char *cause_buf, size_t cause_size, const c
             return;
         }
         *cause = "a seccomp profile or a security module forbids it";
-        *cure = "docker/seccomp.json allows it";
+        *cure = SECCOMP_CURE;
         return;
     case ENOSYS:
         *cause = "a seccomp profile hides it, or this kernel has none";
-        *cure = "docker/seccomp.json allows it";
+        *cure = SECCOMP_CURE;
         return;
     case ENOMEM:
         if (getrlimit(RLIMIT_MEMLOCK, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY) {
