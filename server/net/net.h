@@ -97,6 +97,17 @@ void net_abandon(struct net *net);
 /* --- for the loop; see py/py.h, struct loop_client --- */
 void net_turn(struct net *net);      /* after every io_wait(): reads the clock, fires deadlines, resumes connections */
 void net_flush(struct net *net);     /* hands dirty output to io */
+
+/* First thing in every callback of io: it comes from inside io_wait(), before net_turn(), and now_ns may be as old as the
+ * wait was long; a deadline counted from there would be over before it began. */
+static inline void
+net_woken(struct net *net)
+{
+    if (net->is_now_old) {
+        net->now_ns = clock_ns();
+        net->is_now_old = false;
+    }
+}
 int64_t net_next_ns(const struct net *net); /* when net_turn() is due: 0 = at once, -1 = only on events */
 
 /* --- listeners --- */

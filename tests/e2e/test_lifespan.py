@@ -102,4 +102,4 @@ def test_every_worker_has_its_lifespan(server):
     harness.wire.eventually(lambda: len(s.workers()) == 3)
     harness.time.sleep(0.5)
     assert s.stop() == 0
-    assert s.out.lines.count("shutdown seen") == 3
+    assert "".join(s.out.lines).count("shutdown seen") == 3
