@@ -20,7 +20,8 @@ parse_context(struct loop *l, const char *method, PyObject *const *values, PyObj
             if (same < 0)
                 return -1;
             if (!same) {
-                PyErr_Format(PyExc_TypeError, "%s() got an unexpected keyword argument '%U'", method, name);
+                PyErr_Format(PyExc_TypeError, "%s() got an unexpected keyword argument '%U'",
+                             method, name);
                 return -1;
             }
         }
@@ -28,8 +29,8 @@ parse_context(struct loop *l, const char *method, PyObject *const *values, PyObj
             *context = values[i];
     }
     if (*context != NULL && !PyContext_CheckExact(*context)) {
-        PyErr_Format(PyExc_TypeError, "%s(): context must be a contextvars.Context, not %.100s", method,
-                     Py_TYPE(*context)->tp_name);
+        PyErr_Format(PyExc_TypeError, "%s(): context must be a contextvars.Context, not %.100s",
+                     method, Py_TYPE(*context)->tp_name);
         return -1;
     }
     return 0;
@@ -40,12 +41,13 @@ static int
 check_debug(struct loop *l, PyObject *callback, PyObject *method, bool check_thread)
 {
     if (check_thread) {
-        PY_OWNED PyObject *thread = PyObject_CallMethodNoArgs((PyObject *)l, l->state->s__check_thread);
+        PY_OWNED PyObject *thread =
+            PyObject_CallMethodNoArgs((PyObject *)l, l->state->s__check_thread);
         if (thread == NULL)
             return -1;
     }
-    PY_OWNED PyObject *checked =
-        PyObject_CallMethodObjArgs((PyObject *)l, l->state->s__check_callback, callback, method, NULL);
+    PY_OWNED PyObject *checked = PyObject_CallMethodObjArgs(
+        (PyObject *)l, l->state->s__check_callback, callback, method, NULL);
     return checked != NULL ? 0 : -1;
 }
 
@@ -89,9 +91,11 @@ calls_soon_threadsafe(PyObject *self, PyObject *const *args, Py_ssize_t n, PyObj
 
     if (n < 1 && loop_missing("call_soon_threadsafe", "callback") < 0)
         return NULL;
-    if (loop_check_open(l) < 0 || parse_context(l, "call_soon_threadsafe", args + n, kwnames, &context) < 0)
+    if (loop_check_open(l) < 0 ||
+        parse_context(l, "call_soon_threadsafe", args + n, kwnames, &context) < 0)
         return NULL;
-    if (UNLIKELY(l->is_debug) && check_debug(l, args[0], l->state->s_call_soon_threadsafe, false) < 0)
+    if (UNLIKELY(l->is_debug) &&
+        check_debug(l, args[0], l->state->s_call_soon_threadsafe, false) < 0)
         return NULL;
     PyObject *handle = (PyObject *)handle_new(l, args[0], args + 1, n - 1, context);
     if (handle == NULL || loop_push(l, Py_NewRef(handle)) < 0) {

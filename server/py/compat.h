@@ -14,10 +14,10 @@
 
 #if PY_VERSION_HEX < 0x030c0000
 
-#define Py_T_BOOL T_BOOL
+#define Py_T_BOOL      T_BOOL
 #define Py_T_OBJECT_EX T_OBJECT_EX
-#define Py_T_PYSSIZET T_PYSSIZET
-#define Py_READONLY READONLY
+#define Py_T_PYSSIZET  T_PYSSIZET
+#define Py_READONLY    READONLY
 
 /* The pending exception as one object, new, and no longer pending; NULL when there is none. */
 static inline PyObject *

@@ -1,4 +1,5 @@
-/* errors.c: where errors change their form: -errno to exceptions, and exceptions that nobody can catch to the loop's handler.
+/* errors.c: where errors change their form: -errno to exceptions, and exceptions that nobody can
+ * catch to the loop's handler.
  *
  * Runs on:  any thread with the GIL. */
 #include "py/private.h"

@@ -1,16 +1,19 @@
 /* fds.c: add_reader() and add_writer(): descriptors that belong to Python code.
  *
- * One entry a descriptor, kept for reuse until the loop is closed: an io allows one armed poll a descriptor, and a closed number
- * comes back soon. What Python wants is `mask`; what the io was told is op.armed and `armed_mask`:
+ * One entry a descriptor, kept for reuse until the loop is closed: an io allows one armed poll a
+ * descriptor, and a closed number comes back soon. What Python wants is `mask`; what the io was
+ * told is op.armed and `armed_mask`:
  *
- *     idle ──wanted──> armed ──mask 0──> cancelling ──last completion──> idle, or armed again where it is wanted again
+ *     idle ──wanted──> armed ──mask 0──> cancelling ──last completion──> idle, or armed again
  *
- * A removal is handed to the io at once, not at the end of the turn: the caller is about to close the descriptor, and an io_uring poll
- * keeps the file behind it open (no FIN) until it is cancelled.
+ * A removal is handed to the io at once, not at the end of the turn: the caller is about to close
+ * the descriptor, and an io_uring poll keeps the file behind it open (no FIN, a port in use) until
+ * it is cancelled.
  *
- * Threads:  the io may be touched by the thread that opened it alone. Another thread (or any, before the loop first runs) changes
- *           `mask` only and marks the entry; the loop's thread applies it in its next turn. Completions come without the GIL
- *           and touch only what private.h gives to the loop's thread. */
+ * Threads:  the io may be touched by the thread that opened it alone. Another thread (or any,
+ *           before the loop first runs) changes `mask` only and marks the entry; the loop's thread
+ *           applies it in its next turn. Completions come without the GIL and touch only what
+ *           private.h gives to the loop's thread. */
 #include "py/private.h"
 
 #include <errno.h>
@@ -20,7 +23,7 @@
 
 enum {
     FDS_CAP_FIRST = 64,
-    FD_MAX = 1 << 24, /* far above any RLIMIT_NOFILE in use; bounds the table against a wild number */
+    FD_MAX = 1 << 24, /* above any RLIMIT_NOFILE in use; bounds the table against a wild number */
 };
 
 static uint32_t
@@ -29,7 +32,7 @@ mask_of(const struct fd_entry *e)
     return __atomic_load_n(&e->mask, __ATOMIC_RELAXED);
 }
 
-/* --- the loop's thread, with or without the GIL --- */
+/* --- the loop's thread, with or without the GIL ----------------------------------------------- */
 
 static void
 fd_arm(struct fd_entry *e, uint32_t mask)
@@ -55,7 +58,8 @@ fd_event(struct io_op *op, int res, unsigned flags)
     }
     if (has_ended && res == -EBADF)
         return; /* closed while registered: as with epoll, nothing is heard of it any more */
-    /* Another failure (no memory for the poll) is shown as readiness: the callback's own system call tells, or it waits again. */
+    /* Another failure (no memory for the poll) is shown as readiness: the callback's own system
+     * call tells, or it waits again. */
     e->revents |= res < 0 ? POLLERR : (uint32_t)res;
     if (list_is_empty(&e->ready))
         list_add_tail(&e->loop->fds_ready, &e->ready);
@@ -82,7 +86,7 @@ fd_apply(struct fd_entry *e)
     }
 }
 
-/* --- with the GIL --- */
+/* --- with the GIL ----------------------------------------------------------------------------- */
 
 static void
 fd_set_mask(struct fd_entry *e, uint32_t mask)
@@ -182,8 +186,8 @@ fd_number(PyObject *object)
         PY_OWNED PyObject *fileno = PyObject_CallMethod(object, "fileno", NULL);
         number = fileno != NULL ? PyNumber_Long(fileno) : NULL;
         if (number == NULL) {
-            if (PyErr_ExceptionMatches(PyExc_AttributeError) || PyErr_ExceptionMatches(PyExc_TypeError) ||
-                PyErr_ExceptionMatches(PyExc_ValueError))
+            if (PyErr_ExceptionMatches(PyExc_AttributeError) ||
+                PyErr_ExceptionMatches(PyExc_TypeError) || PyErr_ExceptionMatches(PyExc_ValueError))
                 PyErr_Format(PyExc_ValueError, "Invalid file object: %R", object);
             return -1;
         }
@@ -315,7 +319,8 @@ fds_remove_writer(PyObject *self, PyObject *fd)
     return fds_remove(self, fd, POLLOUT);
 }
 
-/* (reader, writer): the handles or None. For the selector that asyncio's transports ask in their repr(). */
+/* (reader, writer): the handles or None. For the selector that asyncio's transports ask in their
+ * repr(). */
 PyObject *
 fds_events(PyObject *self, PyObject *object)
 {

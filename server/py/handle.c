@@ -1,13 +1,15 @@
-/* handle.c: callbacks to run: the types _ringcorn.Handle and _ringcorn.TimerHandle, as asyncio's of the same names.
+/* handle.c: callbacks to run: the types _ringcorn.Handle and _ringcorn.TimerHandle, as asyncio's of
+ * the same names.
  *
- * A handle keeps up to three arguments inline and is kept for reuse when it is freed, so that call_soon() allocates nothing in
- * steady state. It calls its callback by vectorcall inside its context.
+ * A handle keeps up to three arguments inline and is kept for reuse when it is freed, so that
+ * call_soon() allocates nothing in steady state. It calls its callback by vectorcall inside its
+ * context.
  *
  * Runs on:  any thread with the GIL.
  * Always:   a cancelled handle holds neither callback nor arguments, except while it runs. */
 #include "py/private.h"
 
-/* --- life --- */
+/* --- life ------------------------------------------------------------------------------------- */
 
 static void
 clear_call(struct handle *h)
@@ -72,7 +74,8 @@ handle_dealloc(PyObject *self)
     PyObject_GC_UnTrack(self);
     if (h->weakrefs != NULL)
         PyObject_ClearWeakRefs(self);
-    /* As handle_clear(), and the state lives as long as the type, of which we still hold a reference. */
+    /* As handle_clear(), and the state lives as long as the type, of which we still hold a
+     * reference. */
     handle_clear(self);
     live.handles--;
     struct handle **list = NULL;
@@ -128,8 +131,8 @@ handle_alloc(PyTypeObject *type, struct handle **list, unsigned *n, size_t size)
 }
 
 static int
-handle_fill(struct handle *h, struct loop *l, PyObject *callback, PyObject *const *args, Py_ssize_t n,
-            PyObject *context)
+handle_fill(struct handle *h, struct loop *l, PyObject *callback, PyObject *const *args,
+            Py_ssize_t n, PyObject *context)
 {
     h->args = &h->slots[1];
     h->loop = (struct loop *)Py_NewRef((PyObject *)l);
@@ -150,7 +153,8 @@ handle_fill(struct handle *h, struct loop *l, PyObject *callback, PyObject *cons
     if (h->context == NULL)
         return -1;
     if (l->is_debug) {
-        PyFrameObject *frame = PyEval_GetFrame(); /* borrowed: of the Python code that called us, if any */
+        /* Of the Python code that called us, if any; borrowed. */
+        PyFrameObject *frame = PyEval_GetFrame();
         if (frame != NULL) {
             h->traceback = PyObject_CallOneArg(l->state->extract_stack, (PyObject *)frame);
             if (h->traceback == NULL)
@@ -161,10 +165,12 @@ handle_fill(struct handle *h, struct loop *l, PyObject *callback, PyObject *cons
 }
 
 struct handle *
-handle_new(struct loop *l, PyObject *callback, PyObject *const *args, Py_ssize_t n, PyObject *context)
+handle_new(struct loop *l, PyObject *callback, PyObject *const *args, Py_ssize_t n,
+           PyObject *context)
 {
     struct py_state *st = l->state;
-    struct handle *h = handle_alloc(st->handle_type, &st->free_handles, &st->free_handles_n, sizeof *h);
+    struct handle *h =
+        handle_alloc(st->handle_type, &st->free_handles, &st->free_handles_n, sizeof *h);
     if (h == NULL)
         return NULL;
     int err = handle_fill(h, l, callback, args, n, context);
@@ -181,8 +187,8 @@ timer_new(struct loop *l, double when, PyObject *callback, PyObject *const *args
           PyObject *context)
 {
     struct py_state *st = l->state;
-    struct handle *h =
-        handle_alloc(st->timer_type, &st->free_timers, &st->free_timers_n, sizeof(struct timer_handle));
+    struct handle *h = handle_alloc(st->timer_type, &st->free_timers, &st->free_timers_n,
+                                    sizeof(struct timer_handle));
     if (h == NULL)
         return NULL;
     struct timer_handle *t = (struct timer_handle *)h;
@@ -196,7 +202,7 @@ timer_new(struct loop *l, double when, PyObject *callback, PyObject *const *args
     return t;
 }
 
-/* --- running --- */
+/* --- running ---------------------------------------------------------------------------------- */
 
 static PyObject *
 args_tuple(struct handle *h)
@@ -228,7 +234,8 @@ report_call(struct handle *h)
         return -1;
     PyObject *exception = PyErr_GetRaisedException();
     PY_OWNED PyObject *call = describe_call(h);
-    PY_OWNED PyObject *message = call != NULL ? PyUnicode_FromFormat("Exception in callback %U", call) : NULL;
+    PY_OWNED PyObject *message =
+        call != NULL ? PyUnicode_FromFormat("Exception in callback %U", call) : NULL;
     if (message == NULL) { /* a repr() that raises: the first exception matters more */
         PyErr_Clear();
         message = PyUnicode_FromString("Exception in callback");
@@ -248,9 +255,10 @@ handle_run(struct handle *h)
 
     h->running = true;
     if (LIKELY(PyContext_Enter(h->context) == 0)) {
-        PyObject *result = PyObject_Vectorcall(h->callback, h->args,
-                                               (size_t)h->n_args | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL);
-        /* Leaves the pending exception alone; fails only where the callback left another context entered. */
+        PyObject *result = PyObject_Vectorcall(
+            h->callback, h->args, (size_t)h->n_args | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL);
+        /* Leaves the pending exception alone; fails only where the callback left another context
+         * entered. */
         PyObject *pending = result == NULL ? PyErr_GetRaisedException() : NULL;
         int left = PyContext_Exit(h->context);
         if (pending != NULL)
@@ -274,7 +282,8 @@ handle_cancel(struct handle *h)
         return 0;
     h->cancelled = true;
     if (h->loop->is_debug) {
-        PyObject *repr = PyObject_Repr((PyObject *)h); /* for "Executing <Handle ...> took 2.5 seconds" */
+        /* For "Executing <Handle ...> took 2.5 seconds". */
+        PyObject *repr = PyObject_Repr((PyObject *)h);
         if (repr == NULL)
             return -1;
         Py_XSETREF(h->repr, repr);
@@ -284,7 +293,7 @@ handle_cancel(struct handle *h)
     return 0;
 }
 
-/* --- what Python sees --- */
+/* --- what Python sees ------------------------------------------------------------------------- */
 
 static PyObject *
 meth_cancel(PyObject *self, PyObject *unused)
@@ -395,8 +404,9 @@ meth_repr_info(PyObject *self, PyObject *unused)
         PY_OWNED PyObject *frame = PySequence_GetItem(h->traceback, -1);
         PY_OWNED PyObject *file = frame != NULL ? PySequence_GetItem(frame, 0) : NULL;
         PY_OWNED PyObject *line = frame != NULL ? PySequence_GetItem(frame, 1) : NULL;
-        PY_OWNED PyObject *text =
-            file != NULL && line != NULL ? PyUnicode_FromFormat("created at %S:%S", file, line) : NULL;
+        PY_OWNED PyObject *text = file != NULL && line != NULL
+                                      ? PyUnicode_FromFormat("created at %S:%S", file, line)
+                                      : NULL;
         if (text == NULL || PyList_Append(info, text) < 0)
             return NULL;
     }
@@ -419,7 +429,8 @@ handle_repr(PyObject *self)
 static int
 timers_are_equal(struct timer_handle *a, struct timer_handle *b)
 {
-    if (a->when != b->when || a->base.cancelled != b->base.cancelled || a->base.n_args != b->base.n_args)
+    if (a->when != b->when || a->base.cancelled != b->base.cancelled ||
+        a->base.n_args != b->base.n_args)
         return 0;
     if ((a->base.callback == NULL) != (b->base.callback == NULL))
         return 0;
@@ -468,12 +479,20 @@ timer_hash(PyObject *self)
     return when != NULL ? PyObject_Hash(when) : -1;
 }
 
+/* clang-format off */
 #define HANDLE_METHODS(cancel)                                                                     \
     { "cancel", cancel, METH_NOARGS, "Cancel the callback; a no-op for one that has run." },       \
     { "cancelled", meth_cancelled, METH_NOARGS, "True once it was cancelled." },                   \
     { "get_context", meth_get_context, METH_NOARGS, "The contextvars.Context it runs in." },       \
     { "_run", meth_run, METH_NOARGS, NULL },                                                       \
     { "_repr_info", meth_repr_info, METH_NOARGS, NULL }
+
+#define HANDLE_MEMBERS                                                                             \
+    { "_loop", Py_T_OBJECT_EX, offsetof(struct handle, loop), Py_READONLY, NULL },                 \
+    { "_context", Py_T_OBJECT_EX, offsetof(struct handle, context), Py_READONLY, NULL },           \
+    { "_cancelled", Py_T_BOOL, offsetof(struct handle, cancelled), Py_READONLY, NULL },            \
+    { "__weaklistoffset__", Py_T_PYSSIZET, offsetof(struct handle, weakrefs), Py_READONLY, NULL }
+/* clang-format on */
 
 static PyMethodDef handle_methods[] = {
     HANDLE_METHODS(meth_cancel),
@@ -485,12 +504,6 @@ static PyMethodDef timer_methods[] = {
     { "when", meth_when, METH_NOARGS, "The time of the call, on loop.time()'s clock." },
     { NULL, NULL, 0, NULL },
 };
-
-#define HANDLE_MEMBERS                                                                             \
-    { "_loop", Py_T_OBJECT_EX, offsetof(struct handle, loop), Py_READONLY, NULL },                 \
-    { "_context", Py_T_OBJECT_EX, offsetof(struct handle, context), Py_READONLY, NULL },           \
-    { "_cancelled", Py_T_BOOL, offsetof(struct handle, cancelled), Py_READONLY, NULL },            \
-    { "__weaklistoffset__", Py_T_PYSSIZET, offsetof(struct handle, weakrefs), Py_READONLY, NULL }
 
 static PyMemberDef handle_members[] = {
     HANDLE_MEMBERS,

@@ -1,21 +1,23 @@
-/* loop.c: the event loop's object: _ringcorn.LoopCore, the C half of ringcorn.loop.Loop. asyncio's own classes sit beside it in the
- * MRO and bring transports, subprocesses, signals and servers; what is called per callback is here and in turn.c, calls.c, timers.c
- * and fds.c.
+/* loop.c: the event loop's object: _ringcorn.LoopCore, the C half of ringcorn.loop.Loop. asyncio's
+ * own classes sit beside it in the MRO and bring transports, subprocesses, signals and servers;
+ * what is called per callback is here and in turn.c, calls.c, timers.c and fds.c.
  *
- * Signals. The C handlers of CPython only set a flag; a wait must end for it to be seen. Loop.run_forever() makes asyncio's self-pipe the
- * wakeup descriptor of the signal module, so that a signal between the last check and the wait is not slept through.
+ * Signals. The C handlers of CPython only set a flag; a wait must end for it to be seen.
+ * Loop.run_forever() makes asyncio's self-pipe the wakeup descriptor of the signal module, so that
+ * a signal between the last check and the wait is not slept through.
  *
- * Fork. The child of os.fork() inherits the object but not the thread: a handler abandons every io (a ring or an epoll set shared
- * with the parent would steal its events) and marks the loops as orphans, which run no more. A new loop works.
+ * Fork. The child of os.fork() inherits the object but not the thread: a handler abandons every io
+ * (a ring or an epoll set shared with the parent would steal its events) and marks the loops as
+ * orphans, which run no more. A new loop works.
  *
  * Runs on:  the loop's thread with the GIL, unless a function says otherwise.
- * Always:   io, fds_ready and step_ns belong to the thread that opened the io; everything else to the GIL. */
+ * Always:   io, fds_ready and step_ns belong to the thread that opened the io; the rest to the GIL. */
 #include "py/private.h"
 
 #include <sched.h>
 #include <stdlib.h>
 
-/* --- every loop of the process, for fork --------------------------------------------------------------------------
+/* --- every loop of the process, for fork ------------------------------------------------------
  * Changed with the GIL held, which the forking thread holds too. */
 
 static struct list all_loops = { &all_loops, &all_loops };
@@ -23,7 +25,7 @@ static struct list all_loops = { &all_loops, &all_loops };
 static void
 forked_child(void)
 {
-    LIST_FOR_EACH (node, &all_loops) {
+    LIST_FOR_EACH(node, &all_loops) {
         struct loop *l = CONTAINER_OF(node, struct loop, all);
         if (l->io != NULL) {
             io_abandon(l->io);
@@ -38,7 +40,8 @@ static void
 watch_forks_once(void)
 {
     if (pthread_atfork(NULL, NULL, forked_child) != 0)
-        log_warning("pthread_atfork failed: a child of os.fork() must not touch the event loop of its parent");
+        log_warning("pthread_atfork failed: a child of os.fork() must not touch the event loop of "
+                    "its parent");
 }
 
 static void
@@ -48,7 +51,7 @@ watch_forks(void)
     pthread_once(&once, watch_forks_once);
 }
 
-/* --- the io ---------------------------------------------------------------------------------------------------------- */
+/* --- the io ----------------------------------------------------------------------------------- */
 
 struct io *
 loop_io_here(struct loop *l)
@@ -70,7 +73,8 @@ close_io(struct loop *l)
     if (io == NULL)
         return;
     set_io(l, NULL);
-    while (atomic_load(&l->posting) > 0) /* a thread that is about to wake this io; it needs no GIL for it */
+    /* A thread may be about to wake this io; it needs no GIL for it. */
+    while (atomic_load(&l->posting) > 0)
         sched_yield();
     io_close(io);
     fds_forget_io(l);
@@ -80,13 +84,16 @@ int
 loop_open_io(struct loop *l)
 {
     if (l->is_orphan) {
-        PyErr_SetString(PyExc_RuntimeError, "this event loop belongs to the process that forked this one: make a new one");
+        PyErr_SetString(
+            PyExc_RuntimeError,
+            "this event loop belongs to the process that forked this one: make a new one");
         return -1;
     }
     if (loop_io_here(l) != NULL)
         return 0;
     if (l->io != NULL && l->client != NULL) {
-        PyErr_SetString(PyExc_RuntimeError, "the server's event loop runs in the thread that made it");
+        PyErr_SetString(PyExc_RuntimeError,
+                        "the server's event loop runs in the thread that made it");
         return -1;
     }
     struct io *io;
@@ -123,7 +130,7 @@ loop_check_open(struct loop *l)
     return -1;
 }
 
-/* --- small methods ------------------------------------------------------------------------------------------------------- */
+/* --- small methods ---------------------------------------------------------------------------- */
 
 static PyObject *
 meth_time(PyObject *self, PyObject *unused)
@@ -175,7 +182,8 @@ loop_create_future(PyObject *loop)
     struct loop *l = loop_of(loop);
     if (l->future_kwargs == NULL) {
         l->future_kwargs = PyDict_New();
-        if (l->future_kwargs == NULL || PyDict_SetItem(l->future_kwargs, l->state->s_loop, loop) < 0) {
+        if (l->future_kwargs == NULL ||
+            PyDict_SetItem(l->future_kwargs, l->state->s_loop, loop) < 0) {
             Py_CLEAR(l->future_kwargs);
             return NULL;
         }
@@ -210,8 +218,9 @@ call_method(PyObject *object, PyObject *name, PyObject *const *args, Py_ssize_t 
     return result;
 }
 
-/* run_in_executor(executor, func, *args): straight to the C pool where the executor is None and the user has set none; the rest (no
- * pool yet, another executor, debug mode's checks) is Loop._run_in_executor() in Python. */
+/* run_in_executor(executor, func, *args): straight to the C pool where the executor is None and the
+ * user has set none; the rest (no pool yet, another executor, debug mode's checks) is
+ * Loop._run_in_executor() in Python. */
 static PyObject *
 meth_run_in_executor(PyObject *self, PyObject *const *args, Py_ssize_t n)
 {
@@ -262,10 +271,11 @@ static PyObject *
 get_io_why(PyObject *self, void *unused)
 {
     (void)unused;
-    return PyUnicode_DecodeUTF8(loop_of(self)->io_why, (Py_ssize_t)strlen(loop_of(self)->io_why), "replace");
+    return PyUnicode_DecodeUTF8(loop_of(self)->io_why, (Py_ssize_t)strlen(loop_of(self)->io_why),
+                                "replace");
 }
 
-/* --- what asyncio's base classes read and write as attributes ------------------------------------------------------------ */
+/* --- what asyncio's base classes read and write as attributes --------------------------------- */
 
 enum field { FIELD_THREAD_ID, FIELD_CURRENT_HANDLE, FIELD_DEFAULT_EXECUTOR, FIELD_EXECUTOR_POOL };
 
@@ -362,7 +372,7 @@ set_ignored(PyObject *self, PyObject *value, void *unused)
     return 0;
 }
 
-/* --- the seam to the server ----------------------------------------------------------------------------------------------- */
+/* --- the seam to the server ------------------------------------------------------------------- */
 
 void
 loop_attach(PyObject *loop, const struct loop_client *client, void *self)
@@ -405,7 +415,7 @@ loop_helper_end(PyObject *loop)
     atomic_fetch_sub_explicit(&loop_of(loop)->helpers, 1, memory_order_relaxed);
 }
 
-/* --- life ----------------------------------------------------------------------------------------------------------------- */
+/* --- life ------------------------------------------------------------------------------------- */
 
 static PyObject *
 loop_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
@@ -518,7 +528,8 @@ static PyMethodDef loop_methods[] = {
       "Call callback(*args) at a time of loop.time()'s clock." },
     { "time", meth_time, METH_NOARGS, "The loop's clock, in seconds: time.monotonic()." },
     { "stop", meth_stop, METH_NOARGS, "Leave run_forever() at the end of this turn." },
-    { "is_running", meth_is_running, METH_NOARGS, "True between the beginning and the end of run_forever()." },
+    { "is_running", meth_is_running, METH_NOARGS,
+      "True between the beginning and the end of run_forever()." },
     { "is_closed", meth_is_closed, METH_NOARGS, "True after close()." },
     { "get_debug", meth_get_debug, METH_NOARGS, "True in asyncio's debug mode." },
     { "create_future", meth_create_future, METH_NOARGS, "A new asyncio.Future of this loop." },
@@ -533,7 +544,8 @@ static PyMethodDef loop_methods[] = {
     { "_add_writer", FAST(fds_add_writer), METH_FASTCALL, NULL },
     { "_remove_reader", fds_remove_reader, METH_O, NULL },
     { "_remove_writer", fds_remove_writer, METH_O, NULL },
-    { "_fd_handles", fds_events, METH_O, "(reader, writer): the handles of a descriptor, or None." },
+    { "_fd_handles", fds_events, METH_O,
+      "(reader, writer): the handles of a descriptor, or None." },
     { "_run", turn_run, METH_NOARGS, "Turn until stop()." },
     { "_run_once", turn_run_once, METH_NOARGS, "One turn." },
     { "_open", meth_open, METH_O, "Choose the I/O backend: 'auto', 'io_uring' or 'epoll'." },
@@ -546,7 +558,8 @@ static PyMethodDef loop_methods[] = {
 
 static PyGetSetDef loop_getset[] = {
     { "io", get_io, NULL, "The I/O backend: 'io_uring' or 'epoll'.", NULL },
-    { "io_why", get_io_why, NULL, "Why it is this one, where 'auto' had to fall back; else ''.", NULL },
+    { "io_why", get_io_why, NULL, "Why it is this one, where 'auto' had to fall back; else ''.",
+      NULL },
     { "_thread_id", get_object, set_object, NULL, FIELD(FIELD_THREAD_ID) },
     { "_current_handle", get_object, set_object, NULL, FIELD(FIELD_CURRENT_HANDLE) },
     { "_default_executor", get_object, set_object, NULL, FIELD(FIELD_DEFAULT_EXECUTOR) },
@@ -573,6 +586,7 @@ static PyType_Slot loop_slots[] = {
 PyType_Spec loop_spec = {
     .name = "_ringcorn.LoopCore",
     .basicsize = sizeof(struct loop),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_IMMUTABLETYPE,
+    .flags =
+        Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_IMMUTABLETYPE,
     .slots = loop_slots,
 };

@@ -1,7 +1,9 @@
-/* module.c: the module _ringcorn: multi-phase initialisation, constants and types in the module's state, no globals.
+/* module.c: the module _ringcorn: multi-phase initialisation, constants and types in the module's
+ * state, no globals.
  *
- * Built into the program, and as an extension that any Python can import (tests, or the loop alone). The folders above py/ add
- * their types in <folder>_add_types(); the references are weak, so that what is linked in decides.
+ * Built into the program, and as an extension that any Python can import (tests, or the loop
+ * alone). The folders above py/ add their types in <folder>_add_types(); the references are weak,
+ * so that what is linked in decides.
  *
  * Runs on:  any thread with the GIL. */
 #include "py/private.h"
@@ -50,7 +52,8 @@ add_constants(struct py_state *st)
     if ((st->empty_tuple = PyTuple_New(0)) == NULL ||
         (st->future_type = import_from("asyncio", "Future")) == NULL ||
         (st->task_type = import_from("asyncio", "Task")) == NULL ||
-        (st->format_callback_source = import_from("asyncio.format_helpers", "_format_callback_source")) == NULL ||
+        (st->format_callback_source =
+             import_from("asyncio.format_helpers", "_format_callback_source")) == NULL ||
         (st->extract_stack = import_from("asyncio.format_helpers", "extract_stack")) == NULL)
         return -1;
     return 0;
@@ -148,7 +151,8 @@ module_task_start(PyObject *module, PyObject *args)
         return NULL;
     struct py_state *st = PyModule_GetState(module);
     if (!PyObject_TypeCheck(loop, st->loop_type) || !PyContext_CheckExact(context)) {
-        PyErr_SetString(PyExc_TypeError, "_task_start() takes a LoopCore, a coroutine and a Context");
+        PyErr_SetString(PyExc_TypeError,
+                        "_task_start() takes a LoopCore, a coroutine and a Context");
         return NULL;
     }
     return task_start(loop, coro, context, NULL);

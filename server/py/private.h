@@ -1,7 +1,7 @@
 /* private.h: what the files of py/ share with each other and with nobody else.
  *
- * Everything here belongs to the GIL unless a comment says that the loop's thread may touch it without: the I/O phase of a turn
- * runs without it. */
+ * Everything here belongs to the GIL unless a comment says that the loop's thread may touch it
+ * without: the I/O phase of a turn runs without it. */
 #ifndef RINGCORN_PY_PRIVATE_H
 #define RINGCORN_PY_PRIVATE_H
 
@@ -12,72 +12,78 @@
 
 #include "base/base.h"
 
-/* --- the module's state (module.c) ------------------------------------------------------------------------------- */
+/* --- the module's state (module.c) ------------------------------------------------------------ */
 
 enum {
     HANDLES_FREE_MAX = 512, /* handles kept for reuse, of each kind */
 };
 
 /* Interned strings: attribute, method and key names. */
+/* clang-format off */
 #define PY_NAMES(X)                                                                                \
-    X(_callback) X(_cancelled) X(_check_callback) X(_check_thread) X(_default_executor)            \
-    X(_executor_pool) X(_run) X(_run_in_executor) X(_slow_callback) X(add) X(call_exception_handler) \
-    X(call_later) X(call_at) X(call_soon) X(call_soon_threadsafe) X(context) X(eager_start)        \
-    X(exception) X(handle) X(loop) X(message) X(name) X(run_in_executor)                           \
+    X(_cancelled) X(_check_callback) X(_check_thread) X(_run) X(_run_in_executor) X(_slow_callback) \
+    X(call_at) X(call_exception_handler) X(call_later) X(call_soon) X(call_soon_threadsafe)        \
+    X(context) X(eager_start) X(exception) X(handle) X(loop) X(message) X(name)                    \
     X(slow_callback_duration) X(source_traceback) X(submit)
+/* clang-format on */
 
 struct py_state {
     PyTypeObject *loop_type, *handle_type, *timer_type;
-    PyObject *future_type, *task_type;  /* of _asyncio */
-    PyObject *format_callback_source;   /* asyncio.format_helpers */
-    PyObject *extract_stack;            /* asyncio.format_helpers */
+    PyObject *future_type, *task_type; /* of _asyncio */
+    PyObject *format_callback_source;  /* asyncio.format_helpers */
+    PyObject *extract_stack;           /* asyncio.format_helpers */
     PyObject *empty_tuple;
 #define X(name) PyObject *s_##name;
     PY_NAMES(X)
 #undef X
-    struct handle *free_handles, *free_timers; /* chained through ->loop, which is not a reference there */
+    /* Chained through ->loop, which is not a reference there. */
+    struct handle *free_handles, *free_timers;
     unsigned free_handles_n, free_timers_n;
 };
 
-struct py_state *py_state_of_type(PyTypeObject *type); /* a type of the module or a subclass; NULL with an exception set */
+/* type: of the module, or a subclass of such. NULL with an exception set. */
+struct py_state *py_state_of_type(PyTypeObject *type);
 
-/* --- handles (handle.c) ------------------------------------------------------------------------------------------- */
+/* --- handles (handle.c) ----------------------------------------------------------------------- */
 
 enum { HANDLE_ARGS_INLINE = 3 };
 
 /* A callback to run once, as asyncio.Handle. */
 struct handle {
     PyObject_HEAD
-    struct loop *loop;      /* new */
-    PyObject *callback;     /* new; NULL once cancelled */
-    PyObject *context;      /* new */
-    PyObject *traceback;    /* new: where it was made, in debug mode; or NULL */
-    PyObject *repr;         /* new: kept at cancellation in debug mode; or NULL */
+    struct loop *loop;   /* new */
+    PyObject *callback;  /* new; NULL once cancelled */
+    PyObject *context;   /* new */
+    PyObject *traceback; /* new: where it was made, in debug mode; or NULL */
+    PyObject *repr;      /* new: kept at cancellation in debug mode; or NULL */
     PyObject *weakrefs;
-    PyObject **args;        /* n_args new references; args[-1] is scratch for vectorcall. Inline, or allocated for more */
+    /* n_args new references; args[-1] is scratch for vectorcall. In slots, or allocated. */
+    PyObject **args;
     PyObject *slots[1 + HANDLE_ARGS_INLINE];
     Py_ssize_t n_args;
     bool cancelled;
-    bool running;           /* cancel() leaves the references alone until the call returns */
+    bool running; /* cancel() leaves the references alone until the call returns */
 };
 
 /* A callback to run at a time, as asyncio.TimerHandle. */
 struct timer_handle {
     struct handle base;
-    double when;            /* seconds on loop.time()'s clock */
-    bool scheduled;         /* in the loop's heap, which holds a reference */
+    double when;               /* seconds on loop.time()'s clock */
+    bool scheduled;            /* in the loop's heap, which holds a reference */
     struct timer_handle *next; /* a chain of handles to release */
 };
 
 extern PyType_Spec handle_spec, timer_spec;
 
 /* New. args: n borrowed. context: borrowed, NULL = a copy of the current one. Registers nothing. */
-struct handle *handle_new(struct loop *l, PyObject *callback, PyObject *const *args, Py_ssize_t n, PyObject *context);
-struct timer_handle *timer_new(struct loop *l, double when, PyObject *callback, PyObject *const *args,
-                               Py_ssize_t n, PyObject *context);
+struct handle *handle_new(struct loop *l, PyObject *callback, PyObject *const *args, Py_ssize_t n,
+                          PyObject *context);
+struct timer_handle *timer_new(struct loop *l, double when, PyObject *callback,
+                               PyObject *const *args, Py_ssize_t n, PyObject *context);
 
-/* Calls it in its context; an exception goes to the loop's handler. -1 only for SystemExit, KeyboardInterrupt and what the exception
- * handler itself raises. The caller keeps a reference. May run Python. */
+/* Calls it in its context; an exception goes to the loop's handler. -1 only for SystemExit,
+ * KeyboardInterrupt and what the exception handler itself raises. The caller keeps a reference. May
+ * run Python. */
 int handle_run(struct handle *h);
 
 /* May run Python (references are dropped). */
@@ -85,52 +91,57 @@ int handle_cancel(struct handle *h);
 
 void handles_free_all(struct py_state *st); /* empties the free lists */
 
-/* --- the loop (loop.c) -------------------------------------------------------------------------------------------- */
+/* --- the loop (loop.c) ------------------------------------------------------------------------ */
 
-/* A ring of references to handles, ours or asyncio's. Grows without a limit of its own: a callback cannot be refused. */
+/* A ring of references to handles, ours or asyncio's. Grows without a limit of its own: a callback
+ * cannot be refused. */
 struct ready {
     PyObject **items;
-    size_t cap;   /* a power of two, or 0 */
+    size_t cap; /* a power of two, or 0 */
     size_t head;
     size_t count; /* read by the loop's thread without the GIL, relaxed */
 };
 
 struct timer_entry {
     double when;
-    uint64_t seq; /* equal times run in the order in which they were made */
+    uint64_t seq;                /* equal times run in the order in which they were made */
     struct timer_handle *handle; /* new */
 };
 
-/* A 4-ary heap, least (when, seq) first. Cancelled entries stay until they come up or are more than half. */
+/* A 4-ary heap, least (when, seq) first. Cancelled entries stay until they come up or are more than
+ * half. */
 struct timers {
     struct timer_entry *heap;
     size_t count, cap, cancelled;
     uint64_t seq;
-    int64_t next_ns; /* of the first entry, INT64_MAX when empty; read by the loop's thread without the GIL, relaxed */
+    /* Of the first entry, INT64_MAX when empty; read by the loop's thread without the GIL. */
+    int64_t next_ns;
 };
 
-/* One descriptor that was ever given to add_reader() or add_writer(); kept for reuse until the loop is closed (fds.c). */
+/* One descriptor that was ever given to add_reader() or add_writer(); kept for reuse until the loop
+ * is closed (fds.c). */
 struct fd_entry {
-    struct io_op op;        /* the loop's thread */
+    struct io_op op; /* the loop's thread */
     struct loop *loop;
     PyObject *reader, *writer; /* new: struct handle; NULL where there is none */
-    struct list ready;      /* the loop's thread: in loop->fds_ready */
-    uint32_t mask;          /* POLLIN | POLLOUT as wanted now */
-    uint32_t armed_mask;    /* the loop's thread: as given to the io */
-    uint32_t revents;       /* the loop's thread: announced and not yet delivered */
+    struct list ready;         /* the loop's thread: in loop->fds_ready */
+    uint32_t mask;             /* POLLIN | POLLOUT as wanted now */
+    uint32_t armed_mask;       /* the loop's thread: as given to the io */
+    uint32_t revents;          /* the loop's thread: announced and not yet delivered */
     int fd;
-    bool is_cancelling;     /* the loop's thread: io_cancel() was asked; what comes belongs to an earlier life */
-    bool has_changed;       /* mask was changed by a thread that may not touch the io */
+    /* The loop's thread: io_cancel() was asked; what comes belongs to an earlier life. */
+    bool is_cancelling;
+    bool has_changed; /* mask was changed by a thread that may not touch the io */
 };
 
 struct loop {
     PyObject_HEAD
     struct py_state *state;
-    struct list all;        /* every loop of this process, for fork */
+    struct list all; /* every loop of this process, for fork */
 
-    struct io *io;          /* NULL until the loop runs or somebody asks for it */
+    struct io *io; /* NULL until the loop runs or somebody asks for it */
     enum io_backend want;
-    pthread_t owner;        /* of io */
+    pthread_t owner; /* of io */
     char io_why[IO_WHY_SIZE];
 
     const struct loop_client *client;
@@ -138,32 +149,33 @@ struct loop {
 
     struct ready ready;
     struct timers timers;
-    struct fd_entry **fds;  /* by descriptor */
+    struct fd_entry **fds; /* by descriptor */
     size_t fds_cap;
-    struct list fds_ready;  /* the loop's thread */
-    bool fds_have_changed;  /* an entry has has_changed; read without the GIL, relaxed */
+    struct list fds_ready; /* the loop's thread */
+    bool fds_have_changed; /* an entry has has_changed; read without the GIL, relaxed */
 
     _Atomic(struct post *) posts; /* newest first; POSTS_CLOSED at the end */
-    atomic_uint posting;    /* threads inside loop_post(): close waits for them */
-    atomic_bool is_poked;   /* another thread has put something into ready */
-    atomic_uint helpers;    /* threads of our pools that run Python for this loop */
+    atomic_uint posting;          /* threads inside loop_post(): close waits for them */
+    atomic_bool is_poked;         /* another thread has put something into ready */
+    atomic_uint helpers;          /* threads of our pools that run Python for this loop */
 
     int64_t step_ns;
 
-    PyObject *grab_context; /* borrowed, from task_start(): the call_soon() with exactly this context gives its callback ... */
-    PyObject *grabbed;      /* ... here: new */
+    /* From task_start(), borrowed: the call_soon() with this very context gives its callback here. */
+    PyObject *grab_context;
+    PyObject *grabbed; /* new */
 
-    PyObject *thread_id;    /* new: int while it runs, else NULL; asyncio's _thread_id */
-    PyObject *current_handle;  /* new or NULL: debug mode, asyncio's _current_handle */
+    PyObject *thread_id;        /* new: int while it runs, else NULL; asyncio's _thread_id */
+    PyObject *current_handle;   /* new or NULL: debug mode, asyncio's _current_handle */
     PyObject *default_executor; /* new or NULL: set by the user; asyncio's _default_executor */
-    PyObject *pool;         /* new or NULL: the C pool behind run_in_executor(None, ...) */
-    PyObject *future_kwargs; /* new: {"loop": self} */
-    PyObject *task_kwargs;  /* new: {"loop": self, "context": ..., "eager_start": True}; NULL while in use */
+    PyObject *pool;             /* new or NULL: the C pool behind run_in_executor(None, ...) */
+    PyObject *future_kwargs;    /* new: {"loop": self} */
+    PyObject *task_kwargs;      /* new: of task_start(); NULL while in use */
 
     bool is_closed;
-    bool is_orphan;         /* made before a fork, and this is the child */
-    bool is_turning;        /* inside _run() */
-    bool is_stopping;       /* read without the GIL, relaxed */
+    bool is_orphan;   /* made before a fork, and this is the child */
+    bool is_turning;  /* inside _run() */
+    bool is_stopping; /* read without the GIL, relaxed */
     bool is_debug;
 };
 
@@ -175,7 +187,8 @@ loop_of(PyObject *object)
     return (struct loop *)object;
 }
 
-/* Opens the io in this thread where there is none, and moves it where another thread opened it. -1 with an exception set. */
+/* Opens the io in this thread where there is none, and moves it where another thread opened it. -1
+ * with an exception set. */
 int loop_open_io(struct loop *l);
 
 /* The io, if this thread may touch it now; else NULL. */
@@ -189,18 +202,19 @@ int loop_push(struct loop *l, PyObject *handle);
 
 int loop_check_open(struct loop *l); /* RuntimeError where it is closed */
 
-/* --- turns (turn.c) ------------------------------------------------------------------------------------------------ */
+/* --- turns (turn.c) --------------------------------------------------------------------------- */
 
-PyObject *turn_run(PyObject *self, PyObject *unused);      /* methods of LoopCore */
+PyObject *turn_run(PyObject *self, PyObject *unused); /* methods of LoopCore */
 PyObject *turn_run_once(PyObject *self, PyObject *unused);
 
 void loop_drop_ready(struct loop *l); /* may run Python */
 void loop_end_posts(struct loop *l);  /* no more posts; those that wait are freed */
 
-/* --- call_soon() and its like (calls.c): methods of LoopCore ---------------------------------------------------------- */
+/* --- call_soon() and its like (calls.c): methods of LoopCore ---------------------------------- */
 
 PyObject *calls_soon(PyObject *self, PyObject *const *args, Py_ssize_t n, PyObject *kwnames);
-PyObject *calls_soon_threadsafe(PyObject *self, PyObject *const *args, Py_ssize_t n, PyObject *kwnames);
+PyObject *calls_soon_threadsafe(PyObject *self, PyObject *const *args, Py_ssize_t n,
+                                PyObject *kwnames);
 PyObject *calls_later(PyObject *self, PyObject *const *args, Py_ssize_t n, PyObject *kwnames);
 PyObject *calls_at(PyObject *self, PyObject *const *args, Py_ssize_t n, PyObject *kwnames);
 PyObject *calls_add_callback(PyObject *self, PyObject *handle);
@@ -210,17 +224,19 @@ PyObject *calls_timer_handle_cancelled(PyObject *self, PyObject *handle);
 
 int loop_missing(const char *method, const char *what); /* TypeError: a required argument; -1 */
 
-/* --- timers (timers.c) ---------------------------------------------------------------------------------------------- */
+/* --- timers (timers.c) ------------------------------------------------------------------------ */
 
 void timers_init(struct timers *t);
-int timers_push(struct timers *t, struct timer_handle *h); /* takes a reference of its own; -1 = MemoryError */
-/* The first handle that is due before `end` (seconds), cancelled or not: the heap's reference becomes the caller's. NULL: none. */
+/* Takes a reference of its own. -1 with MemoryError set. */
+int timers_push(struct timers *t, struct timer_handle *h);
+/* The first handle that is due before `end` (seconds), cancelled or not: the heap's reference
+ * becomes the caller's. NULL: none. */
 struct timer_handle *timers_pop(struct timers *t, double end);
-void timers_cancelled(struct timers *t);                   /* one in the heap was cancelled. May run Python */
-void timers_clear(struct timers *t);                       /* drops all. May run Python */
-void timers_fini(struct timers *t);                        /* after timers_clear() */
+void timers_cancelled(struct timers *t); /* one in the heap was cancelled. May run Python */
+void timers_clear(struct timers *t);     /* drops all. May run Python */
+void timers_fini(struct timers *t);      /* after timers_clear() */
 
-/* --- descriptors (fds.c) ------------------------------------------------------------------------------------------- */
+/* --- descriptors (fds.c) ---------------------------------------------------------------------- */
 
 PyObject *fds_add_reader(PyObject *self, PyObject *const *args, Py_ssize_t n);
 PyObject *fds_add_writer(PyObject *self, PyObject *const *args, Py_ssize_t n);
@@ -228,24 +244,25 @@ PyObject *fds_remove_reader(PyObject *self, PyObject *fd);
 PyObject *fds_remove_writer(PyObject *self, PyObject *fd);
 PyObject *fds_events(PyObject *self, PyObject *fd);
 
-int fds_deliver(struct loop *l);      /* ready entries become ready handles */
-void fds_apply_changed(struct loop *l); /* GIL held, owner's thread: what other threads changed */
-void fds_forget_io(struct loop *l);   /* the io was closed: nothing is armed any more */
-void fds_arm_all(struct loop *l);     /* a new io was opened */
-void fds_clear(struct loop *l);       /* drops the handles; may run Python */
-void fds_free(struct loop *l);        /* after fds_clear() and io_close() */
+int fds_deliver(struct loop *l);        /* ready entries become ready handles */
+void fds_apply_changed(struct loop *l); /* owner's thread: what other threads changed */
+void fds_forget_io(struct loop *l);     /* the io was closed: nothing is armed any more */
+void fds_arm_all(struct loop *l);       /* a new io was opened */
+void fds_clear(struct loop *l);         /* drops the handles; may run Python */
+void fds_free(struct loop *l);          /* after fds_clear() and io_close() */
 int fds_traverse(struct loop *l, visitproc visit, void *arg);
 
-/* --- errors (errors.c) --------------------------------------------------------------------------------------------- */
+/* --- errors (errors.c) ------------------------------------------------------------------------ */
 
 /* OSError (or its subclass) for -errno in err; returns -1. */
 int py_fail(int err);
 
-/* Hands the pending exception to the loop's exception handler with the message, and the handle and its traceback where there is one
- * (may be NULL). SystemExit and KeyboardInterrupt stay set and give -1, as does what the handler raises. May run Python. */
+/* Hands the pending exception to the loop's exception handler with the message, and the handle and
+ * its traceback where there is one (may be NULL). SystemExit and KeyboardInterrupt stay set and
+ * give -1, as does what the handler raises. May run Python. */
 int py_report(struct loop *l, PyObject *message, struct handle *h);
 
-/* --- the registry of tasks (weakset.c) ----------------------------------------------------------------------------- */
+/* --- the registry of tasks (weakset.c) -------------------------------------------------------- */
 
 /* _weakset_speed_up(set): a METH_O function of the module. */
 PyObject *weakset_speed_up(PyObject *module, PyObject *set);

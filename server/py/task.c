@@ -1,14 +1,15 @@
 /* task.c: a coroutine started at once, as a real asyncio.Task.
  *
- * From 3.12 on, the constructor runs the first step itself (eager_start). In 3.11 it calls loop.call_soon(step, context=context):
- * that call is recognised by the identity of the context, which nobody else knows yet, and the step is kept back and run here. Either
- * way current_task(), all_tasks() and timeouts see what they see after create_task().
+ * From 3.12 on, the constructor runs the first step itself (eager_start). In 3.11 it calls
+ * loop.call_soon(step, context=context): that call is recognised by the identity of the context,
+ * which nobody else knows yet, and the step is kept back and run here. Either way current_task(),
+ * all_tasks() and timeouts see what they see after create_task().
  *
  * Runs on:  the loop's thread, GIL held, phase 3, no task current. */
 #include "py/private.h"
 
-/* {"loop": loop, "context": context, "name": name, "eager_start": True}: new. Made once a loop and used again and again: only context
- * and name change. */
+/* {"loop": loop, "context": context, "name": name, "eager_start": True}: new. Made once a loop and
+ * used again and again: only context and name change. */
 static PyObject *
 take_kwargs(struct loop *l, PyObject *context, PyObject *name)
 {
@@ -34,7 +35,8 @@ take_kwargs(struct loop *l, PyObject *context, PyObject *name)
 static void
 give_kwargs(struct loop *l, PyObject *kwargs)
 {
-    /* Replacing the value of a key that is there cannot fail; a request's context must not live on in here. */
+    /* Replacing the value of a key that is there cannot fail; a request's context must not live on
+     * in here. */
     if (l->task_kwargs == NULL && PyDict_SetItem(kwargs, l->state->s_context, Py_None) == 0)
         l->task_kwargs = kwargs;
     else

@@ -1,5 +1,6 @@
-/* timers.c: call_later() and call_at(): a 4-ary heap on (when, seq). A cancelled handle stays in it, marked, until it comes up or
- * until more than half are cancelled, as in asyncio: cancelling costs no search.
+/* timers.c: call_later() and call_at(): a 4-ary heap on (when, seq). A cancelled handle stays in
+ * it, marked, until it comes up or until more than half are cancelled, as in asyncio: cancelling
+ * costs no search.
  *
  * Runs on:  any thread with the GIL; next_ns is read without. */
 #include "py/private.h"

@@ -1,8 +1,9 @@
 /* turn.c: one turn of the loop: the wait, then the Python phase. py.h has the order of the phases.
  *
- * The GIL. A turn gives it away before io_wait() only where the wait may block or another thread of ours runs Python: a
- * release with work at hand can cost a whole switch interval (5 ms) when some thread computes. It is taken back once a turn, and
- * not at all when what happened concerned C alone (bytes of a half-read request, a send that completed).
+ * The GIL. A turn gives it away before io_wait() only where the wait may block or another thread of
+ * ours runs Python: a release with work at hand can cost a whole switch interval (5 ms) when some
+ * thread computes. It is taken back once a turn, and not at all when what happened concerned C
+ * alone (bytes of a half-read request, a send that completed).
  *
  * Runs on:  the loop's thread with the GIL, unless a function says otherwise. */
 #include "py/private.h"
@@ -11,18 +12,20 @@
 
 enum {
     READY_CAP_FIRST = 64,
-    SENDS_QUEUED_MAX = 8, /* queued sends that are handed to the kernel in the middle of phase 3 (eight take 85 % of the gain) */
+    /* Sends that are handed to the kernel in the middle of phase 3: eight take 85 % of the gain. */
+    SENDS_QUEUED_MAX = 8,
 };
 
 static const int64_t wait_ns_max = 24 * 3600 * NS_PER_S; /* asyncio's MAXIMUM_SELECT_TIMEOUT */
 
-static const double clock_resolution_s = 1e-9; /* timers that are due within it run now, as in asyncio */
+/* Timers that are due within it run now, as in asyncio. */
+static const double clock_resolution_s = 1e-9;
 
 /* The end of the list of posts of a loop that takes no more. */
 static struct post posts_closed;
 #define POSTS_CLOSED (&posts_closed)
 
-/* --- the ready queue ------------------------------------------------------------------------------------------------- */
+/* --- the ready queue -------------------------------------------------------------------------- */
 
 static int
 ready_grow(struct ready *q)
@@ -72,7 +75,7 @@ loop_drop_ready(struct loop *l)
         Py_DECREF(ready_pop(&l->ready)); /* may queue more */
 }
 
-/* --- posts ------------------------------------------------------------------------------------------------------------- */
+/* --- posts ------------------------------------------------------------------------------------ */
 
 void
 loop_post(PyObject *loop, struct post *post)
@@ -123,7 +126,8 @@ run_posts(struct loop *l)
         struct post *next = post->next; /* fn may free it */
         post->fn(post, (PyObject *)l);
         post = next;
-        if (!PyErr_Occurred() || loop_report((PyObject *)l, "Exception in work from another thread") == 0)
+        if (!PyErr_Occurred() ||
+            loop_report((PyObject *)l, "Exception in work from another thread") == 0)
             continue;
         PyObject *exception = PyErr_GetRaisedException();
         if (fatal == NULL)
@@ -150,7 +154,7 @@ loop_end_posts(struct loop *l)
     }
 }
 
-/* --- a turn -------------------------------------------------------------------------------------------------------------- */
+/* --- a turn ----------------------------------------------------------------------------------- */
 
 /* Is there something for Python to do? Any GIL state. */
 static bool
@@ -279,7 +283,8 @@ run_handle_debug(struct loop *l, PyObject *handle)
     PY_OWNED PyObject *seconds = PyFloat_FromDouble((double)spent * 1e-9);
     if (seconds == NULL)
         return -1;
-    PY_OWNED PyObject *done = PyObject_CallMethodObjArgs((PyObject *)l, l->state->s__slow_callback, handle, seconds, NULL);
+    PY_OWNED PyObject *done = PyObject_CallMethodObjArgs((PyObject *)l, l->state->s__slow_callback,
+                                                         handle, seconds, NULL);
     return done != NULL ? 0 : -1;
 }
 
@@ -295,7 +300,9 @@ run_ready(struct loop *l)
         if (UNLIKELY(err < 0))
             return -1;
         if (UNLIKELY(l->is_orphan)) {
-            PyErr_SetString(PyExc_RuntimeError, "a callback of the event loop forked, and its child returned into the loop");
+            PyErr_SetString(
+                PyExc_RuntimeError,
+                "a callback of the event loop forked, and its child returned into the loop");
             return -1;
         }
         if (l->client != NULL && io_queued(l->io) >= SENDS_QUEUED_MAX) {
@@ -306,8 +313,8 @@ run_ready(struct loop *l)
     return 0;
 }
 
-/* Phase 3. Deliveries come first: no Python may run between an event and the handle that it makes ready, or the descriptor could
- * be another file by then. */
+/* Phase 3. Deliveries come first: no Python may run between an event and the handle that it makes
+ * ready, or the descriptor could be another file by then. */
 static int
 turn_python(struct loop *l)
 {

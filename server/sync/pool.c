@@ -1,17 +1,18 @@
 /* pool.c: a fixed set of threads for synchronous Python code.
  *
- * The threads know the crew (plain memory, counted) and not the Pool object, so that a loop and its pool that are forgotten without
- * close() can be collected: the pool's end closes the crew, and idle threads leave.
+ * The threads know the crew (plain memory, counted) and not the Pool object, so that a loop and its
+ * pool that are forgotten without close() can be collected: the pool's end closes the crew, and
+ * idle threads leave.
  *
- * Locks: the crew's mutex is taken with or without the GIL, and the GIL is never asked for while it is held.
- * A thread gives the GIL away before it posts a result: the loop, woken by it, finds the GIL free.
+ * Locks: the crew's mutex is taken with or without the GIL, and the GIL is never asked for while it
+ * is held. A thread gives the GIL away before it posts a result: the loop, woken by it, finds the
+ * GIL free.
  *
- * Runs on:  submit(): the loop's thread (any thread with the GIL works); job loop: the pool's threads; finish: the loop's thread.
+ * Runs on:  submit(): the loop's thread (any thread with the GIL works); job loop: the pool's
+ * threads; finish: the loop's thread.
  * Owns:     jobs until they are posted; threading.Thread objects. */
 #include "sync/sync.h"
 
-#include <errno.h>
-#include <limits.h>
 #include <linux/futex.h>
 #include <pthread.h>
 #include <stdatomic.h>
@@ -23,27 +24,26 @@
 enum {
     JOB_ARGS_INLINE = 4,
     THREADS_MAX = 4096, /* of one pool */
-    NAME_SIZE = 64,
 };
 
 struct job {
-    struct post post;    /* its way back to the loop */
-    struct list link;    /* crew->queue */
-    struct crew *crew;   /* counted */
-    PyObject *loop;      /* new, as all below */
+    struct post post;  /* its way back to the loop */
+    struct list link;  /* crew->queue */
+    struct crew *crew; /* counted */
+    PyObject *loop;    /* new, as all below */
     PyObject *future;
     PyObject *fn;
-    PyObject **args;     /* args[-1] is scratch for vectorcall; inline, or allocated for more */
+    PyObject **args; /* args[-1] is scratch for vectorcall; inline, or allocated for more */
     PyObject *slots[1 + JOB_ARGS_INLINE];
     Py_ssize_t n_args;
-    PyObject *result;    /* NULL where it was not run or raised */
+    PyObject *result; /* NULL where it was not run or raised */
     PyObject *exception;
 };
 
 /* One thread, on its own stack. */
 struct worker {
-    struct list link;    /* crew->idle */
-    struct job *job;     /* handed over with the wake-up */
+    struct list link;     /* crew->idle */
+    struct job *job;      /* handed over with the wake-up */
     atomic_uint is_awake; /* futex: 0 = sleeps */
 };
 
@@ -52,37 +52,38 @@ struct crew {
     pthread_mutex_t lock; /* of what follows, to the blank line */
     struct list queue;    /* jobs, oldest first */
     size_t queued;
-    struct list idle;     /* workers, the last to become idle first */
+    struct list idle; /* workers, the last to become idle first */
     size_t idle_n;
-    size_t threads_n;     /* running or being started */
-    bool is_closed;       /* takes no more jobs; threads leave when the queue is empty */
+    size_t threads_n; /* running or being started */
+    bool is_closed;   /* takes no more jobs; threads leave when the queue is empty */
 
-    struct list all;      /* every crew of the process, for fork; GIL */
-    atomic_uint refs;     /* the pool, each thread, each job */
+    struct list all;  /* every crew of the process, for fork; GIL */
+    atomic_uint refs; /* the pool, each thread, each job */
     PyObject *s_done, *s_set_result, *s_set_exception, *s_cancel; /* new: method names */
-    bool is_orphan;       /* made before a fork, and this is the child */
+    bool is_orphan; /* made before a fork, and this is the child */
 };
 
 struct pool {
     PyObject_HEAD
     struct crew *crew;
-    PyObject *loop;       /* new */
-    PyObject *name;       /* new: str */
-    PyObject *threads;    /* new: list of threading.Thread */
-    PyObject *work;       /* new: the function that threads run */
+    PyObject *loop;    /* new */
+    PyObject *name;    /* new: str */
+    PyObject *threads; /* new: list of threading.Thread */
+    PyObject *work;    /* new: the function that threads run */
     PyObject *weakrefs;
     size_t threads_max;
     size_t queue_max;
-    size_t started;       /* threads ever started: the next number */
+    size_t started; /* threads ever started: the next number */
 };
 
-/* --- futex ---------------------------------------------------------------------------------------------------------- */
+/* --- futex ------------------------------------------------------------------------------------ */
 
 static void
 sleep_until_awake(struct worker *w)
 {
     while (atomic_load(&w->is_awake) == 0)
-        syscall(SYS_futex, &w->is_awake, FUTEX_WAIT_PRIVATE, 0, NULL, NULL, 0); /* EINTR, EAGAIN: look again */
+        syscall(SYS_futex, &w->is_awake, FUTEX_WAIT_PRIVATE, 0, NULL, NULL,
+                0); /* EINTR, EAGAIN: look again */
 }
 
 static void
@@ -93,7 +94,7 @@ wake(struct worker *w)
     syscall(SYS_futex, &w->is_awake, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0);
 }
 
-/* --- the crew -------------------------------------------------------------------------------------------------------- */
+/* --- the crew --------------------------------------------------------------------------------- */
 
 static struct list all_crews = { &all_crews, &all_crews };
 
@@ -101,7 +102,7 @@ static struct list all_crews = { &all_crews, &all_crews };
 static void
 forked_child(void)
 {
-    LIST_FOR_EACH (node, &all_crews) {
+    LIST_FOR_EACH(node, &all_crews) {
         struct crew *c = CONTAINER_OF(node, struct crew, all);
         pthread_mutex_init(&c->lock, NULL);
         list_init(&c->queue); /* jobs and workers are abandoned where they are */
@@ -115,7 +116,8 @@ static void
 watch_forks_once(void)
 {
     if (pthread_atfork(NULL, NULL, forked_child) != 0)
-        log_warning("pthread_atfork failed: a child of os.fork() must not use the thread pools of its parent");
+        log_warning("pthread_atfork failed: a child of os.fork() must not use the thread pools of "
+                    "its parent");
 }
 
 /* GIL held. */
@@ -139,8 +141,10 @@ crew_new(void)
     static pthread_once_t once = PTHREAD_ONCE_INIT;
     pthread_once(&once, watch_forks_once);
     struct crew *c = calloc(1, sizeof *c);
-    if (c == NULL)
-        return (void *)PyErr_NoMemory();
+    if (c == NULL) {
+        PyErr_NoMemory();
+        return NULL;
+    }
     pthread_mutex_init(&c->lock, NULL);
     list_init(&c->queue);
     list_init(&c->idle);
@@ -150,7 +154,8 @@ crew_new(void)
     c->s_set_result = PyUnicode_InternFromString("set_result");
     c->s_set_exception = PyUnicode_InternFromString("set_exception");
     c->s_cancel = PyUnicode_InternFromString("cancel");
-    if (c->s_done == NULL || c->s_set_result == NULL || c->s_set_exception == NULL || c->s_cancel == NULL) {
+    if (c->s_done == NULL || c->s_set_result == NULL || c->s_set_exception == NULL ||
+        c->s_cancel == NULL) {
         crew_release(c);
         return NULL;
     }
@@ -176,8 +181,9 @@ crew_close(struct crew *c)
     pthread_mutex_unlock(&c->lock);
 }
 
-/* A thread is free: w->job becomes the oldest job that waits, or NULL; then the thread counts as idle from here on, so that
- * whoever learns of its last result finds it so. False: it shall leave. No GIL. */
+/* A thread is free: w->job becomes the oldest job that waits, or NULL; then the thread counts as
+ * idle from here on, so that whoever learns of its last result finds it so. False: it shall leave.
+ * No GIL. */
 static bool
 crew_offer(struct crew *c, struct worker *w)
 {
@@ -203,7 +209,7 @@ crew_offer(struct crew *c, struct worker *w)
     return stays;
 }
 
-/* --- jobs ------------------------------------------------------------------------------------------------------------ */
+/* --- jobs ------------------------------------------------------------------------------------- */
 
 /* May run Python. */
 static void
@@ -240,7 +246,7 @@ job_finish(struct post *post, PyObject *loop)
     if (loop != NULL) {
         const struct crew *c = job->crew;
         PY_OWNED PyObject *done = PyObject_CallMethodNoArgs(job->future, c->s_done);
-        PY_OWNED PyObject *told = NULL;
+        PyObject *told = NULL;
         if (done == Py_False) {
             if (job->exception != NULL)
                 told = PyObject_CallMethodOneArg(job->future, c->s_set_exception, job->exception);
@@ -249,7 +255,7 @@ job_finish(struct post *post, PyObject *loop)
             else /* dropped by stop() */
                 told = PyObject_CallMethodNoArgs(job->future, c->s_cancel);
         }
-        /* What these raise is left set: the loop reports it. */
+        Py_XDECREF(told); /* an exception is left set: the loop reports it */
     }
     PyObject *exception = PyErr_GetRaisedException();
     job_free(job);
@@ -260,8 +266,10 @@ static struct job *
 job_new(struct crew *c, PyObject *loop, PyObject *fn, PyObject *const *args, Py_ssize_t n)
 {
     struct job *job = PyMem_Malloc(sizeof *job);
-    if (job == NULL)
-        return (void *)PyErr_NoMemory();
+    if (job == NULL) {
+        PyErr_NoMemory();
+        return NULL;
+    }
     *job = (struct job){ .post = { .fn = job_finish }, .args = &job->slots[1] };
     list_init(&job->link);
     job->crew = c;
@@ -271,7 +279,8 @@ job_new(struct crew *c, PyObject *loop, PyObject *fn, PyObject *const *args, Py_
         PyObject **more = PyMem_Malloc((size_t)(n + 1) * sizeof *more);
         if (more == NULL) {
             job_free(job);
-            return (void *)PyErr_NoMemory();
+            PyErr_NoMemory();
+            return NULL;
         }
         job->args = more + 1;
     }
@@ -307,14 +316,16 @@ as_asyncio(PyObject *exception, const char *name)
     return args != NULL ? PyObject_Call(type, args, NULL) : NULL;
 }
 
-/* What the future shall hold for what the function raised; steals it. As concurrent.futures and asyncio.wrap_future() do together. */
+/* What the future shall hold for what the function raised; steals it. As concurrent.futures and
+ * asyncio.wrap_future() do together. */
 static PyObject *
 exception_for_future(PyObject *exception)
 {
     PyObject *other = NULL;
     if (PyErr_GivenExceptionMatches(exception, PyExc_StopIteration)) {
         /* The coroutine that awaits would take it for its own end. */
-        other = PyObject_CallFunction(PyExc_RuntimeError, "s", "function in a thread raised StopIteration");
+        other = PyObject_CallFunction(PyExc_RuntimeError, "s",
+                                      "function in a thread raised StopIteration");
         if (other != NULL)
             PyException_SetCause(other, Py_NewRef(exception));
     } else {
@@ -338,8 +349,8 @@ job_run(struct job *job)
 {
     PyObject *done = PyObject_CallMethodNoArgs(job->future, job->crew->s_done);
     if (done == Py_False) {
-        job->result = PyObject_Vectorcall(job->fn, job->args,
-                                          (size_t)job->n_args | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL);
+        job->result = PyObject_Vectorcall(
+            job->fn, job->args, (size_t)job->n_args | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL);
     }
     Py_XDECREF(done);
     if (PyErr_Occurred())
@@ -347,7 +358,7 @@ job_run(struct job *job)
     job_drop_call(job); /* here, so that what is bound to this thread ends in it */
 }
 
-/* --- the threads -------------------------------------------------------------------------------------------------------- */
+/* --- the threads ------------------------------------------------------------------------------ */
 
 static const char crew_capsule[] = "_ringcorn.crew";
 
@@ -373,7 +384,8 @@ work(PyObject *unused, PyObject *capsule)
     for (;;) {
         bool stays = crew_offer(c, &self);
         if (done != NULL) {
-            PyObject *loop = done->loop; /* kept alive by the job until it is posted; loop_post() bears its end from there on */
+            /* Kept alive by the job until it is posted; loop_post() bears its end from there on. */
+            PyObject *loop = done->loop;
             loop_helper_end(loop);
             loop_post(loop, &done->post);
             done = NULL;
@@ -405,12 +417,14 @@ start_thread(struct pool *p)
         return -1;
     atomic_fetch_add(&c->refs, 1);
     PY_OWNED PyObject *threading = PyImport_ImportModule("threading");
-    PY_OWNED PyObject *type = threading != NULL ? PyObject_GetAttrString(threading, "Thread") : NULL;
+    PY_OWNED PyObject *type =
+        threading != NULL ? PyObject_GetAttrString(threading, "Thread") : NULL;
     PY_OWNED PyObject *none = PyTuple_New(0);
-    PY_OWNED PyObject *kwargs = type != NULL && none != NULL
-                                    ? Py_BuildValue("{s:O,s:(O),s:N,s:O}", "target", p->work, "args", capsule, "name",
-                                                    PyUnicode_FromFormat("%U-%zu", p->name, p->started), "daemon", Py_True)
-                                    : NULL;
+    PY_OWNED PyObject *kwargs =
+        type != NULL && none != NULL
+            ? Py_BuildValue("{s:O,s:(O),s:N,s:O}", "target", p->work, "args", capsule, "name",
+                            PyUnicode_FromFormat("%U-%zu", p->name, p->started), "daemon", Py_True)
+            : NULL;
     PY_OWNED PyObject *thread = kwargs != NULL ? PyObject_Call(type, none, kwargs) : NULL;
     if (thread == NULL || PyList_Append(p->threads, thread) < 0)
         return -1;
@@ -420,16 +434,18 @@ start_thread(struct pool *p)
         return 0;
     PyObject *exception = PyErr_GetRaisedException();
     for (Py_ssize_t i = PyList_GET_SIZE(p->threads); i-- > 0;) {
-        if (PyList_GET_ITEM(p->threads, i) == thread && PyList_SetSlice(p->threads, i, i + 1, NULL) < 0)
+        if (PyList_GET_ITEM(p->threads, i) == thread &&
+            PyList_SetSlice(p->threads, i, i + 1, NULL) < 0)
             PyErr_Clear();
     }
     PyErr_SetRaisedException(exception);
     return -1;
 }
 
-/* --- the pool ------------------------------------------------------------------------------------------------------------ */
+/* --- the pool --------------------------------------------------------------------------------- */
 
-/* Takes jobs whose futures were cancelled out of a full queue. Returns with the lock held, as it was called. */
+/* Takes jobs whose futures were cancelled out of a full queue. Returns with the lock held, as it
+ * was called. */
 static void
 sweep_cancelled(struct crew *c)
 {
@@ -453,13 +469,20 @@ sweep_cancelled(struct crew *c)
     while ((node = list_pop(&dead)) != NULL)
         job_free(CONTAINER_OF(node, struct job, link));
     pthread_mutex_lock(&c->lock);
-    /* Jobs that came meanwhile go behind. */
+    /* Jobs that came meanwhile go behind; threads may have gone to sleep before an empty queue. */
     size_t came = 0;
-    LIST_FOR_EACH (n, &c->queue)
+    LIST_FOR_EACH(n, &c->queue)
         came++;
     list_splice(&alive, &c->queue);
     list_splice(&c->queue, &alive);
     c->queued = kept + came;
+    while (!list_is_empty(&c->queue) && !list_is_empty(&c->idle)) {
+        struct worker *w = CONTAINER_OF(list_pop(&c->idle), struct worker, link);
+        w->job = CONTAINER_OF(list_pop(&c->queue), struct job, link);
+        c->idle_n--;
+        c->queued--;
+        wake(w);
+    }
 }
 
 PyObject *
@@ -469,7 +492,8 @@ pool_submit(PyObject *self, PyObject *fn, PyObject *const *args, Py_ssize_t n)
     struct crew *c = p->crew;
 
     if (c->is_orphan) {
-        PyErr_Format(PyExc_RuntimeError, "the threads of pool %R belong to the process that forked this one", p->name);
+        PyErr_Format(PyExc_RuntimeError,
+                     "the threads of pool %R belong to the process that forked this one", p->name);
         return NULL;
     }
     struct job *job = job_new(c, p->loop, fn, args, n);
@@ -488,7 +512,8 @@ pool_submit(PyObject *self, PyObject *fn, PyObject *const *args, Py_ssize_t n)
         if (is_closed)
             PyErr_SetString(PyExc_RuntimeError, "cannot schedule new futures after shutdown");
         else
-            PyErr_Format(PyExc_RuntimeError, "pool %R: %zu jobs wait already", p->name, p->queue_max);
+            PyErr_Format(PyExc_RuntimeError, "pool %R: %zu jobs wait already", p->name,
+                         p->queue_max);
         return NULL;
     }
     struct list *node = list_pop(&c->idle);
@@ -508,7 +533,8 @@ pool_submit(PyObject *self, PyObject *fn, PyObject *const *args, Py_ssize_t n)
     if (!is_short || start_thread(p) == 0)
         return future;
 
-    /* No thread to be had (RuntimeError: can't start new thread). Those that run will do; without any, the job cannot be done. */
+    /* No thread to be had (RuntimeError: can't start new thread). Those that run will do; without
+     * any, the job cannot be done. */
     pthread_mutex_lock(&c->lock);
     size_t others = --c->threads_n;
     bool is_lost = others == 0 && !list_is_empty(&job->link);
@@ -519,7 +545,9 @@ pool_submit(PyObject *self, PyObject *fn, PyObject *const *args, Py_ssize_t n)
     pthread_mutex_unlock(&c->lock);
     if (!is_lost && PyErr_ExceptionMatches(PyExc_Exception)) {
         PyErr_Clear();
-        log_warning("a thread could not be started: check the limits of processes and memory; %zu threads go on", others);
+        log_warning("a thread could not be started: check the limits of processes and memory; %zu "
+                    "threads go on",
+                    others);
         return future;
     }
     if (is_lost)
@@ -563,7 +591,8 @@ describe_thread(PyObject *frames, PyObject *thread)
     return file != NULL ? PyUnicode_FromFormat("%S (%S:%S)", name, file, line) : NULL;
 }
 
-/* Joins until the deadline (ns; -1 = none). 1: it has ended, 0: it has not, -1: an exception is set. */
+/* Joins until the deadline (ns; -1 = none). 1: it has ended, 0: it has not, -1: an exception is
+ * set. */
 static int
 join_thread(PyObject *thread, int64_t deadline_ns)
 {
@@ -574,7 +603,8 @@ join_thread(PyObject *thread, int64_t deadline_ns)
         int64_t left = deadline_ns - clock_ns();
         joined = PyObject_CallMethod(thread, "join", "d", left > 0 ? (double)left * 1e-9 : 0.0);
     }
-    PY_OWNED PyObject *is_alive = joined != NULL ? PyObject_CallMethod(thread, "is_alive", NULL) : NULL;
+    PY_OWNED PyObject *is_alive =
+        joined != NULL ? PyObject_CallMethod(thread, "is_alive", NULL) : NULL;
     return is_alive == NULL ? -1 : is_alive == Py_False;
 }
 
@@ -601,7 +631,8 @@ meth_stop(PyObject *self, PyObject *args, PyObject *kwargs)
     PY_OWNED PyObject *threads = PyList_GetSlice(p->threads, 0, PyList_GET_SIZE(p->threads));
     PY_OWNED PyObject *sys = left != NULL && threads != NULL ? PyImport_ImportModule("sys") : NULL;
     PY_OWNED PyObject *threading = sys != NULL ? PyImport_ImportModule("threading") : NULL;
-    PY_OWNED PyObject *current = threading != NULL ? PyObject_CallMethod(threading, "current_thread", NULL) : NULL;
+    PY_OWNED PyObject *current =
+        threading != NULL ? PyObject_CallMethod(threading, "current_thread", NULL) : NULL;
     if (current == NULL)
         return NULL;
     for (Py_ssize_t i = 0; i < PyList_GET_SIZE(threads); i++) {
@@ -633,7 +664,7 @@ meth_stop(PyObject *self, PyObject *args, PyObject *kwargs)
     return py_take(&left);
 }
 
-/* --- type ------------------------------------------------------------------------------------------------------------------ */
+/* --- type ------------------------------------------------------------------------------------- */
 
 static PyObject *
 pool_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
@@ -641,10 +672,13 @@ pool_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     static char *names[] = { "loop", "threads", "name", "queue", NULL };
     PyObject *loop, *name;
     Py_ssize_t threads, queue = POOL_QUEUE_MAX;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OnU|n:Pool", names, &loop, &threads, &name, &queue))
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OnU|n:Pool", names, &loop, &threads, &name,
+                                     &queue))
         return NULL;
-    PY_OWNED PyObject *module = PyType_GetModule(type) != NULL ? Py_NewRef(PyType_GetModule(type)) : NULL;
-    PY_OWNED PyObject *loop_type = module != NULL ? PyObject_GetAttrString(module, "LoopCore") : NULL;
+    PY_OWNED PyObject *module =
+        PyType_GetModule(type) != NULL ? Py_NewRef(PyType_GetModule(type)) : NULL;
+    PY_OWNED PyObject *loop_type =
+        module != NULL ? PyObject_GetAttrString(module, "LoopCore") : NULL;
     if (loop_type == NULL)
         return NULL;
     int is_loop = PyObject_IsInstance(loop, loop_type);
@@ -654,7 +688,8 @@ pool_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
         return NULL;
     }
     if (threads < 1 || threads > THREADS_MAX || queue < 1) {
-        PyErr_Format(PyExc_ValueError, "Pool(): threads must be 1 to %d, queue at least 1", (int)THREADS_MAX);
+        PyErr_Format(PyExc_ValueError, "Pool(): threads must be 1 to %d, queue at least 1",
+                     (int)THREADS_MAX);
         return NULL;
     }
     struct pool *p = (struct pool *)type->tp_alloc(type, 0);
@@ -717,8 +752,9 @@ static PyObject *
 pool_repr(PyObject *self)
 {
     struct pool *p = (struct pool *)self;
-    return PyUnicode_FromFormat("<Pool %R threads=%zu/%zu idle=%zu queued=%zu>", p->name, p->crew->threads_n,
-                                p->threads_max, p->crew->idle_n, p->crew->queued);
+    return PyUnicode_FromFormat("<Pool %R threads=%zu/%zu idle=%zu queued=%zu>", p->name,
+                                p->crew->threads_n, p->threads_max, p->crew->idle_n,
+                                p->crew->queued);
 }
 
 enum count { COUNT_THREADS, COUNT_RUNNING, COUNT_IDLE, COUNT_QUEUED };
@@ -757,10 +793,13 @@ get_is_closed(PyObject *self, void *unused)
 #define FAST(f) ((PyCFunction)(void (*)(void))(f))
 
 static PyMethodDef pool_methods[] = {
-    { "submit", FAST(meth_submit), METH_FASTCALL, "Queue fn(*args); returns a future of the loop." },
-    { "close", meth_close, METH_NOARGS, "Take no more jobs; what is queued still runs, then the threads end." },
+    { "submit", FAST(meth_submit), METH_FASTCALL,
+      "Queue fn(*args); returns a future of the loop." },
+    { "close", meth_close, METH_NOARGS,
+      "Take no more jobs; what is queued still runs, then the threads end." },
     { "stop", FAST(meth_stop), METH_VARARGS | METH_KEYWORDS,
-      "close(), then wait for the threads. Returns [(name, where), ...] of those that did not end in time; "
+      "close(), then wait for the threads. Returns [(name, where), ...] of those that did not end "
+      "in time; "
       "jobs that have not begun by then are cancelled." },
     { NULL, NULL, 0, NULL },
 };
@@ -781,7 +820,8 @@ static PyGetSetDef pool_getset[] = {
 };
 
 static PyType_Slot pool_slots[] = {
-    { Py_tp_doc, "Pool(loop, threads, name, queue=100000): a fixed set of threads for synchronous code." },
+    { Py_tp_doc,
+      "Pool(loop, threads, name, queue=100000): a fixed set of threads for synchronous code." },
     { Py_tp_new, pool_new },
     { Py_tp_dealloc, pool_dealloc },
     { Py_tp_traverse, pool_traverse },
