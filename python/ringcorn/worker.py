@@ -39,6 +39,11 @@ def run(worker, options):
     pool = _ringcorn.Pool(loop, options["executor_threads"], "ringcorn-executor")
     loop._set_pools(pool)
     worker.attach(loop)
+    if options["slot"] == 0:  # one of them says it for all
+        if loop.io_why:
+            log.warning("%s", loop.io_why)
+        else:
+            log.info("I/O by %s", loop.io)
     try:
         for name in options["import_first"]:
             import_module(name, options["app_dir"])

@@ -460,8 +460,8 @@ options_new(const struct conf *conf)
     PY_OWNED PyObject *first = strings_list(&conf->import_first);
     if (first == NULL)
         return NULL;
-    return Py_BuildValue("{s:s,s:O,s:s,s:O,s:s,s:s,s:s,s:I,s:I,s:d}", "app", conf->app, "factory",
-                         conf->factory ? Py_True : Py_False, "app_dir", conf->app_dir, "import_first",
+    return Py_BuildValue("{s:I,s:s,s:O,s:s,s:O,s:s,s:s,s:s,s:I,s:I,s:d}", "slot", w.args->slot, "app",
+                         conf->app, "factory", conf->factory ? Py_True : Py_False, "app_dir", conf->app_dir, "import_first",
                          first, "io", io[conf->io], "lifespan", lifespan[conf->lifespan], "log_level",
                          levels[conf->log_level], "sync_threads", conf->sync_threads,
                          "executor_threads", conf->sync_executor_threads, "graceful",

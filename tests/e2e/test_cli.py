@@ -3,6 +3,8 @@
 import os
 import socket
 import subprocess
+import sys
+import urllib.request
 
 import pytest
 
@@ -263,3 +265,44 @@ def test_precedence_default_yaml_env_cli(tmp_path):
 def test_port_and_web_concurrency_are_read_when_ours_are_unset():
     text = run("--print-config", "raw:app", env={"PORT": "4567", "WEB_CONCURRENCY": "6"}).stdout
     assert "4567" in text and "workers: 6" in text
+
+
+# A filter for system calls that answers ENOSYS to io_uring_setup, as containers' profiles do, and then runs the program.
+REFUSE_THE_RING = """
+import ctypes, os, struct, sys
+libc = ctypes.CDLL(None)
+code = [(0x20, 0, 0, 0), (0x15, 0, 1, 425), (0x06, 0, 0, 0x00050000 | 38), (0x06, 0, 0, 0x7FFF0000)]
+text = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *line) for line in code))
+class Program(ctypes.Structure):
+    _fields_ = [("len", ctypes.c_ushort), ("filter", ctypes.c_void_p)]
+program = Program(len(code), ctypes.addressof(text))
+assert libc.prctl(38, 1, 0, 0, 0) == 0 and libc.prctl(22, 2, ctypes.byref(program)) == 0
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
+
+def test_ring_that_is_refused_is_an_error_where_it_was_asked_for():
+    done = subprocess.run(
+        [sys.executable, "-c", REFUSE_THE_RING, str(harness.PROGRAM), "--io", "io_uring", "--bind", "127.0.0.1:0", "raw:hello"],
+        cwd=APPS, capture_output=True, text=True, timeout=30,
+    )
+    assert done.returncode == 1
+    assert "io_uring refused (ENOSYS" in done.stderr and "seccomp profile" in done.stderr
+
+
+def test_ring_that_is_refused_is_one_line_where_it_was_not():
+    process = subprocess.Popen(
+        [sys.executable, "-c", REFUSE_THE_RING, str(harness.PROGRAM), "--workers", "2", "--bind", "127.0.0.1:0", "raw:hello"],
+        cwd=APPS, stderr=subprocess.PIPE, text=True,
+    )
+    log = []
+    for line in process.stderr:
+        log.append(line)
+        if "listening on" in line:
+            port = int(line.rsplit(" with ")[0].rsplit(":")[-1])
+            break
+    assert urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=10).read() == b"Hello, World!"
+    process.terminate()
+    log += process.communicate(timeout=30)[0].splitlines(keepends=True)
+    assert process.returncode == 0
+    assert len([line for line in log if "io_uring refused (ENOSYS" in line and "using epoll" in line]) == 1, log
