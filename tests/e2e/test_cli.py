@@ -283,7 +283,7 @@ os.execv(sys.argv[1], sys.argv[1:])
 
 def test_ring_that_is_refused_is_an_error_where_it_was_asked_for():
     done = subprocess.run(
-        [sys.executable, "-c", REFUSE_THE_RING, str(harness.PROGRAM), "--io", "io_uring", "--bind", "127.0.0.1:0", "raw:hello"],
+        [sys.executable, "-c", REFUSE_THE_RING, str(harness.BIN), "--io", "io_uring", "--bind", "127.0.0.1:0", "raw:hello"],
         cwd=APPS, capture_output=True, text=True, timeout=30,
     )
     assert done.returncode == 1
@@ -292,7 +292,7 @@ def test_ring_that_is_refused_is_an_error_where_it_was_asked_for():
 
 def test_ring_that_is_refused_is_one_line_where_it_was_not():
     process = subprocess.Popen(
-        [sys.executable, "-c", REFUSE_THE_RING, str(harness.PROGRAM), "--workers", "2", "--bind", "127.0.0.1:0", "raw:hello"],
+        [sys.executable, "-c", REFUSE_THE_RING, str(harness.BIN), "--workers", "2", "--bind", "127.0.0.1:0", "raw:hello"],
         cwd=APPS, stderr=subprocess.PIPE, text=True,
     )
     log = []
