@@ -303,6 +303,6 @@ def test_ring_that_is_refused_is_one_line_where_it_was_not():
             break
     assert urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=10).read() == b"Hello, World!"
     process.terminate()
-    log += process.communicate(timeout=30)[0].splitlines(keepends=True)
+    log += process.communicate(timeout=30)[1].splitlines(keepends=True)
     assert process.returncode == 0
     assert len([line for line in log if "io_uring refused (ENOSYS" in line and "using epoll" in line]) == 1, log
