@@ -23,7 +23,7 @@ import _ringcorn
 from . import anyio_threads, log
 from .app import AppError, import_module, load
 from .lifespan import Lifespan, LifespanFailed
-from .loop import new_event_loop
+from .loop import new_event_loop, use_pidfds
 
 QUIT_SECONDS = 0.5  # what cancelled requests get to clean up
 THREADS_SECONDS = 1.0  # what sync calls that still run get before they are named and left behind
@@ -34,6 +34,7 @@ def run(worker, options):
     log.setup(options["log_level"])
     faulthandler.register(signal.SIGUSR2, file=sys.stderr, all_threads=True, chain=True)
     _speed_up_tasks()
+    use_pidfds()
     loop = new_event_loop(io=options["io"])
     asyncio.set_event_loop(loop)
     pool = _ringcorn.Pool(loop, options["executor_threads"], "ringcorn-executor")
