@@ -1,8 +1,9 @@
 /* access.c: the access log: Common Log Format and the time it took.
  *     127.0.0.1 - - [31/Jan/2026:12:00:00 +0000] "GET /path?query HTTP/1.1" 200 123 0.000456
- * Lines are gathered and written once a turn. Whoever reads the log must not stop the server: what is not a regular file is
- * written only as far as it takes it at once, and when too much waits, lines are dropped and counted.
- * What comes from the network is escaped as nginx does it, \xNN, so that a line stays a line. */
+ * Lines are gathered and written once a turn. Whoever reads the log must not stop the server: what
+ * is not a regular file is written only as far as it takes it at once, and when too much waits,
+ * lines are dropped and counted. What comes from the network is escaped as nginx does it, \xNN, so
+ * that a line stays a line. */
 #include <arpa/inet.h>
 #include <errno.h>
 #include <poll.h>
@@ -13,10 +14,11 @@
 #include "h1.h"
 
 enum {
-    WAITING_MAX = 1024 * 1024,  /* bytes kept for a reader that is slow */
-    PIECE = 4096,               /* PIPE_BUF: a pipe that polls writable takes so much without blocking */
-    REQUEST_MAX = 8 * 1024,     /* of a request line */
-    LINE_REST = 256,            /* all but the request line */
+    WAITING_MAX = 1024 * 1024, /* bytes kept for a reader that is slow */
+    /* PIPE_BUF: a pipe that polls writable takes so much without blocking */
+    PIECE = 4096,
+    REQUEST_MAX = 8 * 1024, /* of a request line */
+    LINE_REST = 256,        /* all but the request line */
 };
 
 static void

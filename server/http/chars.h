@@ -7,10 +7,13 @@
 #include "base/base.h"
 
 enum {
-    CHAR_TOKEN = 1,  /* method, header name (RFC 9110 section 5.6.2) */
-    CHAR_TARGET = 2, /* request target: visible ASCII without '#' (RFC 9112 section 3.2; a fragment is never sent) */
-    CHAR_VALUE = 4,  /* field value: visible, space, tab, obs-text (RFC 9110 section 5.5) */
-    CHAR_HOST = 8,   /* uri-host and port without brackets (RFC 3986 section 3.2.2), without the comma of joined fields */
+    CHAR_TOKEN = 1, /* method, header name (RFC 9110 section 5.6.2) */
+    /* request target: visible ASCII without '#' (RFC 9112 section 3.2; a fragment is never sent) */
+    CHAR_TARGET = 2,
+    CHAR_VALUE = 4, /* field value: visible, space, tab, obs-text (RFC 9110 section 5.5) */
+    /* uri-host and port without brackets (RFC 3986 section 3.2.2), without the comma of joined
+     * fields */
+    CHAR_HOST = 8,
     CHAR_HEX = 16,
     CHAR_DIGIT = 32,
 };
@@ -34,7 +37,8 @@ chars_are(struct slice s, unsigned what)
     return all != 0;
 }
 
-/* Whether a field value has none but the allowed bytes. Eight bytes at a time: values are most of a head. */
+/* Whether a field value has none but the allowed bytes. Eight bytes at a time: values are most of a
+ * head. */
 bool chars_are_value(struct slice s);
 
 #endif

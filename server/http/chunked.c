@@ -1,4 +1,5 @@
-/* chunked.c: a byte machine for the framing, memmove() for the data. Where the input is cut does not matter. */
+/* chunked.c: a byte machine for the framing, memmove() for the data. Where the input is cut does
+ * not matter. */
 #include "chunked.h"
 
 #include <string.h>
@@ -13,7 +14,7 @@ enum state {
     DATA,
     DATA_CR,
     DATA_LF,
-    LINE,       /* the start of a trailer line, or of the line that ends all */
+    LINE, /* the start of a trailer line, or of the line that ends all */
     NAME,
     VALUE,
     VALUE_LF,

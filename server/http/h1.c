@@ -1,5 +1,6 @@
-/* h1.c: the life of one HTTP/1.1 connection: requests one after the other, timeouts, keep-alive, drain, refusals.
- * Pipelined requests wait in the block, or unread in the socket, until the answer before them is done. */
+/* h1.c: the life of one HTTP/1.1 connection: requests one after the other, timeouts, keep-alive,
+ * drain, refusals. Pipelined requests wait in the block, or unread in the socket, until the answer
+ * before them is done. */
 #include "h1.h"
 
 #include <errno.h>
@@ -70,7 +71,7 @@ finish(struct h1 *h, bool linger)
     conn_finish(&h->conn, linger);
 }
 
-/* --- reading ------------------------------------------------------------------------------------------------------- */
+/* --- reading ---------------------------------------------------------------------------------- */
 
 static int
 head_read(struct h1 *h)
@@ -159,7 +160,7 @@ h1_readable(struct conn *c)
     }
 }
 
-/* --- a request ----------------------------------------------------------------------------------------------------- */
+/* --- a request -------------------------------------------------------------------------------- */
 
 void
 h1_begin(struct h1 *h)
@@ -169,8 +170,8 @@ h1_begin(struct h1 *h)
     const struct http_request *req = &r->req;
     r->began_ns = h->app->net->now_ns;
     size_t method = req->method.n < sizeof(r->what) / 2 ? req->method.n : sizeof(r->what) / 2;
-    size_t path = req->path.n < sizeof(r->what) - method - 1 ? req->path.n
-                                                             : sizeof(r->what) - method - 1;
+    size_t path =
+        req->path.n < sizeof(r->what) - method - 1 ? req->path.n : sizeof(r->what) - method - 1;
     memcpy(r->what, req->method.p, method);
     r->what[method] = ' ';
     memcpy(r->what + method + 1, req->path.p, path);
@@ -256,7 +257,8 @@ next_request(struct h1 *h)
     h1_to(h, H1_HEAD);
     if (has_input(h)) {
         deadline_in(h, h->app->conf->timeout_header_ms);
-        conn_resume(c); /* parsed in the next turn, so that a long pipeline does not keep others waiting */
+        /* parsed in the next turn, so that a long pipeline does not keep others waiting */
+        conn_resume(c);
         return;
     }
     conn_in_drop(c);
@@ -269,7 +271,8 @@ next_request(struct h1 *h)
         conn_resume(c);
 }
 
-/* An answer without a length that was cut off: only a reset tells the client that it is not whole. */
+/* An answer without a length that was cut off: only a reset tells the client that it is not whole.
+ * */
 static void
 reset(struct conn *c)
 {
@@ -310,7 +313,8 @@ h1_end(struct h1 *h)
     }
     uint64_t missing = h1_body_missing(h);
     if (r->close) {
-        /* A client that said it would send no more needs no lingering: nothing can come that would make a reset. */
+        /* A client that said it would send no more needs no lingering: nothing can come that would
+         * make a reset. */
         finish(h, !(r->client_closes && missing == 0 && !has_input(h) && !c->readable));
     } else if (missing == 0) {
         next_request(h);
@@ -328,7 +332,7 @@ h1_end(struct h1 *h)
     }
 }
 
-/* --- other events of the connection ------------------------------------------------------------------------------ */
+/* --- other events of the connection ----------------------------------------------------------- */
 
 static void
 h1_drained(struct conn *c)
@@ -439,7 +443,7 @@ http_drain(struct http_app *app)
     }
 }
 
-/* --- for the application ------------------------------------------------------------------------------------------- */
+/* --- for the application ---------------------------------------------------------------------- */
 
 const struct http_request *
 h1_request(const struct h1 *h)

@@ -6,19 +6,21 @@
 #include "http.h"
 
 enum {
-    H1_HEADERS_KEPT_MAX = 1024,     /* headers when limits.headers is off */
-    H1_LIMIT_OFF = 1024 * 1024,     /* request line and head when their limits are off */
-    H1_LEADING_CRLF_MAX = 2,        /* empty lines before a request (RFC 9112 section 2.2) */
-    H1_HEADS_KEPT = 128,            /* parsed heads kept for reuse, some 3 KiB each */
-    H1_REQS_KEPT = 1024,            /* struct h1_req kept for reuse, some 350 bytes each */
-    H1_BODY_HIGH = 64 * 1024,       /* untaken body bytes above which reading stops */
-    H1_SKIP_BODY_MAX = 64 * 1024,   /* an untaken rest of a body up to this is read and dropped to keep the connection */
-    H1_SKIP_BODY_MS = 2000,         /* if it comes within this */
-    H1_RATE_GRACE_MS = 10 * 1000,   /* the minimum rate is asked for after so much waiting */
-    H1_DRAIN_IDLE_MS = 500,         /* an idle connection closes so long after the drain began */
-    H1_DRAIN_FRESH_MS = 3000,       /* one that has not asked yet */
-    H1_WHAT_MAX = 48,               /* of "GET /path" kept for log lines */
-    H1_SEND_SLACK = 320,            /* room behind the application's headers for ours and the framing */
+    H1_HEADERS_KEPT_MAX = 1024, /* headers when limits.headers is off */
+    H1_LIMIT_OFF = 1024 * 1024, /* request line and head when their limits are off */
+    H1_LEADING_CRLF_MAX = 2,    /* empty lines before a request (RFC 9112 section 2.2) */
+    H1_HEADS_KEPT = 128,        /* parsed heads kept for reuse, some 3 KiB each */
+    H1_REQS_KEPT = 1024,        /* struct h1_req kept for reuse, some 350 bytes each */
+    H1_BODY_HIGH = 64 * 1024,   /* untaken body bytes above which reading stops */
+    /* an untaken rest of a body up to this is read and dropped to keep the connection */
+    H1_SKIP_BODY_MAX = 64 * 1024,
+    H1_SKIP_BODY_MS = 2000,       /* if it comes within this */
+    H1_RATE_GRACE_MS = 10 * 1000, /* the minimum rate is asked for after so much waiting */
+    H1_DRAIN_IDLE_MS = 500,       /* an idle connection closes so long after the drain began */
+    H1_DRAIN_FRESH_MS = 3000,     /* one that has not asked yet */
+    H1_WHAT_MAX = 48,             /* of "GET /path" kept for log lines */
+    /* room behind the application's headers for ours and the framing */
+    H1_SEND_SLACK = 320,
 };
 
 /*     HEAD --begin()--> IN_HAND --h1_end()--> HEAD, or SKIP_BODY -> HEAD, or CLOSED
@@ -30,37 +32,40 @@ enum h1_state { H1_HEAD, H1_IN_HAND, H1_SKIP_BODY, H1_CLOSED, H1_STATES };
 
 struct head; /* h1_head.c: parser and headers, while a head is incomplete or in use by the app */
 
-/* One request, from its first byte until the next is awaited: kept apart so that an idle connection is small. */
+/* One request, from its first byte until the next is awaited: kept apart so that an idle connection
+ * is small. */
 struct h1_req {
-    struct h1_req *next;    /* in the free list */
+    struct h1_req *next; /* in the free list */
     struct http_request req;
     void *data;
-    char *line;             /* for the access log: copy of the request line, from h1_head_done() on */
+    /* for the access log: copy of the request line, from h1_head_done() on */
+    char *line;
     int64_t began_ns;
-    /* body in: in->data[body_start..body_end) is decoded and not taken; conn.in_start is where undecoded input begins */
-    uint64_t body_left;     /* of Content-Length, bytes not arrived */
-    uint64_t body_got;      /* decoded so far */
+    /* body in: in->data[body_start..body_end) is decoded and not taken; conn.in_start is where
+     * undecoded input begins */
+    uint64_t body_left; /* of Content-Length, bytes not arrived */
+    uint64_t body_got;  /* decoded so far */
     struct chunked chunked;
     uint32_t body_start, body_end;
-    int64_t want_ns;        /* since when the app waits */
-    int64_t waited_ns;      /* sum of such times before */
+    int64_t want_ns;   /* since when the app waits */
+    int64_t waited_ns; /* sum of such times before */
     /* answer out */
-    uint64_t length;        /* its Content-Length, UINT64_MAX = not given */
-    uint64_t sent;          /* body bytes taken from the app */
-    uint64_t skip_from;     /* body_got when SKIP_BODY began */
-    char *out;              /* room for the head that was taken and not yet sent */
+    uint64_t length;    /* its Content-Length, UINT64_MAX = not given */
+    uint64_t sent;      /* body bytes taken from the app */
+    uint64_t skip_from; /* body_got when SKIP_BODY began */
+    char *out;          /* room for the head that was taken and not yet sent */
     uint32_t out_n, out_room;
     uint16_t line_n;
     uint16_t status;
     uint8_t what_n;
     bool is_chunked_in, is_body_done, is_head_taken; /* head_done() was called */
-    bool keep_alive;        /* what the client asked for */
-    bool client_closes;     /* it said Connection: close (or is 1.0): nothing will follow */
+    bool keep_alive;                                 /* what the client asked for */
+    bool client_closes; /* it said Connection: close (or is 1.0): nothing will follow */
     bool continue_due;
-    bool want;              /* the app waits for HTTP_BODY */
+    bool want; /* the app waits for HTTP_BODY */
     bool told_gone;
     bool started, sending, finished;
-    bool no_body;           /* HEAD, 204, 304 */
+    bool no_body; /* HEAD, 204, 304 */
     bool chunked_out, until_close;
     bool close;             /* the connection ends with this answer */
     bool refused;           /* we answered in the application's place: to it the client is gone */
@@ -68,16 +73,17 @@ struct h1_req {
 };
 
 struct h1 {
-    struct conn conn;          /* first: net/ hands us this */
+    struct conn conn; /* first: net/ hands us this */
     struct http_app *app;
     void *conn_data;
     struct head *head;
-    uint32_t fed;              /* bytes of an incomplete head that llhttp has seen */
-    uint32_t line_end;         /* behind the request line's LF, 0 = not yet seen; relative to in_start, as fed */
-    uint8_t state;             /* enum h1_state */
-    uint8_t crlfs;             /* empty lines before this request */
-    bool asked;                /* a request was begun on this connection */
-    struct h1_req *r;          /* NULL while nothing of a request has come */
+    uint32_t fed; /* bytes of an incomplete head that llhttp has seen */
+    /* behind the request line's LF, 0 = not yet seen; relative to in_start, as fed */
+    uint32_t line_end;
+    uint8_t state;    /* enum h1_state */
+    uint8_t crlfs;    /* empty lines before this request */
+    bool asked;       /* a request was begun on this connection */
+    struct h1_req *r; /* NULL while nothing of a request has come */
 };
 
 static inline struct h1 *
@@ -90,14 +96,16 @@ h1_of(struct conn *c)
 /* Answers and closes in the application's place; begin() may have been called or not. */
 void h1_refuse(struct h1 *h, int status);
 void h1_begin(struct h1 *h);
-/* The application is told that the client is gone; a second time when a connection that was half closed breaks, for those who wait to send. */
+/* The application is told that the client is gone; a second time when a connection that was half
+ * closed breaks, for those who wait to send. */
 void h1_tell_gone(struct h1 *h);
 
 /* h1_head.c */
-void h1_head_feed(struct h1 *h);  /* parses what is in the block; ends in begin(), a refusal, or waits for more */
+/* parses what is in the block; ends in begin(), a refusal, or waits for more */
+void h1_head_feed(struct h1 *h);
 uint32_t h1_head_max(const struct http_app *app); /* bytes of the longest head that is accepted */
 void h1_head_give(struct h1 *h);
-int h1_req_take(struct h1 *h);    /* 0 or -ENOMEM; a no-op where there is one */
+int h1_req_take(struct h1 *h); /* 0 or -ENOMEM; a no-op where there is one */
 void h1_req_give(struct h1 *h);
 void h1_pools_fini(struct http_app *app);
 
@@ -106,11 +114,12 @@ int h1_check_request_line(struct h1 *h, struct slice line);
 int h1_check_headers(struct h1 *h);
 
 /* h1_body.c */
-int h1_body_decode(struct h1 *h);    /* 0, or the status to refuse with */
-void h1_body_read(struct h1 *h);     /* reads and decodes as far as there is room */
-void h1_body_deliver(struct h1 *h);  /* HTTP_BODY, if it is waited for and there is something */
-void h1_body_release(struct h1 *h);  /* the block goes back when nothing in it is needed */
-uint64_t h1_body_missing(const struct h1 *h); /* bytes that have not arrived; UINT64_MAX = unknown */
+int h1_body_decode(struct h1 *h);   /* 0, or the status to refuse with */
+void h1_body_read(struct h1 *h);    /* reads and decodes as far as there is room */
+void h1_body_deliver(struct h1 *h); /* HTTP_BODY, if it is waited for and there is something */
+void h1_body_release(struct h1 *h); /* the block goes back when nothing in it is needed */
+/* bytes that have not arrived; UINT64_MAX = unknown */
+uint64_t h1_body_missing(const struct h1 *h);
 
 /* h1_write.c: our own answer with a short text; queued, nothing closed. */
 void h1_write_own(struct h1 *h, int status, bool close);

@@ -1,6 +1,9 @@
-/* h1_body.c: request bodies in, and back-pressure: reading stops at H1_BODY_HIGH untaken bytes, and the kernel's window does the rest.
- * Layout of the block:  [head | ... | body_start..body_end decoded | framing | in_start..in_end undecoded or the next request's].
- * Always: body_end <= in_start; the block does not move before h1_head_done(), because the application holds slices of the head. */
+/* h1_body.c: request bodies in, and back-pressure: reading stops at H1_BODY_HIGH untaken bytes, and
+ * the kernel's window does the rest.
+ * The block: [head .. body_start..body_end decoded .. framing .. in_start..in_end not decoded yet,
+ *            or the next request's].
+ * Always:    body_end <= in_start; the block does not move before h1_head_done(), because the
+ *            application holds slices of the head. */
 #include <errno.h>
 
 #include "h1.h"
@@ -63,7 +66,8 @@ make_room(struct h1 *h)
     uint64_t missing = h1_body_missing(h);
     if (c->in == NULL) {
         r->body_start = r->body_end = 0;
-        /* Bodies that are known to be long get a big block at once; conn_read() takes a small one. */
+        /* Bodies that are known to be long get a big block at once; conn_read() takes a small one.
+         * */
         if (!r->is_chunked_in && missing > NET_BLOCK)
             return conn_in_grow(c, NET_BIG_BLOCK);
         return 0;
@@ -125,7 +129,8 @@ h1_body_release(struct h1 *h)
     }
 }
 
-/* Whether a client that we have waited for is too slow altogether: many small pieces never reach the idle timeout. */
+/* Whether a client that we have waited for is too slow altogether: many small pieces never reach
+ * the idle timeout. */
 static bool
 is_too_slow(const struct h1 *h)
 {
@@ -151,7 +156,7 @@ h1_body_deliver(struct h1 *h)
         h->app->event(h->app, h, HTTP_BODY);
 }
 
-/* --- for the application ------------------------------------------------------------------------------------------- */
+/* --- for the application ---------------------------------------------------------------------- */
 
 struct slice
 h1_body(struct h1 *h)

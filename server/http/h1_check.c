@@ -1,9 +1,10 @@
-/* h1_check.c: what a request line and headers mean together, and the refusals that follow (RFC 9112 sections 3, 6 and 9).
- * Everything that two parties could read differently is refused: that is what request smuggling is made of. */
+/* h1_check.c: what a request line and headers mean together, and the refusals that follow (RFC 9112
+ * sections 3, 6 and 9). Everything that two parties could read differently is refused: that is what
+ * request smuggling is made of. */
 #include "chars.h"
 #include "h1.h"
 
-/* --- the target ---------------------------------------------------------------------------------------------------- */
+/* --- the target ------------------------------------------------------------------------------- */
 
 /* host, host:port, [v6], [v6]:port (RFC 9110 section 7.2). */
 static bool
@@ -103,15 +104,15 @@ h1_check_request_line(struct h1 *h, struct slice line)
     return absolute_form(req, &host);
 }
 
-/* --- headers ------------------------------------------------------------------------------------------------------- */
+/* --- headers ---------------------------------------------------------------------------------- */
 
 /* What was found while going over the headers. */
 struct found {
     struct http_header *host;
     bool content_length, close, keep_alive;
-    unsigned codings;    /* in all Transfer-Encoding fields together */
-    bool chunked_last;   /* the last coding is `chunked` */
-    bool unknown;        /* a coding that is not `chunked` */
+    unsigned codings;  /* in all Transfer-Encoding fields together */
+    bool chunked_last; /* the last coding is `chunked` */
+    bool unknown;      /* a coding that is not `chunked` */
 };
 
 /* Decimal digits only (RFC 9110 section 8.6): no sign, no list, no white space inside. */
@@ -151,7 +152,8 @@ check_transfer_encoding(struct found *f, struct slice value)
 {
     struct slice coding;
     while (list_next(&value, &coding)) {
-        if (coding.n == 0 || f->chunked_last) /* nothing may follow chunked, chunked again least of all */
+        /* nothing may follow chunked, chunked again least of all */
+        if (coding.n == 0 || f->chunked_last)
             return 400;
         f->codings++;
         if (slice_is_nocase(coding, "chunked")) {
@@ -217,7 +219,8 @@ check_header(struct http_request *req, struct found *f, struct http_header *v)
             return 0;
         return check_transfer_encoding(f, v->value);
     default:
-        /* Upgrade is ignored: the request is answered as what it is without it. WebSockets will begin here. */
+        /* Upgrade is ignored: the request is answered as what it is without it. WebSockets will
+         * begin here. */
         return 0;
     }
 }

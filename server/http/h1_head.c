@@ -1,10 +1,12 @@
 /* h1_head.c: request heads in.
- * llhttp finds the parts and the end; then every byte between the parts is looked at again, because versions of llhttp differ in what they let
- * pass (bare LF, folded lines, white space before the colon) and a proxy in front of us may read such bytes differently.
- * A head that has come whole is parsed once. One that comes in pieces is fed to llhttp as it comes, for an early refusal and to find its end,
- * and parsed again when it is whole: so the result cannot depend on where it was cut, and no half-parsed state needs fixing up when the
- * block moves. Each byte is thus looked at by llhttp at most twice.
- * Owns: the pools of struct head and struct h1_req; a connection has a head only while it is incomplete or lent to the application. */
+ * llhttp finds the parts and the end; then every byte between the parts is looked at again, because
+ * versions of llhttp differ in what they let pass (bare LF, folded lines, white space before the
+ * colon) and a proxy in front of us may read such bytes differently. A head that has come whole is
+ * parsed once. One that comes in pieces is fed to llhttp as it comes, for an early refusal and to
+ * find its end, and parsed again when it is whole: so the result cannot depend on where it was cut,
+ * and no half-parsed state needs fixing up when the block moves. Each byte is thus looked at by
+ * llhttp at most twice. Owns: the pools of struct head and struct h1_req; a connection has a head
+ * only while it is incomplete or lent to the application. */
 #include "h1.h"
 
 #include <errno.h>
@@ -16,12 +18,12 @@
 struct head {
     struct head *next; /* in the free list */
     llhttp_t parser;
-    bool recording;    /* the whole head is being parsed in one call, so that spans are whole too */
-    unsigned n, max;   /* n may exceed max: counted, not recorded */
+    bool recording;  /* the whole head is being parsed in one call, so that spans are whole too */
+    unsigned n, max; /* n may exceed max: counted, not recorded */
     struct http_header v[];
 };
 
-/* --- the pool ---------------------------------------------------------------------------------------------------- */
+/* --- the pool --------------------------------------------------------------------------------- */
 
 static unsigned
 headers_max(const struct http_app *app)
@@ -117,7 +119,7 @@ h1_pools_fini(struct http_app *app)
     own->free_heads_n = own->free_reqs_n = 0;
 }
 
-/* --- llhttp -------------------------------------------------------------------------------------------------------- */
+/* --- llhttp ----------------------------------------------------------------------------------- */
 
 static int
 on_header_field(llhttp_t *parser, const char *at, size_t n)
@@ -167,7 +169,8 @@ parser_start(struct http_app *app, struct head *head, bool recording)
     parser->data = head;
     head->recording = recording;
     head->n = 0;
-    /* Framing is h1_check.c's, which is stricter than any version of llhttp and tells 400 from 501. */
+    /* Framing is h1_check.c's, which is stricter than any version of llhttp and tells 400 from 501.
+     * */
     llhttp_set_lenient_chunked_length(parser, 1);
     llhttp_set_lenient_transfer_encoding(parser, 1);
     if (lenient & (LENIENT_OBS_FOLD | LENIENT_HEADER_VALUE))
@@ -177,9 +180,11 @@ parser_start(struct http_app *app, struct head *head, bool recording)
 static const char crlf[] = "\r\n";
 
 /* Feeds p[fed..n). On an error, and when the head is complete, *seen is how far llhttp got.
- * No version of llhttp takes a bare LF everywhere; where it shall pass, each is shown to llhttp as the CRLF that it stands for. */
+ * No version of llhttp takes a bare LF everywhere; where it shall pass, each is shown to llhttp as
+ * the CRLF that it stands for. */
 static enum llhttp_errno
-execute(struct http_app *app, struct head *head, const char *p, uint32_t fed, uint32_t n, uint32_t *seen)
+execute(struct http_app *app, struct head *head, const char *p, uint32_t fed, uint32_t n,
+        uint32_t *seen)
 {
     llhttp_t *parser = &head->parser;
     enum llhttp_errno err = HPE_OK;
@@ -207,8 +212,9 @@ execute(struct http_app *app, struct head *head, const char *p, uint32_t fed, ui
     return err;
 }
 
-/* The status for an error of llhttp when it had seen so much. It may have looked at one byte more, or not: versions and errors differ,
- * so none of the decisions here hangs on whether that byte is among them. */
+/* The status for an error of llhttp when it had seen so much. It may have looked at one byte more,
+ * or not: versions and errors differ, so none of the decisions here hangs on whether that byte is
+ * among them. */
 static int
 status_of(enum llhttp_errno err, struct slice seen)
 {
@@ -233,7 +239,7 @@ status_of(enum llhttp_errno err, struct slice seen)
     return is_version && !(v[5] == '1' && (v[7] == '0' || v[7] == '1')) ? 505 : 400;
 }
 
-/* --- between the parts ---------------------------------------------------------------------------------------------- */
+/* --- between the parts ------------------------------------------------------------------------ */
 
 /* Skips the end of a line at p: CRLF, or LF where that is let pass. NULL = neither. */
 static const char *
@@ -268,7 +274,8 @@ value_clean(const struct http_app *app, struct slice *value)
     if (lenient & LENIENT_OBS_FOLD) {
         char *p = (char *)value->p;
         for (size_t i = 0; i < value->n; i++) {
-            /* RFC 9112 section 5.2: each fold becomes spaces. A line end without white space behind it is no fold. */
+            /* RFC 9112 section 5.2: each fold becomes spaces. A line end without white space behind
+             * it is no fold. */
             size_t eol = p[i] == '\r' && i + 1 < value->n && p[i + 1] == '\n' ? 2
                          : p[i] == '\n' && (lenient & LENIENT_BARE_LF)        ? 1
                                                                               : 0;
@@ -283,7 +290,8 @@ value_clean(const struct http_app *app, struct slice *value)
            memchr(value->p, '\n', value->n) == NULL && memchr(value->p, '\0', value->n) == NULL;
 }
 
-/* Looks at every byte of the header lines from p to end, the end of the head. 0 or the status to refuse with. */
+/* Looks at every byte of the header lines from p to end, the end of the head. 0 or the status to
+ * refuse with. */
 static int
 check_lines(struct h1 *h, const char *p, const char *end)
 {
@@ -318,7 +326,8 @@ check_lines(struct h1 *h, const char *p, const char *end)
     return line_end(h->app, p, end) == end ? 0 : 400;
 }
 
-/* The head is whole: [in_start, in_start + n) of the block, and head->v holds its parts. 0 or the status to refuse with. */
+/* The head is whole: [in_start, in_start + n) of the block, and head->v holds its parts. 0 or the
+ * status to refuse with. */
 static int
 take(struct h1 *h, uint32_t n)
 {
@@ -344,7 +353,7 @@ take(struct h1 *h, uint32_t n)
     return h1_check_headers(h);
 }
 
-/* --- feeding ------------------------------------------------------------------------------------------------------ */
+/* --- feeding ---------------------------------------------------------------------------------- */
 
 uint32_t
 h1_head_max(const struct http_app *app)
@@ -377,7 +386,8 @@ skip_empty_lines(struct h1 *h)
     return 0;
 }
 
-/* How many of the n bytes of an incomplete head may be parsed, and the status if the head does not end in them. */
+/* How many of the n bytes of an incomplete head may be parsed, and the status if the head does not
+ * end in them. */
 static uint32_t
 within_limits(struct h1 *h, uint32_t n, int *status)
 {

@@ -1,7 +1,8 @@
 /* h1_write.c: answers out.
- * The head is written into the connection's output as soon as the application gives it, and counts as output only with the first piece
- * of the body: then the framing is known (RFC 9112 section 6), and head and small body leave in one send.
- * What the application sends is checked here: nothing it says can put bytes on the wire that end one answer and begin another. */
+ * The head is written into the connection's output as soon as the application gives it, and counts
+ * as output only with the first piece of the body: then the framing is known (RFC 9112 section 6),
+ * and head and small body leave in one send. What the application sends is checked here: nothing it
+ * says can put bytes on the wire that end one answer and begin another. */
 #include <errno.h>
 #include <stdio.h>
 
@@ -11,7 +12,7 @@
 
 enum { FRAMING_MAX = 96 }; /* content-length or transfer-encoding, connection, and the empty line */
 
-/* --- the head ------------------------------------------------------------------------------------------------------ */
+/* --- the head --------------------------------------------------------------------------------- */
 
 /* What was found in the application's headers. */
 struct told {
@@ -50,7 +51,8 @@ has_close(struct slice s)
     return false;
 }
 
-/* One of the headers that mean something to us. Returns 1 = send it, 0 = leave it out, negative = enum http_write. */
+/* One of the headers that mean something to us. Returns 1 = send it, 0 = leave it out, negative =
+ * enum http_write. */
 static int
 special(const struct http_header *v, struct told *told)
 {
@@ -85,7 +87,8 @@ special(const struct http_header *v, struct told *told)
     }
 }
 
-/* Copies name and value and checks them on the way. Returns where it ends, or NULL with *err set. */
+/* Copies name and value and checks them on the way. Returns where it ends, or NULL with *err set.
+ * */
 static char *
 put_header(char *p, const struct http_header *v, enum http_write *err)
 {
@@ -252,7 +255,7 @@ complete_head(struct h1 *h, size_t n, bool is_last)
     r->sending = true;
 }
 
-/* --- the body ------------------------------------------------------------------------------------------------------ */
+/* --- the body --------------------------------------------------------------------------------- */
 
 enum { CHUNK_FRAME_MAX = 32 }; /* size line in front, CRLF and the last chunk behind */
 
@@ -279,7 +282,8 @@ chunk_end(const struct h1_req *r, size_t n, bool is_last)
     return is_last ? SLICE("\r\n0\r\n\r\n") : SLICE("\r\n");
 }
 
-/* Puts what waits in r->out and a piece with its frame on the wire. *owner is NULL afterwards when it was passed on. 0 or -errno. */
+/* Puts what waits in r->out and a piece with its frame on the wire. *owner is NULL afterwards when
+ * it was passed on. 0 or -errno. */
 static int
 emit(struct h1 *h, const char *p, size_t n, void **owner, bool is_last)
 {
@@ -291,7 +295,8 @@ emit(struct h1 *h, const char *p, size_t n, void **owner, bool is_last)
     char *out = r->out;
     size_t out_n = r->out_n, room = r->out_room;
     if (out == NULL) {
-        /* Pieces too big to be copied in one go, from apps that do not lend them, are cut by conn_write() below. */
+        /* Pieces too big to be copied in one go, from apps that do not lend them, are cut by
+         * conn_write() below. */
         size_t need = CHUNK_FRAME_MAX + (in_room <= NET_COPY_MAX ? in_room : 0);
         if (n == 0 && end.n == 0)
             return 0;
@@ -336,7 +341,8 @@ static enum http_write
 bad_length(struct h1 *h, enum http_write err, uint64_t sent)
 {
     struct h1_req *r = h->r;
-    log_error("%.*s: the application sent %s body than its Content-Length: %llu bytes of %llu; the connection is "
+    log_error("%.*s: the application sent %s body than its Content-Length: %llu bytes of %llu; the "
+              "connection is "
               "closed; let it give the right length or none",
               (int)r->what_n, r->what, err == HTTP_TOO_LONG ? "more" : "less",
               (unsigned long long)sent, (unsigned long long)r->length);
@@ -394,7 +400,7 @@ h1_is_finished(const struct h1 *h)
     return h->r->finished;
 }
 
-/* --- our own answers ------------------------------------------------------------------------------------------------ */
+/* --- our own answers -------------------------------------------------------------------------- */
 
 void
 h1_write_continue(struct h1 *h)
@@ -409,13 +415,15 @@ h1_write_continue(struct h1 *h)
             conn_fail(&h->conn, -ENOMEM);
         return;
     }
-    /* A head waits in the output for its body: put the line in front of it. H1_SEND_SLACK has the room. */
+    /* A head waits in the output for its body: put the line in front of it. H1_SEND_SLACK has the
+     * room. */
     memmove(r->out + line.n, r->out, r->out_n);
     memcpy(r->out, line.p, line.n);
     size_t room;
     conn_out_commit(&h->conn, line.n);
     char *out = conn_out(&h->conn, r->out_room - line.n, &room);
-    if (out != r->out + line.n) { /* the last iovec of the chunk was taken: move the head to the next chunk */
+    /* the last iovec of the chunk was taken: move the head to the next chunk */
+    if (out != r->out + line.n) {
         if (out == NULL) {
             conn_fail(&h->conn, -ENOMEM);
             return;

@@ -1,17 +1,23 @@
 /* http.h: HTTP/1.1 (RFC 9110, RFC 9112) between connections and an application.
  *
- *   h1.c        the life of one connection: one request at a time, timeouts, keep-alive, drain
- *   h1_head.c   request heads in: llhttp, and the strictness that llhttp lacks       h1_check.c  what the headers mean together
- *   h1_body.c   request bodies in, back-pressure                                      chunked.c   the chunked coding
- *   h1_write.c  answers out: framing, checks of what the application sends           status.c    status lines, Date and Server
- *   access.c    the access log                                                        chars.c     what a byte may be
+ *   h1.c         the life of one connection: one request at a time, timeouts, keep-alive, drain
+ *   h1_head.c    request heads in: llhttp, and the strictness that llhttp lacks
+ *   h1_check.c   what a request line and headers mean together
+ *   h1_body.c    request bodies in, back-pressure
+ *   chunked.c    the chunked coding
+ *   h1_write.c   answers out: framing, checks of what the application sends
+ *   status.c     status lines, Date and Server
+ *   access.c     the access log
+ *   chars.c      what a byte may be
  *
- * One request is in hand per connection; the next (pipelined) one is parsed only when its answer is done.
+ * One request is in hand per connection; the next (pipelined) one is parsed only when its answer is
+ * done.
  *
  *     READING_HEAD --begin()--> IN_HAND --h1_end()--> READING_HEAD, or lingering close
  *
- * Runs on the loop thread only, with or without the GIL; knows no Python. The callbacks of struct http_app are called while bytes are
- * parsed, so they must only note what happened (asgi/ links the request into a list that the Python phase works off). */
+ * Runs on the loop thread only, with or without the GIL; knows no Python. The callbacks of struct
+ * http_app are called while bytes are parsed, so they must only note what happened (asgi/ links the
+ * request into a list that the Python phase works off). */
 #ifndef RINGCORN_HTTP_H
 #define RINGCORN_HTTP_H
 
@@ -26,29 +32,32 @@ struct http_header {
     struct slice value; /* without surrounding white space */
 };
 
-/* The request in hand. Slices point into the connection's input block: valid from begin() to h1_head_done(). */
+/* The request in hand. Slices point into the connection's input block: valid from begin() to
+ * h1_head_done(). */
 struct http_request {
-    struct slice method;      /* "GET" */
-    struct slice target;      /* as on the wire */
-    struct slice path;        /* before '?', of absolute-form targets too; "*" for OPTIONS * */
-    struct slice query;       /* behind '?', "" where there is none */
+    struct slice method; /* "GET" */
+    struct slice target; /* as on the wire */
+    struct slice path;   /* before '?', of absolute-form targets too; "*" for OPTIONS * */
+    struct slice query;  /* behind '?', "" where there is none */
     struct http_header *headers;
     unsigned headers_n;
     unsigned char version_minor; /* HTTP/1.x: 0 or 1 */
     bool is_head;
-    bool has_body;            /* Content-Length > 0 or chunked */
+    bool has_body; /* Content-Length > 0 or chunked */
     bool expects_continue;
-    uint64_t content_length;  /* UINT64_MAX: none (chunked or no body) */
+    uint64_t content_length; /* UINT64_MAX: none (chunked or no body) */
 };
 
 enum http_event {
     HTTP_BODY = 1,    /* h1_want_body() was asked and there are body bytes, or its end */
     HTTP_DRAINED = 2, /* output fell below the low-water mark after a write returned HTTP_FULL */
-    HTTP_GONE = 4,    /* the client has closed its side, the connection broke, or a timeout closed it. Comes twice when a half-closed
-                         connection breaks: h1_is_broken() is then true, and HTTP_DRAINED does not come any more */
+    /* The client has closed its side, the connection broke, or a timeout closed it. Comes twice
+     * when a half-closed connection breaks: h1_is_broken() is then true, HTTP_DRAINED never comes. */
+    HTTP_GONE = 4,
 };
 
-/* What http/ keeps for all connections of a loop: private, embedded because there is no request without it. */
+/* What http/ keeps for all connections of a loop: private, embedded because there is no request
+ * without it. */
 struct http_own {
     char lines[96];           /* "server: ...\r\ndate: ...\r\n" as far as they are wanted */
     uint8_t server_n, date_n; /* bytes of each in lines */
@@ -57,11 +66,11 @@ struct http_own {
     struct head *free_heads;  /* parsed heads kept for reuse */
     struct h1_req *free_reqs; /* and requests */
     unsigned free_heads_n, free_reqs_n;
-    struct buf access;        /* access log lines not yet written */
-    uint64_t access_lost;     /* lines dropped because whoever reads the log is too slow */
-    time_t access_s;          /* the second of access_time */
+    struct buf access;    /* access log lines not yet written */
+    uint64_t access_lost; /* lines dropped because whoever reads the log is too slow */
+    time_t access_s;      /* the second of access_time */
     char access_time[32];
-    bool access_is_file;      /* a regular file never blocks for long */
+    bool access_is_file; /* a regular file never blocks for long */
 };
 
 struct http_app {
@@ -73,45 +82,47 @@ struct http_app {
     void (*conn_freed)(struct http_app *app, void *conn_data);
     struct net *net;
     const struct conf *conf;
-    int access_fd;            /* -1 = no access log */
-    bool draining;            /* answers carry Connection: close; set by http_drain() */
-    unsigned in_hand;         /* requests between begin() and h1_end() */
-    struct http_own own;      /* http's, from http_init() on */
+    int access_fd;       /* -1 = no access log */
+    bool draining;       /* answers carry Connection: close; set by http_drain() */
+    unsigned in_hand;    /* requests between begin() and h1_end() */
+    struct http_own own; /* http's, from http_init() on */
 };
 
-/* Fills in ops for net_init(). The caller has set the callbacks, conf, net and access_fd; app outlives the net. 0 or -ENOMEM. */
+/* Fills in ops for net_init(). The caller has set the callbacks, conf, net and access_fd; app
+ * outlives the net. 0 or -ENOMEM. */
 int http_init(struct http_app *app, struct conn_ops *ops);
 /* After net_fini(). Writes what is left of the access log. */
 void http_fini(struct http_app *app);
 
-/* Begins the drain: idle connections are closed after a lingering read (a request that was already on its way is still answered),
- * busy ones get Connection: close with their answer. */
+/* Begins the drain: idle connections are closed after a lingering read (a request that was already
+ * on its way is still answered), busy ones get Connection: close with their answer. */
 void http_drain(struct http_app *app);
 
-/* --- the request ----------------------------------------------------------------------------------------------- */
+/* --- the request ------------------------------------------------------------------------------ */
 const struct http_request *h1_request(const struct h1 *h);
 
 /* Two slots for the app: one a request (NULL at begin()), one a connection (NULL when it opens). */
 void **h1_data(struct h1 *h);
 void **h1_conn_data(struct h1 *h);
 
-/* Addresses of both ends as the kernel tells them, read at first use. family AF_UNSPEC when the peer is already gone.
- * Valid until the next call of either, for any connection. */
+/* Addresses of both ends as the kernel tells them, read at first use. family AF_UNSPEC when the
+ * peer is already gone. Valid until the next call of either, for any connection. */
 const struct sockaddr_storage *h1_peer(struct h1 *h);
 const struct sockaddr_storage *h1_local(struct h1 *h);
 
-/* The app has taken what it needs of the head: the slices of h1_request() end here (its numbers and flags stay), and the input
- * block can serve the body or go back. */
+/* The app has taken what it needs of the head: the slices of h1_request() end here (its numbers and
+ * flags stay), and the input block can serve the body or go back. */
 void h1_head_done(struct h1 *h);
 
-/* Body bytes that have arrived and were not taken (valid until h1_body_consumed() or the return to the loop). */
+/* Body bytes that have arrived and were not taken (valid until h1_body_consumed() or the return to
+ * the loop). */
 struct slice h1_body(struct h1 *h);
 /* They were copied; reading goes on when it had stopped at the high-water mark (64 KiB). */
 void h1_body_consumed(struct h1 *h);
 /* All of the body has arrived (behind what h1_body() holds comes no more). */
 bool h1_body_is_complete(const struct h1 *h);
-/* The app waits for more: sends 100 Continue where it was expected and not sent yet, and asks for one HTTP_BODY event. The body
- * timeout runs only while the app waits. */
+/* The app waits for more: sends 100 Continue where it was expected and not sent yet, and asks for
+ * one HTTP_BODY event. The body timeout runs only while the app waits. */
 void h1_want_body(struct h1 *h);
 
 /* The client has closed its side or the connection broke: receive() answers http.disconnect. */
@@ -119,38 +130,49 @@ bool h1_is_gone(const struct h1 *h);
 /* Nothing can be sent any more: send() raises OSError. */
 bool h1_is_broken(const struct h1 *h);
 
-/* --- the answer ------------------------------------------------------------------------------------------------- */
+/* --- the answer ------------------------------------------------------------------------------- */
 enum http_write {
     HTTP_OK = 0,
-    HTTP_FULL = 1,             /* taken, and more than 64 KiB are unsent: wait for HTTP_DRAINED before the next */
-    HTTP_BROKEN = -1,          /* the connection is gone; nothing was taken */
-    HTTP_BAD_STATUS = -2,      /* not 200..999 */
-    HTTP_BAD_NAME = -3,        /* a header name that is no token; *bad tells which */
-    HTTP_BAD_VALUE = -4,       /* CR, LF or NUL in a value; *bad tells which */
-    HTTP_BAD_LENGTH = -5,      /* Content-Length twice with different values, or no number; *bad tells which */
-    HTTP_BAD_TRANSFER = -6,    /* Transfer-Encoding is the server's to choose ("chunked" alone is accepted and dropped) */
-    HTTP_TOO_LONG = -7,        /* more body than Content-Length: nothing of this piece was sent, connection will close */
-    HTTP_TOO_SHORT = -8,       /* the end came before Content-Length was reached: connection will close */
+    /* taken, and more than 64 KiB are unsent: wait for HTTP_DRAINED before the next */
+    HTTP_FULL = 1,
+    HTTP_BROKEN = -1,     /* the connection is gone; nothing was taken */
+    HTTP_BAD_STATUS = -2, /* not 200..999 */
+    HTTP_BAD_NAME = -3,   /* a header name that is no token; *bad tells which */
+    HTTP_BAD_VALUE = -4,  /* CR, LF or NUL in a value; *bad tells which */
+    /* Content-Length twice with different values, or no number; *bad tells which */
+    HTTP_BAD_LENGTH = -5,
+    /* Transfer-Encoding is the server's to choose ("chunked" alone is accepted and dropped) */
+    HTTP_BAD_TRANSFER = -6,
+    /* more body than Content-Length: nothing of this piece was sent, connection will close */
+    HTTP_TOO_LONG = -7,
+    /* the end came before Content-Length was reached: connection will close */
+    HTTP_TOO_SHORT = -8,
 };
 
-/* Takes status and headers (copied). Nothing is sent before the first h1_write(). After an error nothing has changed. */
+/* Takes status and headers (copied). Nothing is sent before the first h1_write(). After an error
+ * nothing has changed. */
 enum http_write h1_start(struct h1 *h, int status, const struct http_header *headers, size_t n,
                          size_t *bad);
 
-/* One piece of the body. owner NULL: the bytes are copied now. Else they may be held until release(owner) (which is always called, once,
- * also on errors): http decides by size (pieces up to 16 KiB are copied). is_last ends the answer; where no Content-Length was
- * given and the first piece is the last, its length is sent; else chunked (1.1) or until close (1.0). HEAD, 204 and 304 send no body but count it. */
+/* One piece of the body. owner NULL: the bytes are copied now. Else they may be held until
+ * release(owner) (which is always called, once, also on errors): http decides by size (pieces up to
+ * 16 KiB are copied). is_last ends the answer; where no Content-Length was given and the first
+ * piece is the last, its length is sent; else chunked (1.1) or until close (1.0). HEAD, 204 and 304
+ * send no body but count it. */
 enum http_write h1_write(struct h1 *h, const char *p, size_t n, void *owner, bool is_last);
 
-bool h1_is_started(const struct h1 *h);  /* h1_start() succeeded */
-bool h1_is_sending(const struct h1 *h);  /* bytes of the head were queued: too late for another status */
+bool h1_is_started(const struct h1 *h); /* h1_start() succeeded */
+/* bytes of the head were queued: too late for another status */
+bool h1_is_sending(const struct h1 *h);
 bool h1_is_finished(const struct h1 *h); /* the last piece was taken */
 
-/* Answers by ourselves with a small text body ("Internal Server Error"), if h1_is_sending() is still false; drops what h1_start() took. */
+/* Answers by ourselves with a small text body ("Internal Server Error"), if h1_is_sending() is
+ * still false; drops what h1_start() took. */
 void h1_fail(struct h1 *h, int status);
 
-/* The application is done with the request; always called, exactly once per begin(), as the last call for it. An answer that is not
- * finished closes the connection (after h1_fail() it is finished). Writes the access log. *h may be freed inside. */
+/* The application is done with the request; always called, exactly once per begin(), as the last
+ * call for it. An answer that is not finished closes the connection (after h1_fail() it is
+ * finished). Writes the access log. *h may be freed inside. */
 void h1_end(struct h1 *h);
 
 #endif

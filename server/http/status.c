@@ -1,9 +1,11 @@
-/* status.c: status lines, and the headers that every answer carries: Server, Date (once a second) and those of the configuration. */
+/* status.c: status lines, and the headers that every answer carries: Server, Date (once a second)
+ * and those of the configuration. */
 #include "status.h"
 
 #include <errno.h>
 #include <stdio.h>
 
+/* clang-format off */
 /* X(code, phrase): RFC 9110 section 15 and the IANA registry. */
 #define STATUSES(X)                                                                                \
     X(200, "OK") X(201, "Created") X(202, "Accepted") X(203, "Non-Authoritative Information")      \
@@ -26,6 +28,7 @@
     X(505, "HTTP Version Not Supported") X(506, "Variant Also Negotiates")                         \
     X(507, "Insufficient Storage") X(508, "Loop Detected") X(510, "Not Extended")                  \
     X(511, "Network Authentication Required")
+/* clang-format on */
 
 enum { STATUS_FIRST = 200, STATUS_LAST = 511, PHRASE_AT = sizeof("HTTP/1.1 200 ") - 1 };
 

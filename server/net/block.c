@@ -1,6 +1,7 @@
-/* block.c: input blocks and output chunks, kept on free lists so that a request in steady state allocates nothing.
- * Last in, first out: what was used last is still in the cache. Owns: the free lists of struct net.
- * Always:   at most NET_*_KEPT of each are kept; odd sizes go back to malloc at once. */
+/* block.c: input blocks and output chunks, kept on free lists so that a request in steady state
+ * allocates nothing. Last in, first out: what was used last is still in the cache. Owns: the free
+ * lists of struct net. Always:   at most NET_*_KEPT of each are kept; odd sizes go back to malloc
+ * at once. */
 #include <stdlib.h>
 
 #include "net.h"

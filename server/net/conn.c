@@ -1,7 +1,8 @@
 /* conn.c: the life of one connection: its states, its deadline, reading, and the end.
- * The edge: the kernel announces the arrival of bytes once. `readable` remembers it until a recv() has found the socket empty, so
- * whoever stops reading for a while (back-pressure) finds out at conn_resume() what came in the meantime.
- * The timer: moving deadlines costs no list work in steady state, because the timer may fire early and is then filed anew. */
+ * The edge: the kernel announces the arrival of bytes once. `readable` remembers it until a recv()
+ * has found the socket empty, so whoever stops reading for a while (back-pressure) finds out at
+ * conn_resume() what came in the meantime. The timer: moving deadlines costs no list work in steady
+ * state, because the timer may fire early and is then filed anew. */
 #include <errno.h>
 #include <poll.h>
 #include <stdlib.h>
@@ -28,10 +29,10 @@ conn_to(struct conn *c, enum conn_state state)
 
 static void conn_linger(struct conn *c);
 
-/* --- deadlines --------------------------------------------------------------------------------------------------- */
+/* --- deadlines -------------------------------------------------------------------------------- */
 
-/* Files the timer so that it fires no later than what is due next, and no later than a send that starts this moment would be due:
- * so out_submit() need not touch it. */
+/* Files the timer so that it fires no later than what is due next, and no later than a send that
+ * starts this moment would be due: so out_submit() need not touch it. */
 void
 conn_arm(struct conn *c)
 {
@@ -77,7 +78,7 @@ conn_expire(struct timer *timer)
         conn_arm(c);
 }
 
-/* --- input -------------------------------------------------------------------------------------------------------- */
+/* --- input ------------------------------------------------------------------------------------ */
 
 static void
 on_watch(struct io_op *op, int res, unsigned flags)
@@ -130,7 +131,8 @@ static int
 note_recv(struct conn *c, ssize_t n, size_t room)
 {
     if (n > 0) {
-        /* Short: drained. But where the end is known to have come, it is behind these bytes and will not be announced again. */
+        /* Short: drained. But where the end is known to have come, it is behind these bytes and
+         * will not be announced again. */
         c->readable = (size_t)n == room || c->gone;
         return (int)n;
     }
@@ -218,7 +220,7 @@ conn_in_drop(struct conn *c)
     c->in_start = c->in_end = 0;
 }
 
-/* --- the end ------------------------------------------------------------------------------------------------------ */
+/* --- the end ---------------------------------------------------------------------------------- */
 
 void
 conn_fail(struct conn *c, int err)
@@ -344,7 +346,8 @@ conn_open(struct net *net, int fd, uint8_t family)
 {
     struct conn *c = calloc(1, net->ops->size);
     if (c == NULL) {
-        close(fd); /* the listener pauses when the kernel is short of memory; here one client is refused */
+        /* the listener pauses when the kernel is short of memory; here one client is refused */
+        close(fd);
         return;
     }
     c->net = net;

@@ -1,7 +1,8 @@
 /* listener.c: accepting, and not accepting.
- * It pauses while the net holds conns_max connections, and for NET_ACCEPT_RETRY_MS after the kernel had no descriptor or memory for
- * another: connections wait in the kernel's queue meanwhile (or go to a sibling that shares the socket).
- * Owns: a duplicate of the listening descriptor, closed when the accept operation has ended. */
+ * It pauses while the net holds conns_max connections, and for NET_ACCEPT_RETRY_MS after the kernel
+ * had no descriptor or memory for another: connections wait in the kernel's queue meanwhile (or go
+ * to a sibling that shares the socket). Owns: a duplicate of the listening descriptor, closed when
+ * the accept operation has ended. */
 #include <errno.h>
 #include <fcntl.h>
 #include <netinet/tcp.h>
@@ -66,7 +67,8 @@ starved(struct net *net, int err)
     timer_set(&net->wheel, &net->accept_retry, now + NET_ACCEPT_RETRY_MS * NS_PER_MS);
     if (net->accept_logged_ns == 0 ||
         now - net->accept_logged_ns > ERRORS_LOGGED_EVERY_S * NS_PER_S) {
-        log_error("cannot accept connections: %s (%u times); new ones wait; raise the limit on open files or "
+        log_error("cannot accept connections: %s (%u times); new ones wait; raise the limit on "
+                  "open files or "
                   "lower limits.connections",
                   strerror(-err), net->accept_errors);
         net->accept_logged_ns = now;
@@ -138,7 +140,8 @@ listener_open(struct net *net, int fd)
     struct listener *l = calloc(1, sizeof(*l));
     if (l == NULL)
         return NULL;
-    /* Accepted sockets inherit it (Linux copies the whole TCP socket), which saves a call for each of them. */
+    /* Accepted sockets inherit it (Linux copies the whole TCP socket), which saves a call for each
+     * of them. */
     if (addr.ss_family == AF_INET || addr.ss_family == AF_INET6)
         setsockopt(own, IPPROTO_TCP, TCP_NODELAY, &(int){ 1 }, sizeof(int));
     l->net = net;

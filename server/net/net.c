@@ -32,7 +32,8 @@ net_fini(struct net *net)
     listeners_fini(net);
     LIST_FOR_EACH_SAFE(node, &net->conns) {
         struct conn *c = CONTAINER_OF(node, struct conn, all);
-        /* The kernel has let go of everything: make the connection know it, so that nothing asks it again. */
+        /* The kernel has let go of everything: make the connection know it, so that nothing asks it
+         * again. */
         c->watch.armed = c->send.armed = false;
         c->in_flight = 0;
         if (!c->broken && c->state == CONN_OPEN) {

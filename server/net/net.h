@@ -1,9 +1,12 @@
-/* net.h: connections. A listener accepts, a connection carries bytes both ways with deadlines and bounded buffers.
+/* net.h: connections. A listener accepts, a connection carries bytes both ways with deadlines and
+ * bounded buffers.
  *
- *   net.c        one turn of the loop: deadlines, connections to be read again, output to be handed over
+ *   net.c        one turn of the loop: deadlines, connections to be read again, output handed over
  *   listener.c   accepting, and pausing when descriptors or `limits.connections` run out
- *   conn.c       the life of one connection; reading, lingering close     out.c    its output queue
- *   block.c      input blocks and output chunks, kept for reuse            peer.c   who is at both ends
+ *   conn.c       the life of one connection; reading, lingering close
+ *   out.c        its output queue
+ *   block.c      input blocks and output chunks, kept for reuse
+ *   peer.c       who is at both ends
  *
  * struct conn is embedded as the first member of the protocol's struct (http/'s struct h1).
  * Runs on the loop thread only, with or without the GIL; nothing here knows Python. */
@@ -18,35 +21,46 @@
 struct conn;
 struct net;
 
-/* The protocol above: filled in by http/. None of them may free the connection: conn_close() and conn_finish() ask for that. */
+/* The protocol above: filled in by http/. None of them may free the connection: conn_close() and
+ * conn_finish() ask for that. */
 struct conn_ops {
-    size_t size;                                /* of the struct that embeds struct conn first; zeroed at opened() */
-    void (*opened)(struct conn *c);             /* just accepted */
-    void (*readable)(struct conn *c);           /* bytes, or the end, may be read: call conn_read(); or `gone` was set */
-    void (*drained)(struct conn *c);            /* output fell below the low-water mark after conn_is_full() was true */
-    void (*timeout)(struct conn *c);            /* the deadline set by conn_deadline() passed; it is off now */
-    void (*broken)(struct conn *c, int err);    /* reset or send error (-errno); nothing more can be read or sent */
-    void (*freed)(struct conn *c);              /* the descriptor is closed and the memory goes after this call */
-    void (*release)(struct conn *c, void *owner); /* a held buffer (conn_write_held) is no longer needed */
-    void (*flushed)(struct net *net);           /* at the end of every net_flush(); may be NULL */
-    void *app;                                  /* the protocol's own */
+    /* of the struct that embeds struct conn first; zeroed at opened() */
+    size_t size;
+    void (*opened)(struct conn *c); /* just accepted */
+    /* bytes, or the end, may be read: call conn_read(); or `gone` was set */
+    void (*readable)(struct conn *c);
+    /* output fell below the low-water mark after conn_is_full() was true */
+    void (*drained)(struct conn *c);
+    /* the deadline set by conn_deadline() passed; it is off now */
+    void (*timeout)(struct conn *c);
+    /* reset or send error (-errno); nothing more can be read or sent */
+    void (*broken)(struct conn *c, int err);
+    /* the descriptor is closed and the memory goes after this call */
+    void (*freed)(struct conn *c);
+    /* a held buffer (conn_write_held) is no longer needed */
+    void (*release)(struct conn *c, void *owner);
+    void (*flushed)(struct net *net); /* at the end of every net_flush(); may be NULL */
+    void *app;                        /* the protocol's own */
 };
 
 enum {
-    NET_BLOCK = 8 * 1024,       /* an input block: enough for nearly every head */
-    NET_BIG_BLOCK = 64 * 1024,  /* an input block for bodies */
-    NET_CHUNK = 17 * 1024 + 512,/* data of an output chunk: a head and a body of 16 KiB in one send */
+    NET_BLOCK = 8 * 1024,      /* an input block: enough for nearly every head */
+    NET_BIG_BLOCK = 64 * 1024, /* an input block for bodies */
+    /* data of an output chunk: a head and a body of 16 KiB in one send */
+    NET_CHUNK = 17 * 1024 + 512,
     NET_COPY_MAX = 16 * 1024,   /* pieces up to this size are copied, bigger ones may be held */
     NET_IOV = 16,               /* pieces in one send */
     NET_HIGH_WATER = 64 * 1024, /* unsent bytes above which conn_is_full() */
     NET_LOW_WATER = NET_HIGH_WATER / 4,
-    NET_LINGER_MS = 2000,       /* a lingering close waits no longer for the peer's end */
+    NET_LINGER_MS = 2000,          /* a lingering close waits no longer for the peer's end */
     NET_LINGER_BYTES = 512 * 1024, /* nor discards more than this */
-    NET_ACCEPT_RETRY_MS = 100,  /* accepting starts again after descriptors or memory ran out */
-    NET_CARE_ROOM = 4096,       /* accepted one by one from here to the limit: a full queue of the kernel (net.core.somaxconn) is no more */
-    NET_BLOCKS_KEPT = 256,      /* free blocks kept: 2 MiB */
-    NET_BIG_BLOCKS_KEPT = 16,   /* 1 MiB */
-    NET_CHUNKS_KEPT = 128,      /* 2.2 MiB */
+    NET_ACCEPT_RETRY_MS = 100,     /* accepting starts again after descriptors or memory ran out */
+    /* accepted one by one from here to the limit: a full queue of the kernel (net.core.somaxconn)
+     * is no more */
+    NET_CARE_ROOM = 4096,
+    NET_BLOCKS_KEPT = 256,    /* free blocks kept: 2 MiB */
+    NET_BIG_BLOCKS_KEPT = 16, /* 1 MiB */
+    NET_CHUNKS_KEPT = 128,    /* 2.2 MiB */
 };
 
 /* An input block. Public because parsers work in it in place. */
@@ -63,20 +77,21 @@ struct chunk;
 struct net {
     struct io *io;
     struct wheel wheel;
-    int64_t now_ns;           /* the clock, read once per turn and once after each wait: net_woken() */
-    bool is_now_old;          /* io_wait() may have slept since now_ns was read */
+    /* the clock, read once per turn and once after each wait: net_woken() */
+    int64_t now_ns;
+    bool is_now_old; /* io_wait() may have slept since now_ns was read */
     const struct conn_ops *ops;
     struct list listeners;
-    struct list conns;        /* all open connections */
-    struct list dirty;        /* with output to hand to io at the next flush */
-    struct list resume;       /* to be read again though no event will come */
-    struct list dead;         /* closed, nothing in flight: freed at the next turn */
+    struct list conns;           /* all open connections */
+    struct list dirty;           /* with output to hand to io at the next flush */
+    struct list resume;          /* to be read again though no event will come */
+    struct list dead;            /* closed, nothing in flight: freed at the next turn */
     unsigned conns_n, conns_max; /* accepting pauses at conns_max (0 = no limit) */
     struct timer accept_retry;
-    bool accept_starved;      /* descriptors or memory ran out; accept_retry is set */
-    unsigned accept_errors;   /* since the last line about them */
+    bool accept_starved;    /* descriptors or memory ran out; accept_retry is set */
+    unsigned accept_errors; /* since the last line about them */
     int64_t accept_logged_ns;
-    int64_t send_timeout_ns;  /* 0 = off */
+    int64_t send_timeout_ns; /* 0 = off */
     /* Kept for reuse: block.c's. */
     struct block *free_blocks, *free_big_blocks;
     struct chunk *free_chunks;
@@ -86,20 +101,24 @@ struct net {
 
 void net_init(struct net *net, struct io *io, const struct conn_ops *ops, unsigned conns_max,
               int64_t send_timeout_ns);
-/* Closes everything at once; every connection gets broken() (unless it had it) and freed(). Operations may be in flight, and their
- * memory goes, so this comes after io_close(); net->io is not touched. */
+/* Closes everything at once; every connection gets broken() (unless it had it) and freed().
+ * Operations may be in flight, and their memory goes, so this comes after io_close(); net->io is
+ * not touched. */
 void net_fini(struct net *net);
 
-/* In a forked child: closes the descriptors of all connections and listeners, so that they end when the parent ends them. Nothing
- * else is touched, nothing may be called afterwards. Async-signal-safe. */
+/* In a forked child: closes the descriptors of all connections and listeners, so that they end when
+ * the parent ends them. Nothing else is touched, nothing may be called afterwards.
+ * Async-signal-safe. */
 void net_abandon(struct net *net);
 
 /* --- for the loop; see py/py.h, struct loop_client --- */
-void net_turn(struct net *net);      /* after every io_wait(): reads the clock, fires deadlines, resumes connections */
-void net_flush(struct net *net);     /* hands dirty output to io */
+/* after every io_wait(): reads the clock, fires deadlines, resumes connections */
+void net_turn(struct net *net);
+void net_flush(struct net *net); /* hands dirty output to io */
 
-/* First thing in every callback of io: it comes from inside io_wait(), before net_turn(), and now_ns may be as old as the
- * wait was long; a deadline counted from there would be over before it began. */
+/* First thing in every callback of io: it comes from inside io_wait(), before net_turn(), and
+ * now_ns may be as old as the wait was long; a deadline counted from there would be over before it
+ * began. */
 static inline void
 net_woken(struct net *net)
 {
@@ -108,24 +127,27 @@ net_woken(struct net *net)
         net->is_now_old = false;
     }
 }
-int64_t net_next_ns(const struct net *net); /* when net_turn() is due: 0 = at once, -1 = only on events */
+/* when net_turn() is due: 0 = at once, -1 = only on events */
+int64_t net_next_ns(const struct net *net);
 
 /* --- listeners --- */
 struct listener;
-/* fd is duplicated for the listener. Accepting starts at once. Returns NULL when memory or descriptors ran out. */
+/* fd is duplicated for the listener. Accepting starts at once. Returns NULL when memory or
+ * descriptors ran out. */
 struct listener *listener_open(struct net *net, int fd);
-/* Stops accepting, after taking what is already in a completion; the kernel's queue stays for whoever else listens. The pointer
- * is the net's from here on. */
+/* Stops accepting, after taking what is already in a completion; the kernel's queue stays for
+ * whoever else listens. The pointer is the net's from here on. */
 void listener_close(struct listener *l);
 
-/* --- one connection --------------------------------------------------------------------------------------------------
+/* --- one connection ------------------------------------------------------------------------------
  *
- *     OPEN --conn_finish()--> FLUSHING --all sent--> LINGERING --end, 2 s, 512 KiB--> CLOSING --nothing in flight--> freed
- *       `--conn_close(), or broken and let go-------------------------------------------^
+ *     OPEN --conn_finish()--> FLUSHING --all sent--> LINGERING --end, 2 s, 512 KiB--> CLOSING
+ *       `--conn_close(), or broken and let go--------------------------------------------^
+ *     CLOSING --nothing in flight--> freed
  *
  * FLUSHING   takes no more output; what is queued is still sent
- * LINGERING  our FIN is sent; input is read and discarded, so that unread bytes do not make the kernel send a reset that
- *            destroys the answer on its way (RFC 9112 section 9.6)
+ * LINGERING  our FIN is sent; input is read and discarded, so that unread bytes do not make the
+ *            kernel send a reset that destroys the answer on its way (RFC 9112 section 9.6)
  * CLOSING    cancelled; the descriptor is closed when the kernel is done with it */
 enum conn_state { CONN_OPEN, CONN_FLUSHING, CONN_LINGERING, CONN_CLOSING, CONN_STATES };
 
@@ -133,52 +155,58 @@ enum conn_state { CONN_OPEN, CONN_FLUSHING, CONN_LINGERING, CONN_CLOSING, CONN_S
 struct conn {
     struct net *net;
     int fd;
-    uint8_t state;         /* enum conn_state */
-    uint8_t family;        /* AF_INET, AF_INET6 or AF_UNIX */
-    bool readable;         /* something may be in the socket that was not read: the edge is remembered here */
-    bool eof;              /* public: recv() returned 0 */
-    bool gone;             /* public: the peer has closed its side, or worse; answers may still get through */
-    bool broken;           /* public: nothing gets through */
-    bool full;             /* output rose above NET_HIGH_WATER and drained() is owed */
-    bool linger;           /* FLUSHING goes to LINGERING, not straight to CLOSING */
-    bool pinned;           /* not to be freed yet: conn_pin() */
+    uint8_t state;  /* enum conn_state */
+    uint8_t family; /* AF_INET, AF_INET6 or AF_UNIX */
+    /* something may be in the socket that was not read: the edge is remembered here */
+    bool readable;
+    bool eof; /* public: recv() returned 0 */
+    /* public: the peer has closed its side, or worse; answers may still get through */
+    bool gone;
+    bool broken; /* public: nothing gets through */
+    bool full;   /* output rose above NET_HIGH_WATER and drained() is owed */
+    bool linger; /* FLUSHING goes to LINGERING, not straight to CLOSING */
+    bool pinned; /* not to be freed yet: conn_pin() */
     bool peer_known;
     uint8_t in_flight;     /* iovecs of the first chunk that the kernel has */
     uint32_t out_reserved; /* bytes of conn_out() not yet committed, 0 = none */
     struct list all, dirty, resume;
     struct io_op watch, send;
-    struct timer timer;    /* filed no later than what is due next; see conn_arm() */
-    int64_t deadline_ns;   /* the protocol's, or the lingering's; 0 = none */
-    int64_t send_due_ns;   /* while a send is in flight */
-    struct block *in;      /* public: NULL or the block that holds unread input */
+    struct timer timer;        /* filed no later than what is due next; see conn_arm() */
+    int64_t deadline_ns;       /* the protocol's, or the lingering's; 0 = none */
+    int64_t send_due_ns;       /* while a send is in flight */
+    struct block *in;          /* public: NULL or the block that holds unread input */
     uint32_t in_start, in_end; /* public: input is in->data[in_start..in_end) */
-    uint32_t lingered;     /* bytes discarded */
+    uint32_t lingered;         /* bytes discarded */
     uint32_t peer_scope;
-    struct in6_addr peer;  /* IPv4 in the first four bytes */
+    struct in6_addr peer; /* IPv4 in the first four bytes */
     struct chunk *out_first, *out_last;
-    size_t out_bytes;      /* public: committed and not yet sent */
-    uint16_t peer_port;    /* network order */
+    size_t out_bytes;   /* public: committed and not yet sent */
+    uint16_t peer_port; /* network order */
 };
 
-/* Whether output rose above NET_HIGH_WATER and has not fallen below NET_LOW_WATER since: drained() will tell. */
+/* Whether output rose above NET_HIGH_WATER and has not fallen below NET_LOW_WATER since: drained()
+ * will tell. */
 static inline bool
 conn_is_full(const struct conn *c)
 {
     return c->full;
 }
 
-/* Reads once into the block behind in_end, taking a block first when there is none. Returns the number of bytes, 0 at the end of the
- * stream, -EAGAIN when nothing is there (an event will tell), -ENOBUFS when the block is full, -ENOMEM, or -ECONNRESET after
- * broken() was called. One call costs one recv(); a short read means that the socket is drained. */
+/* Reads once into the block behind in_end, taking a block first when there is none. Returns the
+ * number of bytes, 0 at the end of the stream, -EAGAIN when nothing is there (an event will tell),
+ * -ENOBUFS when the block is full, -ENOMEM, or -ECONNRESET after broken() was called. One call
+ * costs one recv(); a short read means that the socket is drained. */
 int conn_read(struct conn *c);
 
 /* As conn_read(), for bytes that nobody wants: into a scratch area, at most NET_BLOCK of them. */
 int conn_discard(struct conn *c);
 
-/* readable() is called from the next net_turn(): for input that was left in the block or in the socket. */
+/* readable() is called from the next net_turn(): for input that was left in the block or in the
+ * socket. */
 void conn_resume(struct conn *c);
 
-/* Makes room: a block of at least cap bytes, input moved to its start. 0 or -ENOMEM with nothing changed. */
+/* Makes room: a block of at least cap bytes, input moved to its start. 0 or -ENOMEM with nothing
+ * changed. */
 int conn_in_grow(struct conn *c, uint32_t cap);
 /* Gives the block back; input is forgotten. */
 void conn_in_drop(struct conn *c);
@@ -188,41 +216,47 @@ void conn_deadline(struct conn *c, int64_t due_ns);
 
 /* --- output: conn_* calls after broken or conn_finish() drop what they are given --- */
 
-/* Room for need contiguous bytes behind what is queued, or NULL (-ENOMEM, broken). *room may be more than need. What is written there counts
- * from conn_out_commit() on; a second conn_out() forgets the first. Kept over turns (the head of an answer waits so for its body). */
+/* Room for need contiguous bytes behind what is queued, or NULL (-ENOMEM, broken). *room may be
+ * more than need. What is written there counts from conn_out_commit() on; a second conn_out()
+ * forgets the first. Kept over turns (the head of an answer waits so for its body). */
 char *conn_out(struct conn *c, size_t need, size_t *room);
 void conn_out_commit(struct conn *c, size_t n);
 void conn_out_cancel(struct conn *c);
 
 /* Queues a copy. 0, -ENOMEM (nothing taken) or -EPIPE. */
 int conn_write(struct conn *c, const char *p, size_t n);
-/* Queues p without a copy; ops->release(owner) is called once when it is sent or dropped, also on errors and perhaps inside. */
+/* Queues p without a copy; ops->release(owner) is called once when it is sent or dropped, also on
+ * errors and perhaps inside. */
 int conn_write_held(struct conn *c, const char *p, size_t n, void *owner);
 
 /* --- the end --- */
 
-/* No more output: close when what is queued has been sent. linger: the peer may be sending still. */
+/* No more output: close when what is queued has been sent. linger: the peer may be sending still.
+ * */
 void conn_finish(struct conn *c, bool linger);
 /* Close now; unsent output is dropped. Never frees before the return. */
 void conn_close(struct conn *c);
-/* A pinned connection is closed but not freed, and keeps its input block. Unpinning never frees before the return. */
+/* A pinned connection is closed but not freed, and keeps its input block. Unpinning never frees
+ * before the return. */
 void conn_pin(struct conn *c);
 void conn_unpin(struct conn *c);
 
-/* Addresses as the kernel tells them; AF_UNSPEC when it no longer does. The peer's is read once (at the latest by now) and remembered.
- * Valid until the next call of either for any connection of the net. */
+/* Addresses as the kernel tells them; AF_UNSPEC when it no longer does. The peer's is read once (at
+ * the latest by now) and remembered. Valid until the next call of either for any connection of the
+ * net. */
 const struct sockaddr_storage *conn_peer(struct conn *c);
 const struct sockaddr_storage *conn_local(struct conn *c);
 
-/* --- private to net/ ------------------------------------------------------------------------------------------------ */
+/* --- private to net/ -------------------------------------------------------------------------- */
 void conn_open(struct net *net, int fd, uint8_t family); /* owns fd */
 void conn_fail(struct conn *c, int err);
 void conn_free(struct conn *c);
 void conn_expire(struct timer *timer);
 void conn_arm(struct conn *c);
 void conn_sent_all(struct conn *c);
-void conn_settle(struct conn *c);    /* an operation has ended: close the descriptor if it was the last */
-void conn_run(struct conn *c);       /* net_turn() on a resumed connection */
+/* an operation has ended: close the descriptor if it was the last */
+void conn_settle(struct conn *c);
+void conn_run(struct conn *c); /* net_turn() on a resumed connection */
 void out_submit(struct conn *c);
 void out_complete(struct io_op *op, int res, unsigned flags);
 void out_drop(struct conn *c);

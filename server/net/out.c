@@ -1,7 +1,7 @@
 /* out.c: what a connection has to send: a queue of chunks, of which the first is with the kernel.
- * Small pieces are copied behind each other, so that head and body leave in one send; big ones stay where they are and are
- * released when they are sent. Pieces may be added to a chunk whose earlier pieces are in flight: the kernel was given a
- * count, and what it was given does not move.
+ * Small pieces are copied behind each other, so that head and body leave in one send; big ones stay
+ * where they are and are released when they are sent. Pieces may be added to a chunk whose earlier
+ * pieces are in flight: the kernel was given a count, and what it was given does not move.
  * Owns:   the chunks of a connection, and the held buffers in them until release().
  * Always: at most one send in flight a connection; out_bytes is the sum of all unsent pieces. */
 #include <errno.h>
@@ -36,7 +36,8 @@ mark_dirty(struct conn *c)
         list_add_tail(&c->net->dirty, &c->dirty);
 }
 
-/* Whether new bytes at data + used can be added to the last piece, which the kernel must not have. */
+/* Whether new bytes at data + used can be added to the last piece, which the kernel must not have.
+ * */
 static bool
 can_extend(const struct conn *c, const struct chunk *t)
 {

@@ -1,5 +1,6 @@
 /* peer.c: who is at both ends of a connection.
- * Asked of the kernel at first use, not for every connection, and kept in 22 bytes: the access log needs the peer after it has gone. */
+ * Asked of the kernel at first use, not for every connection, and kept in 22 bytes: the access log
+ * needs the peer after it has gone. */
 #include <string.h>
 
 #include "net.h"

@@ -1,5 +1,5 @@
-/* fuzz_h1.c: any bytes as what a client sends on one connection, sent whole and cut up: the server must neither crash nor leave anything
- * behind, and what it answers must not depend on the cuts. */
+/* fuzz_h1.c: any bytes as what a client sends on one connection, sent whole and cut up: the server
+ * must neither crash nor leave anything behind, and what it answers must not depend on the cuts. */
 #include <errno.h>
 #include <sys/socket.h>
 

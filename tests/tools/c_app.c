@@ -1,5 +1,6 @@
-/* c_app.c: the server without Python: `c_app PORT [io_uring|epoll]`. It shows what the C part of a request costs, and lets raw requests
- * be tried by hand. Stops at SIGINT and SIGTERM. Not part of the product. */
+/* c_app.c: the server without Python: `c_app PORT [io_uring|epoll]`. It shows what the C part of a
+ * request costs, and lets raw requests be tried by hand. Stops at SIGINT and SIGTERM. Not part of
+ * the product. */
 #include "c_app.h"
 
 #include <arpa/inet.h>
@@ -51,7 +52,8 @@ main(int argc, char **argv)
         c_app_turn(&app, io, -1);
     io_close(io);
     c_app_fini(&app);
-    fprintf(stderr, "c_app: %lu requests; left: %ld connections, %ld chunks, %ld held, %ld blocks\n",
+    fprintf(stderr,
+            "c_app: %lu requests; left: %ld connections, %ld chunks, %ld held, %ld blocks\n",
             app.begun, live.conns, live.chunks, live.held, live.read_blocks);
     return 0;
 }

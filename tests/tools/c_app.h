@@ -1,12 +1,13 @@
-/* c_app.h: an application in plain C behind struct http_app, as asgi/ is one in Python: begin() and event() only note what
- * happened, c_app_run() works it off later. For unit tests, for fuzzing, and to measure the server without Python.
+/* c_app.h: an application in plain C behind struct http_app, as asgi/ is one in Python: begin() and
+ * event() only note what happened, c_app_run() works it off later. For unit tests, for fuzzing, and
+ * to measure the server without Python.
  *
  *   /hello    "hello"                                /echo     the body, when all of it has come
  *   /scope    what was parsed, one thing a line      /mirror   the body as it comes
  *   /stream   4 KiB pieces without end               /hang     no answer while the client is there
  *   /held/N   N bytes that are lent, not copied      /pieces   three pieces without a length
  *   /len/N/M  Content-Length N, and M bytes          /status/N that status, with a body
- *   /fail     no answer at all                       /half     a piece of a chunked answer, then no more
+ *   /fail     no answer at all                       /half     one chunk, then no more
  * A test may put its own function in c_app.custom for the path /custom. */
 #ifndef RINGCORN_TESTS_C_APP_H
 #define RINGCORN_TESTS_C_APP_H
@@ -21,17 +22,17 @@ struct c_app;
 struct c_req {
     struct list link;
     struct c_app *app;
-    struct h1 *h;      /* NULL after h1_end() */
+    struct h1 *h; /* NULL after h1_end() */
     void (*step)(struct c_req *q);
-    unsigned events;   /* enum http_event since the last step */
+    unsigned events; /* enum http_event since the last step */
     struct buf body;
     struct buf scope;
-    uint64_t a, b;     /* the route's numbers */
+    uint64_t a, b; /* the route's numbers */
     bool began, gone, waiting;
 };
 
 struct c_app {
-    struct http_app http;   /* first */
+    struct http_app http; /* first */
     struct net net;
     struct conf conf;
     struct conn_ops ops;
@@ -82,7 +83,8 @@ c_answer(struct c_req *q, int status, const char *p, size_t n)
     c_end(q);
 }
 
-/* Takes what has come of the body. Returns whether it is whole; else waits for more, or ends the request when none will come. */
+/* Takes what has come of the body. Returns whether it is whole; else waits for more, or ends the
+ * request when none will come. */
 static bool
 c_read_body(struct c_req *q)
 {
@@ -242,9 +244,9 @@ c_route(struct c_req *q, struct slice path)
         const char *path;
         void (*step)(struct c_req *q);
     } routes[] = {
-        { "/hello", c_hello },   { "/echo", c_echo }, { "/scope", c_scope }, { "/mirror", c_mirror },
-        { "/stream", c_stream }, { "/hang", c_hang }, { "/pieces", c_pieces }, { "/fail", c_end },
-        { "/half", c_half },
+        { "/hello", c_hello },   { "/echo", c_echo },     { "/scope", c_scope },
+        { "/mirror", c_mirror }, { "/stream", c_stream }, { "/hang", c_hang },
+        { "/pieces", c_pieces }, { "/fail", c_end },      { "/half", c_half },
     };
     char text[64];
     unsigned long long a = 0, b = 0;
@@ -272,9 +274,9 @@ static void
 c_describe(struct c_req *q, const struct http_request *req)
 {
     struct buf *b = &q->scope;
-    buf_printf(b, "method %.*s\ntarget %.*s\npath %.*s\nquery %.*s\nversion 1.%u\n", (int)req->method.n,
-               req->method.p, (int)req->target.n, req->target.p, (int)req->path.n, req->path.p,
-               (int)req->query.n, req->query.p, req->version_minor);
+    buf_printf(b, "method %.*s\ntarget %.*s\npath %.*s\nquery %.*s\nversion 1.%u\n",
+               (int)req->method.n, req->method.p, (int)req->target.n, req->target.p,
+               (int)req->path.n, req->path.p, (int)req->query.n, req->query.p, req->version_minor);
     for (unsigned i = 0; i < req->headers_n; i++)
         buf_printf(b, "header %.*s|%.*s|\n", (int)req->headers[i].name.n, req->headers[i].name.p,
                    (int)req->headers[i].value.n, req->headers[i].value.p);

@@ -1,5 +1,5 @@
-/* http_fixture.h: the C application (tests/tools/c_app.h) on a unix or TCP socket, and clients of it, all in one thread: the
- * client's calls run turns of the server while they wait. */
+/* http_fixture.h: the C application (tests/tools/c_app.h) on a unix or TCP socket, and clients of
+ * it, all in one thread: the client's calls run turns of the server while they wait. */
 #ifndef RINGCORN_TESTS_HTTP_FIXTURE_H
 #define RINGCORN_TESTS_HTTP_FIXTURE_H
 
@@ -45,9 +45,9 @@ fix_open(struct fix *f, enum io_backend backend, int family)
         f->addr.ss_family = AF_UNIX;
         f->addr_n = sizeof(sa_family_t);
     } else {
-        *(struct sockaddr_in *)&f->addr = (struct sockaddr_in){
-            .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)
-        };
+        *(struct sockaddr_in *)&f->addr =
+            (struct sockaddr_in){ .sin_family = AF_INET,
+                                  .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
         f->addr_n = sizeof(struct sockaddr_in);
     }
     if (bind(f->listen_fd, (struct sockaddr *)&f->addr, f->addr_n) < 0 ||
@@ -94,7 +94,8 @@ fix_close(struct fix *f, const char *what)
     if (!clean || f->app.http.in_hand != 0)
         diag("%s: %ld connections, %ld chunks, %ld held, %ld blocks, %u in hand", what, live.conns,
              live.chunks, live.held, live.read_blocks, f->app.http.in_hand);
-    ok(clean && f->app.http.in_hand == 0 && f->app.lent == f->app.released, "%s: nothing is left", what);
+    ok(clean && f->app.http.in_hand == 0 && f->app.lent == f->app.released, "%s: nothing is left",
+       what);
 }
 
 static int
@@ -128,8 +129,8 @@ struct reply {
     char *p;
     size_t n;
     bool eof, reset;
-    int status;          /* of the first answer; 0 = none */
-    const char *body;    /* behind the first head */
+    int status;       /* of the first answer; 0 = none */
+    const char *body; /* behind the first head */
     size_t body_n;
 };
 

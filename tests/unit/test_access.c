@@ -48,17 +48,24 @@ test_lines(enum io_backend backend, int family)
         const char *line; /* behind the time */
     } rows[] = {
 #define ROW(name, raw, line) { name, { raw, sizeof(raw) - 1 }, line }
-        ROW("GET", "GET /hello?a=b HTTP/1.1\r\n" H "\r\n", "\"GET /hello\\?a=b HTTP/1\\.1\" 200 5 0\\.[0-9]{6}$"),
+        ROW("GET", "GET /hello?a=b HTTP/1.1\r\n" H "\r\n",
+            "\"GET /hello\\?a=b HTTP/1\\.1\" 200 5 0\\.[0-9]{6}$"),
         ROW("1.0", "GET /hello HTTP/1.0\r\n\r\n", "\"GET /hello HTTP/1\\.0\" 200 5 "),
         ROW("HEAD", "HEAD /hello HTTP/1.1\r\n" H "\r\n", "\"HEAD /hello HTTP/1\\.1\" 200 0 "),
-        ROW("a body", "POST /echo HTTP/1.1\r\n" H "Content-Length: 3\r\n\r\nabc", "\"POST /echo HTTP/1\\.1\" 200 3 "),
+        ROW("a body", "POST /echo HTTP/1.1\r\n" H "Content-Length: 3\r\n\r\nabc",
+            "\"POST /echo HTTP/1\\.1\" 200 3 "),
         ROW("pieces", "GET /pieces HTTP/1.1\r\n" H "\r\n", "\"GET /pieces HTTP/1\\.1\" 200 13 "),
-        ROW("quotes", "GET /\"a\\b HTTP/1.1\r\n" H "\r\n", "\"GET /\\\\x22a\\\\x5Cb HTTP/1\\.1\" 404 13 "),
+        ROW("quotes", "GET /\"a\\b HTTP/1.1\r\n" H "\r\n",
+            "\"GET /\\\\x22a\\\\x5Cb HTTP/1\\.1\" 404 13 "),
         ROW("refused", "GET /a#b HTTP/1.1\r\n" H "\r\n", "\"GET /a#b HTTP/1\\.1\" 400 [0-9]+ "),
-        ROW("refused for its headers", "GET /x HTTP/1.1\r\n\r\n", "\"GET /x HTTP/1\\.1\" 400 [0-9]+ "),
-        ROW("refused for its chunks", "POST /x HTTP/1.1\r\n" H "Transfer-Encoding: chunked\r\n\r\nX\r\n", "\"POST /x HTTP/1\\.1\" 400 "),
+        ROW("refused for its headers", "GET /x HTTP/1.1\r\n\r\n",
+            "\"GET /x HTTP/1\\.1\" 400 [0-9]+ "),
+        ROW("refused for its chunks",
+            "POST /x HTTP/1.1\r\n" H "Transfer-Encoding: chunked\r\n\r\nX\r\n",
+            "\"POST /x HTTP/1\\.1\" 400 "),
         ROW("binary", "\x16\x03\x01\xff\"\r\n\r\n", "\"\\\\x16\\\\x03\\\\x01\\\\xFF\\\\x22\" 400 "),
-        ROW("a new line in disguise", "GET /\x1b[31m\n127.0.0.1 HTTP/1.1\r\n\r\n", "\"GET /\\\\x1B\\[31m\" 400 "),
+        ROW("a new line in disguise", "GET /\x1b[31m\n127.0.0.1 HTTP/1.1\r\n\r\n",
+            "\"GET /\\\\x1B\\[31m\" 400 "),
         ROW("no answer", "GET /fail HTTP/1.1\r\n" H "\r\n", "\"GET /fail HTTP/1\\.1\" 499 0 "),
     };
     struct fix f;
@@ -76,7 +83,8 @@ test_lines(enum io_backend backend, int family)
         lseek(log, 0, SEEK_SET);
         ask(&f, rows[i].raw.p, rows[i].raw.n);
         char *text = contents(log);
-        snprintf(pattern, sizeof(pattern), "^%s - - " TIME " %s", family == AF_INET ? "127\\.0\\.0\\.1" : "unix:", rows[i].line);
+        snprintf(pattern, sizeof(pattern), "^%s - - " TIME " %s",
+                 family == AF_INET ? "127\\.0\\.0\\.1" : "unix:", rows[i].line);
         bool is_one = strchr(text, '\n') != NULL && strchr(text, '\n')[1] == '\0';
         if (!ok(is_one && matches(text, pattern), "line: %s", rows[i].name))
             diag("%s against %s", text, pattern);
@@ -115,7 +123,8 @@ test_slow_log(enum io_backend backend)
         free(r.p);
     }
     ok(served == 150 && clock_ns() - began < 5 * NS_PER_S, "a log that is not read stops nobody");
-    ok(f.app.http.own.access.n < 1100000 && f.app.http.own.access_lost > 0, "what waits is bounded, lines are lost");
+    ok(f.app.http.own.access.n < 1100000 && f.app.http.own.access_lost > 0,
+       "what waits is bounded, lines are lost");
     log_set_fd(errors);
     static char sink[1 << 16];
     size_t got = 0;

@@ -1,5 +1,5 @@
-/* test_conn.c: the life of connections: back-pressure both ways, deadlines, lingering close, half-closed and vanished clients,
- * accepting at the limits, draining. Each on both backends. */
+/* test_conn.c: the life of connections: back-pressure both ways, deadlines, lingering close,
+ * half-closed and vanished clients, accepting at the limits, draining. Each on both backends. */
 #include "http_fixture.h"
 
 #include <netinet/in.h>
@@ -27,7 +27,7 @@ is_served(struct fix *f, int fd)
     return r.status == 200;
 }
 
-/* --- idle connections ------------------------------------------------------------------------------------------------ */
+/* --- idle connections ------------------------------------------------------------------------- */
 
 static void
 test_idle(struct fix *f)
@@ -38,7 +38,8 @@ test_idle(struct fix *f)
         fds[i] = fix_connect(f);
         is_served(f, fds[i]);
     }
-    ok(live.conns == N && live.read_blocks == 0 && live.chunks == 0, "idle connections hold no buffers");
+    ok(live.conns == N && live.read_blocks == 0 && live.chunks == 0,
+       "idle connections hold no buffers");
     ok(f->app.ops.size <= 700, "a connection takes %zu bytes", f->app.ops.size);
     /* A head that has begun holds a block, and gives it back when it is done. */
     fix_send(f, fds[0], hello, 10);
@@ -68,7 +69,7 @@ test_nodelay(struct fix *f)
     fix_settle(f);
 }
 
-/* --- back-pressure -------------------------------------------------------------------------------------------------- */
+/* --- back-pressure ---------------------------------------------------------------------------- */
 
 static void
 test_slow_reader(struct fix *f)
@@ -79,8 +80,8 @@ test_slow_reader(struct fix *f)
     fix_run_ms(f, 50);
     struct conn *c = CONTAINER_OF(f->app.net.conns.next, struct conn, all);
     size_t unsent = c->out_bytes;
-    ok(unsent > NET_LOW_WATER && unsent < NET_HIGH_WATER + 64 * 1024, "an endless stream stops above the low-water mark (%zu)",
-       unsent);
+    ok(unsent > NET_LOW_WATER && unsent < NET_HIGH_WATER + 64 * 1024,
+       "an endless stream stops above the low-water mark (%zu)", unsent);
     fix_run_ms(f, 30);
     ok(c->out_bytes == unsent && conn_is_full(c), "and stays there");
     static char sink[1 << 20];
@@ -104,7 +105,8 @@ app_lazy(struct c_req *q)
         c_end(q);
 }
 
-/* A client that goes while its window is shut says FIN first, and only later is the connection known to be broken: both are told. */
+/* A client that goes while its window is shut says FIN first, and only later is the connection
+ * known to be broken: both are told. */
 static void
 test_gone_twice(struct fix *f)
 {
@@ -119,7 +121,8 @@ test_gone_twice(struct fix *f)
     int64_t end = clock_ns() + FIX_WAIT_MS * NS_PER_MS;
     while (live.conns > 0 && clock_ns() < end)
         fix_turn(f, 20);
-    ok(live.conns == 0 && f->app.http.in_hand == 0, "a stream ends when a half-closed connection breaks");
+    ok(live.conns == 0 && f->app.http.in_hand == 0,
+       "a stream ends when a half-closed connection breaks");
 }
 
 static void
@@ -145,8 +148,8 @@ test_slow_app(struct fix *f)
     ok(tries < 100, "the client is held back");
     close(fd);
     fix_run_ms(f, 20);
-    /* Bytes that were not read stand between the app and the end of the stream: it is told when it has taken them, or when the
-     * connection is known to be broken. */
+    /* Bytes that were not read stand between the app and the end of the stream: it is told when it
+     * has taken them, or when the connection is known to be broken. */
     LIST_FOR_EACH_SAFE(node, &f->app.net.conns)
         conn_fail(CONTAINER_OF(node, struct conn, all), -ECONNRESET);
     fix_settle(f);
@@ -184,14 +187,15 @@ test_mirror(struct fix *f)
         in += k > 0 ? (size_t)k : 0;
         eof = k == 0;
     }
-    ok(in == N && eof && memcmp(data, back, N) == 0, "3 MB come back as they went, both ways at once");
+    ok(in == N && eof && memcmp(data, back, N) == 0,
+       "3 MB come back as they went, both ways at once");
     close(fd);
     fix_settle(f);
     free(data);
     free(back);
 }
 
-/* --- the end ---------------------------------------------------------------------------------------------------------- */
+/* --- the end ---------------------------------------------------------------------------------- */
 
 static void
 test_half_close(struct fix *f)
@@ -229,7 +233,8 @@ test_half_close(struct fix *f)
     fix_send(f, fd, big, 100000);
     shutdown(fd, SHUT_WR);
     r = fix_read(f, fd, UNTIL_END);
-    ok(r.status == 200 && r.body_n == 100000, "a whole body with the end right behind it is answered");
+    ok(r.status == 200 && r.body_n == 100000,
+       "a whole body with the end right behind it is answered");
     free(r.p);
     free(big);
     close(fd);
@@ -265,14 +270,16 @@ test_reset(struct fix *f)
     ok(live.conns == 0 && live.held == 0, "and released when the client has gone");
 }
 
-/* What the client still sends must not make the kernel reset the connection before the answer was read. */
+/* What the client still sends must not make the kernel reset the connection before the answer was
+ * read. */
 static void
 test_lingering(struct fix *f)
 {
     static char data[100000];
     for (int i = 0; i < 20; i++) {
         int fd = fix_connect(f);
-        send_text(f, fd, "POST /scope HTTP/1.1\r\n" H "Content-Length: 1000000000000000000000\r\n\r\n");
+        send_text(f, fd,
+                  "POST /scope HTTP/1.1\r\n" H "Content-Length: 1000000000000000000000\r\n\r\n");
         fix_send(f, fd, data, sizeof(data));
         fix_settle(f);
         send(fd, data, sizeof(data), MSG_NOSIGNAL);
@@ -318,7 +325,8 @@ test_unread_body(struct fix *f)
     send_text(f, fd, "POST /hello HTTP/1.1\r\n" H "Content-Length: 50000\r\n\r\n");
     fix_settle(f);
     struct reply r = fix_read(f, fd, UNTIL_ANSWER);
-    ok(r.status == 200 && strstr(r.p, "connection: close") == NULL, "an answer before a small body");
+    ok(r.status == 200 && strstr(r.p, "connection: close") == NULL,
+       "an answer before a small body");
     free(r.p);
     fix_send(f, fd, data, 50000);
     ok(is_served(f, fd), "the body is skipped and the connection kept");
@@ -331,7 +339,8 @@ test_unread_body(struct fix *f)
     send_text(f, fd, "POST /hello HTTP/1.1\r\n" H "Content-Length: 400000\r\n\r\n");
     fix_send(f, fd, data, 1000);
     r = fix_read(f, fd, UNTIL_ANSWER);
-    ok(r.status == 200 && strstr(r.p, "connection: close") != NULL, "a large unread body ends the connection");
+    ok(r.status == 200 && strstr(r.p, "connection: close") != NULL,
+       "a large unread body ends the connection");
     free(r.p);
     fix_send(f, fd, data, sizeof(data) - 1000);
     ok(fix_is_closed(f, fd), "it does");
@@ -339,7 +348,7 @@ test_unread_body(struct fix *f)
     fix_settle(f);
 }
 
-/* --- accepting at the limits ------------------------------------------------------------------------------------------ */
+/* --- accepting at the limits ------------------------------------------------------------------ */
 
 static void
 test_conns_max(struct fix *f)
@@ -388,10 +397,12 @@ test_no_descriptors(struct fix *f)
         turns++;
     }
     log_set_fd(STDERR_FILENO);
-    ok(live.conns == 0 && turns < 60, "without descriptors it waits and does not spin (%u turns)", turns);
+    ok(live.conns == 0 && turns < 60, "without descriptors it waits and does not spin (%u turns)",
+       turns);
     char text[4096] = { 0 };
     ssize_t n = pread(log, text, sizeof(text) - 1, 0);
-    ok(n > 0 && strstr(text, "cannot accept") && strchr(text, '\n') == text + n - 1, "and says so once");
+    ok(n > 0 && strstr(text, "cannot accept") && strchr(text, '\n') == text + n - 1,
+       "and says so once");
     setrlimit(RLIMIT_NOFILE, &old);
     for (int i = 0; i < filled; i++)
         close(filler[i]);
@@ -419,7 +430,8 @@ test_listener_close(struct fix *f)
     send_text(f, late, hello);
     fix_run_ms(f, 20);
     char byte;
-    ok(live.conns == 1 && recv(late, &byte, 1, 0) < 0, "what comes later waits in the kernel's queue");
+    ok(live.conns == 1 && recv(late, &byte, 1, 0) < 0,
+       "what comes later waits in the kernel's queue");
     f->listener = listener_open(&f->app.net, f->listen_fd);
     struct reply r = fix_read(f, late, UNTIL_ANSWER);
     ok(r.status == 200, "for whoever listens next");
@@ -439,10 +451,12 @@ test_peer(struct fix *f)
     struct conn *c = CONTAINER_OF(f->app.net.conns.next, struct conn, all);
     getsockname(fd, (struct sockaddr *)&own, &n);
     memcpy(&seen, conn_peer(c), sizeof(seen));
-    ok(seen.sin_family == AF_INET && seen.sin_port == own.sin_port && seen.sin_addr.s_addr == own.sin_addr.s_addr,
+    ok(seen.sin_family == AF_INET && seen.sin_port == own.sin_port &&
+           seen.sin_addr.s_addr == own.sin_addr.s_addr,
        "the peer's address");
     memcpy(&seen, conn_local(c), sizeof(seen));
-    ok(seen.sin_family == AF_INET && seen.sin_port == ((struct sockaddr_in *)&f->addr)->sin_port, "our address");
+    ok(seen.sin_family == AF_INET && seen.sin_port == ((struct sockaddr_in *)&f->addr)->sin_port,
+       "our address");
     close(fd);
     fix_settle(f);
 }
@@ -482,7 +496,8 @@ test_common(enum io_backend backend, const char *name)
                 diag("%s cannot be had here", name);
                 return;
             }
-            snprintf(what, sizeof(what), "%s, %s, %s", name, family == AF_INET ? "TCP" : "unix", tests[i].name);
+            snprintf(what, sizeof(what), "%s, %s, %s", name, family == AF_INET ? "TCP" : "unix",
+                     tests[i].name);
             diag("%s", what);
             tests[i].test(&f);
             fix_close(&f, what);
@@ -490,7 +505,7 @@ test_common(enum io_backend backend, const char *name)
     }
 }
 
-/* --- deadlines ---------------------------------------------------------------------------------------------------- */
+/* --- deadlines -------------------------------------------------------------------------------- */
 
 /* Milliseconds until the server closes. */
 static long
@@ -518,14 +533,16 @@ test_timeouts(enum io_backend backend, const char *name)
     int fd = fix_connect(&f);
     fix_settle(&f);
     long ms = closed_after_ms(&f, fd, &r);
-    ok(ms >= 250 && ms < 800 && r.n == 0, "a silent connection is closed without a word after %ld ms", ms);
+    ok(ms >= 250 && ms < 800 && r.n == 0,
+       "a silent connection is closed without a word after %ld ms", ms);
     free(r.p);
     close(fd);
 
     fd = fix_connect(&f);
     send_text(&f, fd, "GET /hello HTT");
     ms = closed_after_ms(&f, fd, &r);
-    ok(ms >= 250 && ms < 800 && r.status == 408, "half a head is answered with 408 after %ld ms", ms);
+    ok(ms >= 250 && ms < 800 && r.status == 408, "half a head is answered with 408 after %ld ms",
+       ms);
     free(r.p);
     close(fd);
 
@@ -546,7 +563,8 @@ test_timeouts(enum io_backend backend, const char *name)
     fd = fix_connect(&f);
     ok(is_served(&f, fd), "served");
     ms = closed_after_ms(&f, fd, &r);
-    ok(ms >= 450 && ms < 1000 && r.n == 0, "a kept connection is closed without a word after %ld ms", ms);
+    ok(ms >= 450 && ms < 1000 && r.n == 0,
+       "a kept connection is closed without a word after %ld ms", ms);
     free(r.p);
     close(fd);
 
@@ -568,7 +586,8 @@ test_timeouts(enum io_backend backend, const char *name)
     fix_run_ms(&f, 150);
     send_text(&f, fd, "lo");
     ms = closed_after_ms(&f, fd, &r);
-    ok(ms >= 250 && ms < 700 && r.status == 408, "a body that stops is answered with 408 after %ld ms", ms);
+    ok(ms >= 250 && ms < 700 && r.status == 408,
+       "a body that stops is answered with 408 after %ld ms", ms);
     ok(f.app.http.in_hand == 0, "and its request is told");
     free(r.p);
     close(fd);
@@ -608,7 +627,8 @@ test_rate(enum io_backend backend)
     send_text(&f, fd, "POST /echo HTTP/1.1\r\n" H "Content-Length: 100000\r\n\r\n");
     fix_settle(&f);
     struct reply r = { 0 };
-    /* A byte now and then, for eleven seconds on the server's clock: it is set forward instead of waited for. */
+    /* A byte now and then, for eleven seconds on the server's clock: it is set forward instead of
+     * waited for. */
     for (int i = 0; i < 30; i++) {
         send(fd, "x", 1, MSG_NOSIGNAL);
         struct h1 *h = h1_of(CONTAINER_OF(f.app.net.conns.next, struct conn, all));
@@ -629,7 +649,7 @@ test_rate(enum io_backend backend)
     fix_close(&f, "rate");
 }
 
-/* --- draining ------------------------------------------------------------------------------------------------------ */
+/* --- draining --------------------------------------------------------------------------------- */
 
 static bool drain_now;
 
@@ -651,7 +671,8 @@ test_drain(enum io_backend backend, const char *name)
     diag("%s, drain", name);
     drain_now = false;
     f.app.custom = app_until_drain;
-    int idle = fix_connect(&f), late = fix_connect(&f), busy = fix_connect(&f), fresh = fix_connect(&f);
+    int idle = fix_connect(&f), late = fix_connect(&f), busy = fix_connect(&f),
+        fresh = fix_connect(&f);
     is_served(&f, idle);
     is_served(&f, late);
     send_text(&f, busy, "GET /custom HTTP/1.1\r\n" H "\r\n");
@@ -660,7 +681,8 @@ test_drain(enum io_backend backend, const char *name)
     fix_run_ms(&f, 50);
     send_text(&f, late, hello);
     r = fix_read(&f, late, UNTIL_END);
-    ok(r.status == 200 && strstr(r.p, "connection: close") && r.eof, "a request on its way is answered, then the end");
+    ok(r.status == 200 && strstr(r.p, "connection: close") && r.eof,
+       "a request on its way is answered, then the end");
     free(r.p);
     long ms = closed_after_ms(&f, idle, &r);
     ok(ms >= 0 && ms < 1000 && r.n == 0, "an idle connection is closed after %ld ms", ms);
@@ -692,8 +714,12 @@ test_fini(enum io_backend backend)
         return;
     int fds[6];
     static const char *const texts[] = {
-        "GET /hang HTTP/1.1\r\n" H "\r\n", "GET /stream HTTP/1.1\r\n" H "\r\n", "GET /held/9000000 HTTP/1.1\r\n" H "\r\n",
-        "GET /hel", "nonsense\r\n\r\n", "POST /echo HTTP/1.1\r\n" H "Content-Length: 100\r\n\r\nhello",
+        "GET /hang HTTP/1.1\r\n" H "\r\n",
+        "GET /stream HTTP/1.1\r\n" H "\r\n",
+        "GET /held/9000000 HTTP/1.1\r\n" H "\r\n",
+        "GET /hel",
+        "nonsense\r\n\r\n",
+        "POST /echo HTTP/1.1\r\n" H "Content-Length: 100\r\n\r\nhello",
     };
     for (size_t i = 0; i < ARRAY_LEN(fds); i++) {
         fds[i] = fix_connect(&f);

@@ -1,11 +1,12 @@
-/* test_h1_read.c: requests in: a table of raw bytes, the status and, where they are served, what was parsed. Every row is sent
- * whole, cut in two at every place, and byte by byte: the result must be the same. */
+/* test_h1_read.c: requests in: a table of raw bytes, the status and, where they are served, what
+ * was parsed. Every row is sent whole, cut in two at every place, and byte by byte: the result must
+ * be the same. */
 #include "http_fixture.h"
 
-#define H "Host: x\r\n"
-#define GET(headers) "GET /scope HTTP/1.1\r\n" H headers "\r\n"
+#define H                   "Host: x\r\n"
+#define GET(headers)        "GET /scope HTTP/1.1\r\n" H headers "\r\n"
 #define POST(headers, body) "POST /scope HTTP/1.1\r\n" H headers "\r\n" body
-#define CHUNKED(body) POST("Transfer-Encoding: chunked\r\n", body)
+#define CHUNKED(body)       POST("Transfer-Encoding: chunked\r\n", body)
 
 struct row {
     const char *name;
@@ -16,12 +17,15 @@ struct row {
 };
 
 #define ROW(name, status, raw, scope) { name, status, { raw, sizeof(raw) - 1 }, scope, 0 }
-#define LENIENT(name, flags, status, raw, scope) { name, status, { raw, sizeof(raw) - 1 }, scope, flags }
+#define LENIENT(name, flags, status, raw, scope)                                                   \
+    { name, status, { raw, sizeof(raw) - 1 }, scope, flags }
 
 static const struct row rows[] = {
     /* request line */
-    ROW("plain", 200, GET(""), "method GET\ntarget /scope\npath /scope\nquery \nversion 1.1\nheader host|x|\nbody 0 \n"),
-    ROW("query", 200, "GET /scope?a=b?c HTTP/1.1\r\n" H "\r\n", "target /scope?a=b?c\npath /scope\nquery a=b?c\n"),
+    ROW("plain", 200, GET(""),
+        "method GET\ntarget /scope\npath /scope\nquery \nversion 1.1\nheader host|x|\nbody 0 \n"),
+    ROW("query", 200, "GET /scope?a=b?c HTTP/1.1\r\n" H "\r\n",
+        "target /scope?a=b?c\npath /scope\nquery a=b?c\n"),
     ROW("percent stays", 200, "GET /scope?%41 HTTP/1.1\r\n" H "\r\n", "query %41\n"),
     ROW("one CRLF before", 200, "\r\n" GET(""), "path /scope"),
     ROW("two CRLF before", 200, "\r\n\r\n" GET(""), "path /scope"),
@@ -59,8 +63,10 @@ static const struct row rows[] = {
     ROW("control in the target", 400, "GET /scope?\x01 HTTP/1.1\r\n" H "\r\n", NULL),
     ROW("relative target", 400, "GET scope HTTP/1.1\r\n" H "\r\n", NULL),
     ROW("absolute form", 200, "GET http://a.example:8/scope?q HTTP/1.1\r\n" H "\r\n",
-        "target http://a.example:8/scope?q\npath /scope\nquery q\nversion 1.1\nheader host|a.example:8|\n"),
-    ROW("absolute form, 1.0 without Host", 200, "GET HTTP://h/scope HTTP/1.0\r\n\r\n", "header host|h|\n"),
+        "target http://a.example:8/scope?q\npath /scope\nquery q\nversion 1.1\nheader "
+        "host|a.example:8|\n"),
+    ROW("absolute form, 1.0 without Host", 200, "GET HTTP://h/scope HTTP/1.0\r\n\r\n",
+        "header host|h|\n"),
     ROW("absolute form without Host", 400, "GET http://h/scope HTTP/1.1\r\n\r\n", NULL),
     ROW("absolute form without path", 404, "GET http://h HTTP/1.1\r\n" H "\r\n", NULL),
     ROW("absolute form with user", 400, "GET http://u@h/scope HTTP/1.1\r\n" H "\r\n", NULL),
@@ -76,17 +82,21 @@ static const struct row rows[] = {
     ROW("CR CR LF", 400, "GET /scope HTTP/1.1\r\n" H "a: b\r\r\n\r\n", NULL),
     ROW("bare CR in a value", 400, GET("a: b\rc\r\n"), NULL),
     ROW("bare CR hides a header", 400, GET("a: b\rTransfer-Encoding: chunked\r\n"), NULL),
-    LENIENT("LF let pass", LENIENT_BARE_LF, 200, "GET /scope HTTP/1.1\nHost: x\na: b\n\n", "header host|x|\nheader a|b|\n"),
-    LENIENT("LF let pass, CR not", LENIENT_BARE_LF, 400, "GET /scope HTTP/1.1\nHost: x\na: b\rc\n\n", NULL),
+    LENIENT("LF let pass", LENIENT_BARE_LF, 200, "GET /scope HTTP/1.1\nHost: x\na: b\n\n",
+            "header host|x|\nheader a|b|\n"),
+    LENIENT("LF let pass, CR not", LENIENT_BARE_LF, 400,
+            "GET /scope HTTP/1.1\nHost: x\na: b\rc\n\n", NULL),
     /* headers */
     ROW("names become lower case", 200, GET("X-ABC: Def\r\n"), "header x-abc|Def|\n"),
     ROW("white space around a value", 200, GET("a: \t b c \t\r\n"), "header a|b c|\n"),
     ROW("no white space", 200, GET("a:b\r\n"), "header a|b|\n"),
-    ROW("empty value", 200, GET("a:\r\nb: \r\nc:\t \r\nd: e\r\n"), "header a||\nheader b||\nheader c||\nheader d|e|\n"),
+    ROW("empty value", 200, GET("a:\r\nb: \r\nc:\t \r\nd: e\r\n"),
+        "header a||\nheader b||\nheader c||\nheader d|e|\n"),
     ROW("tab inside", 200, GET("a: b\tc\r\n"), "header a|b\tc|\n"),
     ROW("obs-text", 200, GET("a: \xe9\xff\r\n"), "header a|\xe9\xff|\n"),
     ROW("repeated", 200, GET("a: 1\r\na: 2\r\n"), "header a|1|\nheader a|2|\n"),
-    ROW("all token characters", 200, GET("!#$%&'*+-.^_`|~09azAZ: b\r\n"), "header !#$%&'*+-.^_`|~09azaz|b|\n"),
+    ROW("all token characters", 200, GET("!#$%&'*+-.^_`|~09azAZ: b\r\n"),
+        "header !#$%&'*+-.^_`|~09azaz|b|\n"),
     ROW("space before the colon", 400, GET("a : b\r\n"), NULL),
     ROW("tab before the colon", 400, GET("a\t: b\r\n"), NULL),
     ROW("space in a name", 400, GET("a b: c\r\n"), NULL),
@@ -95,16 +105,30 @@ static const struct row rows[] = {
     ROW("non-ASCII in a name", 400, GET("\xc3\xa9: b\r\n"), NULL),
     ROW("NUL in a name", 400, GET("a\0b: c\r\n"), NULL),
     ROW("NUL in a value", 400, GET("a: b\0c\r\n"), NULL),
-    ROW("control in a value", 400, GET("a: b\x01" "c\r\n"), NULL),
-    ROW("control behind eight bytes", 400, GET("a: 123456789\x1f" "bcdefgh\r\n"), NULL),
+    ROW("control in a value", 400,
+        GET("a: b\x01"
+            "c\r\n"),
+        NULL),
+    ROW("control behind eight bytes", 400,
+        GET("a: 123456789\x1f"
+            "bcdefgh\r\n"),
+        NULL),
     ROW("DEL in a value", 400, GET("a: b\x7f\r\n"), NULL),
     ROW("folded", 400, GET("a: b\r\n c\r\n"), NULL),
     ROW("folded with a tab", 400, GET("a: b\r\n\tc\r\n"), NULL),
     ROW("folded Content-Length", 400, POST("Content-Length:\r\n 5\r\n", "12345"), NULL),
     ROW("folded first line", 400, "GET /scope HTTP/1.1\r\n a: b\r\n" H "\r\n", NULL),
-    LENIENT("folded, let pass", LENIENT_OBS_FOLD, 200, GET("a: b\r\n c\r\n\td\r\n"), "header a|b   c  \td|\n"),
-    LENIENT("folded, let pass, control not", LENIENT_OBS_FOLD, 400, GET("a: b\r\n \x01" "c\r\n"), NULL),
-    LENIENT("control let pass", LENIENT_HEADER_VALUE, 200, GET("a: b\x01" "c\r\n"), "header a|b\x01" "c|\n"),
+    LENIENT("folded, let pass", LENIENT_OBS_FOLD, 200, GET("a: b\r\n c\r\n\td\r\n"),
+            "header a|b   c  \td|\n"),
+    LENIENT("folded, let pass, control not", LENIENT_OBS_FOLD, 400,
+            GET("a: b\r\n \x01"
+                "c\r\n"),
+            NULL),
+    LENIENT("control let pass", LENIENT_HEADER_VALUE, 200,
+            GET("a: b\x01"
+                "c\r\n"),
+            "header a|b\x01"
+            "c|\n"),
     LENIENT("control let pass, NUL not", LENIENT_HEADER_VALUE, 400, GET("a: b\0c\r\n"), NULL),
     LENIENT("control let pass, folded not", LENIENT_HEADER_VALUE, 400, GET("a: b\r\n c\r\n"), NULL),
     /* Host */
@@ -112,21 +136,26 @@ static const struct row rows[] = {
     ROW("two Hosts", 400, GET("Host: x\r\n"), NULL),
     ROW("two Hosts in 1.0", 400, "GET /scope HTTP/1.0\r\n" H H "\r\n", NULL),
     ROW("empty Host", 200, "GET /scope HTTP/1.1\r\nHost:\r\n\r\n", "header host||\n"),
-    ROW("Host with port", 200, "GET /scope HTTP/1.1\r\nHost: x.y:80\r\n\r\n", "header host|x.y:80|\n"),
-    ROW("Host IPv6", 200, "GET /scope HTTP/1.1\r\nHost: [::1]:80\r\n\r\n", "header host|[::1]:80|\n"),
+    ROW("Host with port", 200, "GET /scope HTTP/1.1\r\nHost: x.y:80\r\n\r\n",
+        "header host|x.y:80|\n"),
+    ROW("Host IPv6", 200, "GET /scope HTTP/1.1\r\nHost: [::1]:80\r\n\r\n",
+        "header host|[::1]:80|\n"),
     ROW("Host list", 400, "GET /scope HTTP/1.1\r\nHost: a, b\r\n\r\n", NULL),
     ROW("Host with path", 400, "GET /scope HTTP/1.1\r\nHost: a/b\r\n\r\n", NULL),
     ROW("Host with user", 400, "GET /scope HTTP/1.1\r\nHost: u@a\r\n\r\n", NULL),
     ROW("Host with a bad port", 400, "GET /scope HTTP/1.1\r\nHost: a:8x\r\n\r\n", NULL),
     ROW("Host with two ports", 400, "GET /scope HTTP/1.1\r\nHost: a:8:8\r\n\r\n", NULL),
     ROW("Host, open bracket", 400, "GET /scope HTTP/1.1\r\nHost: [::1\r\n\r\n", NULL),
-    ROW("Host, garbage behind the bracket", 400, "GET /scope HTTP/1.1\r\nHost: [::1]x\r\n\r\n", NULL),
+    ROW("Host, garbage behind the bracket", 400, "GET /scope HTTP/1.1\r\nHost: [::1]x\r\n\r\n",
+        NULL),
     /* framing */
     ROW("Content-Length", 200, POST("Content-Length: 5\r\n", "hello"), "body 5 hello\n"),
     ROW("Content-Length 0", 200, POST("Content-Length: 0\r\n", ""), "body 0 \n"),
     ROW("Content-Length 00005", 200, POST("Content-Length: 00005\r\n", "hello"), "body 5 hello\n"),
-    ROW("Content-Length twice", 400, POST("Content-Length: 5\r\nContent-Length: 5\r\n", "hello"), NULL),
-    ROW("two Content-Lengths", 400, POST("Content-Length: 5\r\nContent-Length: 6\r\n", "hello!"), NULL),
+    ROW("Content-Length twice", 400, POST("Content-Length: 5\r\nContent-Length: 5\r\n", "hello"),
+        NULL),
+    ROW("two Content-Lengths", 400, POST("Content-Length: 5\r\nContent-Length: 6\r\n", "hello!"),
+        NULL),
     ROW("Content-Length list", 400, POST("Content-Length: 5, 5\r\n", "hello"), NULL),
     ROW("Content-Length +5", 400, POST("Content-Length: +5\r\n", "hello"), NULL),
     ROW("Content-Length -5", 400, POST("Content-Length: -5\r\n", "hello"), NULL),
@@ -134,30 +163,46 @@ static const struct row rows[] = {
     ROW("Content-Length 5.0", 400, POST("Content-Length: 5.0\r\n", "hello"), NULL),
     ROW("Content-Length 5 5", 400, POST("Content-Length: 5 5\r\n", "hello"), NULL),
     ROW("Content-Length empty", 400, POST("Content-Length:\r\n", ""), NULL),
-    ROW("Content-Length too big", 400, POST("Content-Length: 18446744073709551621\r\n", "hello"), NULL),
+    ROW("Content-Length too big", 400, POST("Content-Length: 18446744073709551621\r\n", "hello"),
+        NULL),
     ROW("Content-Length with NUL", 400, POST("Content-Length: 5\0\r\n", "hello"), NULL),
-    ROW("both framings", 400, POST("Content-Length: 5\r\nTransfer-Encoding: chunked\r\n", "0\r\n\r\n"), NULL),
-    ROW("both framings, other order", 400, POST("Transfer-Encoding: chunked\r\nContent-Length: 5\r\n", "0\r\n\r\n"), NULL),
-    ROW("chunked in 1.0", 400, "POST /scope HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", NULL),
+    ROW("both framings", 400,
+        POST("Content-Length: 5\r\nTransfer-Encoding: chunked\r\n", "0\r\n\r\n"), NULL),
+    ROW("both framings, other order", 400,
+        POST("Transfer-Encoding: chunked\r\nContent-Length: 5\r\n", "0\r\n\r\n"), NULL),
+    ROW("chunked in 1.0", 400,
+        "POST /scope HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", NULL),
     ROW("Transfer-Encoding gzip", 501, POST("Transfer-Encoding: gzip\r\n", ""), NULL),
-    ROW("Transfer-Encoding gzip, chunked", 501, POST("Transfer-Encoding: gzip, chunked\r\n", "0\r\n\r\n"), NULL),
+    ROW("Transfer-Encoding gzip, chunked", 501,
+        POST("Transfer-Encoding: gzip, chunked\r\n", "0\r\n\r\n"), NULL),
     ROW("Transfer-Encoding gzip; q=1", 501, POST("Transfer-Encoding: gzip; q=1\r\n", ""), NULL),
     ROW("Transfer-Encoding identity", 501, POST("Transfer-Encoding: identity\r\n", ""), NULL),
     ROW("Transfer-Encoding xchunked", 501, POST("Transfer-Encoding: xchunked\r\n", ""), NULL),
-    ROW("Transfer-Encoding chunked, gzip", 400, POST("Transfer-Encoding: chunked, gzip\r\n", "0\r\n\r\n"), NULL),
-    ROW("Transfer-Encoding chunked twice", 400, POST("Transfer-Encoding: chunked, chunked\r\n", "0\r\n\r\n"), NULL),
-    ROW("Transfer-Encoding in two lines", 400, POST("Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n", "0\r\n\r\n"), NULL),
+    ROW("Transfer-Encoding chunked, gzip", 400,
+        POST("Transfer-Encoding: chunked, gzip\r\n", "0\r\n\r\n"), NULL),
+    ROW("Transfer-Encoding chunked twice", 400,
+        POST("Transfer-Encoding: chunked, chunked\r\n", "0\r\n\r\n"), NULL),
+    ROW("Transfer-Encoding in two lines", 400,
+        POST("Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n", "0\r\n\r\n"), NULL),
     ROW("Transfer-Encoding empty", 400, POST("Transfer-Encoding:\r\n", ""), NULL),
-    ROW("Transfer-Encoding with a comma", 400, POST("Transfer-Encoding: ,chunked\r\n", "0\r\n\r\n"), NULL),
-    ROW("Transfer-Encoding chunked;x", 400, POST("Transfer-Encoding: chunked;x\r\n", "0\r\n\r\n"), NULL),
-    ROW("Transfer-Encoding \"chunked\"", 400, POST("Transfer-Encoding: \"chunked\"\r\n", "0\r\n\r\n"), NULL),
-    ROW("Transfer-Encoding CHUNKED", 200, POST("Transfer-Encoding: CHUNKED\r\n", "0\r\n\r\n"), "body 0 \n"),
-    ROW("Transfer-Encoding with space before the colon", 400, POST("Transfer-Encoding : chunked\r\n", "0\r\n\r\n"), NULL),
+    ROW("Transfer-Encoding with a comma", 400, POST("Transfer-Encoding: ,chunked\r\n", "0\r\n\r\n"),
+        NULL),
+    ROW("Transfer-Encoding chunked;x", 400, POST("Transfer-Encoding: chunked;x\r\n", "0\r\n\r\n"),
+        NULL),
+    ROW("Transfer-Encoding \"chunked\"", 400,
+        POST("Transfer-Encoding: \"chunked\"\r\n", "0\r\n\r\n"), NULL),
+    ROW("Transfer-Encoding CHUNKED", 200, POST("Transfer-Encoding: CHUNKED\r\n", "0\r\n\r\n"),
+        "body 0 \n"),
+    ROW("Transfer-Encoding with space before the colon", 400,
+        POST("Transfer-Encoding : chunked\r\n", "0\r\n\r\n"), NULL),
     /* chunks */
-    ROW("chunks", 200, CHUNKED("5\r\nhello\r\n1\r\n \r\n00a\r\n0123456789\r\n0\r\n\r\n"), "body 16 hello 0123456789\n"),
-    ROW("chunk sizes in both cases", 200, CHUNKED("A\r\n0123456789\r\na\r\n0123456789\r\n0\r\n\r\n"), "body 20 "),
+    ROW("chunks", 200, CHUNKED("5\r\nhello\r\n1\r\n \r\n00a\r\n0123456789\r\n0\r\n\r\n"),
+        "body 16 hello 0123456789\n"),
+    ROW("chunk sizes in both cases", 200,
+        CHUNKED("A\r\n0123456789\r\na\r\n0123456789\r\n0\r\n\r\n"), "body 20 "),
     ROW("chunk extension", 200, CHUNKED("5;a=b;c=\"d\"\r\nhello\r\n0;x\r\n\r\n"), "body 5 hello\n"),
-    ROW("white space before an extension", 200, CHUNKED("5 ;a\r\nhello\r\n0\r\n\r\n"), "body 5 hello\n"),
+    ROW("white space before an extension", 200, CHUNKED("5 ;a\r\nhello\r\n0\r\n\r\n"),
+        "body 5 hello\n"),
     ROW("white space behind a size", 400, CHUNKED("5 \r\nhello\r\n0\r\n\r\n"), NULL),
     ROW("white space before a size", 400, CHUNKED(" 5\r\nhello\r\n0\r\n\r\n"), NULL),
     ROW("no size", 400, CHUNKED("\r\nhello\r\n0\r\n\r\n"), NULL),
@@ -175,7 +220,8 @@ static const struct row rows[] = {
     ROW("data longer than its size", 400, CHUNKED("5\r\nhello!\r\n0\r\n\r\n"), NULL),
     ROW("LF at the end", 400, CHUNKED("5\r\nhello\r\n0\r\n\n"), NULL),
     ROW("LF behind the last size", 400, CHUNKED("5\r\nhello\r\n0\n\r\n"), NULL),
-    ROW("trailers are dropped", 200, CHUNKED("5\r\nhello\r\n0\r\na: b\r\nContent-Length: 7\r\nTransfer-Encoding: x\r\n\r\n"),
+    ROW("trailers are dropped", 200,
+        CHUNKED("5\r\nhello\r\n0\r\na: b\r\nContent-Length: 7\r\nTransfer-Encoding: x\r\n\r\n"),
         "header host|x|\nheader transfer-encoding|chunked|\nbody 5 hello\n"),
     ROW("bad trailer", 400, CHUNKED("0\r\na b\r\n\r\n"), NULL),
     ROW("folded trailer", 400, CHUNKED("0\r\na: b\r\n c\r\n\r\n"), NULL),
@@ -184,9 +230,15 @@ static const struct row rows[] = {
     ROW("trailer without name", 400, CHUNKED("0\r\n: b\r\n\r\n"), NULL),
     /* others */
     ROW("unknown Expect", 417, POST("Expect: tea\r\nContent-Length: 5\r\n", "hello"), NULL),
-    ROW("unknown Expect in 1.0", 200, "POST /scope HTTP/1.0\r\nExpect: tea\r\nContent-Length: 5\r\n\r\nhello", "body 5 hello\n"),
-    ROW("Upgrade is ignored", 200, GET("Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n"), "header upgrade|h2c|\n"),
-    ROW("Upgrade with a body", 200, POST("Connection: upgrade\r\nUpgrade: x\r\nContent-Length: 5\r\n", "hello"), "body 5 hello\n"),
+    ROW("unknown Expect in 1.0", 200,
+        "POST /scope HTTP/1.0\r\nExpect: tea\r\nContent-Length: 5\r\n\r\nhello", "body 5 hello\n"),
+    ROW("Upgrade is ignored", 200,
+        GET("Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: "
+            "AAMAAABkAAQAAP__\r\n"),
+        "header upgrade|h2c|\n"),
+    ROW("Upgrade with a body", 200,
+        POST("Connection: upgrade\r\nUpgrade: x\r\nContent-Length: 5\r\n", "hello"),
+        "body 5 hello\n"),
 };
 
 /* The answer with what varies taken out: status and body. */
@@ -208,7 +260,8 @@ result_of(struct fix *f, struct slice raw, const size_t *cuts, size_t cuts_n)
     }
     struct reply r = fix_read(f, fd, UNTIL_ANSWER);
     bool closed = r.status >= 400 && r.status != 404 ? fix_is_closed(f, fd) : false;
-    if (asprintf(&text, "%d%s %.*s", r.status, closed ? " closed" : "", (int)r.body_n, r.body ? r.body : "") < 0)
+    if (asprintf(&text, "%d%s %.*s", r.status, closed ? " closed" : "", (int)r.body_n,
+                 r.body ? r.body : "") < 0)
         abort();
     free(r.p);
     close(fd);
@@ -243,7 +296,7 @@ check_row(struct fix *f, const struct row *row, const char *backend)
     free(whole);
 }
 
-/* --- limits --------------------------------------------------------------------------------------------------------- */
+/* --- limits ----------------------------------------------------------------------------------- */
 
 static int
 status_for(struct fix *f, const struct buf *raw, size_t piece)
@@ -292,7 +345,8 @@ test_limits(enum io_backend backend)
         buf_puts(&b, "GET /hello?");
         fill(&b, "a", 8192 - 20 + (size_t)over);
         buf_puts(&b, " HTTP/1.1\r\n" H "\r\n");
-        check_limit(&f, over ? "a request line of 8193 bytes" : "a request line of 8192 bytes", &b, over ? 414 : 200);
+        check_limit(&f, over ? "a request line of 8193 bytes" : "a request line of 8192 bytes", &b,
+                    over ? 414 : 200);
 
         buf_puts(&b, "GET /hello HTTP/1.1\r\n" H);
         for (int i = 0; i < 99 + over; i++)
@@ -303,16 +357,22 @@ test_limits(enum io_backend backend)
         buf_puts(&b, "GET /hello HTTP/1.1\r\n" H "a: ");
         fill(&b, "b", 65536 - 9 - 3 - 4 + (size_t)over);
         buf_puts(&b, "\r\n\r\n");
-        check_limit(&f, over ? "a header block of 65537 bytes" : "a header block of 65536 bytes", &b, over ? 431 : 200);
+        check_limit(&f, over ? "a header block of 65537 bytes" : "a header block of 65536 bytes",
+                    &b, over ? 431 : 200);
 
         buf_printf(&b, "POST /echo HTTP/1.1\r\n" H "Content-Length: %d\r\n\r\n", 1000 + over);
         fill(&b, "b", 1000 + (size_t)over);
-        check_limit(&f, over ? "a body of 1001 bytes" : "a body of 1000 bytes", &b, over ? 413 : 200);
+        check_limit(&f, over ? "a body of 1001 bytes" : "a body of 1000 bytes", &b,
+                    over ? 413 : 200);
 
         buf_puts(&b, "POST /echo HTTP/1.1\r\n" H "Transfer-Encoding: chunked\r\n\r\n");
-        fill(&b, "64\r\n0123456789012345678901234567890123456789012345678901234567890123456789012345678901234567890123456789\r\n", 10);
+        fill(&b,
+             "64\r\n0123456789012345678901234567890123456789012345678901234567890123456789012345678"
+             "901234567890123456789\r\n",
+             10);
         buf_puts(&b, over ? "1\r\nx\r\n0\r\n\r\n" : "0\r\n\r\n");
-        check_limit(&f, over ? "chunks of 1001 bytes" : "chunks of 1000 bytes", &b, over ? 413 : 200);
+        check_limit(&f, over ? "chunks of 1001 bytes" : "chunks of 1000 bytes", &b,
+                    over ? 413 : 200);
 
         buf_puts(&b, "POST /echo HTTP/1.1\r\n" H "Transfer-Encoding: chunked\r\n\r\n0\r\n");
         for (int i = 0; i < 100 + over; i++)
@@ -323,12 +383,14 @@ test_limits(enum io_backend backend)
         buf_puts(&b, "POST /echo HTTP/1.1\r\n" H "Transfer-Encoding: chunked\r\n\r\n0\r\na: ");
         fill(&b, "b", 65536 - 7 + (size_t)over);
         buf_puts(&b, "\r\n\r\n");
-        check_limit(&f, over ? "trailers of 65537 bytes" : "trailers of 65536 bytes", &b, over ? 431 : 200);
+        check_limit(&f, over ? "trailers of 65537 bytes" : "trailers of 65536 bytes", &b,
+                    over ? 431 : 200);
 
         buf_puts(&b, "POST /echo HTTP/1.1\r\n" H "Transfer-Encoding: chunked\r\n\r\n1;");
         fill(&b, "e", 4096 - 2 + (size_t)over);
         buf_puts(&b, "\r\nx\r\n0\r\n\r\n");
-        check_limit(&f, over ? "a chunk extension too long" : "a long chunk extension", &b, over ? 400 : 200);
+        check_limit(&f, over ? "a chunk extension too long" : "a long chunk extension", &b,
+                    over ? 400 : 200);
 
         buf_puts(&b, "POST /echo HTTP/1.1\r\n" H "Transfer-Encoding: chunked\r\n\r\n");
         for (int i = 0; i < 16 + over; i++) {
@@ -337,7 +399,8 @@ test_limits(enum io_backend backend)
             buf_puts(&b, "\r\nx\r\n");
         }
         buf_puts(&b, "0\r\n\r\n");
-        check_limit(&f, over ? "too many chunk extensions" : "many chunk extensions", &b, over ? 400 : 200);
+        check_limit(&f, over ? "too many chunk extensions" : "many chunk extensions", &b,
+                    over ? 400 : 200);
     }
     /* What breaks two limits, or a limit and the grammar, is refused for what comes first. */
     buf_puts(&b, "GET /");
@@ -350,7 +413,7 @@ test_limits(enum io_backend backend)
     fix_close(&f, "limits");
 }
 
-/* --- pipelining, EOF --------------------------------------------------------------------------------------------- */
+/* --- pipelining, EOF -------------------------------------------------------------------------- */
 
 static void
 test_pipeline(enum io_backend backend)
@@ -362,9 +425,12 @@ test_pipeline(enum io_backend backend)
         return;
     enum { N = 300 };
     for (int i = 0; i < N; i++)
-        buf_printf(&b, i % 3 == 0 ? "POST /echo HTTP/1.1\r\n" H "Content-Length: 3\r\n\r\n%03d"
-                       : i % 3 == 1 ? "POST /echo HTTP/1.1\r\n" H "Transfer-Encoding: chunked\r\n\r\n3\r\n%03d\r\n0\r\n\r\n"
-                                    : "POST /echo?%d HTTP/1.1\r\n" H "\r\n", i);
+        buf_printf(&b,
+                   i % 3 == 0   ? "POST /echo HTTP/1.1\r\n" H "Content-Length: 3\r\n\r\n%03d"
+                   : i % 3 == 1 ? "POST /echo HTTP/1.1\r\n" H
+                                  "Transfer-Encoding: chunked\r\n\r\n3\r\n%03d\r\n0\r\n\r\n"
+                                : "POST /echo?%d HTTP/1.1\r\n" H "\r\n",
+                   i);
     int fd = fix_connect(&f);
     ok(fix_send(&f, fd, b.p, b.n), "%d requests go out in one write", N);
     shutdown(fd, SHUT_WR);

@@ -1,11 +1,12 @@
-/* test_h1_write.c: answers out: exact bytes for each way an application can answer, and what is refused of what it says. */
+/* test_h1_write.c: answers out: exact bytes for each way an application can answer, and what is
+ * refused of what it says. */
 #include "http_fixture.h"
 
-#define H "Host: x\r\n"
+#define H   "Host: x\r\n"
 #define BIG (200 * 1024)
 
 static char big[BIG];
-static enum http_write last;  /* what the call under test returned */
+static enum http_write last; /* what the call under test returned */
 static size_t last_bad;
 
 static enum http_write
@@ -15,7 +16,7 @@ start(struct c_req *q, int status, const struct http_header *v, size_t n)
     return last = h1_start(q->h, status, v, n, &last_bad);
 }
 
-/* --- framing -------------------------------------------------------------------------------------------------------- */
+/* --- framing ---------------------------------------------------------------------------------- */
 
 static void
 app_one_piece(struct c_req *q)
@@ -156,18 +157,19 @@ struct framing {
     bool closes;
 };
 
-#define G11 "GET /custom HTTP/1.1\r\n" H "\r\n"
-#define G10 "GET /custom HTTP/1.0\r\n\r\n"
-#define HELLO "GET /hello HTTP/1.1\r\n" H "\r\n"
-#define K10 "GET /custom HTTP/1.0\r\nConnection: Keep-Alive\r\n\r\n"
-#define HEAD11 "HEAD /custom HTTP/1.1\r\n" H "\r\n"
+#define G11     "GET /custom HTTP/1.1\r\n" H "\r\n"
+#define G10     "GET /custom HTTP/1.0\r\n\r\n"
+#define HELLO   "GET /hello HTTP/1.1\r\n" H "\r\n"
+#define K10     "GET /custom HTTP/1.0\r\nConnection: Keep-Alive\r\n\r\n"
+#define HEAD11  "HEAD /custom HTTP/1.1\r\n" H "\r\n"
 #define CLOSE11 "GET /custom HTTP/1.1\r\n" H "Connection: close\r\n\r\n"
 
 static const struct framing framings[] = {
     { "one piece", G11, app_one_piece, "HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello", false },
     { "empty", G11, app_empty, "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n", false },
     { "pieces are chunked", G11, app_two_pieces,
-      "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n6\r\nhello \r\n5\r\nworld\r\n0\r\n\r\n", false },
+      "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n6\r\nhello \r\n5\r\nworld\r\n0\r\n\r\n",
+      false },
     { "pieces to 1.0 end with the connection", G10, app_two_pieces,
       "HTTP/1.1 200 OK\r\nconnection: close\r\n\r\nhello world", true },
     { "pieces to a kept 1.0 end with the connection", K10, app_two_pieces,
@@ -181,33 +183,43 @@ static const struct framing framings[] = {
     { "Connection: close is honoured", CLOSE11, app_one_piece,
       "HTTP/1.1 200 OK\r\ncontent-length: 5\r\nconnection: close\r\n\r\nhello", true },
     { "headers", G11, app_headers,
-      "HTTP/1.1 201 Created\r\nX-A: b\r\nset-cookie: a=1\r\nset-cookie: b=\xc3\xa9\x01\r\nempty: \r\n"
-      "content-length: 1\r\n\r\nx", false },
+      "HTTP/1.1 201 Created\r\nX-A: b\r\nset-cookie: a=1\r\nset-cookie: b=\xc3\xa9\x01\r\nempty: "
+      "\r\n"
+      "content-length: 1\r\n\r\nx",
+      false },
     { "close by the application", G11, app_close,
       "HTTP/1.1 200 OK\r\ncontent-length: 1\r\nconnection: close\r\n\r\nx", true },
-    { "HEAD, one piece", HEAD11, app_one_piece, "HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n", false },
+    { "HEAD, one piece", HEAD11, app_one_piece, "HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n",
+      false },
     { "HEAD, pieces", HEAD11, app_two_pieces, "HTTP/1.1 200 OK\r\n\r\n", false },
     { "HEAD, empty", HEAD11, app_empty, "HTTP/1.1 200 OK\r\n\r\n", false },
     { "HEAD, length", HEAD11, app_length, "HTTP/1.1 200 OK\r\ncontent-length: 11\r\n\r\n", false },
     { "HEAD, less than its length is no error", HEAD11, app_too_short,
       "HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\n", false },
     { "204 has no body and no length", G11, app_204, "HTTP/1.1 204 No Content\r\n\r\n", false },
-    { "304 has no body", G11, app_304, "HTTP/1.1 304 Not Modified\r\ncontent-length: 5\r\n\r\n", false },
-    { "a status without a name", G11, app_299, "HTTP/1.1 299 \r\ncontent-length: 1\r\n\r\nx", false },
+    { "304 has no body", G11, app_304, "HTTP/1.1 304 Not Modified\r\ncontent-length: 5\r\n\r\n",
+      false },
+    { "a status without a name", G11, app_299, "HTTP/1.1 299 \r\ncontent-length: 1\r\n\r\nx",
+      false },
     { "h1_fail() before the start", G11, app_fail_before,
       "HTTP/1.1 500 Internal Server Error\r\ncontent-type: text/plain; charset=utf-8\r\n"
-      "content-length: 22\r\n\r\nInternal Server Error\n", false },
+      "content-length: 22\r\n\r\nInternal Server Error\n",
+      false },
     { "h1_fail() drops what was started", G11, app_fail_after_start,
       "HTTP/1.1 500 Internal Server Error\r\ncontent-type: text/plain; charset=utf-8\r\n"
-      "content-length: 22\r\n\r\nInternal Server Error\n", false },
+      "content-length: 22\r\n\r\nInternal Server Error\n",
+      false },
     { "h1_fail() for HEAD", HEAD11, app_fail_before,
       "HTTP/1.1 500 Internal Server Error\r\ncontent-type: text/plain; charset=utf-8\r\n"
-      "content-length: 22\r\n\r\n", false },
+      "content-length: 22\r\n\r\n",
+      false },
     { "h1_fail() comes too late", G11, app_fail_while_sending,
       "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n1\r\na\r\n", true },
     { "no answer", G11, c_end, "", true },
-    { "less than the length", G11, app_too_short, "HTTP/1.1 200 OK\r\ncontent-length: 10\r\nconnection: close\r\n\r\nhello", true },
-    { "more than the length", G11, app_too_long, "HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhello", true },
+    { "less than the length", G11, app_too_short,
+      "HTTP/1.1 200 OK\r\ncontent-length: 10\r\nconnection: close\r\n\r\nhello", true },
+    { "more than the length", G11, app_too_long,
+      "HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhello", true },
 };
 
 static void
@@ -223,7 +235,8 @@ test_framing(enum io_backend backend)
     for (size_t i = 0; i < ARRAY_LEN(framings); i++) {
         const struct framing *t = &framings[i];
         static const char next_answer[] =
-            "HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length: 5\r\nconnection: close\r\n\r\nhello";
+            "HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length: 5\r\nconnection: "
+            "close\r\n\r\nhello";
         f.app.custom = t->app;
         int fd = fix_connect(&f);
         struct buf want = { 0 };
@@ -235,7 +248,8 @@ test_framing(enum io_backend backend)
             buf_puts(&want, next_answer);
         }
         struct reply r = fix_read(&f, fd, UNTIL_END);
-        if (!ok(r.eof && r.n == want.n && (want.n == 0 || memcmp(r.p, want.p, want.n) == 0), "framing: %s", t->name))
+        if (!ok(r.eof && r.n == want.n && (want.n == 0 || memcmp(r.p, want.p, want.n) == 0),
+                "framing: %s", t->name))
             diag("got %.*s|", (int)r.n, r.p);
         free(r.p);
         buf_free(&want);
@@ -260,7 +274,7 @@ test_framing(enum io_backend backend)
     close(quiet);
 }
 
-/* --- what is refused ------------------------------------------------------------------------------------------------- */
+/* --- what is refused -------------------------------------------------------------------------- */
 
 static const struct http_header *try_v;
 static size_t try_n;
@@ -280,8 +294,8 @@ app_try(struct c_req *q)
 }
 
 static void
-try(struct fix *f, const char *name, int status, const struct http_header *v, size_t n, enum http_write want,
-    size_t bad)
+try(struct fix *f, const char *name, int status, const struct http_header *v, size_t n,
+    enum http_write want, size_t bad)
 {
     try_v = v;
     try_n = n;
@@ -290,8 +304,8 @@ try(struct fix *f, const char *name, int status, const struct http_header *v, si
     int fd = fix_connect(f);
     fix_send(f, fd, G11, strlen(G11));
     struct reply r = fix_read(f, fd, UNTIL_ANSWER);
-    ok(last == want && last_bad == bad && r.status == 200 && strstr(r.p, "X-Evil") == NULL, "refused: %s (%d, %zu)", name,
-       last, last_bad);
+    ok(last == want && last_bad == bad && r.status == 200 && strstr(r.p, "X-Evil") == NULL,
+       "refused: %s (%d, %zu)", name, last, last_bad);
     free(r.p);
     close(fd);
     fix_settle(f);
@@ -316,7 +330,8 @@ test_refused(enum io_backend backend)
     TRY("CR in a value", HTTP_BAD_VALUE, 0, V("a", "b\rc"));
     TRY("LF in a value", HTTP_BAD_VALUE, 0, V("a", "b\nc"));
     TRY("NUL in a value", HTTP_BAD_VALUE, 0, V("a", "b\0c"));
-    TRY("LF in a Connection that would be dropped", HTTP_BAD_VALUE, 0, V("connection", "x\nX-Evil: 1"));
+    TRY("LF in a Connection that would be dropped", HTTP_BAD_VALUE, 0,
+        V("connection", "x\nX-Evil: 1"));
     TRY("empty name", HTTP_BAD_NAME, 0, V("", "b"));
     TRY("colon in a name", HTTP_BAD_NAME, 0, V("a:", "b"));
     TRY("space in a name", HTTP_BAD_NAME, 1, V("a", "b"), V("a b", "c"));
@@ -327,7 +342,8 @@ test_refused(enum io_backend backend)
     TRY("Content-Length empty", HTTP_BAD_LENGTH, 0, V("content-length", ""));
     TRY("Content-Length too big", HTTP_BAD_LENGTH, 0, V("content-length", "99999999999999999999"));
     TRY("Content-Length list", HTTP_BAD_LENGTH, 0, V("content-length", "5, 5"));
-    TRY("two Content-Lengths", HTTP_BAD_LENGTH, 1, V("content-length", "5"), V("Content-Length", "6"));
+    TRY("two Content-Lengths", HTTP_BAD_LENGTH, 1, V("content-length", "5"),
+        V("Content-Length", "6"));
     TRY("Transfer-Encoding gzip", HTTP_BAD_TRANSFER, 0, V("Transfer-Encoding", "gzip, chunked"));
     try(&f, "status 199", 199, NULL, 0, HTTP_BAD_STATUS, 99);
     try(&f, "status 100", 100, NULL, 0, HTTP_BAD_STATUS, 99);
@@ -336,7 +352,7 @@ test_refused(enum io_backend backend)
     fix_close(&f, "refused");
 }
 
-/* --- Server, Date, configured headers ----------------------------------------------------------------------------- */
+/* --- Server, Date, configured headers --------------------------------------------------------- */
 
 static void
 app_own_date(struct c_req *q)
@@ -351,7 +367,8 @@ static void
 test_common_headers(enum io_backend backend)
 {
     struct fix f;
-    struct conf_header extra[] = { { (char *)"x-frame-options", (char *)"DENY" }, { (char *)"x-b", (char *)"c" } };
+    struct conf_header extra[] = { { (char *)"x-frame-options", (char *)"DENY" },
+                                   { (char *)"x-b", (char *)"c" } };
     fix_init(&f);
     f.app.conf.headers = extra;
     f.app.conf.headers_n = 2;
@@ -373,8 +390,8 @@ test_common_headers(enum io_backend backend)
     f.app.custom = app_own_date;
     fix_send(&f, fd, G11, strlen(G11));
     r = fix_read(&f, fd, UNTIL_ANSWER);
-    ok(strstr(r.p, "Date: today\r\n") && strstr(r.p, "SERVER: mine\r\n") && !strstr(r.p, "date: ") &&
-           !strstr(r.p, "server: "),
+    ok(strstr(r.p, "Date: today\r\n") && strstr(r.p, "SERVER: mine\r\n") &&
+           !strstr(r.p, "date: ") && !strstr(r.p, "server: "),
        "the application's Date and Server stand in place of ours");
     free(r.p);
     fix_run_ms(&f, 1100);
@@ -388,7 +405,7 @@ test_common_headers(enum io_backend backend)
     fix_close(&f, "common headers");
 }
 
-/* --- bodies of all sizes, held and copied --------------------------------------------------------------------------- */
+/* --- bodies of all sizes, held and copied ----------------------------------------------------- */
 
 static size_t piece_n;
 static bool piece_held, piece_chunked;
@@ -459,8 +476,8 @@ test_bodies(enum io_backend backend)
             piece_chunked = k & 2;
             fix_send(&f, fd, G11, strlen(G11));
             struct reply r = fix_read(&f, fd, UNTIL_ANSWER);
-            ok(is_big(&r), "200 KiB in pieces of %zu, %s, %s", piece_n, piece_held ? "held" : "copied",
-               piece_chunked ? "chunked" : "with a length");
+            ok(is_big(&r), "200 KiB in pieces of %zu, %s, %s", piece_n,
+               piece_held ? "held" : "copied", piece_chunked ? "chunked" : "with a length");
             free(r.p);
         }
     }
@@ -469,7 +486,7 @@ test_bodies(enum io_backend backend)
     fix_close(&f, "bodies");
 }
 
-/* --- 100 Continue --------------------------------------------------------------------------------------------------- */
+/* --- 100 Continue ----------------------------------------------------------------------------- */
 
 static void
 app_start_then_read(struct c_req *q)
@@ -495,13 +512,15 @@ test_continue(enum io_backend backend)
     for (int i = 0; i < 2; i++) {
         char head[128];
         int fd = fix_connect(&f);
-        int n = snprintf(head, sizeof(head), "POST %s HTTP/1.1\r\n" H "Expect: 100-Continue\r\nContent-Length: 5\r\n\r\n",
-                         paths[i]);
+        int n = snprintf(
+            head, sizeof(head),
+            "POST %s HTTP/1.1\r\n" H "Expect: 100-Continue\r\nContent-Length: 5\r\n\r\n", paths[i]);
         fix_send(&f, fd, head, (size_t)n);
         fix_run_ms(&f, 20);
         char got[128] = { 0 };
         ssize_t k = recv(fd, got, sizeof(got) - 1, 0);
-        ok(k == 25 && strcmp(got, "HTTP/1.1 100 Continue\r\n\r\n") == 0, "%s: 100 Continue when the app reads", paths[i]);
+        ok(k == 25 && strcmp(got, "HTTP/1.1 100 Continue\r\n\r\n") == 0,
+           "%s: 100 Continue when the app reads", paths[i]);
         fix_send(&f, fd, "hello", 5);
         struct reply r = fix_read(&f, fd, UNTIL_ANSWER);
         ok(r.status == 200 && r.body_n == 5, "%s: then the answer", paths[i]);
@@ -509,7 +528,8 @@ test_continue(enum io_backend backend)
         close(fd);
     }
     int fd = fix_connect(&f);
-    static const char head[] = "POST /hello HTTP/1.1\r\n" H "Expect: 100-continue\r\nContent-Length: 5\r\n\r\n";
+    static const char head[] =
+        "POST /hello HTTP/1.1\r\n" H "Expect: 100-continue\r\nContent-Length: 5\r\n\r\n";
     fix_send(&f, fd, head, sizeof(head) - 1);
     struct reply r = fix_read(&f, fd, UNTIL_END);
     ok(r.status == 200 && strstr(r.p, "connection: close") && strstr(r.p, "100") == NULL,
@@ -517,14 +537,16 @@ test_continue(enum io_backend backend)
     free(r.p);
     close(fd);
     fd = fix_connect(&f);
-    static const char with_body[] = "POST /echo HTTP/1.1\r\n" H "Expect: 100-continue\r\nContent-Length: 5\r\n\r\nhello";
+    static const char with_body[] =
+        "POST /echo HTTP/1.1\r\n" H "Expect: 100-continue\r\nContent-Length: 5\r\n\r\nhello";
     fix_send(&f, fd, with_body, sizeof(with_body) - 1);
     r = fix_read(&f, fd, UNTIL_ANSWER);
     ok(r.status == 200 && r.body_n == 5, "no 100 when the body has come already");
     free(r.p);
     close(fd);
     fd = fix_connect(&f);
-    static const char old[] = "POST /echo HTTP/1.0\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n";
+    static const char old[] =
+        "POST /echo HTTP/1.0\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n";
     fix_send(&f, fd, old, sizeof(old) - 1);
     fix_run_ms(&f, 20);
     char byte;
