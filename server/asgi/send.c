@@ -1,7 +1,8 @@
 /* send.c: the send() callable: checks each message's order and types, and hands it to http/.
  *
- * Small bodies are copied beside the head. Larger ones stay in Python's memory until the kernel has them: their owner, a
- * reference to bytes or a struct held around any other buffer, comes back through http_app.release to asgi->trash. */
+ * Small bodies are copied beside the head, and so is what the application can still write to. Larger ones stay in Python's memory
+ * until the kernel has them: their owner, a reference to bytes or a struct held around any other buffer, comes back through
+ * http_app.release to asgi->trash. */
 #include "asgi.h"
 
 enum {
@@ -62,9 +63,6 @@ header_of(PyObject *pair, size_t i, struct http_header *out)
     if (LIKELY(PyTuple_CheckExact(pair) && PyTuple_GET_SIZE(pair) == 2)) {
         name = PyTuple_GET_ITEM(pair, 0);
         value = PyTuple_GET_ITEM(pair, 1);
-    } else if (PyList_CheckExact(pair) && PyList_GET_SIZE(pair) == 2) {
-        name = PyList_GET_ITEM(pair, 0);
-        value = PyList_GET_ITEM(pair, 1);
     } else {
         PyErr_Format(PyExc_TypeError,
                      "http.response.start: header %zu must be a pair (name, value), not %R", i, pair);
@@ -114,20 +112,29 @@ send_start(struct cycle *cycle, PyObject *event)
     MEM_OWNED struct http_header *on_heap = NULL;
     if (count > HEADERS_ON_STACK && (table = on_heap = calloc(count, sizeof(*table))) == NULL)
         return PyErr_NoMemory();
-    PY_OWNED PyObject *copies = NULL; /* owns pairs that are neither tuple nor list */
+    PY_OWNED PyObject *copies = NULL; /* owns tuples made of pairs that are none */
     for (size_t i = 0; i < count; i++) {
         PyObject *pair = PySequence_Fast_GET_ITEM(pairs, (Py_ssize_t)i);
         PY_OWNED PyObject *copy = NULL;
-        if (UNLIKELY(!PyTuple_CheckExact(pair) && !PyList_CheckExact(pair)) &&
-            !PyBytes_Check(pair) && !PyUnicode_Check(pair)) {
-            if ((copies == NULL && (copies = PyList_New(0)) == NULL) ||
-                (copy = PySequence_Tuple(pair)) == NULL || PyList_Append(copies, copy) < 0)
+        if (UNLIKELY(!PyTuple_CheckExact(pair)) && !PyBytes_Check(pair) && !PyUnicode_Check(pair)) {
+            /* Making the tuple may run Python, which may change the application's list: hold all that is in it. */
+            if (copies == NULL) {
+                PyObject *all = PySequence_Tuple(pairs);
+                if (all == NULL)
+                    return NULL;
+                Py_SETREF(pairs, all);
+                if ((copies = PyList_New(0)) == NULL)
+                    return NULL;
+            }
+            if ((copy = PySequence_Tuple(pair)) == NULL || PyList_Append(copies, copy) < 0)
                 return NULL;
             pair = copy;
         }
         if (header_of(pair, i, &table[i]) < 0)
             return NULL;
     }
+    if (UNLIKELY(cycle->h == NULL || h1_is_started(cycle->h))) /* by what ran meanwhile */
+        return out_of_order(n->response_start, "the response has already been started");
     size_t bad = 0;
     enum http_write err = overflow ? HTTP_BAD_STATUS
                                    : h1_start(cycle->h, status > 0 && status < 1000 ? (int)status : 0,
@@ -142,22 +149,6 @@ send_start(struct cycle *cycle, PyObject *event)
     return wait_value(cycle, NULL);
 }
 
-/* Takes a buffer for as long as the kernel needs it. Returns the owner, or NULL with an exception set. */
-static void *
-hold(PyObject *body)
-{
-    if (PyBytes_CheckExact(body))
-        return Py_NewRef(body);
-    struct held *held = malloc(sizeof(*held));
-    if (held == NULL)
-        return PyErr_NoMemory();
-    if (PyObject_GetBuffer(body, &held->view, PyBUF_SIMPLE) < 0) {
-        free(held);
-        return NULL;
-    }
-    return (void *)((uintptr_t)held | HELD_TAG);
-}
-
 static enum http_write
 write_body(struct cycle *cycle, PyObject *body, bool is_last)
 {
@@ -165,20 +156,31 @@ write_body(struct cycle *cycle, PyObject *body, bool is_last)
         return h1_write(cycle->h, "", 0, NULL, is_last);
     if (LIKELY(PyBytes_Check(body) && PyBytes_GET_SIZE(body) < HOLD_MIN))
         return h1_write(cycle->h, PyBytes_AS_STRING(body), (size_t)PyBytes_GET_SIZE(body), NULL, is_last);
-    Py_buffer view;
+    if (LIKELY(PyBytes_CheckExact(body)))
+        return h1_write(cycle->h, PyBytes_AS_STRING(body), (size_t)PyBytes_GET_SIZE(body), Py_NewRef(body),
+                        is_last);
     if (!PyObject_CheckBuffer(body)) {
         PyErr_Format(PyExc_TypeError,
                      "http.response.body: 'body' must be bytes, bytearray or memoryview, not %.100s",
                      Py_TYPE(body)->tp_name);
         return HTTP_BAD_VALUE;
     }
-    if (PyObject_GetBuffer(body, &view, PyBUF_SIMPLE) < 0)
+    struct held *held = malloc(sizeof(*held));
+    if (held == NULL) {
+        PyErr_NoMemory();
         return HTTP_BAD_VALUE;
-    void *owner = NULL;
-    enum http_write result = HTTP_BAD_VALUE;
-    if (view.len < HOLD_MIN || (owner = hold(body)) != NULL)
-        result = h1_write(cycle->h, view.buf, (size_t)view.len, owner, is_last);
-    PyBuffer_Release(&view);
+    }
+    if (PyObject_GetBuffer(body, &held->view, PyBUF_SIMPLE) < 0) {
+        free(held);
+        return HTTP_BAD_VALUE;
+    }
+    void *owner = (void *)((uintptr_t)held | HELD_TAG);
+    /* A buffer that can be written to is copied: the application may fill it anew as soon as send() has returned. */
+    bool is_lent = held->view.readonly && held->view.len >= HOLD_MIN;
+    enum http_write result = h1_write(cycle->h, held->view.buf, (size_t)held->view.len,
+                                      is_lent ? owner : NULL, is_last);
+    if (!is_lent)
+        held_release(owner);
     return result;
 }
 
@@ -186,7 +188,7 @@ static PyObject *
 send_body(struct cycle *cycle, PyObject *event)
 {
     struct asgi_names *n = cycle->asgi->names;
-    PyObject *body = item(event, n->s_body);
+    PY_OWNED PyObject *body = Py_XNewRef(item(event, n->s_body)); /* what runs below may empty the event */
     if (body == NULL && PyErr_Occurred())
         return NULL;
     PyObject *more = item(event, n->s_more_body);
