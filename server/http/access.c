@@ -105,9 +105,9 @@ put_peer(struct h1 *h, char *p, size_t room)
     if ((addr->ss_family == AF_INET || addr->ss_family == AF_INET6) &&
         inet_ntop(addr->ss_family, ip, p, (socklen_t)room) != NULL)
         return p + strlen(p);
-    const char *text = addr->ss_family == AF_UNIX ? "unix:" : "-";
-    memcpy(p, text, strlen(text));
-    return p + strlen(text);
+    struct slice text = addr->ss_family == AF_UNIX ? SLICE("unix:") : SLICE("-");
+    memcpy(p, text.p, text.n);
+    return p + text.n;
 }
 
 void

@@ -346,12 +346,11 @@ static void
 h1_timeout(struct conn *c)
 {
     struct h1 *h = h1_of(c);
-    if (h->state == H1_HEAD && !has_input(h))
-        finish(h, true); /* it said nothing, so it hears nothing */
-    else if (h->state == H1_HEAD || (h->state == H1_IN_HAND && h->r->want))
+    bool has_begun = h->state == H1_HEAD && has_input(h);
+    if (has_begun || (h->state == H1_IN_HAND && h->r->want))
         h1_refuse(h, 408);
-    else if (h->state == H1_SKIP_BODY)
-        finish(h, true);
+    else if (h->state == H1_HEAD || h->state == H1_SKIP_BODY)
+        finish(h, true); /* it said nothing, or was answered: it hears no more */
 }
 
 static void

@@ -380,6 +380,8 @@ conn_free(struct conn *c)
     list_del(&c->resume);
     free(c);
     live.conns--;
-    if (net->conns_n-- == net->conns_max || net->conns_n + 2 * NET_CARE_ROOM + 1 == net->conns_max)
+    net->conns_n--;
+    if (net->conns_n + 1 == net->conns_max ||
+        net->conns_n + 2 * NET_CARE_ROOM + 1 == net->conns_max)
         listeners_adjust(net);
 }

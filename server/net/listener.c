@@ -104,11 +104,10 @@ listeners_adjust(struct net *net)
         struct listener *l = CONTAINER_OF(node, struct listener, link);
         if (l->closing)
             continue;
-        if (!may_accept(net))
-            io_cancel(net->io, &l->accept);
-        else if (!l->accept.armed)
+        bool may = may_accept(net);
+        if (may && !l->accept.armed)
             listen_again(l);
-        else if (l->with_care != must_care(l))
+        else if (!may || l->with_care != must_care(l))
             io_cancel(net->io, &l->accept);
         /* armed but cancelled: its last completion arms it again */
     }

@@ -16,7 +16,7 @@ unknown(struct net *net)
 static void
 peer_ask(struct conn *c)
 {
-    struct sockaddr_storage addr;
+    struct sockaddr_storage addr = { 0 };
     socklen_t n = sizeof(addr);
     if (c->fd < 0 || getpeername(c->fd, (struct sockaddr *)&addr, &n) < 0)
         return;
