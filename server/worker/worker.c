@@ -245,9 +245,12 @@ worker_attach(PyObject *module, PyObject *loop)
         return NULL;
     if (asgi_init(&w.asgi, loop, conf, &w.net, w.args->access_fd) < 0)
         return NULL;
+    if (http_init(&w.asgi.http, &w.conn_ops) < 0) {
+        asgi_fini(&w.asgi);
+        return PyErr_NoMemory();
+    }
     w.io = io;
     w.loop = Py_NewRef(loop);
-    http_init(&w.asgi.http, &w.conn_ops);
     net_init(&w.net, io, &w.conn_ops, conf->limit_connections, conf->timeout_send_ms * NS_PER_MS);
     io_op_init(&w.control, on_control);
     io_poll(io, &w.control, w.args->control, POLLIN);
@@ -322,6 +325,7 @@ worker_free(PyObject *module, PyObject *unused)
         Py_RETURN_NONE;
     w.is_attached = false;
     net_fini(&w.net);
+    http_fini(&w.asgi.http);
     asgi_fini(&w.asgi);
     control_send(w.args->control, CONTROL_DRAINED, (int32_t)w.args->slot, -1); /* a master that is gone need not know */
     Py_RETURN_NONE;
