@@ -32,7 +32,8 @@ struct asgi_queue {
 /* One application behind one loop. Embedded in the worker; plain memory. */
 struct asgi {
     struct http_app http; /* first: http/ hands its address back to us */
-    PyObject *loop;       /* borrowed from the worker, which outlives us */
+    PyObject *loop;       /* borrowed from the worker until asgi_abandon() */
+    pthread_t thread;     /* the loop's */
     PyObject *app;        /* new */
     PyObject *context;    /* new: the lifespan's; every request runs in a copy */
     PyObject *state;      /* new: the lifespan's state, copied per request */
@@ -101,14 +102,16 @@ struct channel {
     struct cycle *cycle; /* new */
 };
 
-enum wait_kind { WAIT_VALUE, WAIT_RECEIVE, WAIT_DRAIN };
+/* WAIT_SEND: send() was called by another thread; the loop sends when it awaits. */
+enum wait_kind { WAIT_VALUE, WAIT_RECEIVE, WAIT_DRAIN, WAIT_SEND };
 
-/* What receive() and send() return. An awaitable that is already satisfied does not suspend. */
+/* What receive() and send() return: a coroutine by its methods (asyncio.create_task() takes it). One that is already satisfied does
+ * not suspend. */
 struct wait {
     PyObject_HEAD
     struct list link;     /* cycle->waits while suspended */
     struct cycle *cycle;  /* new, or NULL */
-    PyObject *value;      /* WAIT_VALUE: the result, new; NULL = None */
+    PyObject *value;      /* WAIT_VALUE: the result, WAIT_SEND: the message, new; NULL = None */
     PyObject *future;     /* while suspended: what the task waits for, new */
     PyObject *future_iter;
     enum wait_kind kind;
@@ -151,9 +154,12 @@ PyObject *names_header(struct asgi_names *names, struct slice name, struct slice
 PyObject *scope_new(struct asgi *a, struct cycle *cycle);          /* new */
 PyObject *channel_new(PyTypeObject *type, struct cycle *cycle);    /* new */
 PyObject *wait_value(struct cycle *cycle, PyObject *value);        /* new; steals value, also on failure; NULL = None */
-PyObject *wait_until(struct cycle *cycle, enum wait_kind kind);    /* new */
+PyObject *wait_until(struct cycle *cycle, enum wait_kind kind, PyObject *message); /* new; message: of WAIT_SEND, else NULL */
 void wait_wake_all(struct cycle *cycle);                           /* may run Python */
 PyObject *receive_next(struct cycle *cycle);     /* new: a message; or NULL, without an exception when it must wait */
+PyObject *receive_last(struct cycle *cycle);     /* new: http.disconnect, also after the end */
+PyObject *send_message(struct cycle *cycle, PyObject *event); /* new: a struct wait, not of WAIT_SEND */
+bool cycle_is_here(const struct cycle *cycle);   /* is this the loop's thread? */
 bool cycle_must_yield(const struct cycle *cycle);
 struct cycle *cycle_new(struct asgi *a, struct h1 *h);             /* new */
 int cycle_start(struct cycle *cycle);                              /* -1: an exception that is not the request's */

@@ -9,7 +9,15 @@ cycle_must_yield(const struct cycle *cycle)
     /* A coroutine whose awaitables are always satisfied would hold the loop for ever: after this long in one step the
      * next receive() or send() suspends once. */
     enum { STEP_NS_MAX = NS_PER_MS };
+    if (UNLIKELY(cycle->asgi->loop == NULL))
+        return false;
     return clock_ns() - loop_step_ns(cycle->asgi->loop) > STEP_NS_MAX;
+}
+
+bool
+cycle_is_here(const struct cycle *cycle)
+{
+    return pthread_equal(cycle->asgi->thread, pthread_self());
 }
 
 static PyObject *
@@ -29,11 +37,22 @@ body_message(struct asgi_names *n, struct slice body, bool is_last)
 }
 
 PyObject *
+receive_last(struct cycle *cycle)
+{
+    struct asgi_names *n = cycle->asgi->names;
+    if (n == NULL) { /* kept beyond the worker's end */
+        PyErr_SetString(PyExc_RuntimeError, "receive() was called after the server had ended");
+        return NULL;
+    }
+    return PyDict_Copy(n->disconnect_template);
+}
+
+PyObject *
 receive_next(struct cycle *cycle)
 {
     struct asgi_names *n = cycle->asgi->names;
     struct h1 *h = cycle->h;
-    if (!cycle->body_is_told) {
+    if (!cycle->body_is_told && !h1_is_finished(h)) { /* after the answer nobody waits for the rest of a body */
         struct slice body = h1_body(h);
         bool is_last = h1_body_is_complete(h);
         if (body.n > 0 || is_last) {
@@ -51,7 +70,7 @@ receive_next(struct cycle *cycle)
     } else if (!h1_is_gone(h) && !h1_is_finished(h)) {
         return NULL;
     }
-    return PyDict_Copy(n->disconnect_template);
+    return receive_last(cycle);
 }
 
 static PyObject *
@@ -63,15 +82,12 @@ receive_call(PyObject *self, PyObject *const *args, size_t nargsf, PyObject *kwn
         PyErr_SetString(PyExc_TypeError, "receive() takes no arguments");
         return NULL;
     }
-    if (UNLIKELY(cycle->h == NULL)) {
-        PyErr_SetString(PyExc_RuntimeError,
-                        "receive() was called after the application had returned");
-        return NULL;
-    }
-    PyObject *message = receive_next(cycle);
+    if (UNLIKELY(!cycle_is_here(cycle))) /* run_coroutine_threadsafe(receive(), loop): the loop looks */
+        return wait_until(cycle, WAIT_RECEIVE, NULL);
+    PyObject *message = LIKELY(cycle->h != NULL) ? receive_next(cycle) : receive_last(cycle);
     if (LIKELY(message != NULL))
         return wait_value(cycle, message);
-    return PyErr_Occurred() ? NULL : wait_until(cycle, WAIT_RECEIVE);
+    return PyErr_Occurred() ? NULL : wait_until(cycle, WAIT_RECEIVE, NULL);
 }
 
 PyObject *

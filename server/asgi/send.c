@@ -225,7 +225,7 @@ send_body(struct cycle *cycle, PyObject *event)
         wait_wake_all(cycle); /* receive() answers http.disconnect from here on */
     if (UNLIKELY(result == HTTP_FULL && more_body)) {
         cycle->is_full = true;
-        return wait_until(cycle, WAIT_DRAIN);
+        return wait_until(cycle, WAIT_DRAIN, NULL);
     }
     return wait_value(cycle, NULL);
 }
@@ -237,14 +237,8 @@ is_type(PyObject *type, PyObject *wanted)
 }
 
 PyObject *
-send_call(PyObject *self, PyObject *const *args, size_t nargsf, PyObject *kwnames)
+send_message(struct cycle *cycle, PyObject *event)
 {
-    struct cycle *cycle = ((struct channel *)self)->cycle;
-    if (UNLIKELY(PyVectorcall_NARGS(nargsf) != 1 || kwnames != NULL || !PyDict_Check(args[0]))) {
-        PyErr_SetString(PyExc_TypeError, "send() takes one message, a dict");
-        return NULL;
-    }
-    PyObject *event = args[0];
     if (UNLIKELY(cycle->h == NULL)) {
         PyErr_SetString(PyExc_RuntimeError, "send() was called after the application had returned");
         return NULL;
@@ -274,4 +268,17 @@ send_call(PyObject *self, PyObject *const *args, size_t nargsf, PyObject *kwname
         return send_start(cycle, event);
     }
     return out_of_order(type, "this connection takes http.response.start and http.response.body");
+}
+
+PyObject *
+send_call(PyObject *self, PyObject *const *args, size_t nargsf, PyObject *kwnames)
+{
+    struct cycle *cycle = ((struct channel *)self)->cycle;
+    if (UNLIKELY(PyVectorcall_NARGS(nargsf) != 1 || kwnames != NULL || !PyDict_Check(args[0]))) {
+        PyErr_SetString(PyExc_TypeError, "send() takes one message, a dict");
+        return NULL;
+    }
+    if (UNLIKELY(!cycle_is_here(cycle))) /* run_coroutine_threadsafe(send(message), loop): the loop sends */
+        return wait_until(cycle, WAIT_SEND, args[0]);
+    return send_message(cycle, args[0]);
 }

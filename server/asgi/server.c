@@ -74,6 +74,7 @@ asgi_init(struct asgi *a, PyObject *loop, const struct conf *conf, struct net *n
             .access_fd = access_fd,
         },
         .loop = loop,
+        .thread = pthread_self(),
     };
     list_init(&a->cycles);
     list_init(&a->work);
@@ -198,6 +199,7 @@ asgi_abandon(struct asgi *a)
     a->begun.n = 0;
     while (!list_is_empty(&a->cycles))
         cycle_abandon(CONTAINER_OF(a->cycles.next, struct cycle, link));
+    a->loop = NULL;
 }
 
 void

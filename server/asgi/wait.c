@@ -3,29 +3,32 @@
  * It is its own iterator. Implements am_send (what `await` uses up to CPython 3.11 and C tasks always) and tp_iternext
  * (what 3.12's SEND instruction calls); a result of None then costs no StopIteration. A suspended one waits on a real
  * asyncio.Future, so that the Task takes its fast path and cancellation works as anywhere; when it is woken it looks again, so no
- * message is lost to a task that is cancelled in between. */
+ * message is lost to a task that is cancelled in between.
+ *
+ * send(), throw() and close() make it a collections.abc.Coroutine: other servers' receive() and send() are `async def`, so applications
+ * give what they return to asyncio.create_task(), and from threads to run_coroutine_threadsafe(). */
 #include "asgi.h"
 
 #include <stddef.h>
 #include <structmember.h>
 
+/* Without a cycle, and not tracked by the collector. */
 static struct wait *
-wait_new(struct cycle *cycle, enum wait_kind kind)
+wait_new(struct asgi_names *n, enum wait_kind kind)
 {
-    PyTypeObject *type = cycle->asgi != NULL ? cycle->asgi->names->wait_type : NULL;
-    if (type == NULL) {
-        PyErr_SetString(PyExc_RuntimeError, "the request has ended");
+    if (n == NULL) {
+        PyErr_SetString(PyExc_RuntimeError, "the server has ended");
         return NULL;
     }
-    struct wait *w = PyObject_GC_New(struct wait, type);
+    struct wait *w = PyObject_GC_New(struct wait, n->wait_type);
     if (w == NULL)
         return NULL;
     list_init(&w->link);
-    w->cycle = (struct cycle *)Py_NewRef((PyObject *)cycle);
+    w->cycle = NULL;
     w->value = w->future = w->future_iter = NULL;
     w->kind = kind;
     w->must_yield = false;
-    return w; /* tracked by the collector only once it suspends: it cannot be in a cycle before */
+    return w;
 }
 
 PyObject *
@@ -35,24 +38,28 @@ wait_value(struct cycle *cycle, PyObject *value)
     struct asgi_names *n = cycle->asgi->names;
     if (LIKELY(value == NULL && !must_yield && n->wait_done != NULL))
         return Py_NewRef(n->wait_done);
-    struct wait *w = wait_new(cycle, WAIT_VALUE);
+    struct wait *w = wait_new(n, WAIT_VALUE); /* refers to nothing that could refer to it */
     if (w == NULL) {
         Py_XDECREF(value);
         return NULL;
     }
     w->value = value;
     w->must_yield = must_yield;
-    if (value == NULL && !must_yield) { /* the first of its kind serves for ever */
-        Py_CLEAR(w->cycle);
+    if (value == NULL && !must_yield) /* the first of its kind serves for ever */
         n->wait_done = Py_NewRef((PyObject *)w);
-    }
     return (PyObject *)w;
 }
 
 PyObject *
-wait_until(struct cycle *cycle, enum wait_kind kind)
+wait_until(struct cycle *cycle, enum wait_kind kind, PyObject *message)
 {
-    return (PyObject *)wait_new(cycle, kind);
+    struct wait *w = wait_new(cycle->asgi->names, kind);
+    if (w == NULL)
+        return NULL;
+    w->cycle = (struct cycle *)Py_NewRef((PyObject *)cycle);
+    w->value = Py_XNewRef(message);
+    PyObject_GC_Track(w);
+    return (PyObject *)w;
 }
 
 static void
@@ -69,12 +76,9 @@ forget_future(struct wait *w)
 static int
 wait_look(struct wait *w, PyObject **out)
 {
-    if (w->kind == WAIT_RECEIVE && w->cycle->h == NULL) { /* the application returned in another task */
-        *out = PyDict_Copy(w->cycle->asgi->names->disconnect_template);
-        return *out == NULL ? -1 : 1;
-    }
     if (w->kind == WAIT_RECEIVE) {
-        *out = receive_next(w->cycle);
+        /* Without h the application returned in another task. */
+        *out = w->cycle->h != NULL ? receive_next(w->cycle) : receive_last(w->cycle);
         if (*out == NULL)
             return PyErr_Occurred() ? -1 : 0;
         return 1;
@@ -102,9 +106,20 @@ wait_suspend(struct wait *w, PyObject **out)
     }
     list_add_tail(&w->cycle->waits, &w->link);
     cycle_hold(w->cycle);
-    if (!PyObject_GC_IsTracked((PyObject *)w))
-        PyObject_GC_Track(w);
     return PyIter_Send(w->future_iter, Py_None, out);
+}
+
+/* WAIT_SEND, on the loop at last: sends, and becomes what the loop's own send() would have been. */
+static int
+send_late(struct wait *w)
+{
+    PY_OWNED PyObject *message = py_take(&w->value);
+    PY_OWNED PyObject *sent = send_message(w->cycle, message);
+    if (sent == NULL)
+        return -1;
+    w->kind = ((struct wait *)sent)->kind;
+    w->must_yield = ((struct wait *)sent)->must_yield;
+    return 0;
 }
 
 static PySendResult
@@ -112,6 +127,13 @@ wait_send(PyObject *self, PyObject *arg, PyObject **out)
 {
     (void)arg;
     struct wait *w = (struct wait *)self;
+    if (w->kind != WAIT_VALUE && UNLIKELY(w->cycle == NULL || !cycle_is_here(w->cycle))) {
+        PyErr_SetString(PyExc_RuntimeError, "receive() and send() can be awaited in the server's event loop only; "
+                                            "from a thread: asyncio.run_coroutine_threadsafe()");
+        return PYGEN_ERROR;
+    }
+    if (UNLIKELY(w->kind == WAIT_SEND) && send_late(w) < 0)
+        return PYGEN_ERROR;
     if (UNLIKELY(w->must_yield)) {
         w->must_yield = false;
         *out = Py_NewRef(Py_None);
@@ -186,6 +208,56 @@ wait_iter(PyObject *self)
     return Py_NewRef(self);
 }
 
+/* --- the methods of a coroutine --------------------------------------------------------------------------------------- */
+
+static PyObject *
+meth_send(PyObject *self, PyObject *arg)
+{
+    PyObject *out = NULL;
+    switch (wait_send(self, arg, &out)) {
+    case PYGEN_NEXT:
+        return out;
+    case PYGEN_RETURN:
+        PyErr_SetObject(PyExc_StopIteration, out);
+        Py_DECREF(out);
+        break;
+    case PYGEN_ERROR:
+        break;
+    }
+    return NULL;
+}
+
+/* throw(exception), or throw(type, value, traceback). What it waited for comes to the next receive(). */
+static PyObject *
+meth_throw(PyObject *self, PyObject *const *args, Py_ssize_t n)
+{
+    if (n < 1 || n > 3 || !(PyExceptionInstance_Check(args[0]) || PyExceptionClass_Check(args[0]))) {
+        PyErr_SetString(PyExc_TypeError, "throw() takes an exception");
+        return NULL;
+    }
+    forget_future((struct wait *)self);
+    if (PyExceptionInstance_Check(args[0]))
+        PyErr_SetRaisedException(Py_NewRef(args[0]));
+    else
+        PyErr_SetObject(args[0], n > 1 ? args[1] : NULL);
+    return NULL;
+}
+
+static PyObject *
+meth_close(PyObject *self, PyObject *unused)
+{
+    (void)unused;
+    forget_future((struct wait *)self);
+    Py_RETURN_NONE;
+}
+
+static PyMethodDef wait_methods[] = {
+    { "send", meth_send, METH_O, NULL },
+    { "throw", (PyCFunction)(void (*)(void))meth_throw, METH_FASTCALL, NULL },
+    { "close", meth_close, METH_NOARGS, NULL },
+    { NULL, NULL, 0, NULL },
+};
+
 static int
 wait_traverse(PyObject *self, visitproc visit, void *arg)
 {
@@ -222,7 +294,7 @@ wait_dealloc(PyObject *self)
 static PyType_Slot wait_slots[] = {
     { Py_tp_dealloc, wait_dealloc }, { Py_tp_traverse, wait_traverse }, { Py_tp_clear, wait_clear },
     { Py_tp_iter, wait_iter },       { Py_tp_iternext, wait_next },     { Py_am_await, wait_iter },
-    { Py_am_send, wait_send },       { 0, NULL },
+    { Py_am_send, wait_send },       { Py_tp_methods, wait_methods },   { 0, NULL },
 };
 
 PyType_Spec wait_spec = {

@@ -1,6 +1,8 @@
 """Legal, but unlike what most frameworks do: each path does one such thing."""
 
+import asyncio
 import gc
+import json
 
 CHUNK = 65536
 CHUNKS = 100
@@ -76,10 +78,80 @@ async def event_changes(receive, send):
     await send(event)
 
 
+async def tasks(receive, send):
+    """create_task() of what receive() and send() return, as of coroutines; one task is cancelled in the middle."""
+    given_up = asyncio.create_task(receive())
+    await asyncio.sleep(0.01)
+    given_up.cancel()
+    await asyncio.wait({given_up})
+    data, more = b"", True
+    while more:
+        message = await asyncio.create_task(receive())
+        data, more = data + message["body"], message["more_body"]
+    await asyncio.create_task(send({"type": "http.response.start", "status": 200}))
+    last = f"{given_up.cancelled()} ".encode() + data
+    await asyncio.create_task(send({"type": "http.response.body", "body": last}))
+
+
+async def thread(receive, send):
+    """A thread receives and sends by way of the loop; what it awaits in a loop of its own is refused."""
+    loop = asyncio.get_running_loop()
+
+    async def here():
+        await send({"type": "http.response.start", "status": 500})
+
+    def job():
+        def on_loop(coroutine):
+            return asyncio.run_coroutine_threadsafe(coroutine, loop).result(10)
+
+        try:
+            asyncio.run(here())
+            refused = "not refused"
+        except RuntimeError as e:
+            refused = str(e)
+        data, more = b"", True
+        while more:
+            message = on_loop(receive())
+            data, more = data + message["body"], message["more_body"]
+        on_loop(send({"type": "http.response.start", "status": 200}))
+        for _ in range(CHUNKS):
+            on_loop(send({"type": "http.response.body", "body": data * 1000, "more_body": True}))
+        on_loop(send({"type": "http.response.body", "body": refused.encode()}))
+
+    await loop.run_in_executor(None, job)
+
+
+LATE = {}
+
+
+async def late_receive(receive, send):
+    """A task that outlives its request asks for more."""
+
+    async def later():
+        await asyncio.sleep(0.05)
+        LATE["after return"] = (await receive())["type"]
+
+    late_receive.task = asyncio.create_task(later())
+    await answer(send, b"")
+
+
+async def early_answer(receive, send):
+    """Answers without reading the body, then asks for it."""
+    await answer(send, b"early")
+    LATE["after answer"] = (await receive())["type"]
+
+
+async def late(receive, send):
+    await answer(send, json.dumps(LATE).encode())
+
+
 PATHS = {
     "/" + f.__name__.replace("_", "-"): f
-    for f in (refilled, readonly_view, list_pairs, headers_change, headers_start, event_changes)
-}
+    for f in (
+        refilled, readonly_view, list_pairs, headers_change, headers_start, event_changes, tasks, thread, late_receive,
+        early_answer, late,
+    )
+}  # fmt: skip
 
 
 async def app(scope, receive, send):

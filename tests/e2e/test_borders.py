@@ -43,3 +43,30 @@ def test_headers_that_start_the_response_themselves(s):
 
 def test_message_that_changes_while_it_is_read(s):
     assert s.get("/event-changes").body == b"z" * 12000
+
+
+def test_receive_and_send_are_coroutines_to_create_task(s):
+    with s.connect() as c:
+        c.send("POST /tasks HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n")
+        time.sleep(0.1)
+        c.send(b"0123456789")
+        assert c.response().body == b"True 0123456789"
+
+
+def test_threads_receive_and_send_by_way_of_the_loop(s):
+    body = s.post("/thread", b"x" * 20).body
+    assert body.startswith(b"x" * 20_000 * borders.CHUNKS)
+    assert b"run_coroutine_threadsafe" in body[20_000 * borders.CHUNKS :]
+
+
+def test_receive_of_a_task_that_outlives_its_request_says_disconnect(s):
+    assert s.get("/late-receive").status == 200
+    wire.eventually(lambda: s.get("/late").json().get("after return") == "http.disconnect")
+
+
+def test_receive_after_an_early_answer_says_disconnect_at_once(s):
+    """The client, told already, will never send the body that it has announced."""
+    with s.connect() as c:
+        c.send("POST /early-answer HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n")
+        assert c.response().body == b"early"
+        wire.eventually(lambda: s.get("/late").json().get("after answer") == "http.disconnect")
