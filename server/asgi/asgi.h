@@ -92,6 +92,7 @@ struct cycle {
     bool is_cancelled;     /* by us, at the drain's end */
     bool is_held;          /* see cycle_hold() */
     int64_t begun_ns;
+    struct post lost;      /* from the finalizer to the loop */
     char label[CYCLE_LABEL_SIZE];
 };
 

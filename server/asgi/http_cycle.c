@@ -262,21 +262,32 @@ cycle_clear(PyObject *self)
     return 0;
 }
 
-/* A task that nobody refers to any more (it awaited something that was dropped) takes its request with it. */
+/* On the loop: ends the request whose task was dropped. Steals the finalizer's reference. */
+static void
+cycle_lost(struct post *post, PyObject *loop)
+{
+    struct cycle *cycle = CONTAINER_OF(post, struct cycle, lost);
+    PY_OWNED PyObject *self = (PyObject *)cycle;
+    if (loop == NULL || cycle->h == NULL) /* the worker's end came first */
+        return;
+    PY_OWNED PyObject *exception = PyObject_CallFunction(
+        PyExc_RuntimeError, "s", "the request's task was dropped while it was still waiting");
+    if (exception == NULL)
+        PyErr_Clear();
+    cycle_end(cycle, NULL, exception);
+}
+
+/* A task that nobody refers to any more (it awaited something that was dropped) takes its request with it. The collector runs in any
+ * thread and in the middle of anything: the loop does the work, and until then the cycle lives again. */
 static void
 cycle_finalize(PyObject *self)
 {
     struct cycle *cycle = (struct cycle *)self;
     if (cycle->h == NULL)
         return;
-    PyObject *type, *value, *traceback;
-    PyErr_Fetch(&type, &value, &traceback);
-    PY_OWNED PyObject *exception = PyObject_CallFunction(
-        PyExc_RuntimeError, "s", "the request's task was dropped while it was still waiting");
-    if (exception == NULL)
-        PyErr_Clear();
-    cycle_end(cycle, NULL, exception);
-    PyErr_Restore(type, value, traceback);
+    Py_INCREF(self);
+    cycle->lost.fn = cycle_lost;
+    loop_post(cycle->asgi->loop, &cycle->lost);
 }
 
 static void

@@ -3,6 +3,8 @@
 import asyncio
 import gc
 import json
+import threading
+import time
 
 CHUNK = 65536
 CHUNKS = 100
@@ -145,11 +147,29 @@ async def late(receive, send):
     await answer(send, json.dumps(LATE).encode())
 
 
+async def lost(receive, send):
+    """Waits for what nobody refers to: only the collector can end this."""
+    await asyncio.get_running_loop().create_future()
+
+
+async def collector(receive, send):
+    """The collector runs in a thread while the loop sleeps."""
+
+    def collect():
+        for _ in range(10):
+            time.sleep(0.1)
+            gc.collect()
+
+    collector.thread = threading.Thread(target=collect)
+    collector.thread.start()
+    await answer(send, b"")
+
+
 PATHS = {
     "/" + f.__name__.replace("_", "-"): f
     for f in (
         refilled, readonly_view, list_pairs, headers_change, headers_start, event_changes, tasks, thread, late_receive,
-        early_answer, late,
+        early_answer, late, lost, collector,
     )
 }  # fmt: skip
 

@@ -70,3 +70,13 @@ def test_receive_after_an_early_answer_says_disconnect_at_once(s):
         c.send("POST /early-answer HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n")
         assert c.response().body == b"early"
         wire.eventually(lambda: s.get("/late").json().get("after answer") == "http.disconnect")
+
+
+def test_request_whose_task_was_dropped_is_answered_although_the_loop_sleeps(s):
+    """The collector finds it in another thread; the loop answers."""
+    s.expect_errors("GET /lost")
+    with s.connect(timeout=5) as c:
+        c.send(wire.request("GET", "/lost"))
+        assert s.get("/collector").status == 200
+        assert c.response().status == 500
+    s.wait_log("dropped while it was still waiting")
