@@ -84,6 +84,11 @@ def _check(app, spec):
     raise AppError(EXIT_APP, f"{spec} does not take (scope, receive, send): only ASGI 3 applications are served")
 
 
+async def as_coroutine(awaitable):
+    """For the C side: what an application returned that a task does not take as it is."""
+    return await awaitable
+
+
 def load(spec, factory, where):
     """Imports and returns the application. *spec*: "module:attribute" or "module:factory()". Raises AppError."""
     name, _, attribute = spec.partition(":")

@@ -125,6 +125,7 @@ struct asgi_names {
     PyObject *module;
     PyTypeObject *cycle_type, *receive_type, *send_type, *wait_type;
     PyObject *report;         /* ringcorn.log.request_failed(label, exception, what, client_is_gone) */
+    PyObject *as_coroutine;   /* ringcorn.app.as_coroutine(awaitable) */
     PyObject *disconnected;   /* class ClientDisconnected(ConnectionResetError) */
     PyObject *future_type;    /* asyncio.Future */
     PyObject *wait_done;      /* the one satisfied wait with the result None */

@@ -159,7 +159,7 @@ cycle_new(struct asgi *a, struct h1 *h)
     return cycle;
 }
 
-/* app(scope, receive, send) in the request's context: new reference to what it returned, and to scope["path"] in *path. */
+/* app(scope, receive, send) in the request's context: new reference to its coroutine, and to scope["path"] in *path. */
 static PyObject *
 call_app(struct asgi *a, struct cycle *cycle, PyObject *context, PyObject **path)
 {
@@ -182,6 +182,9 @@ call_app(struct asgi *a, struct cycle *cycle, PyObject *context, PyObject **path
     }
     if (PyContext_Exit(context) < 0)
         Py_CLEAR(coro);
+    /* A class with __await__, as Starlette's endpoints, a future, a coroutine of Cython. */
+    if (UNLIKELY(coro != NULL && !PyCoro_CheckExact(coro)))
+        Py_SETREF(coro, PyObject_CallOneArg(n->as_coroutine, coro));
     return coro;
 }
 

@@ -23,6 +23,13 @@ module_attr(PyObject *module, const char *name)
     return PyObject_GetAttrString(module, name);
 }
 
+static PyObject *
+as_coroutine_new(void)
+{
+    PY_OWNED PyObject *app = PyImport_ImportModule("ringcorn.app");
+    return app != NULL ? module_attr(app, "as_coroutine") : NULL;
+}
+
 static int
 make_templates(struct asgi_names *n, const struct conf *conf)
 {
@@ -82,7 +89,7 @@ names_fill(struct asgi_names *n, const struct conf *conf)
         return -1;
     PY_OWNED PyObject *log = PyImport_ImportModule("ringcorn.log");
     if (log == NULL || (n->report = module_attr(log, "request_failed")) == NULL ||
-        (n->loop_kwname = Py_BuildValue("(s)", "loop")) == NULL)
+        (n->as_coroutine = as_coroutine_new()) == NULL || (n->loop_kwname = Py_BuildValue("(s)", "loop")) == NULL)
         return -1;
     n->future_type = module_attr(asyncio, "Future");
     n->empty_bytes = PyBytes_FromStringAndSize(NULL, 0);
@@ -158,6 +165,7 @@ names_free(struct asgi_names *n)
         &n->response_start,  &n->response_body,     &n->version_10,       &n->version_11,
         &n->exception,       &n->add_done_callback, &n->cancel,           &n->set_result,
         &n->done,            &n->server_tuple,      &n->report,           &n->loop_kwname,
+        &n->as_coroutine,
     };
     for (size_t i = 0; i < ARRAY_LEN(rest); i++)
         Py_CLEAR(*rest[i]);

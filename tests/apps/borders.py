@@ -174,5 +174,19 @@ PATHS = {
 }  # fmt: skip
 
 
+class Awaitable:
+    """Not `async def`, but `await Awaitable(scope, receive, send)` is an ASGI application, as Starlette's HTTPEndpoint is."""
+
+    def __init__(self, scope, receive, send):
+        self.send = send
+
+    def __await__(self):
+        return answer(self.send, b"awaited").__await__()
+
+
+def future(scope, receive, send):
+    return asyncio.ensure_future(answer(send, b"from a future"))
+
+
 async def app(scope, receive, send):
     await PATHS[scope["path"]](receive, send)

@@ -80,3 +80,8 @@ def test_request_whose_task_was_dropped_is_answered_although_the_loop_sleeps(s):
         assert s.get("/collector").status == 200
         assert c.response().status == 500
     s.wait_log("dropped while it was still waiting")
+
+
+@pytest.mark.parametrize("name, body", [("Awaitable", b"awaited"), ("future", b"from a future")])
+def test_application_is_any_callable_that_returns_an_awaitable(server, name, body):
+    assert server(f"borders:{name}", "--lifespan", "off").get("/").body == body
