@@ -96,7 +96,8 @@ LLHTTP_SOURCES := $(wildcard $(LLHTTP_SHARE)/llhttp/*.c)
 LLHTTP_CFLAGS  := -isystem $(LLHTTP_SHARE)/include/llhttp
 LLHTTP_LIBS    :=
 LLHTTP_OBJECTS := $(patsubst $(LLHTTP_SHARE)/llhttp/%.c,$(OBJ)/llhttp/%.o,$(LLHTTP_SOURCES))
-MISSING += $(if $(LLHTTP_SOURCES),,libllhttp-dev (Debian 13 and later) or node-llhttp (Debian 12))
+# Debian 13 and later have the one, Debian 12 the other.
+MISSING += $(if $(LLHTTP_SOURCES),,$(shell apt-cache show libllhttp-dev >/dev/null 2>&1 && echo libllhttp-dev || echo node-llhttp))
 endif
 
 # ------------------------------------------------------------------ flags
