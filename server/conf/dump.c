@@ -89,9 +89,11 @@ print_binds(const struct conf *conf, FILE *out)
 static void
 print_headers(const struct conf *conf, FILE *out)
 {
-    const struct conf_header *h = conf->headers, *end = h + conf->headers_n;
-    if (h == end)
+    if (conf->headers_n == 0) {
         fputs(" {}", out);
+        return;
+    }
+    const struct conf_header *h = conf->headers, *end = h + conf->headers_n;
     while (h < end) {
         const struct conf_header *next = h + 1;
         while (next < end && strcmp(next->name, h->name) == 0)
