@@ -41,7 +41,9 @@ def _enabled():
 
 def _is_disconnect(exception):
     """Whether it only says that the client left: ours, raised by send(), or a framework's made of it or of http.disconnect."""
-    while exception is not None:
+    seen = set()
+    while exception is not None and id(exception) not in seen:  # `raise e from e` makes a ring
+        seen.add(id(exception))
         if isinstance(exception, ClientDisconnected) or type(exception).__name__ == "ClientDisconnect":
             return True
         exception = exception.__cause__ or exception.__context__
@@ -56,6 +58,10 @@ def request_failed(label, exception, what, client_is_gone):
         _enabled().debug("%s: the client has gone", label)
     else:
         _enabled().error("%s: %s", label, what, exc_info=exception)
+
+
+def failed(text, *args):
+    _enabled().error(text, *args)
 
 
 def __getattr__(name):

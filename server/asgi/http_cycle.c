@@ -188,27 +188,18 @@ call_app(struct asgi *a, struct cycle *cycle, PyObject *context, PyObject **path
     return coro;
 }
 
-/* The request cannot run: takes the exception that is set. */
+/* The request cannot run: takes the exception that is set, unless it is everybody's. */
 static int
 cycle_refuse(struct cycle *cycle)
 {
-    if (PyErr_ExceptionMatches(PyExc_KeyboardInterrupt) || PyErr_ExceptionMatches(PyExc_SystemExit)) {
-        PyObject *type, *value, *traceback;
-        PyErr_Fetch(&type, &value, &traceback);
-        cycle_end(cycle, NULL, value);
-        PyErr_Restore(type, value, traceback);
-        return -1;
-    }
-    PyObject *type, *value, *traceback;
-    PyErr_Fetch(&type, &value, &traceback);
-    PyErr_NormalizeException(&type, &value, &traceback);
-    if (value != NULL && traceback != NULL)
-        PyException_SetTraceback(value, traceback);
-    cycle_end(cycle, NULL, value);
-    Py_XDECREF(type);
-    Py_XDECREF(value);
-    Py_XDECREF(traceback);
-    return 0;
+    bool is_everybodys =
+        PyErr_ExceptionMatches(PyExc_KeyboardInterrupt) || PyErr_ExceptionMatches(PyExc_SystemExit);
+    PY_OWNED PyObject *exception = PyErr_GetRaisedException();
+    cycle_end(cycle, NULL, exception);
+    if (!is_everybodys)
+        return 0;
+    PyErr_SetRaisedException(py_take(&exception));
+    return -1;
 }
 
 int

@@ -143,6 +143,16 @@ async def early_answer(receive, send):
     LATE["after answer"] = (await receive())["type"]
 
 
+async def caused_by_itself(receive, send):
+    """Fails when its client has gone, with a ring of causes."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    try:
+        raise ValueError("caused by itself")
+    except ValueError as e:
+        raise e from e
+
+
 async def late(receive, send):
     await answer(send, json.dumps(LATE).encode())
 
@@ -169,7 +179,7 @@ PATHS = {
     "/" + f.__name__.replace("_", "-"): f
     for f in (
         refilled, readonly_view, list_pairs, headers_change, headers_start, event_changes, tasks, thread, late_receive,
-        early_answer, late, lost, collector,
+        early_answer, late, caused_by_itself, lost, collector,
     )
 }  # fmt: skip
 

@@ -85,3 +85,13 @@ def test_request_whose_task_was_dropped_is_answered_although_the_loop_sleeps(s):
 @pytest.mark.parametrize("name, body", [("Awaitable", b"awaited"), ("future", b"from a future")])
 def test_application_is_any_callable_that_returns_an_awaitable(server, name, body):
     assert server(f"borders:{name}", "--lifespan", "off").get("/").body == body
+
+
+def test_exception_that_is_its_own_cause_is_logged(s):
+    s.expect_errors("GET /caused-by-itself")
+    c = s.connect()
+    c.send(wire.request("GET", "/caused-by-itself"))
+    time.sleep(0.1)
+    c.close()
+    s.wait_log("ValueError: caused by itself")
+    assert s.get("/late").status == 200
