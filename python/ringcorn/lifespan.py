@@ -5,6 +5,8 @@ import contextvars
 
 from . import log
 
+ENDING_SECONDS = 0.5  # what the application gets to return after its last message; many go on to wait for another
+
 
 class LifespanFailed(Exception):
     """The application refused to start; the message says why."""
@@ -27,6 +29,7 @@ class Lifespan:
         self._started = asyncio.Event()
         self._stopped = asyncio.Event()
         self._failure = None
+        self._exception = None  # raised after the message that said the failure, and not told by it
 
     async def startup(self):
         """Returns when the application has started. Raises LifespanFailed, or the application's exception in mode "on"."""
@@ -38,11 +41,14 @@ class Lifespan:
         await asyncio.wait({self._task, started}, return_when=asyncio.FIRST_COMPLETED)
         if self._started.is_set():
             if self._failure is not None:
-                await asyncio.wait({self._task})  # its traceback, if it raises one, is in the failure already
-                raise LifespanFailed(self._failure)
+                await asyncio.wait({self._task}, timeout=ENDING_SECONDS)
+                raise LifespanFailed(self._failure) from self._exception
             return
         started.cancel()
-        exception = self._task.exception()
+        if self._task.cancelled():
+            exception = LifespanFailed("its lifespan task was cancelled")
+        else:
+            exception = self._task.exception()
         self._task = None
         self.state.clear()
         if self.mode == "auto":
@@ -62,9 +68,11 @@ class Lifespan:
         await asyncio.wait({self._task, stopped}, return_when=asyncio.FIRST_COMPLETED)
         stopped.cancel()
         if self._failure is not None:
-            log.error.error("lifespan.shutdown failed: %s", self._failure)
+            log.failed("lifespan.shutdown failed: %s", self._failure)
         if self._stopped.is_set():
-            await asyncio.wait({self._task})
+            await asyncio.wait({self._task}, timeout=ENDING_SECONDS)
+        if self._exception is not None:
+            log.request_failed("lifespan", self._exception, "exception", False)
 
     async def _main(self):
         scope = {
@@ -75,22 +83,29 @@ class Lifespan:
         try:
             await self.app(scope, self._inbox.get, self._send)
         except Exception as e:
-            if self._started.is_set() and self._failure is None:
+            if not self._started.is_set():
+                raise
+            if self._failure is None:
                 log.request_failed("lifespan", e, "exception", False)
-                return
-            raise
+            elif str(e) not in self._failure:
+                self._exception = e
+        except SystemExit as e:
+            if self._started.is_set():
+                raise
+            self._failure, self._exception = f"it called sys.exit({e.code!r})", e
+            self._started.set()
 
     async def _send(self, message):
         kind = message["type"]
         if kind == "lifespan.startup.complete" and not self._started.is_set():
             self._started.set()
         elif kind == "lifespan.startup.failed" and not self._started.is_set():
-            self._failure = message.get("message", "") or "lifespan.startup.failed without a message"
+            self._failure = message.get("message", "").strip() or "lifespan.startup.failed without a message"
             self._started.set()
         elif kind == "lifespan.shutdown.complete" and self._started.is_set() and not self._stopped.is_set():
             self._stopped.set()
         elif kind == "lifespan.shutdown.failed" and self._started.is_set() and not self._stopped.is_set():
-            self._failure = message.get("message", "") or "lifespan.shutdown.failed without a message"
+            self._failure = message.get("message", "").strip() or "lifespan.shutdown.failed without a message"
             self._stopped.set()
         else:
             raise RuntimeError(f"unexpected ASGI message {kind!r} in the lifespan protocol at this point")

@@ -45,18 +45,23 @@ def run(worker, options):
             log.warning("%s", loop.io_why)
         else:
             log.info("I/O by %s", loop.io)
+    serving = None
     try:
         for name in options["import_first"]:
             import_module(name, options["app_dir"])
         app = load(options["app"], options["factory"], options["app_dir"])
-        return loop.run_until_complete(_Serving(worker, loop, app, options).run())
+        serving = _Serving(worker, loop, app, options)
+        return loop.run_until_complete(serving.run())
     except AppError as e:
         if e.show is not None:
             traceback.print_exception(e.show)
         _operator(str(e))
         return e.code
     except SystemExit as e:
-        log.error.error("the application called sys.exit(%r); this worker ends", e.code)
+        if serving is None or not serving.is_ready:
+            _operator(f"the application did not start: it called sys.exit({e.code!r})")
+            return 3
+        log.failed("the application called sys.exit(%r); this worker ends", e.code)
         return 1
     finally:
         _close(worker, loop, pool)
@@ -84,6 +89,7 @@ async def _bounded(awaitable):
 def _close(worker, loop, pool):
     """Takes everything down, in the order of asyncio.run()."""
     try:
+        worker.cancel_all()
         tasks = asyncio.all_tasks(loop)
         for task in tasks:
             task.cancel()
@@ -110,6 +116,7 @@ class _Serving:
         self.app = app
         self.options = options
         self.drained = loop.create_future()
+        self.is_ready = False
 
     async def run(self):
         self.worker.notify(self._on_event)
@@ -123,13 +130,14 @@ class _Serving:
         try:
             starting.result()
         except LifespanFailed as e:
-            raise AppError(3, f"the application did not start: {e}") from None
+            raise AppError(3, f"the application did not start: {e}", e.__cause__) from None
         except Exception as e:
             raise AppError(3, f"the application did not start: {e!r}", e) from None
         # What the application made while it was imported stays: the collector need not visit it again and again.
         gc.collect()
         gc.freeze()
         self.worker.serve(self.app, lifespan.context, lifespan.state)
+        self.is_ready = True
         await self.drained
         await lifespan.shutdown()
         return 0

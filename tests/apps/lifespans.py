@@ -117,3 +117,58 @@ async def background(scope, receive, send):
         await send({"type": "lifespan.shutdown.complete"})
         return
     await answer(send, str(scope["state"]["ticks"][0]).encode())
+
+
+async def never_returns(scope, receive, send):
+    """Confirms whatever comes, and waits for the next message for ever."""
+    if scope["type"] == "http":
+        return await answer(send, b"served")
+    while True:
+        message = await receive()
+        await send({"type": message["type"] + ".complete"})
+
+
+async def failed_never_returns(scope, receive, send):
+    while True:
+        await receive()
+        await send({"type": "lifespan.startup.failed", "message": "the database is not there"})
+
+
+async def failed_and_raises(scope, receive, send):
+    await receive()
+    await send({"type": "lifespan.startup.failed", "message": "the database is not there"})
+    raise ValueError("a reason of its own")
+
+
+async def exits(scope, receive, send):
+    await receive()
+    sys.exit("no configuration")
+
+
+async def task_exits(scope, receive, send):
+    """A task that was made at start ends the process before the start is complete."""
+
+    async def task():
+        sys.exit("no configuration")
+
+    asyncio.create_task(task())
+    await asyncio.sleep(60)
+
+
+async def cancelled(scope, receive, send):
+    if scope["type"] == "http":
+        return await answer(send, b"served")
+    raise asyncio.CancelledError
+
+
+async def request_exits(scope, receive, send):
+    if scope["type"] != "http":
+        raise RuntimeError("only http")
+    if scope["path"] == "/wait":
+        await asyncio.sleep(60)
+    sys.exit(5)
+
+
+def call_exits(scope, receive, send):
+    """Exits before there is a coroutine."""
+    sys.exit(5)

@@ -103,3 +103,65 @@ def test_every_worker_has_its_lifespan(server):
     harness.time.sleep(0.5)
     assert s.stop() == 0
     assert "".join(s.out.lines).count("shutdown seen") == 3
+
+
+def test_shutdown_is_over_when_it_says_so(server):
+    """Although the application goes on to wait for a message that never comes."""
+    s = server("lifespans:never_returns")
+    assert s.get("/").body == b"served"
+    begun = harness.time.monotonic()
+    assert s.stop() == 0
+    assert harness.time.monotonic() - begun < 5 * harness.SLOW
+    assert "busy" not in s.log and "Traceback" not in s.log
+
+
+@pytest.mark.parametrize(
+    "app, texts",
+    [
+        ("failed_never_returns", ["the database is not there"]),
+        ("failed_and_raises", ["the database is not there", "ValueError: a reason of its own"]),
+        ("exits", ["sys.exit('no configuration')"]),
+        ("task_exits", ["sys.exit('no configuration')"]),
+    ],
+)
+def test_start_that_fails_ends_with_3_at_once(app, texts):
+    r = harness.run("--bind", "127.0.0.1:0", "--app-dir", harness.APPS, f"lifespans:{app}", timeout=10)
+    assert r.returncode == 3
+    for text in texts:
+        assert text in r.stderr
+    if app != "task_exits":
+        assert "never retrieved" not in r.stderr
+
+
+def test_cancelled_is_taken_for_absent(server):
+    assert server("lifespans:cancelled").get("/").body == b"served"
+
+
+def test_cancelled_with_on_does_not_start():
+    r = harness.run("--bind", "127.0.0.1:0", "--app-dir", harness.APPS, "--lifespan", "on", "lifespans:cancelled")
+    assert r.returncode == 3 and "Traceback" not in r.stderr
+    assert "cancelled" in r.stderr
+
+
+def test_request_that_exits_ends_its_worker_alone(server):
+    """Those beside it are cancelled by the worker's end, not by themselves; the next worker serves."""
+    s = server("lifespans:request_exits")
+    s.check_live = False
+    s.expect_errors("GET /(exit)?: exception", "sys.exit")
+    first = s.workers()
+    with s.connect() as waiting:
+        waiting.send(harness.wire.request("GET", "/wait"))
+        harness.time.sleep(0.2)
+        assert s.get("/exit").status == 500
+    s.wait_log("the application called sys.exit\\(5\\)")
+    s.wait_log("GET /wait: cancelled, the worker is stopping")
+    harness.wire.eventually(lambda: s.workers() not in ([], first))
+    assert "cancelled its own task" not in s.log
+
+
+def test_call_that_exits_shows_its_traceback(server):
+    s = server("lifespans:call_exits", "--lifespan", "off")
+    s.check_live = False
+    s.expect_errors("GET /: exception", "sys.exit")
+    assert s.get("/").status == 500
+    s.wait_log("^SystemExit: 5")
