@@ -148,6 +148,7 @@ asgi_run(struct asgi *a)
             a->begun.n = left;
             return -1;
         }
+        loop_flush_if_due(a->loop);
     }
     a->begun.n = 0;
     struct list *node;

@@ -160,6 +160,7 @@ struct loop {
     atomic_uint helpers;          /* threads of our pools that run Python for this loop */
 
     int64_t step_ns;
+    int64_t flushed_ns; /* when output was last handed to the kernel in this turn; 0 = not yet */
 
     /* From task_start(), borrowed: the call_soon() with this very context gives its callback here. */
     PyObject *grab_context;

@@ -47,7 +47,7 @@ struct loop_client {
     void (*turn)(void *self);         /* after io_wait(); GIL state unknown: touch no Python */
     bool (*has_work)(void *self);     /* is there something for run()? no Python */
     int (*run)(void *self);           /* GIL held. -1 with an exception set: run_forever() raises it */
-    void (*flush)(void *self);        /* before io_wait() and every 8 queued sends; no Python */
+    void (*flush)(void *self);        /* before io_wait(), and where output has waited; no Python */
     int64_t (*next_ns)(void *self);   /* when turn() is due (monotonic): 0 = at once, -1 = only on events */
 };
 
@@ -78,6 +78,10 @@ void loop_helper_end(PyObject *loop);
 int64_t loop_step_ns(PyObject *loop);
 /* Tells the loop that a step begins that it did not start itself (task_start() does so). */
 void loop_step_begin(PyObject *loop);
+
+/* To be called between two steps of client->run(): hands output to the kernel where it has waited for long enough. The loop
+ * does so itself between the handles that it runs. No Python runs. */
+void loop_flush_if_due(PyObject *loop);
 
 /* Work handed to the loop from another thread, or from the io phase. fn runs in phase 3 with the GIL held; it may free the post. An exception
  * that it leaves set goes to the loop's exception handler. */
