@@ -130,7 +130,11 @@ $(error VARIANT=$(VARIANT): there are release, debug, asan, tsan, coverage and f
 endif
 
 COMPILE := $(WARNINGS) $(ALWAYS) $(FLAGS_$(VARIANT)) -pthread $(CFLAGS)
-CPP     := -D_GNU_SOURCE -DRINGCORN_VERSION='"$(VERSION)"' -Iserver $(LIB_CFLAGS) $(LLHTTP_CFLAGS) $(CPPFLAGS)
+# Neither library says in its headers, as far back as Debian 12, which version it is.
+pkg_version = $(shell $(PKG_CONFIG) --modversion $(1) 2>/dev/null)
+CPP     := -D_GNU_SOURCE -DRINGCORN_VERSION='"$(VERSION)"' \
+           -DRINGCORN_LIBURING_VERSION='"$(call pkg_version,liburing)"' \
+           -DRINGCORN_LIBYAML_VERSION='"$(call pkg_version,yaml-0.1)"' -Iserver $(LIB_CFLAGS) $(LLHTTP_CFLAGS) $(CPPFLAGS)
 LINK    := $(HARDEN_LD) $(LD_$(VARIANT)) -pthread $(LDFLAGS)
 LIBS    := $(LIB_LIBS) $(LLHTTP_LIBS)
 
