@@ -20,6 +20,7 @@ enum {
     ACCEPT_MS = 10 * 1000,   /* from ready to accepting, at least */
     BOOTING_LEAVE_MS = 1000, /* for a worker told to go before it was ready: it has no request */
     DUMP_MS = 200,           /* from SIGUSR2 to SIGKILL */
+    ENDING_MS = 3000, /* behind timeouts.graceful: the worker cancels its requests then, and lifespan.shutdown comes after them */
     SILENT_MS = 2000, /* a worker that closed its control socket is expected to be gone by then */
 };
 
@@ -144,11 +145,11 @@ child_is_accepting(const struct child *c)
     return c->state == CHILD_READY && c->told_n > 0;
 }
 
-static int64_t
-graceful_deadline(const struct master *m)
+int64_t
+child_leave_by(const struct master *m)
 {
     int64_t ms = m->now.conf->timeout_graceful_ms;
-    return ms > 0 ? clock_ns() + ms * NS_PER_MS : 0;
+    return ms > 0 ? clock_ns() + (ms + ENDING_MS) * NS_PER_MS : 0;
 }
 
 void
@@ -161,7 +162,7 @@ child_leave(struct master *m, struct child *c, enum control_kind kind)
         c->deadline_ns = clock_ns() + BOOTING_LEAVE_MS * NS_PER_MS;
         is_told = false; /* it imports the application and does not read */
     } else if (c->state == CHILD_READY) {
-        c->deadline_ns = graceful_deadline(m);
+        c->deadline_ns = child_leave_by(m);
     }
     if (!is_told)
         kill(c->pid, SIGTERM);
@@ -208,9 +209,10 @@ child_tick(struct master *m, struct child *c, int64_t now_ns)
         break;
     case CHILD_LEAVING:
         if (c->was_ready) {
-            log_warning("worker %u (pid %d) is still busy after %lld s (timeouts.graceful): it is "
+            log_warning("worker %u (pid %d) is still there %d s after timeouts.graceful (%lld s): it is "
                         "killed; its stacks follow",
-                        c->slot, (int)c->pid, (long long)(m->now.conf->timeout_graceful_ms / 1000));
+                        c->slot, (int)c->pid, ENDING_MS / 1000,
+                        (long long)(m->now.conf->timeout_graceful_ms / 1000));
             child_end_now(c);
             break;
         }

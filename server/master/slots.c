@@ -304,10 +304,9 @@ void
 slots_went(struct master *m, struct child *c)
 {
     struct slot *slot = &m->slots[c->slot];
-    int64_t graceful_ms = m->now.conf->timeout_graceful_ms;
     c->state = CHILD_LEAVING;
     c->told_n = 0;
-    c->deadline_ns = graceful_ms > 0 ? clock_ns() + graceful_ms * NS_PER_MS : 0;
+    c->deadline_ns = child_leave_by(m);
     if (slot->next == c) {
         lost_next(m, c, "it drained as soon as it was ready");
     } else if (slot->current == c) {

@@ -119,6 +119,8 @@ int child_start(struct master *m, unsigned slot, const struct generation *g, str
 void child_leave(struct master *m, struct child *c, enum control_kind kind);
 /* Asks for its stacks and kills it shortly after. */
 void child_end_now(struct child *c);
+/* When a worker that leaves from now on must be gone (monotonic), or 0: any time. */
+int64_t child_leave_by(const struct master *m);
 /* Reads what it says; may call slots_ready(), coverage_update(). */
 void child_read(struct master *m, struct child *c);
 /* Deadlines. */

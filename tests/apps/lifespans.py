@@ -172,3 +172,19 @@ async def request_exits(scope, receive, send):
 def call_exits(scope, receive, send):
     """Exits before there is a coroutine."""
     sys.exit(5)
+
+
+async def long_request(scope, receive, send):
+    """A request that ends only when it is cancelled, and a shutdown that takes its time."""
+    if scope["type"] == "lifespan":
+        await receive()
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        await asyncio.sleep(0.5)
+        print("shutdown seen", flush=True)
+        return await send({"type": "lifespan.shutdown.complete"})
+    try:
+        await asyncio.sleep(60)
+    finally:
+        await asyncio.sleep(0.1)
+        print("request cleaned up", flush=True)

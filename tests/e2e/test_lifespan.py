@@ -165,3 +165,14 @@ def test_call_that_exits_shows_its_traceback(server):
     s.expect_errors("GET /: exception", "sys.exit")
     assert s.get("/").status == 500
     s.wait_log("^SystemExit: 5")
+
+
+def test_requests_beyond_the_graceful_timeout_are_cancelled_and_shutdown_follows(server):
+    s = server("lifespans:long_request", "--graceful-timeout", "1")
+    s.check_live = False
+    with s.connect() as c:
+        c.send(harness.wire.request("GET", "/"))
+        harness.time.sleep(0.2)
+        assert s.stop() == 0
+    assert s.out.lines == ["request cleaned up", "shutdown seen"]
+    assert "killed" not in s.log

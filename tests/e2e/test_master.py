@@ -377,7 +377,7 @@ def test_a_worker_that_ignores_drain_is_killed_with_its_stacks_in_the_log(master
     m = master("--bind", "127.0.0.1:0", "--graceful-timeout", "1", modes={"all": "ignore_drain"})
     began = time.monotonic()
     assert m.stop() == 0
-    assert 1 <= time.monotonic() - began < 2
+    assert 4 <= time.monotonic() - began < 6  # a second for requests, three for the worker's own end
     assert "fake: stacks of this worker" in m.log
     assert re.search(r"worker 0 .*timeouts.graceful", m.log)
 
