@@ -51,20 +51,29 @@ def run(worker, options):
             import_module(name, options["app_dir"])
         app = load(options["app"], options["factory"], options["app_dir"])
         serving = _Serving(worker, loop, app, options)
-        return loop.run_until_complete(serving.run())
+        return _run_to_the_end(loop, serving)
     except AppError as e:
         if e.show is not None:
             traceback.print_exception(e.show)
         _operator(str(e))
         return e.code
     except SystemExit as e:
-        if serving is None or not serving.is_ready:
-            _operator(f"the application did not start: it called sys.exit({e.code!r})")
-            return 3
-        log.failed("the application called sys.exit(%r); this worker ends", e.code)
-        return 1
+        _operator(f"the application did not start: it called sys.exit({e.code!r})")
+        return 3
     finally:
         _close(worker, loop, pool)
+
+
+def _run_to_the_end(loop, serving):
+    """run_until_complete() that a request cannot end: asyncio lets SystemExit and KeyboardInterrupt out of a task and of the loop."""
+    main = loop.create_task(serving.run(), name="ringcorn")
+    while True:
+        try:
+            return loop.run_until_complete(main)
+        except (SystemExit, KeyboardInterrupt) as e:
+            if main.done() or not serving.is_ready:
+                raise
+            log.failed("%r left a task of the application; only its request fails, the worker goes on", e)
 
 
 def _speed_up_tasks():

@@ -165,7 +165,8 @@ async def request_exits(scope, receive, send):
     if scope["type"] != "http":
         raise RuntimeError("only http")
     if scope["path"] == "/wait":
-        await asyncio.sleep(60)
+        await asyncio.sleep(1)
+        return await answer(send, b"waited")
     sys.exit(5)
 
 

@@ -143,26 +143,23 @@ def test_cancelled_with_on_does_not_start():
     assert "cancelled" in r.stderr
 
 
-def test_request_that_exits_ends_its_worker_alone(server):
-    """Those beside it are cancelled by the worker's end, not by themselves; the next worker serves."""
+def test_request_that_exits_fails_alone(server):
+    """sys.exit() leaves a task and the loop; those beside it, and the worker, do not notice."""
     s = server("lifespans:request_exits")
-    s.check_live = False
-    s.expect_errors("GET /(exit)?: exception", "sys.exit")
+    s.expect_errors("GET /exit: exception", "SystemExit\\(5\\) left a task")
     first = s.workers()
     with s.connect() as waiting:
         waiting.send(harness.wire.request("GET", "/wait"))
         harness.time.sleep(0.2)
-        assert s.get("/exit").status == 500
-    s.wait_log("the application called sys.exit\\(5\\)")
-    s.wait_log("GET /wait: cancelled, the worker is stopping")
-    harness.wire.eventually(lambda: s.workers() not in ([], first))
-    assert "cancelled its own task" not in s.log
+        for _ in range(3):
+            assert s.get("/exit").status == 500
+        assert waiting.response().body == b"waited"
+    assert s.workers() == first
 
 
 def test_call_that_exits_shows_its_traceback(server):
     s = server("lifespans:call_exits", "--lifespan", "off")
-    s.check_live = False
-    s.expect_errors("GET /: exception", "sys.exit")
+    s.expect_errors("GET /: exception", "SystemExit\\(5\\) left a task")
     assert s.get("/").status == 500
     s.wait_log("^SystemExit: 5")
 
