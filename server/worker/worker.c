@@ -3,7 +3,7 @@
  *   worker_run() ─> embed_start() ─> ringcorn.worker.run() ─> attach ─> serve ─> (requests) ─> drained ─> detach ─> embed_stop()
  *
  * Runs on:  the process's main thread. Without the GIL: on_control() and everything called from the loop's I/O phase.
- * Owns:     struct worker, the one instance of everything per process. A static, because a signal handler needs it. */
+ * Owns:     struct worker, the one instance of everything per process. */
 #include "asgi/asgi.h"
 
 #include "worker/worker.h"
@@ -12,9 +12,9 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <pthread.h>
-#include <signal.h>
 
 #include "py/embed.h"
+#include "worker/signals.h"
 
 enum { WORKER_LISTENERS_MAX = 1024 };
 
@@ -36,7 +36,6 @@ static struct worker {
     size_t listeners_n;
     unsigned events;         /* enum worker_event, to be told in the Python phase */
     bool is_attached, is_serving, is_draining, is_quitting, drained_is_told;
-    volatile sig_atomic_t got_term;
 } w;
 
 /* --- listening and the control socket (I/O phase: no Python) -------------------------------------------------------- */
@@ -149,7 +148,6 @@ on_control(struct io_op *op, int res, unsigned flags)
 static void
 ask_to_go(void)
 {
-    w.got_term = 0;
     if (!w.is_serving || control_send(w.args->control, CONTROL_REPLACE, (int32_t)w.args->slot, -1) < 0)
         drain(EVENT_DRAIN);
 }
@@ -161,7 +159,7 @@ on_turn(void *self)
 {
     (void)self;
     net_turn(&w.net);
-    if (w.got_term)
+    if (signals_take_term())
         ask_to_go();
     /* A quick end does not wait for clients that linger. */
     if (w.is_draining && !w.drained_is_told && w.asgi.http.in_hand == 0 &&
@@ -210,7 +208,7 @@ static int64_t
 on_next_ns(void *self)
 {
     (void)self;
-    return w.got_term ? 0 : net_next_ns(&w.net);
+    return signals_have_term() ? 0 : net_next_ns(&w.net);
 }
 
 static const struct loop_client client = {
@@ -255,6 +253,7 @@ worker_attach(PyObject *module, PyObject *loop)
     io_op_init(&w.control, on_control);
     io_poll(io, &w.control, w.args->control, POLLIN);
     w.is_attached = true;
+    signals_attach(io, &w.asgi);
     if (pthread_atfork(NULL, NULL, forked_child) != 0)
         return PyErr_NoMemory();
     loop_attach(loop, &client, NULL);
@@ -305,6 +304,7 @@ worker_detach(PyObject *module, PyObject *unused)
     (void)module, (void)unused;
     if (w.loop == NULL)
         Py_RETURN_NONE;
+    signals_attach(NULL, NULL);
     while (w.listeners_n > 0)
         unlisten(w.listeners_n - 1);
     asgi_abandon(&w.asgi);
@@ -349,94 +349,6 @@ static struct PyModuleDef worker_module = {
     .m_size = -1,
     .m_methods = worker_methods,
 };
-
-/* --- signals ------------------------------------------------------------------------------------------------------------ */
-
-static void
-on_term(int signal_number)
-{
-    (void)signal_number;
-    w.got_term = 1;
-    struct io *io = w.io;
-    if (io != NULL)
-        io_wake(io);
-}
-
-/* Meant for the master; handled rather than ignored so that programs the application starts get the default again. */
-static void
-on_nothing(int signal_number)
-{
-    (void)signal_number;
-}
-
-enum { NUMBER_SIZE = 24 };
-
-/* Writes a number, without a final NUL, by async-signal-safe means only. to: NUMBER_SIZE bytes. Returns its length. */
-static size_t
-put_number(char *to, long value)
-{
-    char digits[NUMBER_SIZE];
-    size_t n = 0, k = 0;
-    if (value < 0)
-        to[n++] = '-';
-    for (unsigned long left = value < 0 ? 0ul - (unsigned long)value : (unsigned long)value; k == 0 || left > 0; left /= 10)
-        digits[k++] = (char)('0' + left % 10);
-    while (k > 0)
-        to[n++] = digits[--k];
-    return n;
-}
-
-/* faulthandler has written the stacks (it chains to us): which requests are in hand, and what is alive. */
-static void
-on_report(int signal_number)
-{
-    (void)signal_number;
-    int saved = errno;
-    if (w.is_attached)
-        asgi_report_signal_safe(&w.asgi, 20);
-    char line[512] = "[";
-    size_t n = 1 + put_number(line + 1, getpid());
-    static const char live_text[] = "] live:";
-    memcpy(line + n, live_text, sizeof(live_text) - 1);
-    n += sizeof(live_text) - 1;
-    static const struct {
-        const char *name;
-        const long *value;
-    } counters[] = {
-#define X(name) { " " #name "=", &live.name },
-        LIVE_COUNTERS(X)
-#undef X
-    };
-    for (size_t i = 0; i < ARRAY_LEN(counters); i++) {
-        size_t len = strlen(counters[i].name);
-        if (n + len + NUMBER_SIZE >= sizeof(line))
-            break;
-        memcpy(line + n, counters[i].name, len);
-        n += len;
-        n += put_number(line + n, *counters[i].value);
-    }
-    line[n] = '\0';
-    log_signal_safe(line);
-    errno = saved;
-}
-
-static void
-install_signals(void)
-{
-    static const struct {
-        int number;
-        void (*handler)(int);
-    } signals[] = {
-        { SIGTERM, on_term },    { SIGINT, on_nothing },  { SIGQUIT, on_nothing },
-        { SIGHUP, on_nothing },  { SIGUSR1, on_nothing }, { SIGUSR2, on_report },
-        { SIGPIPE, SIG_IGN },
-    };
-    for (size_t i = 0; i < ARRAY_LEN(signals); i++) {
-        struct sigaction action = { .sa_handler = signals[i].handler, .sa_flags = SA_RESTART };
-        sigemptyset(&action.sa_mask);
-        sigaction(signals[i].number, &action, NULL);
-    }
-}
 
 /* --- the whole ---------------------------------------------------------------------------------------------------------- */
 
@@ -507,7 +419,7 @@ worker_run(const struct worker_args *args)
 {
     const struct conf *conf = args->conf;
     w.args = args;
-    install_signals();
+    signals_install();
     if (conf_export_env(conf) < 0 || PyImport_AppendInittab("_ringcorn", PyInit__ringcorn) < 0) {
         log_error("out of memory while starting Python");
         return EXIT_CODE_SYSTEM;

@@ -2,6 +2,7 @@
  *
  *   worker.c    builds the loop, the server and the interpreter out of all the lower folders, and takes them down again
  *   control.c   the control socket: what the master says, what the worker answers
+ *   signals.c   signals of the worker        versions.c  what --version says of Python and the loop
  *
  * The master forks; the child calls worker_run() and exits with what it returns. */
 #ifndef RINGCORN_WORKER_H

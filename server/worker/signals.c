@@ -1,0 +1,131 @@
+/* signals.c: signals of a worker process.
+ *
+ *   SIGTERM                       noted, and the loop is woken: the worker asks the master to be replaced
+ *   SIGUSR2                       faulthandler writes all stacks, then we which requests are in hand and what is alive
+ *   SIGINT, SIGQUIT, SIGHUP, ...  meant for the master: a terminal sends them to every process of its group
+ *
+ * Only async-signal-safe calls in handlers (man 7 signal-safety). */
+#include "asgi/asgi.h"
+
+#include "worker/signals.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <unistd.h>
+
+enum {
+    NUMBER_SIZE = 24,
+    REPORTED_MAX = 20, /* requests named in a report */
+};
+
+static volatile sig_atomic_t got_term;
+static struct io *volatile woken;
+static const struct asgi *volatile reported;
+
+static void
+on_term(int signal_number)
+{
+    (void)signal_number;
+    got_term = 1;
+    struct io *io = woken;
+    if (io != NULL)
+        io_wake(io);
+}
+
+/* Handled rather than ignored, so that programs the application starts get the default again. */
+static void
+on_nothing(int signal_number)
+{
+    (void)signal_number;
+}
+
+/* Writes a number without a final NUL. to: NUMBER_SIZE bytes. Returns its length. */
+static size_t
+put_number(char *to, long value)
+{
+    char digits[NUMBER_SIZE];
+    size_t n = 0, k = 0;
+    if (value < 0)
+        to[n++] = '-';
+    for (unsigned long left = value < 0 ? 0ul - (unsigned long)value : (unsigned long)value;
+         k == 0 || left > 0; left /= 10)
+        digits[k++] = (char)('0' + left % 10);
+    while (k > 0)
+        to[n++] = digits[--k];
+    return n;
+}
+
+static void
+on_report(int signal_number)
+{
+    (void)signal_number;
+    int saved = errno;
+    const struct asgi *asgi = reported;
+    /* The list of requests is the loop thread's, which is the main one. The kernel prefers it unless it blocks the signal. */
+    if (asgi != NULL && gettid() == getpid())
+        asgi_report_signal_safe(asgi, REPORTED_MAX);
+    char line[512] = "[";
+    size_t n = 1 + put_number(line + 1, getpid());
+    static const char live_text[] = "] live:";
+    memcpy(line + n, live_text, sizeof(live_text) - 1);
+    n += sizeof(live_text) - 1;
+    static const struct {
+        const char *name;
+        const long *value;
+    } counters[] = {
+#define X(name) { " " #name "=", &live.name },
+        LIVE_COUNTERS(X)
+#undef X
+    };
+    for (size_t i = 0; i < ARRAY_LEN(counters); i++) {
+        size_t len = strlen(counters[i].name);
+        if (n + len + NUMBER_SIZE >= sizeof(line))
+            break;
+        memcpy(line + n, counters[i].name, len);
+        n += len;
+        n += put_number(line + n, *counters[i].value);
+    }
+    line[n] = '\0';
+    log_signal_safe(line);
+    errno = saved;
+}
+
+void
+signals_install(void)
+{
+    static const struct {
+        int number;
+        void (*handler)(int);
+    } signals[] = {
+        { SIGTERM, on_term },    { SIGINT, on_nothing },  { SIGQUIT, on_nothing },
+        { SIGHUP, on_nothing },  { SIGUSR1, on_nothing }, { SIGUSR2, on_report },
+        { SIGPIPE, SIG_IGN },
+    };
+    for (size_t i = 0; i < ARRAY_LEN(signals); i++) {
+        struct sigaction action = { .sa_handler = signals[i].handler, .sa_flags = SA_RESTART };
+        sigemptyset(&action.sa_mask);
+        sigaction(signals[i].number, &action, NULL);
+    }
+}
+
+void
+signals_attach(struct io *io, const struct asgi *asgi)
+{
+    woken = io;
+    reported = asgi;
+}
+
+bool
+signals_have_term(void)
+{
+    return got_term != 0;
+}
+
+bool
+signals_take_term(void)
+{
+    if (got_term == 0)
+        return false;
+    got_term = 0;
+    return true;
+}

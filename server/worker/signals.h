@@ -1,0 +1,21 @@
+/* signals.h: signals of a worker process. Private to worker/. */
+#ifndef RINGCORN_WORKER_SIGNALS_H
+#define RINGCORN_WORKER_SIGNALS_H
+
+#include <stdbool.h>
+
+#include "io/io.h"
+
+struct asgi;
+
+/* Before Python starts, so that faulthandler's handler for SIGUSR2 chains to ours. */
+void signals_install(void);
+
+/* What the handlers wake and report; both stay the caller's. NULL, NULL before either goes. The loop's thread. */
+void signals_attach(struct io *io, const struct asgi *asgi);
+
+/* Whether SIGTERM has come since it was last taken. */
+bool signals_have_term(void);
+bool signals_take_term(void);
+
+#endif
