@@ -4,13 +4,17 @@
  *   SIGUSR2                       faulthandler writes all stacks, then we which requests are in hand and what is alive
  *   SIGINT, SIGQUIT, SIGHUP, ...  meant for the master: a terminal sends them to every process of its group
  *
+ * A child that the application forks gets the defaults again: multiprocessing ends its children by SIGTERM.
+ *
  * Only async-signal-safe calls in handlers (man 7 signal-safety). */
 #include "asgi/asgi.h"
 
 #include "worker/signals.h"
 
 #include <errno.h>
+#include <pthread.h>
 #include <signal.h>
+#include <string.h>
 #include <unistd.h>
 
 enum {
@@ -90,22 +94,62 @@ on_report(int signal_number)
     errno = saved;
 }
 
+static const struct {
+    int number;
+    void (*handler)(int);
+} signals[] = {
+    { SIGTERM, on_term },   { SIGINT, on_nothing },  { SIGQUIT, on_nothing },
+    { SIGHUP, on_nothing }, { SIGUSR1, on_nothing }, { SIGUSR2, on_report },
+    { SIGPIPE, SIG_IGN },
+};
+
+static _Thread_local sigset_t before_fork;
+
+/* What is sent to the child before it has its own handlers waits until it has. */
+static void
+fork_begins(void)
+{
+    sigset_t all;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before_fork);
+}
+
+static void
+fork_ends(void)
+{
+    pthread_sigmask(SIG_SETMASK, &before_fork, NULL);
+}
+
+static void
+forked_child(void)
+{
+    woken = NULL;
+    reported = NULL;
+    got_term = 0;
+    for (size_t i = 0; i < ARRAY_LEN(signals); i++) {
+        struct sigaction now, action = { .sa_handler = SIG_DFL };
+        sigemptyset(&action.sa_mask);
+        /* A handler of the application's own stays, and so does SIG_IGN, which is Python's too for SIGPIPE. */
+        if (signals[i].handler != SIG_IGN && sigaction(signals[i].number, NULL, &now) == 0 &&
+            (now.sa_flags & SA_SIGINFO) == 0 && now.sa_handler == signals[i].handler)
+            sigaction(signals[i].number, &action, NULL);
+    }
+    fork_ends();
+}
+
 void
 signals_install(void)
 {
-    static const struct {
-        int number;
-        void (*handler)(int);
-    } signals[] = {
-        { SIGTERM, on_term },    { SIGINT, on_nothing },  { SIGQUIT, on_nothing },
-        { SIGHUP, on_nothing },  { SIGUSR1, on_nothing }, { SIGUSR2, on_report },
-        { SIGPIPE, SIG_IGN },
-    };
     for (size_t i = 0; i < ARRAY_LEN(signals); i++) {
         struct sigaction action = { .sa_handler = signals[i].handler, .sa_flags = SA_RESTART };
         sigemptyset(&action.sa_mask);
         sigaction(signals[i].number, &action, NULL);
     }
+    int err = pthread_atfork(fork_begins, fork_ends, forked_child);
+    if (err != 0)
+        log_warning(
+            "pthread_atfork failed: SIGTERM does not end children that the application forks: %s",
+            strerror(err));
 }
 
 void

@@ -324,6 +324,32 @@ def queue_worker(queue):
 
 
 @route
+async def terminate_process(q):
+    """Each signal ends a child at once, however young it is; -1 for one that had to be killed."""
+    import multiprocessing
+    import time
+
+    def work():
+        context = multiprocessing.get_context(q["method"])
+        codes = []
+        for number in map(int, q["signals"].split(",")):
+            for pause in (0, 0.3):
+                process = context.Process(target=time.sleep, args=(60,))
+                process.start()
+                time.sleep(pause)
+                os.kill(process.pid, number)
+                process.join(20)
+                codes.append(-1 if process.exitcode is None else -process.exitcode)
+                process.kill()
+                process.join()
+                process.close()
+        return codes
+
+    codes = await asyncio.to_thread(work) if q.get("where") == "thread" else work()
+    return {"codes": codes}
+
+
+@route
 async def anyio_process(q):
     import anyio.to_process
 

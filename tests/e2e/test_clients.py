@@ -222,6 +222,16 @@ def test_multiprocessing_queue(server, method):
     assert call(s, f"/multiprocessing-queue?method={method}") == {"value": "from the child", "code": 0}
 
 
+@pytest.mark.parametrize("where", ["thread", "loop"])
+def test_signals_end_a_forked_child(server, where):
+    """The worker's handlers are not the child's: Process.terminate() and Pool.terminate() wait for SIGTERM to do its work."""
+    s = server("clients:app")
+    s.allow_descriptors(10)
+    numbers = [int(n) for n in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)]
+    got = call(s, f"/terminate-process?method=fork&where={where}&signals={','.join(map(str, numbers))}")
+    assert got["codes"] == [n for n in numbers for _ in range(2)]
+
+
 def test_anyio_to_process(server):
     s = server("clients:app")
     s.allow_descriptors(12)
