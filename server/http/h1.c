@@ -92,6 +92,8 @@ readable_head(struct h1 *h)
 {
     struct conn *c = &h->conn;
     bool was_idle = !has_input(h);
+    if (conn_is_full(c)) /* a client that does not read gets no more answers: h1_drained() */
+        return;
     if (c->in != NULL && c->in_end > c->in_start + h->fed)
         h1_head_feed(h); /* a pipelined request, or the beginning of one */
     if (h->state == H1_HEAD && c->readable) {
@@ -256,7 +258,8 @@ next_request(struct h1 *h)
     h1_req_give(h);
     h1_to(h, H1_HEAD);
     if (has_input(h)) {
-        deadline_in(h, h->app->conf->timeout_header_ms);
+        /* while answers wait, timeouts.send counts */
+        deadline_in(h, conn_is_full(c) ? 0 : h->app->conf->timeout_header_ms);
         /* parsed in the next turn, so that a long pipeline does not keep others waiting */
         conn_resume(c);
         return;
@@ -338,8 +341,13 @@ static void
 h1_drained(struct conn *c)
 {
     struct h1 *h = h1_of(c);
-    if (h->state == H1_IN_HAND)
+    if (h->state == H1_IN_HAND) {
         h->app->event(h->app, h, HTTP_DRAINED);
+    } else if (h->state == H1_HEAD) {
+        if (has_input(h))
+            deadline_in(h, h->app->conf->timeout_header_ms);
+        conn_resume(c);
+    }
 }
 
 static void

@@ -97,6 +97,32 @@ test_slow_reader(struct fix *f)
     ok(live.conns == 0 && live.chunks == 0, "it ends with its client");
 }
 
+/* Answers that an app has made and the client does not read are bounded, too: what comes behind
+ * them waits. */
+static void
+test_unread_answers(struct fix *f)
+{
+    enum { N = 100, SIZE = 100 * 1000 };
+    int fd = fix_connect(f);
+    setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &(int){ 65536 }, sizeof(int));
+    for (int i = 0; i < N; i++)
+        send_text(f, fd, i + 1 < N ? "GET /held/100000 HTTP/1.1\r\n" H "\r\n" : hello_close);
+    fix_run_ms(f, 100);
+    struct conn *c = CONTAINER_OF(f->app.net.conns.next, struct conn, all);
+    ok(conn_is_full(c) && c->out_bytes < 3 * SIZE, "a pipeline stops where its answers wait (%zu)",
+       c->out_bytes);
+    fix_run_ms(f, 50);
+    struct reply r = fix_read(f, fd, UNTIL_END);
+    size_t answers = 0;
+    for (const char *p = r.p; (p = memmem(p, (size_t)(r.p + r.n - p), "HTTP/1.1 200", 12)); p++)
+        answers++;
+    ok(r.eof && answers == N && r.n > (size_t)(N - 1) * SIZE,
+       "reading makes it go on (%zu answers)", answers);
+    free(r.p);
+    close(fd);
+    fix_settle(f);
+}
+
 /* An app that takes nothing of the body. */
 static void
 app_lazy(struct c_req *q)
@@ -473,6 +499,7 @@ test_common(enum io_backend backend, const char *name)
         { "nodelay", test_nodelay, AF_INET },
         { "peer", test_peer, AF_INET },
         { "slow reader", test_slow_reader, 0 },
+        { "unread answers", test_unread_answers, AF_INET },
         { "gone twice", test_gone_twice, AF_INET },
         { "slow app", test_slow_app, 0 },
         { "mirror", test_mirror, 0 },
