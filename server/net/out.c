@@ -87,7 +87,8 @@ conn_out(struct conn *c, size_t need, size_t *room)
         return NULL;
     c->out_reserved = 0;
     struct chunk *t = c->out_last;
-    if (t == NULL || t->cap - t->used < need || (t->n == NET_IOV && !can_extend(c, t))) {
+    /* A piece that could be extended now may be with the kernel when this is committed. */
+    if (t == NULL || t->cap - t->used < need || t->n == NET_IOV) {
         if (t != NULL && c->in_flight == 0)
             pop_sent(c); /* a forgotten reservation may have left the last one empty */
         t = chunk_append(c, need);

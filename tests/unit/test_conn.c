@@ -6,6 +6,7 @@
 #include <netinet/tcp.h>
 
 #include "http/h1.h" /* to set a waiting request's clock forward */
+#include "net/out.h"
 
 #define H "Host: x\r\n"
 
@@ -118,6 +119,74 @@ test_unread_answers(struct fix *f)
         answers++;
     ok(r.eof && answers == N && r.n > (size_t)(N - 1) * SIZE,
        "reading makes it go on (%zu answers)", answers);
+    free(r.p);
+    close(fd);
+    fix_settle(f);
+}
+
+/* Fills all pieces of a chunk of output, the last but one of them with the kernel and longer than
+ * what the socket takes; the head of the next answer then waits behind them for its body. */
+static unsigned crowd_turns; /* since the long piece was written */
+
+static void
+app_crowd(struct c_req *q)
+{
+    static char piece[12000];
+    const struct conn *c = (const struct conn *)q->h;
+    size_t bad;
+    if (!h1_is_started(q->h)) {
+        h1_start(q->h, 200, NULL, 0, &bad);
+        if (crowd_turns == 0) {
+            memset(piece, 'p', sizeof(piece));
+            h1_write(q->h, piece, 1, NULL, false);
+            net_flush(&q->app->net);
+            h1_write(q->h, piece, 1, NULL, false);
+        }
+    } else if (crowd_turns == 0) { /* one goes, one comes */
+        bool is_next_last = c->out_last->n == NET_IOV - 2;
+        h1_write(q->h, piece, is_next_last ? sizeof(piece) : 1, NULL, false);
+        crowd_turns = is_next_last;
+    } else if (crowd_turns < 8) {
+        if (crowd_turns++ == 1) /* the long piece is on its way: the socket takes what it can */
+            setsockopt(c->fd, SOL_SOCKET, SO_SNDBUF, &(int){ 4096 }, sizeof(int));
+    } else if (crowd_turns == 8) {
+        crowd_turns++;
+        h1_write(q->h, piece, 1, NULL, true);
+        c_end(q);
+        return;
+    } else if (c->in_flight >= 2) {
+        h1_write(q->h, "body", 4, NULL, true);
+        c_end(q);
+        return;
+    }
+    c_note(q);
+}
+
+static void
+test_crowd(struct fix *f)
+{
+    static const char custom[] = "GET /custom HTTP/1.1\r\n" H "\r\n",
+                      last[] = "GET /custom HTTP/1.1\r\n" H "Connection: close\r\n\r\n";
+    f->app.custom = app_crowd;
+    crowd_turns = 0;
+    int fd = fix_connect(f);
+    send_text(f, fd, custom);
+    send_text(f, fd, last);
+    fix_run_ms(f, 50);
+    const struct conn *c = CONTAINER_OF(f->app.net.conns.next, struct conn, all);
+    ok(f->app.begun == 2 && c->out_first->n == NET_IOV && c->in_flight == 1 && c->out_reserved > 0,
+       "a head waits behind a full chunk");
+    struct reply r = { .p = calloc(1, 32768) };
+    int64_t until = clock_ns() + 2 * NS_PER_S;
+    while (!r.eof && clock_ns() < until) {
+        ssize_t n = recv(fd, r.p + r.n, 1000, 0);
+        r.eof = n == 0;
+        r.n += n > 0 ? (size_t)n : 0;
+        fix_turn(f, 1);
+    }
+    static const char end[] = "\r\ncontent-length: 4\r\nconnection: close\r\n\r\nbody";
+    ok(r.eof && r.n > sizeof(end) && memcmp(r.p + r.n - sizeof(end) + 1, end, sizeof(end) - 1) == 0,
+       "and is sent with its body");
     free(r.p);
     close(fd);
     fix_settle(f);
@@ -500,6 +569,7 @@ test_common(enum io_backend backend, const char *name)
         { "peer", test_peer, AF_INET },
         { "slow reader", test_slow_reader, 0 },
         { "unread answers", test_unread_answers, AF_INET },
+        { "crowd", test_crowd, AF_UNIX },
         { "gone twice", test_gone_twice, AF_INET },
         { "slow app", test_slow_app, 0 },
         { "mirror", test_mirror, 0 },
