@@ -290,6 +290,7 @@ h1_end(struct h1 *h)
     struct conn *c = &h->conn;
     struct h1_req *r = h->r;
     ASSERT(h->state == H1_IN_HAND);
+    h->app->net->now_ns = clock_ns(); /* the application may have run for long: deadlines follow */
     if (h->app->access_fd >= 0)
         access_note(h);
     h->app->in_hand--;

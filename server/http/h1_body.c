@@ -192,7 +192,8 @@ h1_want_body(struct h1 *h)
     if (r->refused || c->broken || c->state != CONN_OPEN)
         return; /* HTTP_GONE was or is told */
     r->want = true;
-    r->want_ns = h->app->net->now_ns;
+    /* Read anew: the application may have run for long. */
+    r->want_ns = h->app->net->now_ns = clock_ns();
     if (r->is_body_done || r->body_start < r->body_end || c->readable)
         conn_resume(c);
     if (r->is_body_done)

@@ -77,7 +77,8 @@ struct chunk;
 struct net {
     struct io *io;
     struct wheel wheel;
-    /* the clock, read once per turn and once after each wait: net_woken() */
+    /* the clock, read once per turn and once after each wait (net_woken()), and by the protocol
+     * where a deadline begins behind what the application did */
     int64_t now_ns;
     bool is_now_old; /* io_wait() may have slept since now_ns was read */
     const struct conn_ops *ops;

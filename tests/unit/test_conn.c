@@ -613,6 +613,29 @@ closed_after_ms(struct fix *f, int fd, struct reply *r)
     return r->eof || r->reset ? (long)((clock_ns() - began) / NS_PER_MS) : -1;
 }
 
+/* An app that holds the loop up for longer than any timeout, and only then asks for the body. */
+static void
+app_hold_up(struct c_req *q)
+{
+    if (!h1_is_started(q->h)) {
+        size_t bad;
+        nanosleep(&(struct timespec){ .tv_nsec = 600 * NS_PER_MS }, NULL);
+        h1_start(q->h, 200, NULL, 0, &bad);
+    }
+    if (c_read_body(q)) {
+        h1_write(q->h, q->body.p, q->body.n, NULL, true);
+        c_end(q);
+    }
+}
+
+/* Answers after 600 ms, in which the loop stood still. */
+static void
+app_late(struct c_req *q)
+{
+    nanosleep(&(struct timespec){ .tv_nsec = 600 * NS_PER_MS }, NULL);
+    c_hello(q);
+}
+
 static void
 test_timeouts(enum io_backend backend, const char *name)
 {
@@ -686,6 +709,28 @@ test_timeouts(enum io_backend backend, const char *name)
     ok(ms >= 250 && ms < 700 && r.status == 408,
        "a body that stops is answered with 408 after %ld ms", ms);
     ok(f.app.http.in_hand == 0, "and its request is told");
+    free(r.p);
+    close(fd);
+
+    /* Deadlines count from when they begin, not from when the turn began. */
+    f.app.custom = app_hold_up;
+    fd = fix_connect(&f);
+    send_text(&f, fd, "POST /custom HTTP/1.1\r\n" H "Content-Length: 5\r\n\r\n");
+    fix_run_ms(&f, 650);
+    send_text(&f, fd, "hello");
+    r = fix_read(&f, fd, UNTIL_ANSWER);
+    ok(r.status == 200 && r.body_n == 5, "the body timeout begins when the app waits (%d)",
+       r.status);
+    free(r.p);
+    close(fd);
+
+    f.app.custom = app_late;
+    fd = fix_connect(&f);
+    send_text(&f, fd, "GET /custom HTTP/1.1\r\n" H "\r\n");
+    r = fix_read(&f, fd, UNTIL_ANSWER);
+    free(r.p);
+    ms = closed_after_ms(&f, fd, &r);
+    ok(ms >= 450 && ms < 1000, "and that of keep-alive with the answer (%ld ms)", ms);
     free(r.p);
     close(fd);
 
