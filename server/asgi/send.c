@@ -98,6 +98,9 @@ send_start(struct cycle *cycle, PyObject *event)
     long status = PyLong_AsLongAndOverflow(status_object, &overflow);
     if (status == -1 && PyErr_Occurred())
         return NULL;
+    if (UNLIKELY(overflow != 0))
+        return PyErr_Format(PyExc_ValueError, "http.response.start: status %S is not between 200 and 999",
+                            status_object);
     PyObject *headers = item(event, n->s_headers);
     if (headers == NULL && PyErr_Occurred())
         return NULL;
@@ -136,9 +139,8 @@ send_start(struct cycle *cycle, PyObject *event)
     if (UNLIKELY(cycle->h == NULL || h1_is_started(cycle->h))) /* by what ran meanwhile */
         return out_of_order(n->response_start, "the response has already been started");
     size_t bad = 0;
-    enum http_write err = overflow ? HTTP_BAD_STATUS
-                                   : h1_start(cycle->h, status > 0 && status < 1000 ? (int)status : 0,
-                                              table, count, &bad);
+    enum http_write err =
+        h1_start(cycle->h, status > 0 && status < 1000 ? (int)status : 0, table, count, &bad);
     if (UNLIKELY(err < 0)) {
         if (err == HTTP_BROKEN)
             PyErr_SetString(n->disconnected, "the client has gone");

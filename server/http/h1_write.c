@@ -72,7 +72,7 @@ special(const struct http_header *v, struct told *told)
     case 14:
         if (slice_is_nocase(v->name, "content-length")) {
             uint64_t n;
-            if (!parse_length(v->value, &n) || (told->length != UINT64_MAX && told->length != n))
+            if (told->length != UINT64_MAX || !parse_length(v->value, &n))
                 return HTTP_BAD_LENGTH;
             told->length = n;
             return 0; /* written with the framing, where it is decided whether it may stand */

@@ -47,6 +47,7 @@ SEQUENCES = {
     "/header-int": [start(5)],
     "/headers-int": [{"type": "http.response.start", "status": 200, "headers": 5}],
     "/length-twice": [start((b"content-length", b"4"), (b"content-length", b"5")), body()],
+    "/length-repeated": [start((b"content-length", b"4"), (b"content-length", b"4")), body()],
     "/length-word": [start((b"content-length", b"four")), body()],
     "/length-negative": [start((b"content-length", b"-4")), body()],
     "/length-short": [start((b"content-length", b"10")), body(b"12345")],

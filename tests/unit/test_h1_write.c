@@ -344,6 +344,8 @@ test_refused(enum io_backend backend)
     TRY("Content-Length list", HTTP_BAD_LENGTH, 0, V("content-length", "5, 5"));
     TRY("two Content-Lengths", HTTP_BAD_LENGTH, 1, V("content-length", "5"),
         V("Content-Length", "6"));
+    TRY("Content-Length twice", HTTP_BAD_LENGTH, 1, V("content-length", "5"),
+        V("Content-Length", "5"));
     TRY("Transfer-Encoding gzip", HTTP_BAD_TRANSFER, 0, V("Transfer-Encoding", "gzip, chunked"));
     try(&f, "status 199", 199, NULL, 0, HTTP_BAD_STATUS, 99);
     try(&f, "status 100", 100, NULL, 0, HTTP_BAD_STATUS, 99);
