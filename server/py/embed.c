@@ -73,8 +73,15 @@ venv_python(const char *venv, char *out, size_t size)
     }
     static const char *const names[] = { "python", "python3" };
     for (size_t i = 0; i < ARRAY_LEN(names); i++) {
+        errno = 0;
         if (snprintf(out, size, "%s/bin/%s", venv, names[i]) < (int)size && is_file(out))
             return 0;
+        if (errno == EACCES) {
+            log_operator("venv %s: no permission to read %s, or what it leads to, as the user that serves; "
+                         "give it, or make the environment from a Python that everybody may read",
+                         venv, out);
+            return EXIT_CODE_SYSTEM;
+        }
     }
     log_operator("venv %s: has no bin/python; make it again with python%s -m venv", venv, ours);
     return EXIT_CODE_SYSTEM;
@@ -116,6 +123,17 @@ put(PyConfig *config, wchar_t **field, const char *value, PyStatus *status)
     return !PyStatus_Exception(*status);
 }
 
+static bool
+names_utf8(const struct embed_options *o)
+{
+    for (size_t i = 0; i < o->python_options_n; i++) {
+        const char *option = o->python_options[i];
+        if (strncmp(option, "utf8", 4) == 0 && (option[4] == '\0' || option[4] == '='))
+            return true;
+    }
+    return false;
+}
+
 static int
 initialize(const struct embed_options *o, const char *python)
 {
@@ -134,8 +152,9 @@ initialize(const struct embed_options *o, const char *python)
 
     PyPreConfig pre;
     PyPreConfig_InitPythonConfig(&pre);
-    if (getenv("PYTHONUTF8") == NULL)
-        pre.utf8_mode = 1; /* UTF-8 whatever the locale, as Python 3.15 will do; -X utf8=0 still wins */
+    /* UTF-8 whatever the locale, as Python 3.15 will do. What is set here would win over the user's own word. */
+    if (getenv("PYTHONUTF8") == NULL && !names_utf8(o))
+        pre.utf8_mode = 1;
     PyStatus status = Py_PreInitializeFromBytesArgs(&pre, (Py_ssize_t)n, argv);
     if (PyStatus_Exception(status))
         return failed(status);

@@ -1,5 +1,6 @@
 """The embedded Python: its environment variables, options, paths, import order."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -53,6 +54,14 @@ def test_python_options(server):
     assert process(s)["flags"]["dev_mode"] is True
 
 
+def test_utf8_may_be_turned_off(server):
+    encoding = {"env": {"LC_ALL": "POSIX", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": None}}
+    assert process(server("raw:app", **encoding))["flags"]["utf8"] == 1
+    assert process(server("raw:app", config="python:\n  options: [utf8=0]\n", **encoding))["flags"]["utf8"] == 0
+    encoding["env"]["PYTHONUTF8"] = "0"
+    assert process(server("raw:app", **encoding))["flags"]["utf8"] == 0
+
+
 def test_import_first(server):
     s = server("raw:app", config="import_first: [import_first_probe]\n")
     assert process(s)["import_first"] is True
@@ -81,6 +90,21 @@ def test_venv_of_another_version_is_refused(tmp_path):
 def test_venv_that_is_none(tmp_path):
     r = harness.run("--bind", "127.0.0.1:0", "--app-dir", harness.APPS, "--venv", tmp_path, "raw:app", env={"VIRTUAL_ENV": None})
     assert r.returncode != 0 and str(tmp_path) in r.stderr
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become somebody else")
+def test_venv_that_the_user_may_not_read(tmp_path):
+    """Not "has no python": whoever looks as root sees that it has one."""
+    (tmp_path / "closed").mkdir(mode=0o700)
+    (tmp_path / "closed" / "python").symlink_to(sys.executable)
+    (tmp_path / "v" / "bin").mkdir(parents=True)
+    (tmp_path / "v" / "pyvenv.cfg").write_text("version = {}.{}\n".format(*sys.version_info))
+    (tmp_path / "v" / "bin" / "python").symlink_to(tmp_path / "closed" / "python")
+    for folder in (tmp_path, *list(tmp_path.parents)[:-2]):
+        folder.chmod(0o755)
+    r = harness.run("--bind", "127.0.0.1:0", "--user", "nobody", "--app-dir", tmp_path, "--venv", tmp_path / "v", "raw:app", env={"VIRTUAL_ENV": None})
+    assert r.returncode == 1
+    assert "no permission to read" in r.stderr and str(tmp_path / "v" / "bin" / "python") in r.stderr
 
 
 def test_package_is_usable_in_a_plain_python():
