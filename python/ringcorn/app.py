@@ -40,7 +40,7 @@ def import_module(name, where):
                 "check the spelling, --app-dir and --venv",
             ) from None
         raise AppError(EXIT_APP, f"importing {name!r} failed: {e}", _without_our_frames(e)) from None
-    except (Exception, SystemExit) as e:
+    except BaseException as e:  # sys.exit() and whatever else it raises; Ctrl-C is the master's and does not come here
         why = traceback.format_exception_only(e)[-1].strip()
         raise AppError(EXIT_APP, f"importing {name!r} failed: {why}", _without_our_frames(e)) from None
 
@@ -106,7 +106,7 @@ def load(spec, factory, where):
             raise AppError(EXIT_APP, f"{spec} is not callable, so it is no factory")
         try:
             app = app()
-        except (Exception, SystemExit) as e:
+        except BaseException as e:
             why = traceback.format_exception_only(e)[-1].strip()
             raise AppError(EXIT_APP, f"the factory {spec} failed: {why}", _without_our_frames(e)) from None
     _check(app, spec)

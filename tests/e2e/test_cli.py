@@ -113,6 +113,7 @@ def test_application_not_found(app, code, words):
         ("broken_raise:app", ["Traceback", "in deep", "ValueError: broken on purpose"]),
         ("broken_syntax:app", ["SyntaxError", "broken_syntax.py"]),
         ("broken_exit:app", ["configuration missing"]),
+        ("broken_interrupt:app", ["ringcorn: importing 'broken_interrupt' failed: KeyboardInterrupt"]),
     ],
 )
 def test_application_that_cannot_be_imported(app, words):
