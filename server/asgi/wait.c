@@ -227,7 +227,21 @@ meth_send(PyObject *self, PyObject *arg)
     return NULL;
 }
 
-/* throw(exception), or throw(type, value, traceback). What it waited for comes to the next receive(). */
+/* Nobody waits with it any more. What it waited for comes to the next receive(). */
+static void
+wait_give_up(struct wait *w)
+{
+    forget_future(w);
+    if (w->kind != WAIT_RECEIVE || w->cycle == NULL || w->cycle->h == NULL || !cycle_is_here(w->cycle))
+        return;
+    LIST_FOR_EACH(node, &w->cycle->waits) {
+        if (CONTAINER_OF(node, struct wait, link)->kind == WAIT_RECEIVE)
+            return;
+    }
+    h1_leave_body(w->cycle->h);
+}
+
+/* throw(exception), or throw(type, value, traceback). */
 static PyObject *
 meth_throw(PyObject *self, PyObject *const *args, Py_ssize_t n)
 {
@@ -235,7 +249,7 @@ meth_throw(PyObject *self, PyObject *const *args, Py_ssize_t n)
         PyErr_SetString(PyExc_TypeError, "throw() takes an exception");
         return NULL;
     }
-    forget_future((struct wait *)self);
+    wait_give_up((struct wait *)self);
     if (PyExceptionInstance_Check(args[0]))
         PyErr_SetRaisedException(Py_NewRef(args[0]));
     else
@@ -247,7 +261,7 @@ static PyObject *
 meth_close(PyObject *self, PyObject *unused)
 {
     (void)unused;
-    forget_future((struct wait *)self);
+    wait_give_up((struct wait *)self);
     Py_RETURN_NONE;
 }
 

@@ -203,3 +203,14 @@ h1_want_body(struct h1 *h)
     if (timeout_ms > 0)
         conn_deadline(c, r->want_ns + timeout_ms * NS_PER_MS);
 }
+
+void
+h1_leave_body(struct h1 *h)
+{
+    struct h1_req *r = h->r;
+    if (!r->want)
+        return;
+    r->want = false;
+    r->waited_ns += clock_ns() - r->want_ns;
+    conn_deadline(&h->conn, 0);
+}

@@ -124,6 +124,8 @@ bool h1_body_is_complete(const struct h1 *h);
 /* The app waits for more: sends 100 Continue where it was expected and not sent yet, and asks for
  * one HTTP_BODY event. The body timeout runs only while the app waits. */
 void h1_want_body(struct h1 *h);
+/* The app waits no longer (its receive() was cancelled): no event, no timeout. */
+void h1_leave_body(struct h1 *h);
 
 /* The client has closed its side or the connection broke: receive() answers http.disconnect. */
 bool h1_is_gone(const struct h1 *h);

@@ -189,6 +189,16 @@ async def slow(scope, receive, send):
     await answer(send, "slow")
 
 
+@route("/impatient")
+async def impatient(scope, receive, send):
+    """Waits for the body for a moment, then does something else for s seconds, and answers."""
+    try:
+        await asyncio.wait_for(receive(), 0.2)
+    except asyncio.TimeoutError:
+        await asyncio.sleep(float(query(scope)["s"]))
+    await answer(send, "impatient")
+
+
 @route("/spin")
 async def spin(scope, receive, send):
     """Pure computation: blocks the loop."""

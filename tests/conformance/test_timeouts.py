@@ -133,6 +133,12 @@ def test_application_that_reads_late_is_no_slow_client(s):
         assert c.response().body == b"slow"
 
 
+def test_application_that_has_given_up_waiting_is_not_interrupted(s):
+    with s.connect() as c:
+        c.send(b"POST /impatient?s=1.5 HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n")
+        assert c.response().body == b"impatient"
+
+
 def test_client_that_takes_nothing_is_cut(s):
     with s.connect(rcvbuf=4096) as c:
         c.send(wire.request("GET", "/endless?name=untaken&size=65536"))
