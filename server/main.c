@@ -1,11 +1,13 @@
 /* main.c: turns arguments into a configuration and hands it to the master. */
 #include <dlfcn.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <gnu/libc-version.h>
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <liburing.h>
 #include <llhttp.h>
@@ -93,9 +95,21 @@ find_exe(char out[PATH_MAX])
     return 0;
 }
 
+/* Whoever starts us may have closed 0, 1 or 2. The next socket would get that number, and print() would write into it. */
+static void
+fill_standard_descriptors(void)
+{
+    for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++) {
+        /* The lowest free number is fd, as those below are open. */
+        if (fcntl(fd, F_GETFD) < 0 && open("/dev/null", O_RDWR) < 0)
+            return; /* where there is no /dev/null, better served without */
+    }
+}
+
 int
 main(int argc, char **argv)
 {
+    fill_standard_descriptors();
     enum conf_action action;
     struct conf *conf;
     char exe[PATH_MAX];

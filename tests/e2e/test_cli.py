@@ -293,6 +293,25 @@ def test_ring_that_is_refused_is_an_error_where_it_was_asked_for():
     assert "io_uring refused (ENOSYS" in done.stderr and "seccomp profile" in done.stderr
 
 
+def test_closed_standard_descriptors_become_no_sockets(tmp_path):
+    log = tmp_path / "log"
+    process = subprocess.Popen(
+        [str(harness.BIN), "--bind", "127.0.0.1:0", "--log-file", log, "raw:app"],
+        cwd=APPS, env=harness.environment(), preexec_fn=lambda: os.closerange(0, 3),
+    )  # fmt: skip
+    try:
+        assert harness.wire.eventually(lambda: log.exists() and harness.LISTENING.search(log.read_text()), 20 * harness.SLOW)
+        address = harness.LISTENING.search(log.read_text())[1]
+        with urllib.request.urlopen(f"http://{address}/hello", timeout=10) as answer:
+            assert answer.status == 200
+        for pid in (process.pid, *harness.children(process.pid)):
+            # 2 is the log file's
+            assert [os.readlink(f"/proc/{pid}/fd/{n}") for n in range(3)] == ["/dev/null", "/dev/null", str(log)]
+    finally:
+        process.terminate()
+        assert process.wait(20) == 0
+
+
 def test_ring_that_is_refused_is_one_line_where_it_was_not():
     process = subprocess.Popen(
         [sys.executable, "-c", REFUSE_THE_RING, str(harness.BIN), "--workers", "2", "--bind", "127.0.0.1:0", "raw:hello"],
