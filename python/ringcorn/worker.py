@@ -13,7 +13,6 @@ The C side (server/worker/worker.c) calls run() in the main thread and hands ove
 import asyncio
 import faulthandler
 import gc
-import signal
 import sys
 import traceback
 import weakref
@@ -32,7 +31,7 @@ THREADS_SECONDS = 1.0  # what sync calls that still run get before they are name
 def run(worker, options):
     """Runs the worker; returns its exit code."""
     log.setup(options["log_level"])
-    faulthandler.register(signal.SIGUSR2, file=sys.stderr, all_threads=True, chain=True)
+    faulthandler.register(options["stacks_signal"], file=sys.stderr, all_threads=True)
     _speed_up_tasks()
     use_pidfds()
     loop = new_event_loop(io=options["io"])

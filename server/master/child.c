@@ -175,8 +175,10 @@ child_end_now(struct child *c)
 {
     if (c->state == CHILD_DUMPING || c->state == CHILD_KILLED)
         return;
-    if (c->was_ready || c->state == CHILD_BOOTING) /* what it did until now is worth to know */
+    if (c->was_ready || c->state == CHILD_BOOTING) { /* what it did until now is worth to know */
         kill(c->pid, SIGUSR2);
+        kill(c->pid, WORKER_STACKS_SIGNAL);
+    }
     c->state = CHILD_DUMPING;
     c->deadline_ns = clock_ns() + DUMP_MS * NS_PER_MS;
 }

@@ -21,7 +21,7 @@
  *
  * A worker:   BOOTING -> READY -> LEAVING -> gone     READY: it said so, and is told its sockets
  *                 \________\_________\-> DUMPING -> KILLED -> gone
- *                                        a deadline passed: SIGUSR2 (stacks), 200 ms, SIGKILL
+ *                                        a deadline passed: SIGUSR2 and stacks, 200 ms, SIGKILL
  *
  * Restarts. A worker that had been ready is replaced at once; one that died before is replaced
  * after 100 ms, doubled to 5 s, and five such deaths of a slot in a row end the server (exit code

@@ -1,7 +1,8 @@
 /* signals.c: signals of a worker process.
  *
  *   SIGTERM                       noted, and the loop is woken: the worker asks the master to be replaced
- *   SIGUSR2                       faulthandler writes all stacks, then we which requests are in hand and what is alive
+ *   SIGUSR2                       which requests are in hand and what is alive
+ *   WORKER_STACKS_SIGNAL          all stacks: faulthandler's from the moment that Python runs, nothing before
  *   SIGINT, SIGQUIT, SIGHUP, ...  meant for the master: a terminal sends them to every process of its group
  *
  * A child that the application forks gets the defaults again: multiprocessing ends its children by SIGTERM.
@@ -10,6 +11,7 @@
 #include "asgi/asgi.h"
 
 #include "worker/signals.h"
+#include "worker/worker.h"
 
 #include <errno.h>
 #include <pthread.h>
@@ -140,9 +142,11 @@ forked_child(void)
 void
 signals_install(void)
 {
+    struct sigaction action = { .sa_handler = on_nothing, .sa_flags = SA_RESTART };
+    sigemptyset(&action.sa_mask);
+    sigaction(WORKER_STACKS_SIGNAL, &action, NULL); /* no constant, so not in the table */
     for (size_t i = 0; i < ARRAY_LEN(signals); i++) {
-        struct sigaction action = { .sa_handler = signals[i].handler, .sa_flags = SA_RESTART };
-        sigemptyset(&action.sa_mask);
+        action.sa_handler = signals[i].handler;
         sigaction(signals[i].number, &action, NULL);
     }
     int err = pthread_atfork(fork_begins, fork_ends, forked_child);

@@ -8,7 +8,7 @@
 
 struct asgi;
 
-/* Before Python starts, so that faulthandler's handler for SIGUSR2 chains to ours. */
+/* Before Python starts: from then on faulthandler has WORKER_STACKS_SIGNAL. */
 void signals_install(void);
 
 /* What the handlers wake and report; both stay the caller's. NULL, NULL before either goes. The loop's thread. */

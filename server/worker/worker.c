@@ -376,7 +376,8 @@ options_new(const struct conf *conf)
     PY_OWNED PyObject *first = strings_list(&conf->import_first);
     if (first == NULL)
         return NULL;
-    return Py_BuildValue("{s:I,s:s,s:O,s:s,s:O,s:s,s:s,s:s,s:I,s:I,s:d}", "slot", w.args->slot, "app",
+    return Py_BuildValue("{s:I,s:i,s:s,s:O,s:s,s:O,s:s,s:s,s:s,s:I,s:I,s:d}", "slot", w.args->slot,
+                         "stacks_signal", WORKER_STACKS_SIGNAL, "app",
                          conf->app, "factory", conf->factory ? Py_True : Py_False, "app_dir", conf->app_dir, "import_first",
                          first, "io", io[conf->io], "lifespan", lifespan[conf->lifespan], "log_level",
                          levels[conf->log_level], "sync_threads", conf->sync_threads,

@@ -8,6 +8,7 @@
 #ifndef RINGCORN_WORKER_H
 #define RINGCORN_WORKER_H
 
+#include <signal.h>
 #include <sys/types.h>
 
 #include "conf/conf.h"
@@ -56,7 +57,11 @@ struct worker_args {
  * defaults and emptied the mask. Returns the exit code: EXIT_CODE_OK after a drain, EXIT_CODE_APP or EXIT_CODE_NOT_FOUND when the application could not be started
  * (its traceback was printed), EXIT_CODE_SYSTEM when the machine refused something.
  * Signals in the worker: SIGTERM drains, SIGQUIT and SIGINT are ignored (the master passes on what they mean: a terminal sends them to every
- * process), SIGUSR2 is faulthandler's: writes the stacks of all threads and the requests in hand to the error log. */
+ * process). SIGUSR2 writes the requests in hand and the live counters to the error log, and harms nothing. WORKER_STACKS_SIGNAL is
+ * faulthandler's and writes the stacks of all threads: for a worker that is about to be killed, since a thread that runs
+ * meanwhile can change its frames under the reader. */
+#define WORKER_STACKS_SIGNAL (SIGRTMIN + 1)
+
 int worker_run(const struct worker_args *args);
 
 /* Fills in what --version prints about Python and the loop's backend, one "name value" a line. */

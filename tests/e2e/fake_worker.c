@@ -271,6 +271,7 @@ worker_run(const struct worker_args *given)
     signal(SIGQUIT, SIG_IGN);
     signal(SIGTERM, on_term);
     signal(SIGUSR2, on_usr2);
+    signal(WORKER_STACKS_SIGNAL, SIG_IGN);
     snprintf(name, sizeof(name), "mode.%u", args->slot);
     read_file("mode", mode, sizeof(mode));
     read_file(name, mode, sizeof(mode));
