@@ -114,6 +114,7 @@ def main():
     if not only or "asyncio" in only:
         foreign = ROOT / "tests/loop/cpython_asyncio.py"
         if foreign.exists():
+            total.run("CPython's asyncio tests, build", [*make, "all", "venv"])
             total.run("CPython's asyncio tests", ["build/venv/bin/python", foreign], {"PYTHONPATH": str(ROOT / "build/python")})
 
     if not only or "matrix" in only:
