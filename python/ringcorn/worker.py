@@ -14,6 +14,7 @@ import asyncio
 import faulthandler
 import gc
 import sys
+import threading
 import traceback
 import weakref
 
@@ -87,6 +88,13 @@ def _operator(line):
     print(f"ringcorn: {line}", file=sys.stderr, flush=True)
 
 
+def _name_living_threads():
+    """Python ends only when these have ended; the master's patience is limited."""
+    for thread in threading.enumerate():
+        if thread is not threading.main_thread() and not thread.daemon:
+            log.warning("the worker's end waits for thread %r of the application; make it a daemon, or end it in lifespan.shutdown", thread.name)
+
+
 async def _bounded(awaitable):
     try:
         await asyncio.wait_for(awaitable, THREADS_SECONDS)
@@ -113,6 +121,7 @@ def _close(worker, loop, pool):
         asyncio.set_event_loop(None)
         loop.close()
         worker.free()
+        _name_living_threads()
 
 
 class _Serving:

@@ -4,6 +4,8 @@ import asyncio
 import contextvars
 import json
 import sys
+import threading
+import time
 
 LIFESPAN_VAR = contextvars.ContextVar("lifespan_var", default="unset")
 
@@ -189,3 +191,15 @@ async def long_request(scope, receive, send):
     finally:
         await asyncio.sleep(0.1)
         print("request cleaned up", flush=True)
+
+
+_mailers = []
+
+
+async def thread_that_stays(scope, receive, send):
+    """Starts a thread that is no daemon and ends by itself, later than its worker would."""
+    if scope["type"] != "http":
+        raise RuntimeError("only http")
+    _mailers.append(threading.Thread(target=time.sleep, args=(1.5,), name="mailer"))
+    _mailers[-1].start()
+    await answer(send, b"started")

@@ -173,3 +173,10 @@ def test_requests_beyond_the_graceful_timeout_are_cancelled_and_shutdown_follows
         assert s.stop() == 0
     assert s.out.lines == ["request cleaned up", "shutdown seen"]
     assert "killed" not in s.log
+
+
+def test_thread_that_holds_up_the_end_is_named(server):
+    s = server("lifespans:thread_that_stays")
+    assert s.get("/").body == b"started"
+    assert s.stop() == 0
+    assert "the worker's end waits for thread 'mailer'" in s.log
