@@ -37,5 +37,12 @@ class _Finder:
         spec = importlib.util.find_spec(name)
         if spec is not None and not self.loop.is_closed():
             # The import may run in any thread; by the loop's next turn it is over, or AnyIO's lock makes us wait for it.
-            self.loop.call_soon_threadsafe(_set, self.threads)
+            self.loop.call_soon_threadsafe(self._begin)
         return spec
+
+    def _begin(self):
+        """In a task: outside one, older versions of AnyIO do not know which event loop runs."""
+        self.task = self.loop.create_task(self._set(), name="ringcorn-anyio")
+
+    async def _set(self):
+        _set(self.threads)

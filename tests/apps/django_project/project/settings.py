@@ -7,6 +7,8 @@ import os
 import warnings
 from pathlib import Path
 
+import django
+
 BASE_DIR = Path(__file__).resolve().parent.parent
 DATA_DIR = Path(os.environ.get("GUESTBOOK_DATA", BASE_DIR / "data"))
 
@@ -58,9 +60,12 @@ DATABASES = {
         "ENGINE": "django.db.backends.sqlite3",
         "NAME": DATA_DIR / "guestbook.sqlite3",
         "CONN_MAX_AGE": None,
-        "OPTIONS": {"timeout": 20, "transaction_mode": "IMMEDIATE", "init_command": "PRAGMA journal_mode=WAL;"},
+        "OPTIONS": {"timeout": 20},
     }
 }
+
+if django.VERSION >= (5, 1):
+    DATABASES["default"]["OPTIONS"] |= {"transaction_mode": "IMMEDIATE", "init_command": "PRAGMA journal_mode=WAL;"}
 
 STATIC_URL = "static/"
 STATIC_ROOT = DATA_DIR / "static"
