@@ -19,7 +19,10 @@ MINORS = range(11, 20)
 # Other versions of frameworks than the pinned ones: name -> (requirements, tests, least Python minor).
 MATRIX = {
     "Django 6": (["Django>=6.0,<7"], ["tests/e2e/test_django.py"], 12),
-    "Django 4.2": (["Django~=4.2.0"], ["tests/e2e/test_django.py", "-k", "not test_page and not test_form"], 11),
+    # 4.2 does not cancel an async view whose client has left; 5.0 is the first to do so.
+    "Django 4.2": (
+        ["Django~=4.2.0"], ["tests/e2e/test_django.py", "-k", "not test_page and not test_form and not leaves_an_async_view"], 11,
+    ),
     "Starlette 0.40, FastAPI 0.115": (["fastapi==0.115.0", "starlette<0.39"], ["tests/e2e/test_frameworks.py", "-k", "fastapi or starlette"], 11),
     "AnyIO 4.4": (["anyio==4.4.0"], ["tests/e2e/test_clients.py", "-k", "anyio"], 11),
 }
