@@ -134,7 +134,7 @@ struct asgi_names {
 #define ASGI_STRINGS(X)                                                                            \
     X(type) X(asgi) X(version) X(spec_version) X(http_version) X(server) X(client) X(scheme)       \
     X(method) X(root_path) X(path) X(raw_path) X(query_string) X(headers) X(state) X(extensions)   \
-    X(status) X(body) X(more_body) X(http) X(trailers)                                             
+    X(status) X(body) X(more_body) X(http)
 #define X(name) PyObject *s_##name;
     ASGI_STRINGS(X)
 #undef X

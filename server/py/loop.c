@@ -398,12 +398,6 @@ loop_step_ns(PyObject *loop)
 }
 
 void
-loop_step_begin(PyObject *loop)
-{
-    loop_of(loop)->step_ns = clock_ns();
-}
-
-void
 loop_helper_begin(PyObject *loop)
 {
     atomic_fetch_add_explicit(&loop_of(loop)->helpers, 1, memory_order_relaxed);

@@ -76,8 +76,6 @@ void loop_helper_end(PyObject *loop);
 
 /* CLOCK_MONOTONIC when the callback that runs now was begun. */
 int64_t loop_step_ns(PyObject *loop);
-/* Tells the loop that a step begins that it did not start itself (task_start() does so). */
-void loop_step_begin(PyObject *loop);
 
 /* To be called between two steps of client->run(): hands output to the kernel where it has waited for long enough. The loop
  * does so itself between the handles that it runs. No Python runs. */
