@@ -452,7 +452,8 @@ def test_port_in_use_by_a_second_ringcorn(master):
 def test_port_taken_while_we_boot(master):
     """Two that boot at once: neither listens yet, so both can bind; the second to be ready gives up."""
     port = free_port()
-    slow = master("--bind", f"127.0.0.1:{port}", modes={"all": "boot_ms=1000"}, wait=False)
+    slow = master("--bind", f"127.0.0.1:{port}", modes={"all": "boot_ms=3000"}, wait=False)
+    eventually(lambda: len(slow.workers()) == 1)  # it has bound
     quick = master("--bind", f"127.0.0.1:{port}")
     fails(slow, 1, "another server began to listen")
     assert get(quick.address).tag == "one"
