@@ -32,7 +32,7 @@ forked_child(void)
             l->io = NULL;
         }
         l->is_orphan = true;
-        l->client = NULL;
+        l->clients_n = 0;
     }
 }
 
@@ -91,7 +91,7 @@ loop_open_io(struct loop *l)
     }
     if (loop_io_here(l) != NULL)
         return 0;
-    if (l->io != NULL && l->client != NULL) {
+    if (l->io != NULL && l->clients_n > 0) {
         PyErr_SetString(PyExc_RuntimeError,
                         "the server's event loop runs in the thread that made it");
         return -1;
@@ -378,8 +378,22 @@ void
 loop_attach(PyObject *loop, const struct loop_client *client, void *self)
 {
     struct loop *l = loop_of(loop);
-    l->client = client;
-    l->client_self = self;
+    ASSERT(l->clients_n < LOOP_CLIENTS_MAX);
+    l->clients[l->clients_n].client = client;
+    l->clients[l->clients_n++].self = self;
+}
+
+void
+loop_detach(PyObject *loop, void *self)
+{
+    struct loop *l = loop_of(loop);
+    size_t i = 0;
+    while (i < l->clients_n && l->clients[i].self != self)
+        i++;
+    if (i == l->clients_n)
+        return; /* the loop was closed, or this is the child of a fork */
+    l->clients_n--;
+    memmove(&l->clients[i], &l->clients[i + 1], (l->clients_n - i) * sizeof(l->clients[0]));
 }
 
 struct io *
@@ -478,7 +492,7 @@ meth_close_core(PyObject *self, PyObject *unused)
         return NULL;
     }
     l->is_closed = true;
-    l->client = NULL;
+    l->clients_n = 0;
     loop_end_posts(l);
     close_io(l);
     loop_drop_ready(l);

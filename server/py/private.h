@@ -144,8 +144,11 @@ struct loop {
     pthread_t owner; /* of io */
     char io_why[IO_WHY_SIZE];
 
-    const struct loop_client *client;
-    void *client_self;
+    struct {
+        const struct loop_client *client;
+        void *self;
+    } clients[LOOP_CLIENTS_MAX];
+    size_t clients_n;
 
     struct ready ready;
     struct timers timers;
@@ -154,8 +157,9 @@ struct loop {
     struct list fds_ready; /* the loop's thread */
     bool fds_have_changed; /* an entry has has_changed; read without the GIL, relaxed */
 
-    _Atomic(struct post *) posts; /* newest first; POSTS_CLOSED at the end */
-    atomic_uint posting;          /* threads inside loop_post(): close waits for them */
+    /* Newest first; POSTS_CLOSED at the end. io_posts: of loop_post_io(). */
+    _Atomic(struct post *) posts, io_posts;
+    atomic_uint posting; /* threads inside loop_post() or loop_post_io(): close waits for them */
     atomic_bool is_poked;         /* another thread has put something into ready */
     atomic_uint helpers;          /* threads of our pools that run Python for this loop */
 

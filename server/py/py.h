@@ -44,15 +44,19 @@ py_take(PyObject **p)
 
 /* The server's part of a turn. Every function may be NULL. */
 struct loop_client {
-    void (*turn)(void *self);         /* after io_wait(); GIL state unknown: touch no Python */
+    void (*turn)(void *self);         /* after io_wait() and posts of loop_post_io(); GIL state unknown: touch no Python */
     bool (*has_work)(void *self);     /* is there something for run()? no Python */
     int (*run)(void *self);           /* GIL held. -1 with an exception set: run_forever() raises it */
     void (*flush)(void *self);        /* before io_wait(), and where output has waited; no Python */
     int64_t (*next_ns)(void *self);   /* when turn() is due (monotonic): 0 = at once, -1 = only on events */
 };
 
-/* loop: a LoopCore. client and self outlive the loop or are replaced by (NULL, NULL). */
+enum { LOOP_CLIENTS_MAX = 4 };
+
+/* loop: a LoopCore. Clients are called in the order in which they came; client and self outlive the loop or are detached. A loop takes
+ * LOOP_CLIENTS_MAX. */
 void loop_attach(PyObject *loop, const struct loop_client *client, void *self);
+void loop_detach(PyObject *loop, void *self);
 
 /* The loop's io; borrowed, until the loop is closed. Opened in the calling thread, which must be the one that will run the loop. NULL
  * with an exception set where it cannot be had. Once a client is attached the loop stays in this thread. */
@@ -91,6 +95,10 @@ struct post {
  * loop runs nothing more: fn is then called with loop NULL, to free what it must: for posts that were waiting by close(), for
  * later ones by loop_post() itself, which takes the GIL for it (so a thread that posts must not be one that Python could not know). */
 void loop_post(PyObject *loop, struct post *post);
+
+/* As loop_post(), for work that is not Python's: fn runs in phase 2 (no Python, GIL state unknown), so an answer that a thread has made
+ * needs no GIL on the loop. Later posts of a closed loop get their fn(post, NULL) from loop_post_io() itself, also without the GIL. */
+void loop_post_io(PyObject *loop, struct post *post);
 
 /* --- a coroutine started at once (task.c) ------------------------------------------------------------------------
  * Makes an asyncio.Task (a real _asyncio.Task: current_task(), timeouts, AnyIO, all_tasks() see it) for coro in context, and runs its

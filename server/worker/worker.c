@@ -256,7 +256,7 @@ worker_attach(PyObject *module, PyObject *loop)
     signals_attach(io, &w.asgi);
     if (pthread_atfork(NULL, NULL, forked_child) != 0)
         return PyErr_NoMemory();
-    loop_attach(loop, &client, NULL);
+    loop_attach(loop, &client, &w);
     Py_RETURN_NONE;
 }
 
@@ -309,7 +309,7 @@ worker_detach(PyObject *module, PyObject *unused)
         unlisten(w.listeners_n - 1);
     asgi_abandon(&w.asgi);
     io_cancel(w.io, &w.control);
-    loop_attach(w.loop, NULL, NULL);
+    loop_detach(w.loop, &w);
     w.io = NULL;
     Py_CLEAR(w.callback);
     Py_CLEAR(w.loop);
