@@ -5,6 +5,7 @@
  * the reference; keys of a group stand together. */
 #include <ctype.h>
 #include <errno.h>
+#include <strings.h>
 
 #include "conf/load.h"
 
@@ -127,7 +128,7 @@ static int
 conn_max_age_fault(const char *text, char *why, size_t why_size)
 {
     size_t digits = strspn(text, "0123456789");
-    if (strcmp(text, "inherit") == 0 || strcmp(text, "none") == 0 ||
+    if (strcasecmp(text, "inherit") == 0 || strcasecmp(text, "none") == 0 ||
         (digits > 0 && digits < 10 && text[digits] == '\0'))
         return 0;
     snprintf(why, why_size, "is neither inherit, none nor a number of seconds");
