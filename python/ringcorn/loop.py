@@ -23,6 +23,8 @@ __all__ = ("EventLoopPolicy", "Loop", "new_event_loop", "use_pidfds")
 
 # Threads of a stand-alone loop's executor, as concurrent.futures counts them.
 EXECUTOR_THREADS_MAX = 32
+# What run_in_executor() takes beside executors: their submit() returns a future of the loop.
+_POOLS = (_ringcorn.Pool,)
 
 
 def new_event_loop(io=None):
@@ -157,7 +159,7 @@ class Loop(_ringcorn.LoopCore, _Base):
             if executor is None:
                 threads = min(EXECUTOR_THREADS_MAX, (os.cpu_count() or 1) + 4)
                 executor = self._executor_pool = _ringcorn.Pool(self, threads, "ringcorn-executor")
-        if isinstance(executor, _ringcorn.Pool):
+        if isinstance(executor, _POOLS):
             return executor.submit(func, *args)
         return _Base.run_in_executor(self, executor, func, *args)
 
@@ -172,31 +174,7 @@ class Loop(_ringcorn.LoopCore, _Base):
         self._executor_shutdown_called = True
         if pool is None:
             return
-        future = self.create_future()
-
-        def stop():
-            left, error = None, None
-            try:
-                left = pool.stop(timeout)
-            except BaseException as exc:
-                error = exc
-            try:
-                self.call_soon_threadsafe(done, left, error)
-            except RuntimeError:  # the loop was closed meanwhile
-                pass
-
-        def done(left, error):
-            if future.done():
-                return
-            if error is not None:
-                future.set_exception(error)
-            else:
-                future.set_result(left)
-
-        thread = threading.Thread(target=stop, name="ringcorn-executor-stop", daemon=True)
-        thread.start()
-        left = await future
-        thread.join()
+        left = await stop_pool(self, pool, timeout)
         if left:
             where = ", ".join(f"{name} in {place}" for name, place in left)
             warnings.warn(
@@ -204,6 +182,36 @@ class Loop(_ringcorn.LoopCore, _Base):
                 RuntimeWarning,
                 stacklevel=2,
             )
+
+
+async def stop_pool(loop, pool, timeout):
+    """pool.stop(timeout) from a thread of its own, while *loop* goes on delivering what the pool's threads wait for."""
+    future = loop.create_future()
+
+    def stop():
+        left, error = None, None
+        try:
+            left = pool.stop(timeout)
+        except BaseException as exc:
+            error = exc
+        try:
+            loop.call_soon_threadsafe(done, left, error)
+        except RuntimeError:  # the loop was closed meanwhile
+            pass
+
+    def done(left, error):
+        if future.done():
+            return
+        if error is not None:
+            future.set_exception(error)
+        else:
+            future.set_result(left)
+
+    thread = threading.Thread(target=stop, name=f"{pool.name}-stop", daemon=True)
+    thread.start()
+    left = await future
+    thread.join()
+    return left
 
 
 def _pidfd_watcher():

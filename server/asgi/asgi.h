@@ -37,6 +37,7 @@ struct asgi {
     PyObject *app;        /* new */
     PyObject *context;    /* new: the lifespan's; every request runs in a copy */
     PyObject *state;      /* new: the lifespan's state, copied per request */
+    PyObject *pool;       /* new: the _ringcorn.Pool of thread-sensitive code */
     struct asgi_names *names;
     struct list cycles;      /* running, oldest first */
     struct list work;        /* cycles with events to handle */
@@ -50,8 +51,8 @@ int asgi_init(struct asgi *a, PyObject *loop, const struct conf *conf, struct ne
 /* The net is closed already (net_fini), so no callback comes any more. */
 void asgi_fini(struct asgi *a);
 
-/* app: any ASGI 3 callable. context, state: as in struct asgi. */
-int asgi_serve(struct asgi *a, PyObject *app, PyObject *context, PyObject *state);
+/* app: any ASGI 3 callable. context, state, pool: as in struct asgi. */
+int asgi_serve(struct asgi *a, PyObject *app, PyObject *context, PyObject *state, PyObject *pool);
 
 /* For struct loop_client. */
 bool asgi_has_work(const struct asgi *a);

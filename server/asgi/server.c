@@ -100,13 +100,14 @@ asgi_fini(struct asgi *a)
     Py_CLEAR(a->app);
     Py_CLEAR(a->context);
     Py_CLEAR(a->state);
+    Py_CLEAR(a->pool);
     if (a->names != NULL)
         names_free(a->names);
     a->names = NULL;
 }
 
 int
-asgi_serve(struct asgi *a, PyObject *app, PyObject *context, PyObject *state)
+asgi_serve(struct asgi *a, PyObject *app, PyObject *context, PyObject *state, PyObject *pool)
 {
     if (!PyCallable_Check(app)) {
         PyErr_Format(PyExc_TypeError, "the application must be callable, not %.100s",
@@ -124,6 +125,7 @@ asgi_serve(struct asgi *a, PyObject *app, PyObject *context, PyObject *state)
     Py_XSETREF(a->app, Py_NewRef(app));
     Py_XSETREF(a->context, Py_NewRef(context));
     Py_XSETREF(a->state, Py_NewRef(state));
+    Py_XSETREF(a->pool, Py_NewRef(pool));
     return 0;
 }
 

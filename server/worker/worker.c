@@ -264,9 +264,9 @@ static PyObject *
 worker_serve(PyObject *module, PyObject *args)
 {
     (void)module;
-    PyObject *app, *context, *state;
-    if (!PyArg_ParseTuple(args, "OOO", &app, &context, &state) ||
-        asgi_serve(&w.asgi, app, context, state) < 0)
+    PyObject *app, *context, *state, *pool;
+    if (!PyArg_ParseTuple(args, "OOOO", &app, &context, &state, &pool) ||
+        asgi_serve(&w.asgi, app, context, state, pool) < 0)
         return NULL;
     w.is_serving = true;
     int err = control_send(w.args->control, CONTROL_READY, (int32_t)w.args->slot, -1);
@@ -366,23 +366,42 @@ strings_list(const struct conf_strings *strings)
     return list;
 }
 
-/* What ringcorn.worker.run() needs to know. */
+/* Seconds; None = off. New. */
+static PyObject *
+seconds(int64_t ms)
+{
+    return ms == 0 ? Py_NewRef(Py_None) : PyFloat_FromDouble((double)ms / 1000);
+}
+
+/* What ringcorn.worker.run() needs to know: a new dict. */
 static PyObject *
 options_new(const struct conf *conf)
 {
     static const char *const io[] = { "auto", "io_uring", "epoll" };
     static const char *const lifespan[] = { "auto", "on", "off" };
     static const char *const levels[] = { "debug", "info", "warning", "error" };
-    PY_OWNED PyObject *first = strings_list(&conf->import_first);
-    if (first == NULL)
-        return NULL;
-    return Py_BuildValue("{s:I,s:i,s:s,s:O,s:s,s:O,s:s,s:s,s:s,s:I,s:I,s:d}", "slot", w.args->slot,
-                         "stacks_signal", WORKER_STACKS_SIGNAL, "app",
-                         conf->app, "factory", conf->factory ? Py_True : Py_False, "app_dir", conf->app_dir, "import_first",
-                         first, "io", io[conf->io], "lifespan", lifespan[conf->lifespan], "log_level",
-                         levels[conf->log_level], "sync_threads", conf->sync_threads,
-                         "executor_threads", conf->sync_executor_threads, "graceful",
-                         (double)conf->timeout_graceful_ms / 1000);
+    static const char *const interface[] = { "auto", "asgi", "wsgi" };
+    static const char *const affinity[] = { "request", "transaction", "call" };
+    static const char *const websocket[] = { "message", "call", "connection" };
+    static const char *const one_hop[] = { "auto", "off" };
+    /* N steals, also where the building fails; a NULL among them fails it with its exception. */
+    return Py_BuildValue(
+        "{s:I,s:I,s:i,s:s,s:O,s:s,s:s,s:N,s:s,s:s,s:s,s:d,"
+        "s:I,s:I,s:s,s:s,s:I,s:I,s:N,s:N,s:N,s:s,s:s,s:s,s:s}",
+        "slot", w.args->slot, "workers", conf->workers, "stacks_signal", WORKER_STACKS_SIGNAL, "app",
+        conf->app, "factory", conf->factory ? Py_True : Py_False, "app_dir", conf->app_dir,
+        "interface", interface[conf->interface], "import_first", strings_list(&conf->import_first),
+        "io", io[conf->io], "lifespan", lifespan[conf->lifespan], "log_level",
+        levels[conf->log_level], "graceful", (double)conf->timeout_graceful_ms / 1000,
+        "sync_threads", conf->sync_threads, "sync_threads_max", conf->sync_threads_max,
+        "sync_affinity", affinity[conf->sync_affinity], "sync_websocket",
+        websocket[conf->sync_websocket], "executor_threads", conf->sync_executor_threads,
+        "sync_queue", conf->sync_queue, "sync_queue_timeout", seconds(conf->sync_queue_timeout_ms),
+        "sync_idle_timeout", seconds(conf->sync_idle_timeout_ms), "sync_park_close_db",
+        seconds(conf->sync_park_close_db_ms), "django_one_hop", one_hop[conf->django_one_hop],
+        "django_conn_max_age", conf->django_conn_max_age, "django_start_hop",
+        conf->django_start_hop_is_moved ? "move" : "stock", "anyio_threads",
+        conf->anyio_threads_are_stock ? "stock" : "auto");
 }
 
 static int
