@@ -1,6 +1,7 @@
 /* worker.c: one worker process, built out of the lower folders and taken down again.
  *
  *   worker_run() ─> embed_start() ─> ringcorn.worker.run() ─> attach ─> serve ─> (requests) ─> drained ─> detach ─> embed_stop()
+ *   worker_check() ─> embed_start() ─> ringcorn.check.run() ─> embed_stop()
  *
  * Runs on:  the process's main thread. Without the GIL: on_control() and everything called from the loop's I/O phase.
  * Owns:     struct worker, the one instance of everything per process. */
@@ -404,12 +405,13 @@ options_new(const struct conf *conf)
         conf->anyio_threads_are_stock ? "stock" : "auto");
 }
 
+/* run() of the module called name; returns the exit code. */
 static int
-run_python(void)
+run_python(const char *name)
 {
     PY_OWNED PyObject *module = PyModule_Create(&worker_module);
     PY_OWNED PyObject *options = options_new(w.args->conf);
-    PY_OWNED PyObject *python = PyImport_ImportModule("ringcorn.worker");
+    PY_OWNED PyObject *python = PyImport_ImportModule(name);
     PY_OWNED PyObject *result = NULL; /* up here: no goto may jump over an owned local */
     if (module == NULL || options == NULL || python == NULL)
         goto failed;
@@ -434,12 +436,12 @@ failed:
     return EXIT_CODE_APP;
 }
 
-int
-worker_run(const struct worker_args *args)
+/* From the start of Python to its end. */
+static int
+run(const struct worker_args *args, const char *name)
 {
     const struct conf *conf = args->conf;
     w.args = args;
-    signals_install();
     if (conf_export_env(conf) < 0 || PyImport_AppendInittab("_ringcorn", PyInit__ringcorn) < 0) {
         log_error("out of memory while starting Python");
         return EXIT_CODE_SYSTEM;
@@ -458,9 +460,24 @@ worker_run(const struct worker_args *args)
     int code = embed_start(&options);
     if (code != 0)
         return code;
-    code = run_python();
+    code = run_python(name);
     if (embed_stop() < 0)
         log_warning("Python ended with unflushed output");
+    return code;
+}
+
+int
+worker_run(const struct worker_args *args)
+{
+    signals_install();
+    int code = run(args, "ringcorn.worker");
     close(args->control);
     return code;
+}
+
+int
+worker_check(const struct worker_args *args)
+{
+    signal(SIGPIPE, SIG_IGN); /* a database that hangs up is an error, not the end */
+    return run(args, "ringcorn.check");
 }
