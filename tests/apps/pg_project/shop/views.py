@@ -8,7 +8,7 @@ import threading
 import time
 
 from asgiref.sync import async_to_sync, sync_to_async
-from django.db import connection, transaction
+from django.db import connection, connections, transaction
 from django.http import HttpResponse, JsonResponse, StreamingHttpResponse
 from django.template import engines
 from django.template.response import TemplateResponse
@@ -298,3 +298,34 @@ async def outlive(request):
 async def go(request):
     _gates[request.GET["of"]].set()
     return JsonResponse({})
+
+
+@route
+async def threads(request):
+    """The names of the process's threads."""
+    return JsonResponse({"names": [thread.name for thread in threading.enumerate()]})
+
+
+@route
+def second(request):
+    """A query to each of two databases."""
+    with connections["second"].cursor() as cursor:
+        cursor.execute("SELECT pg_backend_pid()")
+        (pid,) = cursor.fetchone()
+    return JsonResponse({"pids": [hops.backend(), pid]})
+
+
+@route
+async def reads(request):
+    """`n` reads that need not be on the request's thread, one after the other or side by side."""
+
+    def read():
+        return one("SELECT pg_backend_pid(), pg_sleep(%s)", seconds(request))[0]
+
+    calls = [sync_to_async(read, thread_sensitive=False) for _ in range(int(request.GET["n"]))]
+    began = time.monotonic()
+    if "gather" in request.GET:
+        pids = await asyncio.gather(*(call() for call in calls))
+    else:
+        pids = [await call() for call in calls]
+    return JsonResponse({"seconds": time.monotonic() - began, "pids": pids})
