@@ -33,6 +33,7 @@ forked_child(void)
         }
         l->is_orphan = true;
         l->clients_n = 0;
+        l->late = NULL;
     }
 }
 
@@ -374,13 +375,18 @@ set_ignored(PyObject *self, PyObject *value, void *unused)
 
 /* --- the seam to the server ------------------------------------------------------------------- */
 
-void
+int
 loop_attach(PyObject *loop, const struct loop_client *client, void *self)
 {
     struct loop *l = loop_of(loop);
-    ASSERT(l->clients_n < LOOP_CLIENTS_MAX);
+    if (l->clients_n >= LOOP_CLIENTS_MAX) {
+        PyErr_Format(PyExc_RuntimeError, "an event loop takes no more than %d parts of a server",
+                     (int)LOOP_CLIENTS_MAX);
+        return -1;
+    }
     l->clients[l->clients_n].client = client;
     l->clients[l->clients_n++].self = self;
+    return 0;
 }
 
 void
@@ -409,6 +415,22 @@ int64_t
 loop_step_ns(PyObject *loop)
 {
     return loop_of(loop)->step_ns;
+}
+
+bool
+loop_runs_here(PyObject *loop)
+{
+    struct loop *l = loop_of(loop);
+    return __atomic_load_n(&l->is_turning, __ATOMIC_ACQUIRE) &&
+           pthread_equal(l->runner, pthread_self());
+}
+
+bool
+loop_runs_elsewhere(PyObject *loop)
+{
+    struct loop *l = loop_of(loop);
+    return __atomic_load_n(&l->is_turning, __ATOMIC_ACQUIRE) &&
+           !pthread_equal(l->runner, pthread_self());
 }
 
 void

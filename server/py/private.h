@@ -142,6 +142,7 @@ struct loop {
     struct io *io; /* NULL until the loop runs or somebody asks for it */
     enum io_backend want;
     pthread_t owner; /* of io */
+    pthread_t runner; /* the thread that turns, while is_turning */
     char io_why[IO_WHY_SIZE];
 
     struct {
@@ -163,6 +164,8 @@ struct loop {
     atomic_bool is_poked;         /* another thread has put something into ready */
     atomic_uint helpers;          /* threads of our pools that run Python for this loop */
 
+    struct loop_late *late; /* the loop's thread: to do when the GIL is given away, the last noted first */
+
     int64_t step_ns;
     int64_t flushed_ns; /* when output was last handed to the kernel in this turn; 0 = not yet */
 
@@ -179,7 +182,8 @@ struct loop {
 
     bool is_closed;
     bool is_orphan;   /* made before a fork, and this is the child */
-    bool is_turning;  /* inside _run() */
+    bool is_turning;  /* inside _run(); read without the GIL */
+    bool is_released; /* the loop's thread: inside a turn, and it has given the GIL away */
     bool is_stopping; /* read without the GIL, relaxed */
     bool is_debug;
 };

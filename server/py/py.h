@@ -51,11 +51,11 @@ struct loop_client {
     int64_t (*next_ns)(void *self);   /* when turn() is due (monotonic): 0 = at once, -1 = only on events */
 };
 
-enum { LOOP_CLIENTS_MAX = 4 };
+enum { LOOP_CLIENTS_MAX = 8 };
 
-/* loop: a LoopCore. Clients are called in the order in which they came; client and self outlive the loop or are detached. A loop takes
- * LOOP_CLIENTS_MAX. */
-void loop_attach(PyObject *loop, const struct loop_client *client, void *self);
+/* loop: a LoopCore. Clients are called in the order in which they came; client and self outlive the loop or are detached. 0, or -1 with
+ * RuntimeError set where it has LOOP_CLIENTS_MAX already. */
+int loop_attach(PyObject *loop, const struct loop_client *client, void *self);
 void loop_detach(PyObject *loop, void *self);
 
 /* The loop's io; borrowed, until the loop is closed. Opened in the calling thread, which must be the one that will run the loop. NULL
@@ -77,6 +77,23 @@ int loop_report(PyObject *loop, const char *message);
  * even when it has work. Any thread, no GIL needed. */
 void loop_helper_begin(PyObject *loop);
 void loop_helper_end(PyObject *loop);
+
+/* Where the loop runs. Any thread, no GIL needed. */
+bool loop_runs_here(PyObject *loop);
+bool loop_runs_elsewhere(PyObject *loop); /* in another thread */
+
+/* Makes the loop's current or next turn a short one. Any thread with a reference to the loop, with or without the GIL. */
+void loop_wake(PyObject *loop);
+
+/* Something to do as soon as the loop has given the GIL away: waking a thread that would only wait for it. Embedded in its owner, who
+ * stays until fn was called. False, and nothing is noted, where it can be done at once: this is not the loop's thread, or it has given
+ * the GIL away already. The loop then gives it away in this turn. Loop's thread, any GIL state; fn: the same, without the GIL, mostly. */
+struct loop_late {
+    struct loop_late *next;
+    void (*fn)(struct loop_late *late);
+    bool is_noted;
+};
+bool loop_do_late(PyObject *loop, struct loop_late *late);
 
 /* CLOCK_MONOTONIC when the callback that runs now was begun. */
 int64_t loop_step_ns(PyObject *loop);

@@ -99,6 +99,42 @@ posts_add(struct loop *l, _Atomic(struct post *) *posts, struct post *post)
 }
 
 void
+loop_wake(PyObject *loop)
+{
+    struct loop *l = loop_of(loop);
+    atomic_fetch_add(&l->posting, 1);
+    struct io *io = __atomic_load_n(&l->io, __ATOMIC_SEQ_CST);
+    if (io != NULL)
+        io_wake(io);
+    atomic_fetch_sub(&l->posting, 1);
+}
+
+bool
+loop_do_late(PyObject *loop, struct loop_late *late)
+{
+    struct loop *l = loop_of(loop);
+    if (!loop_runs_here(loop) || l->is_released)
+        return false;
+    if (!late->is_noted) {
+        late->is_noted = true;
+        late->next = l->late;
+        l->late = late;
+    }
+    return true;
+}
+
+static void
+do_late(struct loop *l)
+{
+    while (l->late != NULL) {
+        struct loop_late *late = l->late;
+        l->late = late->next;
+        late->is_noted = false;
+        late->fn(late);
+    }
+}
+
+void
 loop_post(PyObject *loop, struct post *post)
 {
     struct loop *l = loop_of(loop);
@@ -293,8 +329,12 @@ turn_io(struct loop *l)
         clients_flush(l);
         int64_t timeout = wait_ns(l);
         if (released == NULL &&
-            (timeout != 0 || atomic_load_explicit(&l->helpers, memory_order_relaxed) > 0))
+            (timeout != 0 || l->late != NULL ||
+             atomic_load_explicit(&l->helpers, memory_order_relaxed) > 0)) {
             released = PyEval_SaveThread();
+            l->is_released = true;
+            do_late(l);
+        }
         int events = io_wait(l->io, timeout);
         bool had_posts = run_io_posts(l);
         clients_turn(l);
@@ -309,6 +349,7 @@ turn_io(struct loop *l)
             break;
     }
     PyEval_RestoreThread(released);
+    l->is_released = false;
 }
 
 static int
@@ -427,8 +468,17 @@ run_begin(struct loop *l)
     }
     if (loop_open_io(l) < 0)
         return -1;
-    l->is_turning = true;
+    l->runner = pthread_self();
+    __atomic_store_n(&l->is_turning, true, __ATOMIC_RELEASE);
     return 0;
+}
+
+static void
+run_end(struct loop *l)
+{
+    clients_flush(l); /* what the last turn wrote */
+    do_late(l);
+    __atomic_store_n(&l->is_turning, false, __ATOMIC_RELEASE);
 }
 
 PyObject *
@@ -443,8 +493,7 @@ turn_run(PyObject *self, PyObject *unused)
         turn_io(l);
         err = turn_python(l);
     } while (err == 0 && !l->is_stopping);
-    l->is_turning = false;
-    clients_flush(l); /* what the last turn wrote */
+    run_end(l);
     return err == 0 ? Py_NewRef(Py_None) : NULL;
 }
 
@@ -457,7 +506,6 @@ turn_run_once(PyObject *self, PyObject *unused)
         return NULL;
     turn_io(l);
     int err = turn_python(l);
-    l->is_turning = false;
-    clients_flush(l);
+    run_end(l);
     return err == 0 ? Py_NewRef(Py_None) : NULL;
 }

@@ -2,6 +2,7 @@
  *
  *   crew.c   threads, slots and leases: who runs what, when. Knows jobs as structs, not as Python
  *   turn.c   what the loop does for a crew once a turn: parking, deadlines, threads to start
+ *   thread.c a thread of Python's that runs jobs: its start, its loop, the hooks that run on it
  *   job.c    a job that is a Python call, and its way back as a future
  *   pool.c   the type _ringcorn.Pool: a crew that Python sees
  *   lease.c  the type _ringcorn.Lease: a request's claim to one thread
@@ -53,21 +54,25 @@ struct sync_job {
     /* the crew's: */
     struct list link;
     struct lease *lease;
-    int64_t queued_ns;
 };
 
-/* A claim to one thread. Embedded in its owner, which outlives every job of it. The crew's, under its lock. */
+/* A claim to one thread. Embedded in its owner, which outlives every job of it; the pool outlives the lease. The crew's, under its
+ * lock. */
 struct lease {
-    struct crew *crew; /* counted */
-    struct list jobs;  /* not begun, oldest first */
-    struct list wait;  /* crew's queue for a slot */
-    struct list held;  /* crew's list of leases that have a thread */
+    struct crew *crew;
+    struct list jobs;    /* not begun, oldest first */
+    struct list wait;    /* crew's queues for a slot */
+    struct list held;    /* crew's list of leases that have a thread */
+    struct list holding; /* crew's list of leases that have a slot and no job */
     struct sync_thread *thread; /* NULL until the first job, after the end, and where it was given back */
     struct sync_job *running;
+    uint64_t arrived;           /* its place in the queue */
+    int64_t wait_ns, slot_ns;   /* since when it waits, or has its slot */
     uint64_t delivered_turn;    /* loop turn in which the last result was delivered; parking counts from it */
     unsigned delivering;        /* results that are on their way to the loop */
     unsigned blocked_samples;
-    bool has_slot, is_closed, is_paused;
+    bool has_slot, is_closed, is_paused, is_resuming;
+    bool gives_back; /* slot and thread, when its jobs are done */
     char label[96]; /* who: "GET /path", for reports; "" = unknown */
 };
 
@@ -104,5 +109,8 @@ PyObject *lease_call(PyObject *lease, PyObject *fn, PyObject *const *args, Py_ss
 
 /* As Lease.close(): the request has ended. Late calls still work: each takes a thread for itself. */
 void lease_end(PyObject *lease);
+
+/* A job of it met a full queue, or waited for longer than sync.queue_timeout. */
+bool lease_was_refused(PyObject *lease);
 
 #endif

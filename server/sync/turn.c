@@ -1,0 +1,330 @@
+/* turn.c: what the loop does for a crew once a turn: parking, deadlines, threads to start.
+ *
+ * Parking. A request that awaits its next call to a thread makes it within a few turns of the loop: its task is woken by the result, the
+ * framework's layers hand it on by call_soon() at most. After PARK_TURNS turns without a new job it awaits something else, and its slot
+ * is another's. Only while someone waits; then the loop does not sleep until it is decided.
+ *
+ * The blocked rule. A thread whose code waits for the loop (asgiref's run_until_future, AnyIO's from_thread) computes nothing. Its frames are
+ * looked at every 5 ms while someone waits; BLOCKED_SAMPLES sightings in a row take its slot. Fewer would hit calls that only
+ * pass through there.
+ *
+ * Runs on:  the loop's thread, in the phases that each function names. */
+#include "sync/private.h"
+
+#include <stdlib.h>
+
+enum { FRAMES_MAX = 8, NAMED_MAX = 8, REPORT_SIZE = 1024 };
+
+/* --- parking: lock held -------------------------------------------------------------------------- */
+
+/* Does a free slot (with affinity transaction: or a free thread) help someone? */
+static bool
+is_short(struct crew *c)
+{
+    return c->waiting > 0 && (c->slots_used >= c->slots || c->affinity == AFFINITY_TRANSACTION);
+}
+
+static bool
+can_be_parked(struct crew *c, struct lease *l)
+{
+    return READ(l->delivering) == 0 && c->turn - READ(l->delivered_turn) >= PARK_TURNS;
+}
+
+static void
+park_leases(struct crew *c)
+{
+    struct list *node = c->holding.next;
+    while (is_short(c) && node != &c->holding) {
+        struct lease *l = CONTAINER_OF(node, struct lease, holding);
+        node = node->next;
+        if (!can_be_parked(c, l))
+            continue;
+        crew_park(c, l);
+        crew_dispatch(c); /* makes leases run, none hold */
+    }
+}
+
+/* --- deadlines ----------------------------------------------------------------------------------- */
+
+/* Who has the slots, for the log. Lock held. */
+static void
+describe_holders(struct crew *c, int64_t now, char *text, size_t size)
+{
+    size_t used = 0, n = 0, more = 0;
+    text[0] = '\0';
+    LIST_FOR_EACH(node, &c->held)
+    {
+        struct lease *l = CONTAINER_OF(node, struct lease, held);
+        if (!l->has_slot)
+            continue;
+        if (n >= NAMED_MAX || used + sizeof l->label + 32 > size) {
+            more++;
+            continue;
+        }
+        used += (size_t)snprintf(text + used, size - used, "%s%s (%.1f s)", n++ > 0 ? ", " : "",
+                                 l->label[0] != '\0' ? l->label : "a call without a name",
+                                 (double)(now - l->slot_ns) * 1e-9);
+    }
+    if (more > 0)
+        snprintf(text + used, size - used, " and %zu more", more);
+    else if (n == 0)
+        snprintf(text, size, "nobody: threads_max is reached");
+}
+
+/* Takes those that have waited for too long out of a queue. Lock held; the first of them is described in who. */
+static size_t
+expire(struct crew *c, struct list *queue, int64_t now, struct list *jobs, char *who, size_t size)
+{
+    size_t n = 0;
+    LIST_FOR_EACH_SAFE(node, queue)
+    {
+        struct lease *l = CONTAINER_OF(node, struct lease, wait);
+        if (now - l->wait_ns < c->queue_timeout_ns)
+            break;
+        if (l->is_resuming)
+            continue;
+        if (n++ == 0 && who[0] == '\0')
+            snprintf(who, size, "%s", l->label[0] != '\0' ? l->label : "a call without a name");
+        crew_drop_queued(c, l, jobs);
+        crew_dispatch(c);
+    }
+    return n;
+}
+
+/* Lock held. */
+static void
+end_idle_threads(struct crew *c, int64_t now)
+{
+    int64_t next = INT64_MAX;
+    struct list *node = c->idle.prev; /* those that hold nothing first */
+    while (node != &c->idle && c->threads_n > c->slots) {
+        struct sync_thread *t = CONTAINER_OF(node, struct sync_thread, link);
+        node = node->prev;
+        if (t->idle_since_ns == 0)
+            t->idle_since_ns = now;
+        int64_t due = t->idle_since_ns + c->idle_timeout_ns;
+        if (due <= now)
+            crew_dismiss(c, t);
+        else if (due < next)
+            next = due;
+    }
+    WRITE(c->idle_due_ns, c->threads_n > c->slots ? next : INT64_MAX);
+}
+
+/* Phase 2: no Python, GIL state unknown. */
+static void
+client_turn(void *self)
+{
+    struct crew *c = self;
+    WRITE(c->turn, c->turn + 1);
+    if (READ(c->waiting) == 0 && READ(c->idle_due_ns) == INT64_MAX && !READ(c->needs_turn))
+        return;
+
+    struct list expired;
+    char who[sizeof(((struct lease *)NULL)->label)] = "", holders[REPORT_SIZE];
+    int64_t now = clock_ns();
+    bool is_logged = false;
+    list_init(&expired);
+    crew_lock(c);
+    WRITE(c->needs_turn, false);
+    if (c->retry_ns != 0 && now >= c->retry_ns)
+        crew_dispatch(c);
+    park_leases(c);
+    if (c->queue_timeout_ns > 0 && c->waiting > 0) {
+        size_t n = expire(c, &c->wait_kept, now, &expired, who, sizeof who) +
+                   expire(c, &c->wait_new, now, &expired, who, sizeof who);
+        c->refusals += n;
+        if (n > 0 && now - c->refusal_log_ns >= NS_PER_S) {
+            c->refusal_log_ns = now;
+            is_logged = true;
+            describe_holders(c, now, holders, sizeof holders);
+        }
+    }
+    if (now >= c->idle_due_ns)
+        end_idle_threads(c, now);
+    crew_unlock(c);
+
+    if (is_logged) {
+        log_warning("%s waited for a thread for longer than sync.queue_timeout (%.1f s), as did %zu "
+                    "more since the last such line; the slots are held by: %s",
+                    who, (double)c->queue_timeout_ns * 1e-9, c->refusals - 1, holders);
+        c->refusals = 0;
+    }
+    struct list *node;
+    while ((node = list_pop(&expired)) != NULL) {
+        struct sync_job *job = CONTAINER_OF(node, struct sync_job, link);
+        job->drop(job, SYNC_DROP_TIMEOUT);
+    }
+}
+
+/* --- the blocked rule ----------------------------------------------------------------------------- */
+
+static bool
+may_be_blocked(struct crew *c)
+{
+    return READ(c->blocking_n) > 0 && READ(c->waiting) > 0;
+}
+
+/* GIL held, and not given away: the thread stays where it is. */
+static bool
+is_blocked(struct crew *c, PyThreadState *state)
+{
+    PyObject *frame = (PyObject *)PyThreadState_GetFrame(state);
+    bool is_found = false;
+    for (int i = 0; i < FRAMES_MAX && frame != NULL && !is_found; i++) {
+        PyObject *code = (PyObject *)PyFrame_GetCode((PyFrameObject *)frame);
+        for (Py_ssize_t k = 0; k < PyTuple_GET_SIZE(c->blocking_code) && !is_found; k++)
+            is_found = PyTuple_GET_ITEM(c->blocking_code, k) == code;
+        Py_DECREF(code);
+        PyObject *back = (PyObject *)PyFrame_GetBack((PyFrameObject *)frame);
+        Py_DECREF(frame);
+        frame = back;
+    }
+    Py_XDECREF(frame);
+    return is_found;
+}
+
+struct sample {
+    struct sync_thread *thread;
+    struct sync_job *job;
+    PyThreadState *state;
+};
+
+/* A thread that is looked at cannot end: it needs the GIL for it. No garbage collection may begin here, for it could run Python. */
+static void
+take_samples(struct crew *c)
+{
+    struct sample *samples = calloc(c->slots, sizeof *samples);
+    if (samples == NULL)
+        return; /* next time */
+    size_t n = 0;
+    crew_lock(c);
+    LIST_FOR_EACH(node, &c->held)
+    {
+        struct lease *l = CONTAINER_OF(node, struct lease, held);
+        if (l->has_slot && l->running != NULL && l->thread->next == NULL && n < c->slots)
+            samples[n++] = (struct sample){ l->thread, l->running, l->thread->state };
+    }
+    crew_unlock(c);
+
+    int had_gc = PyGC_Disable();
+    for (size_t i = 0; i < n; i++) {
+        bool is_it = is_blocked(c, samples[i].state);
+        crew_lock(c);
+        struct lease *l = NULL;
+        LIST_FOR_EACH(node, &c->held)
+        {
+            struct lease *other = CONTAINER_OF(node, struct lease, held);
+            if (other->thread == samples[i].thread && other->running == samples[i].job)
+                l = other;
+        }
+        if (l != NULL && l->has_slot) {
+            l->blocked_samples = is_it ? l->blocked_samples + 1 : 0;
+            if (l->blocked_samples >= BLOCKED_SAMPLES && c->waiting > 0 && c->slots_used >= c->slots) {
+                crew_park(c, l);
+                crew_dispatch(c);
+            }
+        }
+        crew_unlock(c);
+    }
+    if (had_gc)
+        PyGC_Enable();
+    free(samples);
+}
+
+/* --- phase 3 -------------------------------------------------------------------------------------- */
+
+static bool
+client_has_work(void *self)
+{
+    struct crew *c = self;
+    return READ(c->wanted) > 0 || (may_be_blocked(c) && clock_ns() >= c->sample_due_ns);
+}
+
+static int
+client_run(void *self)
+{
+    struct crew *c = self;
+    if (may_be_blocked(c) && clock_ns() >= c->sample_due_ns) {
+        take_samples(c);
+        c->sample_due_ns = clock_ns() + SAMPLE_NS;
+    }
+    if (READ(c->wanted) == 0 || c->pool == NULL)
+        return 0;
+    PY_OWNED PyObject *pool = Py_NewRef((PyObject *)c->pool);
+    if (threads_start(c->pool) == 0)
+        return 0;
+    if (!PyErr_ExceptionMatches(PyExc_Exception))
+        return -1;
+    /* No thread at all, and none to be had: those that wait would do so for ever. */
+    PyErr_Clear();
+    struct list jobs;
+    struct list *node;
+    list_init(&jobs);
+    crew_lock(c);
+    LIST_FOR_EACH_SAFE(other, &c->wait_new)
+    {
+        crew_drop_queued(c, CONTAINER_OF(other, struct lease, wait), &jobs);
+    }
+    crew_unlock(c);
+    while ((node = list_pop(&jobs)) != NULL) {
+        struct sync_job *job = CONTAINER_OF(node, struct sync_job, link);
+        job->drop(job, SYNC_DROP_TIMEOUT);
+    }
+    return 0;
+}
+
+static int64_t
+earlier(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+
+/* Lock held: when the first of a queue has waited for too long. */
+static int64_t
+expires(struct crew *c, struct list *queue)
+{
+    LIST_FOR_EACH(node, queue)
+    {
+        struct lease *l = CONTAINER_OF(node, struct lease, wait);
+        if (!l->is_resuming)
+            return l->wait_ns + c->queue_timeout_ns;
+    }
+    return INT64_MAX;
+}
+
+static int64_t
+client_next_ns(void *self)
+{
+    struct crew *c = self;
+    int64_t next = READ(c->idle_due_ns);
+    if (READ(c->needs_turn) || READ(c->waiting) > 0) {
+        bool is_deciding = false;
+        crew_lock(c);
+        if (is_short(c)) {
+            LIST_FOR_EACH(node, &c->holding)
+            {
+                is_deciding |= READ(CONTAINER_OF(node, struct lease, holding)->delivering) == 0;
+            }
+        }
+        if (c->waiting > 0) {
+            if (c->queue_timeout_ns > 0)
+                next = earlier(next, earlier(expires(c, &c->wait_kept), expires(c, &c->wait_new)));
+            if (c->retry_ns != 0 && c->needy > 0)
+                next = earlier(next, c->retry_ns);
+        }
+        crew_unlock(c);
+        if (is_deciding)
+            return 0;
+        if (may_be_blocked(c))
+            next = earlier(next, c->sample_due_ns);
+    }
+    return next == INT64_MAX ? -1 : next;
+}
+
+const struct loop_client crew_client = {
+    .turn = client_turn,
+    .has_work = client_has_work,
+    .run = client_run,
+    .next_ns = client_next_ns,
+};
