@@ -96,6 +96,14 @@ get_is_busy(PyObject *self, void *unused)
     return PyBool_FromLong(is_busy);
 }
 
+/* asgiref 3.13 asks the object in its context variable whether its block was left. A lease works for ever. */
+static PyObject *
+get_exited(PyObject *self, void *unused)
+{
+    (void)self, (void)unused;
+    return Py_NewRef(Py_False);
+}
+
 static unsigned long
 thread_of(PyObject *self)
 {
@@ -179,6 +187,7 @@ static PyGetSetDef lease_getset[] = {
     { "has_thread", get_has_thread, NULL, "It has its thread now.", NULL },
     { "thread_ident", get_thread_ident, NULL, "Of its thread, as threading.get_ident(); or None.",
       NULL },
+    { "_exited", get_exited, NULL, NULL, NULL },
     { NULL, NULL, NULL, NULL, NULL },
 };
 
