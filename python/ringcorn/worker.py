@@ -20,7 +20,7 @@ import weakref
 
 import _ringcorn
 
-from . import anyio_threads, log
+from . import anyio_threads, check, log, sqlalchemy_hints
 from .app import AppError, import_module, load
 from .lifespan import Lifespan, LifespanFailed
 from .loop import new_event_loop, stop_pool, use_pidfds
@@ -50,6 +50,8 @@ def run(worker, options):
             import_module(name, options["app_dir"])
         app = load(options["app"], options["factory"], options["app_dir"])
         pools.open_sync(options["sync_threads"] or _auto_threads(options["interface"]))
+        if options["slot"] == 0:
+            check.warn(check.django_hints, pools.sync.threads, options)
         serving = _Serving(worker, loop, app, pools.sync, options)
         return _run_to_the_end(loop, serving)
     except AppError as e:
@@ -180,6 +182,8 @@ class _Serving:
             raise AppError(3, f"the application did not start: {e}", e.__cause__) from None
         except Exception as e:
             raise AppError(3, f"the application did not start: {e!r}", e) from None
+        if self.options["slot"] == 0:
+            check.warn(sqlalchemy_hints.find, self.pool.threads)
         # What the application made while it was imported stays: the collector need not visit it again and again.
         gc.collect()
         gc.freeze()
