@@ -1,0 +1,79 @@
+"""A request whose URL leads to a coroutine function: on the loop, with trips to its thread for what may block."""
+
+import asyncio
+from contextvars import copy_context
+
+from django.core import signals
+from django.core.exceptions import RequestAborted
+from django.urls import set_script_prefix
+
+from . import answer, body, urls
+from .chain import GUESS
+from .job import CLOSES_OUTSIDE
+from .signals import may_finish_on_loop
+from .watch import Watch
+
+
+async def serve(handler, plan, guess, scope, receive, send, trips):
+    try:
+        file = await body.read(receive, trips.loop)
+    except RequestAborted:
+        return
+    set_script_prefix(urls.script_prefix(scope))
+    if signals.request_started.receivers:
+        await plan.send_started(trips, scope)
+    request, response = handler.create_request(scope, file)
+    outside = copy_context()
+    if request is None:
+        file.close()
+        try:
+            await _send(response, send, trips)
+        finally:
+            await trips.run(response.close)
+        return
+    request.__dict__[GUESS] = guess
+    watch = Watch(handler, receive, trips.loop) if plan.watches else None
+    await respond(plan, request, file, plan.async_chain.get_response_async(request), send, trips, watch, outside)
+
+
+async def respond(plan, request, file, responding, send, trips, watch, outside):
+    """From the coroutine *responding*, which has the response, to the end. *outside*: the context that request_finished is sent in."""
+    response = None
+    has_left = False
+    try:
+        response = await responding
+        plan.adopt(response)
+        await _send(response, send, trips)
+    except asyncio.CancelledError:
+        has_left = watch is not None and watch.was_it()
+        if not has_left:
+            raise
+    finally:
+        if watch is not None:
+            watch.end()
+        try:
+            if response is not None:
+                await _close(request, response, trips, outside)
+            elif has_left:
+                await plan.send_finished(trips, outside)
+        finally:
+            file.close()
+
+
+async def _send(response, send, trips):
+    headers = answer.head(response)
+    if response.streaming:
+        await answer.send_stream(send, response, headers, trips, copy_context())
+    else:
+        is_ours = type(send).__module__ == "_ringcorn"
+        await answer.send_whole(send, response.status_code, headers, response.content, not is_ours)
+
+
+async def _close(request, response, trips, outside):
+    has_only_request = len(response._resource_closers) == 1 and not request.__dict__.get("_files")
+    if has_only_request and not trips.may_have_used_thread and may_finish_on_loop():
+        response.close()
+    elif CLOSES_OUTSIDE:
+        await trips.run(response.close, context=outside)
+    else:
+        await trips.run(response.close)

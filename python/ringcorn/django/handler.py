@@ -1,0 +1,46 @@
+"""Django's ASGI handler, served by what the URL leads to.
+
+A handler that Django has made becomes one of these by its __class__ (__init__.py), so whoever wraps it keeps it, and it remains an ASGIHandler.
+"""
+
+from asgiref.sync import ThreadSensitiveContext
+from django.core.handlers.asgi import ASGIHandler
+
+from . import async_view, sync_view, urls
+from .hops import Asgiref
+from .plan import Plan
+
+
+class Handler(ASGIHandler):
+    _plan = None
+
+    async def __call__(self, scope, receive, send):
+        plan = self._plan
+        if plan is None:
+            plan = self._plan = Plan(self, None)
+        if scope["type"] == "http":
+            guess = urls.guess(scope)
+            trips = plan.trips()
+            if guess.is_async:
+                chain, serve, build = plan.async_chain, async_view.serve, plan.build_async
+            else:
+                chain, serve, build = plan.sync_chain, sync_view.serve, plan.build_sync
+            if chain is None and (plan.why_not_async if guess.is_async else plan.why_not_sync) is None:
+                await trips.run(build)
+                chain = plan.async_chain if guess.is_async else plan.sync_chain
+            if chain is not None:
+                if type(trips) is Asgiref:
+                    async with ThreadSensitiveContext():
+                        await serve(self, plan, guess, scope, receive, send, trips)
+                else:
+                    await serve(self, plan, guess, scope, receive, send, trips)
+                return
+        await ASGIHandler.__call__(self._as_django_made_it(), scope, receive, send)
+
+    def _as_django_made_it(self):
+        """The same object in Django's own class, which is the sender of its signals."""
+        if type(self) is not Handler:
+            return self
+        twin = object.__new__(ASGIHandler)
+        twin.__dict__ = self.__dict__
+        return twin

@@ -1,0 +1,60 @@
+"""request_started and request_finished: whose receivers they have, and where Django's own run."""
+
+import weakref
+
+from django.core import signals
+from django.core.cache import caches, close_caches
+from django.core.cache.backends.base import BaseCache
+from django.core.handlers.base import reset_urlconf
+from django.db import close_old_connections, connections, reset_queries
+
+
+class Receivers:
+    """Whether all receivers of a signal are among *own*. The answer is kept until they change."""
+
+    __slots__ = ("signal", "own", "seen", "answer")
+
+    def __init__(self, signal, own):
+        self.signal = signal
+        self.own = own
+        self.seen = None
+        self.answer = False
+
+    def are_own(self):
+        receivers = self.signal.receivers
+        if receivers != self.seen:
+            self.seen = list(receivers)
+            # A receiver is the second part of an entry, mostly as a weak reference.
+            live = [each[1]() if isinstance(each[1], weakref.ReferenceType) else each[1] for each in self.seen]
+            self.answer = all(each is None or each in self.own for each in live)
+        return self.answer
+
+
+finished = Receivers(signals.request_finished, (close_old_connections, reset_urlconf, close_caches))
+
+
+def may_finish_on_loop():
+    """Whether response.close() has nothing to close that could block. For a request without synchronous code, in its context."""
+    if not finished.are_own():
+        return False
+    for cache in caches.all(initialized_only=True):
+        if type(cache).close is not BaseCache.close:
+            return False
+    return not connections.all(initialized_only=True)
+
+
+def move_start():
+    """Takes Django's own receivers off request_started. Returns what does their work; it belongs on a request's thread, before its first job.
+
+    A request that runs no synchronous code then needs no trip to a thread, and so no database connection, to begin."""
+    moved = [receiver for receiver in (reset_queries, close_old_connections) if signals.request_started.disconnect(receiver)]
+    if len(moved) == 2:
+        return _begin
+    return moved[0] if moved else None  # the project has disconnected the other
+
+
+def _begin():
+    """Both in one pass."""
+    for connection in connections.all(initialized_only=True):
+        connection.queries_log.clear()
+        connection.close_if_unusable_or_obsolete()
