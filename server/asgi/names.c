@@ -88,7 +88,9 @@ names_fill(struct asgi_names *n, const struct conf *conf)
         n->wait_type == NULL || n->disconnected == NULL || asyncio == NULL)
         return -1;
     PY_OWNED PyObject *log = PyImport_ImportModule("ringcorn.log");
+    PY_OWNED PyObject *overload = PyImport_ImportModule("ringcorn.overload");
     if (log == NULL || (n->report = module_attr(log, "request_failed")) == NULL ||
+        overload == NULL || (n->refused = module_attr(overload, "refused")) == NULL ||
         (n->as_coroutine = as_coroutine_new()) == NULL || (n->loop_kwname = Py_BuildValue("(s)", "loop")) == NULL)
         return -1;
     n->future_type = module_attr(asyncio, "Future");
@@ -164,7 +166,7 @@ names_free(struct asgi_names *n)
         &n->request_template, &n->disconnect_template, &n->http_request,  &n->http_disconnect,
         &n->response_start,  &n->response_body,     &n->version_10,       &n->version_11,
         &n->exception,       &n->add_done_callback, &n->cancel,           &n->set_result,
-        &n->done,            &n->server_tuple,      &n->report,           &n->loop_kwname,
+        &n->done,            &n->server_tuple,      &n->report,           &n->loop_kwname,  &n->refused,
         &n->as_coroutine,
     };
     for (size_t i = 0; i < ARRAY_LEN(rest); i++)
