@@ -24,7 +24,7 @@ __all__ = ("EventLoopPolicy", "Loop", "new_event_loop", "use_pidfds")
 # Threads of a stand-alone loop's executor, as concurrent.futures counts them.
 EXECUTOR_THREADS_MAX = 32
 # What run_in_executor() takes beside executors: their submit() returns a future of the loop.
-_POOLS = (_ringcorn.Pool,)
+_POOLS = (_ringcorn.Pool, _ringcorn.Lease)
 
 
 def new_event_loop(io=None):

@@ -20,7 +20,7 @@ import weakref
 
 import _ringcorn
 
-from . import anyio_threads, check, log, sqlalchemy_hints
+from . import anyio_threads, asgiref_threads, check, log, sqlalchemy_hints, websocket_lease
 from .app import AppError, import_module, load
 from .lifespan import Lifespan, LifespanFailed
 from .loop import new_event_loop, stop_pool, use_pidfds
@@ -111,7 +111,16 @@ class _Pools:
         """For thread-sensitive code: what knows the application decides on the number."""
         options = self.options
         most = max(threads, options["sync_threads_max"])
-        self.sync = _ringcorn.Pool(self.loop, threads, "ringcorn-sync", options["sync_queue"])
+        self.sync = _ringcorn.Pool(
+            self.loop,
+            threads,
+            "ringcorn-sync",
+            options["sync_queue"],
+            threads_max=most,
+            queue_timeout=options["sync_queue_timeout"],
+            idle_timeout=options["sync_idle_timeout"],
+            affinity=options["sync_affinity"],
+        )
         if options["slot"] == 0:
             n = options["workers"]
             log.info(
@@ -196,6 +205,8 @@ class _Serving:
     async def _adapt(self):
         """Leads the threads of frameworks to ours: one line each. Nothing is imported that the application has not imported."""
         anyio_threads.limit(self.loop, self.pool.threads)
+        self.app = await asgiref_threads.install(self.app, self.loop, self.pool)  # last of those that lead calls: it begins to call
+        self.app = websocket_lease.install(self.app, self.pool, self.options["sync_websocket"])
 
     def _on_event(self, what):
         if what == "drain" and self.options["graceful"]:
