@@ -64,6 +64,9 @@ class Pool:
     on_surplus: Callable[[], object] | None  # its lease has ended and `threads` others are idle already
     on_acquire: Callable[[], object] | None  # a lease got this thread; before its first job
     may_release: Callable[[], bool] | None  # affinity transaction, Lease.give_back(): is the thread clean?
+    on_job_end: Callable[[], object] | None  # after each job, before its result is delivered
+    on_park: Callable[[], object] | None  # its lease has had no job for park_timeout; once until the next job
+    park_timeout: float | None  # seconds; for threads that fall asleep from then on
     def __new__(
         cls,
         loop: LoopCore,

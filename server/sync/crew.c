@@ -128,6 +128,32 @@ fall_asleep(struct sync_thread *t)
     atomic_store(&t->is_awake, 0);
 }
 
+/* Lock held: its lease has no job. */
+static bool
+is_idle_of_lease(const struct sync_thread *t)
+{
+    return t->lease != NULL && t->lease->running == NULL;
+}
+
+/* Where nobody wakes the thread by then, and it still belongs to a lease, it wakes itself for on_park. */
+static void
+sleep_until_parked(struct crew *c, struct sync_thread *t, int64_t due_ns)
+{
+    int64_t left_ns;
+    while (atomic_load(&t->is_awake) == 0 && (left_ns = due_ns - clock_ns()) > 0) {
+        struct timespec left = { .tv_sec = left_ns / NS_PER_S, .tv_nsec = left_ns % NS_PER_S };
+        futex_wait(&t->is_awake, &left);
+    }
+    pthread_mutex_lock(&c->lock);
+    if (t->is_asleep && is_idle_of_lease(t)) {
+        t->is_asleep = false;
+        atomic_store(&t->is_awake, 1);
+        t->was_parked = true;
+        t->orders |= ORDER_PARK;
+    }
+    pthread_mutex_unlock(&c->lock);
+}
+
 void
 crew_sleep(struct crew *c, struct sync_thread *t)
 {
@@ -136,14 +162,18 @@ crew_sleep(struct crew *c, struct sync_thread *t)
         futex_wait(&t->is_awake, &alarm);
     if (atomic_load(&t->is_awake) != 0)
         return;
+    int64_t park_ns = 0;
     pthread_mutex_lock(&c->lock);
     if (t->is_asleep) {
         t->lingers_until_ns = 0;
+        park_ns = is_idle_of_lease(t) && !t->was_parked ? c->park_timeout_ns : 0;
     } else { /* its wake-up is late */
         list_del(&t->wake);
         atomic_store(&t->is_awake, 1);
     }
     pthread_mutex_unlock(&c->lock);
+    if (park_ns > 0)
+        sleep_until_parked(c, t, clock_ns() + park_ns);
     while (atomic_load(&t->is_awake) == 0)
         futex_wait(&t->is_awake, NULL);
 }
@@ -220,6 +250,7 @@ attach(struct crew *c, struct lease *l, struct sync_thread *t)
     l->thread = t;
     t->lease = l;
     t->is_new_to_lease = true;
+    t->was_parked = false;
     t->is_clean = false;
     list_add_tail(&c->held, &l->held);
 }
@@ -235,7 +266,7 @@ detach(struct crew *c, struct lease *l)
     l->thread = NULL;
     l->gives_back = false;
     t->lease = NULL;
-    t->orders &= ~(unsigned)ORDER_CHECK;
+    t->orders &= ~(unsigned)(ORDER_CHECK | ORDER_PARK);
     return t;
 }
 
@@ -249,6 +280,8 @@ begin(struct crew *c, struct lease *l)
     c->queued--;
     t->next = l->running;
     t->loop = c->loop;
+    t->was_parked = false;
+    t->orders &= ~(unsigned)ORDER_PARK;
     wake(c, t);
 }
 
@@ -856,6 +889,8 @@ crew_release(struct crew *c)
     Py_XDECREF(c->on_surplus);
     Py_XDECREF(c->on_acquire);
     Py_XDECREF(c->may_release);
+    Py_XDECREF(c->on_job_end);
+    Py_XDECREF(c->on_park);
     Py_XDECREF(c->blocking_code);
     pthread_mutex_destroy(&c->lock);
     free(c);

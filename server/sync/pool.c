@@ -340,6 +340,8 @@ pool_traverse(PyObject *self, visitproc visit, void *arg)
         Py_VISIT(p->crew->on_surplus);
         Py_VISIT(p->crew->on_acquire);
         Py_VISIT(p->crew->may_release);
+        Py_VISIT(p->crew->on_job_end);
+        Py_VISIT(p->crew->on_park);
     }
     return 0;
 }
@@ -373,6 +375,8 @@ pool_clear(PyObject *self)
         Py_CLEAR(p->crew->on_surplus);
         Py_CLEAR(p->crew->on_acquire);
         Py_CLEAR(p->crew->may_release);
+        Py_CLEAR(p->crew->on_job_end);
+        Py_CLEAR(p->crew->on_park);
     }
     Py_CLEAR(p->loop);
     Py_CLEAR(p->threads);
@@ -610,6 +614,28 @@ set_blocking_code(PyObject *self, PyObject *value, void *unused)
     return 0;
 }
 
+static PyObject *
+get_park_timeout(PyObject *self, void *unused)
+{
+    (void)unused;
+    int64_t ns = ((struct pool *)self)->crew->park_timeout_ns;
+    return ns == 0 ? Py_NewRef(Py_None) : PyFloat_FromDouble((double)ns * 1e-9);
+}
+
+static int
+set_park_timeout(PyObject *self, PyObject *value, void *unused)
+{
+    (void)unused;
+    struct crew *c = ((struct pool *)self)->crew;
+    int64_t ns;
+    if (refuse_delete(value) < 0 || seconds_of(value, "park_timeout", &ns) < 0)
+        return -1;
+    crew_lock(c);
+    c->park_timeout_ns = ns;
+    crew_unlock(c);
+    return 0;
+}
+
 #define FAST(f) ((PyCFunction)(void (*)(void))(f))
 
 static PyMethodDef pool_methods[] = {
@@ -660,6 +686,9 @@ static PyGetSetDef pool_getset[] = {
     HOOK(on_surplus, "Called on a thread that comes back when enough are idle already."),
     HOOK(on_acquire, "Called on a thread that a lease has got, before its first job."),
     HOOK(may_release, "Called on a thread: may its lease give it back?"),
+    HOOK(on_job_end, "Called on a thread after each job, before its result is delivered."),
+    HOOK(on_park, "Called on a thread whose lease has had no job for park_timeout, once until the next."),
+    { "park_timeout", get_park_timeout, set_park_timeout, "Seconds until on_park, or None.", NULL },
     { NULL, NULL, NULL, NULL, NULL },
 };
 

@@ -32,6 +32,7 @@ enum order {
     ORDER_LEAVE = 1,
     ORDER_SURPLUS = 2, /* run on_surplus */
     ORDER_CHECK = 4,   /* ask may_release for the lease, which has no slot */
+    ORDER_PARK = 8,    /* run on_park: the lease has had no job for park_timeout */
 };
 
 /* One thread, on its own stack. The crew's, under its lock, unless said otherwise. */
@@ -45,6 +46,7 @@ struct sync_thread {
     unsigned orders;
     bool is_asleep;         /* or about to be: it takes a wake-up to change its mind */
     bool is_new_to_lease;   /* on_acquire has not run */
+    bool was_parked;        /* on_park has run since its last job, or is about to */
     bool is_clean;          /* on_surplus has run since its last job: it holds nothing */
     int64_t idle_since_ns;  /* while in crew->idle, where there is an idle timeout */
     int64_t lingers_until_ns; /* 0: it sleeps without an alarm */
@@ -86,6 +88,7 @@ struct crew {
     uint64_t turn;         /* of the loop, written by it; read without the lock */
 
     int64_t queue_timeout_ns, idle_timeout_ns; /* constant; 0 = none */
+    int64_t park_timeout_ns; /* 0 = none; lock */
     struct loop_late late;  /* the loop's thread */
     struct post drop_post, detach_post;
     int64_t sample_due_ns;  /* the loop's thread */
@@ -104,7 +107,8 @@ struct crew {
     PyObject *kw_context;                 /* new: ("context",) */
     PyObject *empty_context;              /* new: callbacks of futures run in it */
     PyObject *concurrent_future;          /* new: the type; NULL until the first */
-    PyObject *on_thread_start, *on_thread_end, *on_surplus, *on_acquire, *may_release; /* new, or NULL */
+    PyObject *on_thread_start, *on_thread_end, *on_surplus, *on_acquire, *may_release,
+        *on_job_end, *on_park; /* new, or NULL */
     PyObject *blocking_code;              /* new: tuple of code objects */
     size_t blocking_n;                    /* of blocking_code; read without the GIL */
 };

@@ -34,6 +34,8 @@ run_orders(struct crew *c, struct sync_thread *t, unsigned orders)
     PyEval_RestoreThread(t->state);
     if ((orders & ORDER_SURPLUS) && !c->is_orphan)
         Py_XDECREF(run_hook(c->on_surplus));
+    if ((orders & ORDER_PARK) && !c->is_orphan)
+        Py_XDECREF(run_hook(c->on_park));
     if (orders & ORDER_CHECK) {
         PY_OWNED PyObject *answer = run_hook(c->may_release);
         int may_release = answer != NULL ? PyObject_IsTrue(answer) : 0;
@@ -55,6 +57,8 @@ run_job(struct crew *c, struct sync_thread *t, struct sync_job *job)
         Py_XDECREF(run_hook(c->on_acquire));
     }
     job->run(job);
+    if (UNLIKELY(c->on_job_end != NULL))
+        Py_XDECREF(run_hook(c->on_job_end));
     t->state = PyEval_SaveThread();
 }
 
