@@ -94,13 +94,13 @@ put_off(struct crew *c)
     }
 }
 
-void
-crew_unlock(struct crew *c)
+static void
+unlock(struct crew *c, bool wakes_loop)
 {
     if (c->loop != NULL) {
         if (!list_is_empty(&c->wakes) && loop_runs_here(c->loop))
             put_off(c);
-        if (c->needs_turn && c->is_attached && loop_runs_elsewhere(c->loop))
+        if (c->needs_turn && wakes_loop && c->is_attached && loop_runs_elsewhere(c->loop))
             loop_wake(c->loop);
     }
     if (LIKELY(list_is_empty(&c->wakes))) {
@@ -117,6 +117,12 @@ crew_unlock(struct crew *c)
             return;
         pthread_mutex_lock(&c->lock);
     }
+}
+
+void
+crew_unlock(struct crew *c)
+{
+    unlock(c, true);
 }
 
 /* Lock held: the thread is about to call crew_sleep(). */
@@ -204,8 +210,6 @@ hold(struct crew *c, struct lease *l)
 {
     list_add_tail(&c->holding, &l->holding);
     c->holding_n++;
-    if (c->waiting > 0)
-        WRITE(c->needs_turn, true);
 }
 
 static void
@@ -420,6 +424,19 @@ crew_dispatch(struct crew *c)
     }
     if (c->needy > 0 || c->wanted > 0)
         count_wanted(c);
+    if (c->waiting > 0 && c->holding_n > 0)
+        WRITE(c->needs_turn, true); /* who is to be parked? */
+}
+
+bool
+crew_is_short(struct crew *c)
+{
+    if (c->waiting == 0)
+        return false;
+    size_t coming = c->starting_n + startable(c) + c->idle_n;
+    size_t able = c->waiting - c->needy + (c->needy < coming ? c->needy : coming);
+    return able > c->slots - c->slots_used ||
+           (c->affinity == AFFINITY_TRANSACTION && c->needy > coming);
 }
 
 /* A lease without job and slot also gives its thread back, where that is clean. */
@@ -594,14 +611,11 @@ crew_lease_give_back(struct lease *l)
 /* --- a thread's side ----------------------------------------------------------------------------- */
 
 void
-crew_enter(struct crew *c, struct sync_thread *t)
+crew_thread_init(struct sync_thread *t)
 {
     list_init(&t->link);
     list_init(&t->wake);
-    crew_lock(c);
-    if (c->starting_n > 0) /* none in the child of a fork */
-        c->starting_n--;
-    crew_unlock(c);
+    t->is_starting = true;
 }
 
 /* Lock held: the job has run. What becomes of lease and thread. */
@@ -646,6 +660,10 @@ crew_next(struct crew *c, struct sync_thread *t, struct sync_job *done, unsigned
         *orders = ORDER_LEAVE;
         return NEXT_ORDERS;
     }
+    if (UNLIKELY(t->is_starting)) {
+        t->is_starting = false;
+        c->starting_n--;
+    }
     if (done != NULL)
         finish(c, t);
     else if (t->lease == NULL && list_is_empty(&t->link) && t->orders == 0)
@@ -661,7 +679,7 @@ crew_next(struct crew *c, struct sync_thread *t, struct sync_job *done, unsigned
         next = NEXT_SLEEP;
         fall_asleep(t);
     }
-    crew_unlock(c);
+    unlock(c, done == NULL); /* the end of a job wakes the loop */
     return next;
 }
 

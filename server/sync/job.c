@@ -69,11 +69,12 @@ job_dealloc(PyObject *self)
     Py_DECREF(type);
 }
 
-/* The crew's reference. */
+/* The crew's reference. A future of concurrent.futures keeps its callbacks for ever. */
 static void
 job_release(struct job *job)
 {
     live.jobs--;
+    Py_CLEAR(job->future);
     Py_DECREF(job);
 }
 
@@ -137,6 +138,7 @@ finish_concurrent(struct job *job)
     if (PyErr_Occurred())
         PyErr_WriteUnraisable((PyObject *)job); /* it was cancelled meanwhile, or a callback ended the thread */
     __atomic_fetch_sub(&job->lease->delivering, 1, __ATOMIC_RELAXED);
+    loop_wake(job->loop); /* as a post would: it may have to park the lease */
     job_release(job);
     PyErr_SetRaisedException(pending);
     PyGILState_Release(gil);
@@ -354,8 +356,10 @@ sweep_cancelled(struct crew *c)
     crew_unlock(c);
     for (size_t i = 0; i < n; i++) {
         struct job *job = (struct job *)jobs[i];
-        PY_OWNED PyObject *done = PyObject_CallMethodNoArgs(job->future, c->s_done);
-        if (done == NULL)
+        PY_OWNED PyObject *future = Py_XNewRef(job->future); /* NULL: its outcome is known */
+        PY_OWNED PyObject *done =
+            future != NULL ? PyObject_CallMethodNoArgs(future, c->s_done) : NULL;
+        if (PyErr_Occurred())
             PyErr_Clear();
         if (done == Py_True && lease_withdraw(job->lease, &job->sync))
             job_release(job);
@@ -366,11 +370,11 @@ sweep_cancelled(struct crew *c)
 
 /* The job waits: its future shall tell when it is cancelled. */
 static int
-watch(struct job *job)
+watch(struct job *job, PyObject *future)
 {
     const struct crew *c = job->crew;
     job->is_watched = true;
-    PyObject *stack[] = { job->future, (PyObject *)job, c->empty_context };
+    PyObject *stack[] = { future, (PyObject *)job, c->empty_context };
     PY_OWNED PyObject *added = PyObject_VectorcallMethod(
         c->s_add_done_callback, stack, 2, job->is_concurrent ? NULL : c->kw_context);
     return added != NULL ? 0 : -1;
@@ -430,7 +434,7 @@ job_submit(struct pool *p, struct lease *l, PyObject *owner, PyObject *fn, PyObj
             return NULL;
         PyErr_Clear();
     }
-    if (crew_has_queued(job->lease, &job->sync) && watch(job) < 0)
+    if (crew_has_queued(job->lease, &job->sync) && watch(job, future) < 0)
         return NULL;
     return py_take(&future);
 }

@@ -45,6 +45,7 @@ struct sync_thread {
     PyObject *loop;        /* of next: borrowed from the job */
     unsigned orders;
     bool is_asleep;         /* or about to be: it takes a wake-up to change its mind */
+    bool is_starting;       /* still in crew->starting_n */
     bool is_new_to_lease;   /* on_acquire has not run */
     bool was_parked;        /* on_park has run since its last job, or is about to */
     bool is_clean;          /* on_surplus has run since its last job: it holds nothing */
@@ -148,7 +149,7 @@ size_t crew_failed_start(struct crew *c);
 
 /* Thread's side, no GIL. */
 enum next { NEXT_JOB, NEXT_ORDERS, NEXT_SLEEP };
-void crew_enter(struct crew *c, struct sync_thread *t);
+void crew_thread_init(struct sync_thread *t);
 /* done: what it has run, or NULL. The next job is in t->next, for NEXT_ORDERS: orders in *orders. */
 enum next crew_next(struct crew *c, struct sync_thread *t, struct sync_job *done, unsigned *orders);
 void crew_sleep(struct crew *c, struct sync_thread *t);
@@ -157,6 +158,7 @@ void crew_checked(struct crew *c, struct sync_thread *t, bool may_release);
 
 /* Lock held. */
 void crew_dispatch(struct crew *c);
+bool crew_is_short(struct crew *c); /* would a slot more, or a thread that is let go, help somebody? */
 void crew_park(struct crew *c, struct lease *l);           /* l has a slot, and no job or a blocked one */
 void crew_drop_queued(struct crew *c, struct lease *l, struct list *jobs); /* all of its jobs go to jobs */
 void crew_dismiss(struct crew *c, struct sync_thread *t);  /* an idle thread leaves */

@@ -75,8 +75,8 @@ work(PyObject *unused, PyObject *capsule)
 
     struct sync_job *done = NULL; /* its result is posted when this thread counts as free again */
     unsigned orders = 0;
+    crew_thread_init(&self);
     self.state = PyEval_SaveThread();
-    crew_enter(c, &self);
     while (!(orders & ORDER_LEAVE)) {
         enum next next = crew_next(c, &self, done, &orders);
         if (done != NULL) {

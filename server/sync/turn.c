@@ -17,13 +17,6 @@ enum { FRAMES_MAX = 8, NAMED_MAX = 8, REPORT_SIZE = 1024 };
 
 /* --- parking: lock held -------------------------------------------------------------------------- */
 
-/* Does a free slot (with affinity transaction: or a free thread) help someone? */
-static bool
-is_short(struct crew *c)
-{
-    return c->waiting > 0 && (c->slots_used >= c->slots || c->affinity == AFFINITY_TRANSACTION);
-}
-
 static bool
 can_be_parked(struct crew *c, struct lease *l)
 {
@@ -34,7 +27,7 @@ static void
 park_leases(struct crew *c)
 {
     struct list *node = c->holding.next;
-    while (is_short(c) && node != &c->holding) {
+    while (crew_is_short(c) && node != &c->holding) {
         struct lease *l = CONTAINER_OF(node, struct lease, holding);
         node = node->next;
         if (!can_be_parked(c, l))
@@ -220,7 +213,7 @@ take_samples(struct crew *c)
         }
         if (l != NULL && l->has_slot) {
             l->blocked_samples = is_it ? l->blocked_samples + 1 : 0;
-            if (l->blocked_samples >= BLOCKED_SAMPLES && c->waiting > 0 && c->slots_used >= c->slots) {
+            if (l->blocked_samples >= BLOCKED_SAMPLES && crew_is_short(c)) {
                 crew_park(c, l);
                 crew_dispatch(c);
             }
@@ -301,7 +294,7 @@ client_next_ns(void *self)
     if (READ(c->needs_turn) || READ(c->waiting) > 0) {
         bool is_deciding = false;
         crew_lock(c);
-        if (is_short(c)) {
+        if (crew_is_short(c)) {
             LIST_FOR_EACH(node, &c->holding)
             {
                 is_deciding |= READ(CONTAINER_OF(node, struct lease, holding)->delivering) == 0;
