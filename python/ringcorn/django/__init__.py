@@ -12,9 +12,13 @@ from .. import hooks, log
 def install(app, loop, pool, options):
     """Once, after the application was imported and before it is served; in the loop's thread. *pool*: the threads of synchronous code.
 
-    options: django_one_hop ("auto" or "off"), django_start_hop ("move" or "stock"), slot (of the worker; the first one speaks for all).
+    options: django_one_hop ("auto" or "off"), django_start_hop ("move" or "stock"), slot (of the worker; the first one speaks for all), and
+    those of database.install().
     Returns the application."""
     if "django.db" in sys.modules and sys.modules["django.conf"].settings.configured:
+        from . import database
+
+        database.install(pool, loop._executor_pool, options)
         if options["django_start_hop"] == "move" and pool.context_vars:
             from .signals import move_start
 

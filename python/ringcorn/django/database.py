@@ -40,7 +40,10 @@ _thread = _Thread()
 
 
 def install(pool, executor_pool, options):
-    """Called once, on the loop's thread, when Django is set up and before the first request."""
+    """Called once, on the loop's thread, when Django is set up and before the first request.
+
+    options: django_conn_max_age, sync_park_close_db (seconds or None).
+    """
     override_conn_max_age(options["django_conn_max_age"])
     # What was asked while the application was imported: the loop's thread would keep that connection for ever.
     with _outside_the_loop():
@@ -53,6 +56,7 @@ def install(pool, executor_pool, options):
     hooks.add(pool, "may_release", is_clean)
     hooks.add(executor_pool, "on_job_end", on_job_end)
     if options["sync_park_close_db"]:
+        pool.park_timeout = options["sync_park_close_db"]
         hooks.add(pool, "on_park", on_park)
     atexit.register(_close_pools)
 
