@@ -205,7 +205,11 @@ class _Serving:
     async def _adapt(self):
         """Leads the threads of frameworks to ours: one line each. Nothing is imported that the application has not imported."""
         anyio_threads.limit(self.loop, self.pool.threads)
-        self.app = await asgiref_threads.install(self.app, self.loop, self.pool)  # last of those that lead calls: it begins to call
+        self.app = await asgiref_threads.install(self.app, self.loop, self.pool)
+        if "django.core.handlers.base" in sys.modules:  # after asgiref: it asks whether requests have leases
+            from . import django
+
+            self.app = django.install(self.app, self.loop, self.pool, self.options)
         self.app = websocket_lease.install(self.app, self.pool, self.options["sync_websocket"])
 
     def _on_event(self, what):
