@@ -159,7 +159,7 @@ def test_bug_behind_a_refused_call_is_told(server):
     holder = begin(s, "/blocking?name=holder&gate=g")
     wait_started(s, "holder")
     assert s.get("/other-bug?name=refused&gate=g").status == 500
-    assert "KeyError: \"of the application's own\"" in s.log
+    s.wait_log("KeyError: \"of the application's own\"")
     open_gate(s, "g")
     holder.response()
     holder.close()
