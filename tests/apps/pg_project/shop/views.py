@@ -25,6 +25,8 @@ _gates = {}  # name -> asyncio.Event
 
 
 def route(view):
+    if asyncio.iscoroutinefunction(view):
+        transaction.non_atomic_requests(view)  # Django refuses ATOMIC_REQUESTS for them
     ROUTES[view.__name__] = view
     return view
 
