@@ -202,24 +202,6 @@ bytes_are(PyObject *bytes, struct slice s)
            memcmp(PyBytes_AS_STRING(bytes), s.p, s.n) == 0;
 }
 
-/* FNV-1a over eight bytes at a time: quality hardly matters for a direct-mapped table, speed does. */
-static uint64_t
-hash_slice(uint64_t h, struct slice s)
-{
-    const char *p = s.p;
-    size_t n = s.n;
-    for (; n >= 8; p += 8, n -= 8) {
-        uint64_t word;
-        memcpy(&word, p, 8);
-        h = (h ^ word) * 0x100000001b3ull;
-        h ^= h >> 29;
-    }
-    uint64_t tail = 0;
-    memcpy(&tail, p, n);
-    h = (h ^ tail ^ ((uint64_t)s.n << 56)) * 0x9e3779b97f4a7c15ull;
-    return h ^ (h >> 32);
-}
-
 static PyObject *
 pair_new(struct slice name, struct slice value)
 {
@@ -238,7 +220,7 @@ names_header(struct asgi_names *n, struct slice name, struct slice value)
 {
     if (value.n > HEADER_CACHE_VALUE_MAX || is_secret(name))
         return pair_new(name, value);
-    uint64_t h = hash_slice(hash_slice(0xcbf29ce484222325ull, name), value);
+    uint64_t h = slice_hash(slice_hash(0, name), value);
     PyObject **slot = &n->headers->slots[h & (HEADER_CACHE_SLOTS - 1)];
     PyObject *cached = *slot;
     if (LIKELY(cached != NULL && bytes_are(PyTuple_GET_ITEM(cached, 1), value) &&
