@@ -127,7 +127,7 @@ PyObject *task_start(PyObject *loop, PyObject *coro, PyObject *context, PyObject
 
 /* --- the module (module.c) ---------------------------------------------------------------------------------------
  * The folders above add their types in functions that module.c calls when they are linked in (weak references):
- * sync_add_types(), asgi_add_types(), guard_add_types(). Each gets the new module: 0, or -1 with an exception set. */
+ * sync_add_types(), wsgi_add_types(), asgi_add_types(), guard_add_types(). Each gets the new module: 0, or -1 with an exception set. */
 PyObject *PyInit__ringcorn(void);
 
 #endif
