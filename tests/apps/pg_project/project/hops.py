@@ -60,5 +60,7 @@ def on_finished(sender, **kwargs):
     note("request_finished", getattr(_last, "name", None))
 
 
-request_started.connect(on_started)
-request_finished.connect(on_finished)
+def listen():
+    """Called where it matters: receivers of one's own are sync code that every request has, asynchronous views too."""
+    request_started.connect(on_started, dispatch_uid="hops")
+    request_finished.connect(on_finished, dispatch_uid="hops")

@@ -10,7 +10,11 @@ from . import hops
 
 
 class HopOld(MiddlewareMixin):
-    """As before Django 1.10: process_request and process_response, with every other hook."""
+    """As before Django 1.10: process_request and process_response, with every other hook. Turns the notes of signals on too."""
+
+    def __init__(self, get_response):
+        super().__init__(get_response)
+        hops.listen()
 
     def process_request(self, request):
         hops.current.set(request.GET.get("id"))
