@@ -25,7 +25,7 @@ def run(worker, options):
     try:
         for name in options["import_first"]:
             import_module(name, options["app_dir"])
-        load(options["app"], options["factory"], options["app_dir"])
+        _, interface = load(options["app"], options["factory"], options["app_dir"], options["interface"])
     except AppError as e:
         if e.show is not None:
             traceback.print_exception(e.show)
@@ -34,7 +34,7 @@ def run(worker, options):
     _say(f"{options['app']} was imported in {time.monotonic() - began:.2f} s")
     from .worker import _auto_threads
 
-    threads = options["sync_threads"] or _auto_threads(options["interface"])
+    threads = options["sync_threads"] or _auto_threads(interface)
     warn(django_hints, threads, options, say=_say)
     warn(sqlalchemy_hints.find, threads, say=_say)
     for line in connection_count.lines(options["workers"], threads, max(threads, options["sync_threads_max"])):

@@ -4,6 +4,7 @@ The C side (server/worker/worker.c) calls run() in the main thread and hands ove
 
     attach(loop)                    gives the server's part of each turn to the loop
     serve(app, context, state, pool)  tells the master that this worker is ready; requests come from here on
+    serve_wsgi(app, context, pool)  the same for a WSGI application
     notify(callback)                callback("drain" | "quit" | "drained"), on the loop
     cancel_all(), in_hand()         the requests that are being answered
     detach()                        ends what is in hand; the loop may be closed after it
@@ -48,11 +49,13 @@ def run(worker, options):
     try:
         for name in options["import_first"]:
             import_module(name, options["app_dir"])
-        app = load(options["app"], options["factory"], options["app_dir"])
-        pools.open_sync(options["sync_threads"] or _auto_threads(options["interface"]))
+        app, interface = load(options["app"], options["factory"], options["app_dir"], options["interface"])
+        if interface == "wsgi" and options["lifespan"] == "on":
+            raise AppError(2, "lifespan: on needs an ASGI application, and this one is WSGI, which has no lifespan; leave it at auto")
+        pools.open_sync(options["sync_threads"] or _auto_threads(interface))
         if options["slot"] == 0:
             check.warn(check.django_hints, pools.sync.threads, options)
-        serving = _Serving(worker, loop, app, pools.sync, options)
+        serving = _Serving(worker, loop, app, interface, pools.sync, options)
         return _run_to_the_end(loop, serving)
     except AppError as e:
         if e.show is not None:
@@ -167,10 +170,11 @@ def _close(worker, loop, pools):
 class _Serving:
     """The time between import and exit."""
 
-    def __init__(self, worker, loop, app, pool, options):
+    def __init__(self, worker, loop, app, interface, pool, options):
         self.worker = worker
         self.loop = loop
         self.app = app
+        self.is_wsgi = interface == "wsgi"
         self.pool = pool
         self.options = options
         self.drained = loop.create_future()
@@ -179,7 +183,7 @@ class _Serving:
     async def run(self):
         self.worker.notify(self._on_event)
         await self._adapt()
-        lifespan = Lifespan(self.app, self.options["lifespan"])
+        lifespan = Lifespan(self.app, "off" if self.is_wsgi else self.options["lifespan"])
         starting = asyncio.ensure_future(lifespan.startup())
         await asyncio.wait({starting, self.drained}, return_when=asyncio.FIRST_COMPLETED)
         if not starting.done():  # told to stop before it was ready
@@ -196,7 +200,10 @@ class _Serving:
         # What the application made while it was imported stays: the collector need not visit it again and again.
         gc.collect()
         gc.freeze()
-        self.worker.serve(self.app, lifespan.context, lifespan.state, self.pool)
+        if self.is_wsgi:
+            self.worker.serve_wsgi(self.app, lifespan.context, self.pool)
+        else:
+            self.worker.serve(self.app, lifespan.context, lifespan.state, self.pool)
         self.is_ready = True
         await self.drained
         await lifespan.shutdown()
@@ -205,11 +212,16 @@ class _Serving:
     async def _adapt(self):
         """Leads the threads of frameworks to ours: one line each. Nothing is imported that the application has not imported."""
         anyio_threads.limit(self.loop, self.pool.threads)
-        self.app = await asgiref_threads.install(self.app, self.loop, self.pool)
+        # A WSGI request has its thread as it is; async_to_sync() in it is led to our loop.
+        app = await asgiref_threads.install(None if self.is_wsgi else self.app, self.loop, self.pool)
+        if not self.is_wsgi:
+            self.app = app
         if "django.core.handlers.base" in sys.modules:  # after asgiref: it asks whether requests have leases
             from . import django
 
             self.app = django.install(self.app, self.loop, self.pool, self.options)
+        if self.is_wsgi:
+            return
         self.app = websocket_lease.install(self.app, self.pool, self.options["sync_websocket"])
 
     def _on_event(self, what):

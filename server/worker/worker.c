@@ -16,6 +16,7 @@
 
 #include "py/embed.h"
 #include "worker/signals.h"
+#include "wsgi/wsgi.h"
 
 enum { WORKER_LISTENERS_MAX = 1024 };
 
@@ -28,7 +29,8 @@ static struct worker {
     struct io *io;           /* the loop's */
     struct net net;
     struct conn_ops conn_ops;
-    struct asgi asgi;
+    struct asgi asgi;        /* the application is one of the two; asgi has the struct http_app of both */
+    struct wsgi wsgi;
     struct io_op control;
     struct {
         int32_t id;
@@ -160,10 +162,11 @@ on_turn(void *self)
 {
     (void)self;
     net_turn(&w.net);
+    exchanges_turn(&w.wsgi.exchanges);
     if (signals_take_term())
         ask_to_go();
     /* A quick end does not wait for clients that linger. */
-    if (w.is_draining && !w.drained_is_told && w.asgi.http.in_hand == 0 &&
+    if (w.is_draining && !w.drained_is_told && w.asgi.http.in_hand == 0 && !exchanges_are_at_threads(&w.wsgi.exchanges) &&
         (w.net.conns_n == 0 || w.is_quitting)) {
         w.drained_is_told = true;
         w.events |= EVENT_DRAINED;
@@ -174,7 +177,7 @@ static bool
 on_has_work(void *self)
 {
     (void)self;
-    return w.events != 0 || asgi_has_work(&w.asgi);
+    return w.events != 0 || asgi_has_work(&w.asgi) || exchanges_have_work(&w.wsgi.exchanges);
 }
 
 static int
@@ -183,6 +186,7 @@ on_run(void *self)
     (void)self;
     if (asgi_run(&w.asgi) < 0)
         return -1;
+    exchanges_run(&w.wsgi.exchanges);
     static const struct {
         enum worker_event event;
         const char *name;
@@ -209,7 +213,10 @@ static int64_t
 on_next_ns(void *self)
 {
     (void)self;
-    return signals_have_term() ? 0 : net_next_ns(&w.net);
+    int64_t net = net_next_ns(&w.net), exchanges = exchanges_next_ns(&w.wsgi.exchanges);
+    if (signals_have_term())
+        return 0;
+    return net < 0 ? exchanges : exchanges < 0 || net < exchanges ? net : exchanges;
 }
 
 static const struct loop_client client = {
@@ -254,10 +261,21 @@ worker_attach(PyObject *module, PyObject *loop)
     io_op_init(&w.control, on_control);
     io_poll(io, &w.control, w.args->control, POLLIN);
     w.is_attached = true;
-    signals_attach(io, &w.asgi);
+    wsgi_init(&w.wsgi, &w.asgi.http);
+    signals_attach(io, &w.asgi, &w.wsgi.exchanges);
     if (pthread_atfork(NULL, NULL, forked_child) != 0)
         return PyErr_NoMemory();
     loop_attach(loop, &client, &w);
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+begin_serving(void)
+{
+    w.is_serving = true;
+    int err = control_send(w.args->control, CONTROL_READY, (int32_t)w.args->slot, -1);
+    if (err < 0)
+        log_warning("the master cannot be told that this worker is ready: %s", strerror(-err));
     Py_RETURN_NONE;
 }
 
@@ -269,11 +287,18 @@ worker_serve(PyObject *module, PyObject *args)
     if (!PyArg_ParseTuple(args, "OOOO", &app, &context, &state, &pool) ||
         asgi_serve(&w.asgi, app, context, state, pool) < 0)
         return NULL;
-    w.is_serving = true;
-    int err = control_send(w.args->control, CONTROL_READY, (int32_t)w.args->slot, -1);
-    if (err < 0)
-        log_warning("the master cannot be told that this worker is ready: %s", strerror(-err));
-    Py_RETURN_NONE;
+    return begin_serving();
+}
+
+static PyObject *
+worker_serve_wsgi(PyObject *module, PyObject *args)
+{
+    (void)module;
+    PyObject *app, *context, *pool;
+    if (!PyArg_ParseTuple(args, "OOO", &app, &context, &pool) ||
+        wsgi_serve(&w.wsgi, w.loop, app, context, pool) < 0)
+        return NULL;
+    return begin_serving();
 }
 
 static PyObject *
@@ -288,14 +313,17 @@ static PyObject *
 worker_cancel_all(PyObject *module, PyObject *unused)
 {
     (void)module, (void)unused;
-    return PyLong_FromSize_t(asgi_cancel_all(&w.asgi));
+    return PyLong_FromSize_t(asgi_cancel_all(&w.asgi) + exchanges_cancel_all(&w.wsgi.exchanges));
 }
 
 static PyObject *
 worker_in_hand(PyObject *module, PyObject *unused)
 {
     (void)module, (void)unused;
-    return asgi_in_hand(&w.asgi);
+    PyObject *list = asgi_in_hand(&w.asgi);
+    if (list != NULL && exchanges_in_hand(&w.wsgi.exchanges, list) < 0)
+        Py_CLEAR(list);
+    return list;
 }
 
 /* Ends what is still in hand and lets go of the loop, which can be closed then. */
@@ -305,10 +333,11 @@ worker_detach(PyObject *module, PyObject *unused)
     (void)module, (void)unused;
     if (w.loop == NULL)
         Py_RETURN_NONE;
-    signals_attach(NULL, NULL);
+    signals_attach(NULL, NULL, NULL);
     while (w.listeners_n > 0)
         unlisten(w.listeners_n - 1);
     asgi_abandon(&w.asgi);
+    exchanges_abandon(&w.wsgi.exchanges);
     io_cancel(w.io, &w.control);
     loop_detach(w.loop, &w);
     w.io = NULL;
@@ -328,6 +357,7 @@ worker_free(PyObject *module, PyObject *unused)
     net_fini(&w.net);
     http_fini(&w.asgi.http);
     asgi_fini(&w.asgi);
+    wsgi_fini(&w.wsgi);
     control_send(w.args->control, CONTROL_DRAINED, (int32_t)w.args->slot, -1); /* a master that is gone need not know */
     Py_RETURN_NONE;
 }
@@ -335,6 +365,7 @@ worker_free(PyObject *module, PyObject *unused)
 static PyMethodDef worker_methods[] = {
     { "attach", worker_attach, METH_O, NULL },
     { "serve", worker_serve, METH_VARARGS, NULL },
+    { "serve_wsgi", worker_serve_wsgi, METH_VARARGS, NULL },
     { "notify", worker_notify, METH_O, NULL },
     { "cancel_all", worker_cancel_all, METH_NOARGS, NULL },
     { "in_hand", worker_in_hand, METH_NOARGS, NULL },
