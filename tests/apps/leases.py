@@ -18,6 +18,11 @@ if os.environ.get("ASGIREF") == "renamed":  # an asgiref of the future, whose at
     for name in ("thread_sensitive_context", "context_to_thread_executor"):
         assert not hasattr(asgiref.sync.SyncToAsync, name)
 
+if os.environ.get("ASGIREF") == "old":
+    import asgiref
+
+    asgiref.__version__ = "3.7.2"
+
 if os.environ.get("ASGIREF") != "lazy":
     import nesting
     from asgiref.sync import async_to_sync, sync_to_async

@@ -348,6 +348,13 @@ def test_asgiref_that_is_not_understood(server):
         assert not names["sensitive"].startswith("ringcorn")
 
 
+def test_asgiref_that_is_too_old(server):
+    """Left as it is, with advice: create_task() below async_to_sync could hang."""
+    s = server("leases:app", *FOUR, env={"ASGIREF": "old"})
+    s.wait_log(r"warning: asgiref 3\.7\.2 makes a thread and a database connection for each request: .*; upgrade it")
+    assert not s.get("/threads").json()["sensitive"].startswith("ringcorn")
+
+
 def test_threads_are_counted_at_start(server):
     s = server("leases:app", "--workers", "2", "--sync-threads", "3", "--sync-threads-max", "5")
     s.wait_log(r"2 workers x 3 threads = 6 .*at worst 2 x 5 = 10")
