@@ -61,7 +61,7 @@ class Pool:
     blocking_code: tuple[CodeType, ...]  # a job whose thread is inside one of these waits for the loop
     on_thread_start: Callable[[], object] | None  # first thing on a new thread
     on_thread_end: Callable[[], object] | None  # last thing on a thread
-    on_surplus: Callable[[], object] | None  # its lease has ended and `threads` others are idle already
+    on_surplus: Callable[[], object] | None  # its lease has ended and `threads` others that hold something are idle already
     on_acquire: Callable[[], object] | None  # a lease got this thread; before its first job
     may_release: Callable[[], bool] | None  # affinity transaction, Lease.give_back(): is the thread clean?
     on_job_end: Callable[[], object] | None  # after each job, before its result is delivered

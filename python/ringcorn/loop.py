@@ -159,8 +159,8 @@ class Loop(_ringcorn.LoopCore, _Base):
             if executor is None:
                 threads = min(EXECUTOR_THREADS_MAX, (os.cpu_count() or 1) + 4)
                 executor = self._executor_pool = _ringcorn.Pool(self, threads, "ringcorn-executor")
-        if isinstance(executor, _POOLS):
-            return executor.submit(func, *args)
+        if isinstance(executor, _POOLS):  # in another thread than its own loop's, they return a future of concurrent.futures
+            return asyncio.wrap_future(executor.submit(func, *args), loop=self)
         return _Base.run_in_executor(self, executor, func, *args)
 
     async def shutdown_default_executor(self, timeout=None):

@@ -291,21 +291,18 @@ begin(struct crew *c, struct lease *l)
 
 /* --- threads: lock held -------------------------------------------------------------------------- */
 
-static struct sync_thread *
-pop_idle(struct crew *c)
+static void
+leave_idle(struct crew *c, struct sync_thread *t)
 {
-    struct list *node = list_pop(&c->idle);
-    if (node == NULL)
-        return NULL;
+    list_del(&t->link);
     c->idle_n--;
-    return CONTAINER_OF(node, struct sync_thread, link);
+    c->idle_used_n -= !t->is_clean;
 }
 
 void
 crew_dismiss(struct crew *c, struct sync_thread *t)
 {
-    list_del(&t->link);
-    c->idle_n--;
+    leave_idle(c, t);
     c->threads_n--;
     t->orders |= ORDER_LEAVE;
     wake(c, t);
@@ -319,6 +316,7 @@ push_idle(struct crew *c, struct sync_thread *t)
     else
         list_add_tail(c->idle.next, &t->link); /* before the first: last in, first out */
     c->idle_n++;
+    c->idle_used_n += !t->is_clean;
     t->idle_since_ns = 0;
     if (c->idle_timeout_ns > 0 && c->threads_n > c->slots) {
         t->idle_since_ns = clock_ns();
@@ -339,9 +337,8 @@ place(struct crew *c, struct sync_thread *t)
         return;
     if (c->is_closed) {
         crew_dismiss(c, t);
-    } else if (c->has_surplus_hook && !t->is_clean && c->idle_n > c->slots) {
-        list_del(&t->link);
-        c->idle_n--;
+    } else if (c->has_surplus_hook && c->idle_used_n > c->slots && !t->is_clean) {
+        leave_idle(c, t);
         t->orders |= ORDER_SURPLUS;
         wake(c, t);
     }
@@ -412,8 +409,11 @@ crew_dispatch(struct crew *c)
         if (l == NULL)
             break;
         leave_wait(c, l);
-        if (l->thread == NULL)
-            attach(c, l, pop_idle(c));
+        if (l->thread == NULL) {
+            struct sync_thread *t = CONTAINER_OF(c->idle.next, struct sync_thread, link);
+            leave_idle(c, t);
+            attach(c, l, t);
+        }
         take_slot(c, l);
         if (l->is_resuming) {
             l->is_resuming = false;
@@ -870,7 +870,7 @@ forked_child(void)
         struct crew *c = CONTAINER_OF(node, struct crew, all);
         init_lists(c);
         c->queued = c->waiting = c->needy = c->holding_n = c->slots_used = 0;
-        c->idle_n = c->threads_n = c->starting_n = c->wanted = 0;
+        c->idle_n = c->idle_used_n = c->threads_n = c->starting_n = c->wanted = 0;
         c->needs_turn = false;
         c->is_closed = c->is_orphan = true;
     }

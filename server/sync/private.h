@@ -64,7 +64,8 @@ struct crew {
     size_t starting_n; /* of these, not yet there */
     size_t wanted;     /* to be started; read without the lock */
     size_t threads_peak;
-    size_t idle_n, queued, queue_max;
+    size_t idle_n, idle_used_n; /* free threads; of these, not clean */
+    size_t queued, queue_max;
     size_t needy;      /* leases in wait_new */
     size_t waiting;    /* leases in wait_new and wait_kept; read without the lock */
     size_t holding_n;
