@@ -58,7 +58,17 @@ def install(pool, executor_pool, options):
     if options["sync_park_close_db"]:
         pool.park_timeout = options["sync_park_close_db"]
         hooks.add(pool, "on_park", on_park)
+    _give_way_to_pools(pool)
     atexit.register(_close_pools)
+
+
+def _give_way_to_pools(pool):
+    """A request that waits for a connection of psycopg's pool gives its slot away: it may wait for one that has a connection and no slot."""
+    if any(settings["OPTIONS"].get("pool") for settings in connections.settings.values()):
+        with contextlib.suppress(ImportError):  # another database's pool, or none installed, of which Django speaks
+            from psycopg_pool import ConnectionPool
+
+            pool.blocking_code += (ConnectionPool.getconn.__code__,)
 
 
 @contextlib.contextmanager
