@@ -1,5 +1,5 @@
 """`make test-all`: `make test` for every Python from 3.11 that this machine has, the suite against an ASan/UBSan build, the
-stress scenarios, the frameworks' version matrix, CPython's own asyncio tests. The last line is the sum.
+loads on PostgreSQL at full length, the stress scenarios, the frameworks' version matrix, CPython's own asyncio tests. The last line is the sum.
 
 Pythons come from pyenv (all installed versions) and from python3.X on PATH; of several with the same X.Y the newest is taken.
 """
@@ -17,12 +17,13 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 MINORS = range(11, 20)
 # Other versions of frameworks than the pinned ones: name -> (requirements, tests, least Python minor).
+DJANGO = ["tests/e2e/test_django.py", "tests/e2e/test_django_postgres.py"]
 MATRIX = {
-    "Django 6": (["Django>=6.0,<7"], ["tests/e2e/test_django.py"], 12),
+    "newest Django": (["Django>=6.1"], DJANGO, 12),
+    "Django 6.0": (["Django~=6.0.0"], DJANGO, 12),
     # 4.2 does not cancel an async view whose client has left; 5.0 is the first to do so.
-    "Django 4.2": (
-        ["Django~=4.2.0"], ["tests/e2e/test_django.py", "-k", "not test_page and not test_form and not leaves_an_async_view"], 11,
-    ),
+    "Django 4.2": (["Django~=4.2.0"], [*DJANGO, "-k", "not test_page and not test_form and not leaves_an_async_view"], 11),
+    "asgiref 3.8.1": (["asgiref==3.8.1"], DJANGO, 11),
     "Starlette 0.40, FastAPI 0.115": (["fastapi==0.115.0", "starlette<0.39"], ["tests/e2e/test_frameworks.py", "-k", "fastapi or starlette"], 11),
     "AnyIO 4.4": (["anyio==4.4.0"], ["tests/e2e/test_clients.py", "-k", "anyio"], 11),
 }
@@ -79,7 +80,7 @@ class Sum:
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--make", default="make")
-    parser.add_argument("--only", default="", help="3.12,asan,stress,matrix,asyncio: only these parts")
+    parser.add_argument("--only", default="", help="3.12,asan,loads,stress,matrix,asyncio: only these parts")
     args = parser.parse_args()
     only = set(filter(None, args.only.split(",")))
     make = [*shlex.split(args.make), "--no-print-directory"]
@@ -109,6 +110,13 @@ def main():
                 "RINGCORN_PYDIR": str(ROOT / "build/asan/python"), "LD_PRELOAD": " ".join(runtime), "PYTHONMALLOC": "malloc",
                 "ASAN_OPTIONS": "detect_leaks=0:abort_on_error=1",
             },
+        )  # fmt: skip
+
+    if not only or "loads" in only:
+        total.run("Django on PostgreSQL at full length, build", [*make, "all", "venv"])
+        total.run(
+            "Django on PostgreSQL at full length", ["build/venv/bin/python", "-m", "pytest", "-q", "tests/e2e/test_django_postgres.py"],
+            {"RINGCORN_TEST_FULL": "1"},
         )  # fmt: skip
 
     if not only or "stress" in only:
