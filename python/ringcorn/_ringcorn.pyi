@@ -47,7 +47,7 @@ class Pool:
     """A set of threads; see server/sync/sync.h. Hooks run on a thread of the pool; one that raises is reported, nothing else."""
 
     name: str
-    threads: int  # slots: jobs that run at once
+    threads: int  # slots: jobs that run at once; may be set, on the loop's thread
     threads_max: int
     running: int  # threads that exist
     idle: int
@@ -96,10 +96,13 @@ class Lease:
     label: str
     is_busy: bool  # a job of it runs or waits
     has_thread: bool
+    has_slot: bool
     thread_ident: int | None
     # On the loop's thread an asyncio future of the loop; elsewhere a concurrent.futures.Future. After close() it still works:
     # each late call takes a thread for itself.
     def submit(self, fn: Callable[..., Any], /, *args: Any) -> Future[Any]: ...
+    # As submit(), beside the slots: begins at once where the lease has its thread and no other job, and its slot is another's.
+    def submit_apart(self, fn: Callable[..., Any], /, *args: Any) -> Future[Any]: ...
     # The slot at once, and the thread where may_release() says so; the next submit() takes one again.
     def give_back(self) -> None: ...
     def close(self) -> None: ...

@@ -274,7 +274,7 @@ detach(struct crew *c, struct lease *l)
     return t;
 }
 
-/* The lease has thread, slot and a job that waits. */
+/* The lease has a thread that does nothing, a job that waits, and a slot unless the job runs apart. */
 static void
 begin(struct crew *c, struct lease *l)
 {
@@ -497,15 +497,16 @@ lease_init(struct lease *l, struct crew *crew, const char *label)
 }
 
 int
-crew_submit(struct lease *l, struct sync_job *job, bool *is_waiting)
+crew_submit(struct lease *l, struct sync_job *job, bool is_apart, bool *is_waiting)
 {
     struct crew *c = l->crew;
     int err = 0;
 
     crew_lock(c);
+    is_apart = is_apart && l->thread != NULL && l->running == NULL && list_is_empty(&l->jobs);
     if (c->is_closed) {
         err = -ESHUTDOWN;
-    } else if (c->queued >= c->queue_max) {
+    } else if (c->queued >= c->queue_max && !is_apart) {
         err = -EAGAIN;
     } else {
         job->lease = l;
@@ -513,7 +514,11 @@ crew_submit(struct lease *l, struct sync_job *job, bool *is_waiting)
         c->queued++;
         l->gives_back = false;
         if (l->running == NULL && list_is_empty(&l->wait)) {
-            if (l->has_slot) {
+            if (is_apart) {
+                drop_slot(c, l);
+                begin(c, l);
+                crew_dispatch(c);
+            } else if (l->has_slot) {
                 begin(c, l);
             } else {
                 join_wait(c, l);
@@ -539,7 +544,7 @@ int
 lease_submit(struct lease *l, struct sync_job *job)
 {
     bool is_waiting;
-    return crew_submit(l, job, &is_waiting);
+    return crew_submit(l, job, false, &is_waiting);
 }
 
 bool

@@ -391,8 +391,8 @@ fail_submit(struct pool *p, int err)
 }
 
 PyObject *
-job_submit(struct pool *p, struct lease *l, PyObject *owner, PyObject *fn, PyObject *const *args,
-           Py_ssize_t n)
+job_submit(struct pool *p, struct lease *l, PyObject *owner, bool is_apart, PyObject *fn,
+           PyObject *const *args, Py_ssize_t n)
 {
     struct crew *c = p->crew;
     if (c->is_orphan) {
@@ -411,10 +411,10 @@ job_submit(struct pool *p, struct lease *l, PyObject *owner, PyObject *fn, PyObj
     PY_OWNED PyObject *future = Py_NewRef(job->future);
     bool is_waiting = false;
     live.jobs++;
-    int err = crew_submit(job->lease, &job->sync, &is_waiting);
+    int err = crew_submit(job->lease, &job->sync, is_apart, &is_waiting);
     if (err == -EAGAIN) {
         sweep_cancelled(c);
-        err = crew_submit(job->lease, &job->sync, &is_waiting);
+        err = crew_submit(job->lease, &job->sync, is_apart, &is_waiting);
     }
     if (err < 0) {
         if (err == -EAGAIN && owner != NULL)

@@ -30,7 +30,7 @@ PyObject *
 lease_call(PyObject *lease, PyObject *fn, PyObject *const *args, Py_ssize_t n)
 {
     struct lease_object *o = lease_of(lease);
-    return job_submit(o->pool, &o->lease, lease, fn, args, n);
+    return job_submit(o->pool, &o->lease, lease, false, fn, args, n);
 }
 
 void
@@ -59,6 +59,17 @@ meth_submit(PyObject *self, PyObject *const *args, Py_ssize_t n)
         return NULL;
     }
     return lease_call(self, args[0], args + 1, n - 1);
+}
+
+static PyObject *
+meth_submit_apart(PyObject *self, PyObject *const *args, Py_ssize_t n)
+{
+    if (n < 1) {
+        PyErr_SetString(PyExc_TypeError, "submit_apart() missing required argument: 'fn'");
+        return NULL;
+    }
+    struct lease_object *o = lease_of(self);
+    return job_submit(o->pool, &o->lease, self, true, args[0], args + 1, n - 1);
 }
 
 static PyObject *
@@ -115,6 +126,17 @@ thread_of(PyObject *self)
 }
 
 static PyObject *
+get_has_slot(PyObject *self, void *unused)
+{
+    (void)unused;
+    struct lease *l = &lease_of(self)->lease;
+    crew_lock(l->crew);
+    bool has_slot = l->has_slot;
+    crew_unlock(l->crew);
+    return PyBool_FromLong(has_slot);
+}
+
+static PyObject *
 get_has_thread(PyObject *self, void *unused)
 {
     (void)unused;
@@ -168,6 +190,8 @@ static PyMethodDef lease_methods[] = {
     { "submit", FAST(meth_submit), METH_FASTCALL,
       "Queue fn(*args) for the lease's thread; returns a future of the loop, or in other threads one "
       "of concurrent.futures." },
+    { "submit_apart", FAST(meth_submit_apart), METH_FASTCALL,
+      "As submit(), beside the slots: begins at once where the lease has its thread and no other job." },
     { "give_back", meth_give_back, METH_NOARGS,
       "The slot at once, and the thread where may_release() lets it go." },
     { "close", meth_close, METH_NOARGS,
@@ -185,6 +209,7 @@ static PyGetSetDef lease_getset[] = {
     { "label", get_label, NULL, "Whose it is.", NULL },
     { "is_busy", get_is_busy, NULL, "A job of it runs or waits.", NULL },
     { "has_thread", get_has_thread, NULL, "It has its thread now.", NULL },
+    { "has_slot", get_has_slot, NULL, "A job of it would begin at once, or runs.", NULL },
     { "thread_ident", get_thread_ident, NULL, "Of its thread, as threading.get_ident(); or None.",
       NULL },
     { "_exited", get_exited, NULL, NULL, NULL },

@@ -40,7 +40,7 @@ on_detach(struct post *post, PyObject *loop)
 PyObject *
 pool_submit(PyObject *pool, PyObject *fn, PyObject *const *args, Py_ssize_t n)
 {
-    return job_submit((struct pool *)pool, NULL, NULL, fn, args, n);
+    return job_submit((struct pool *)pool, NULL, NULL, false, fn, args, n);
 }
 
 static PyObject *
@@ -494,6 +494,26 @@ refuse_delete(PyObject *value)
 }
 
 static int
+set_threads(PyObject *self, PyObject *value, void *unused)
+{
+    (void)unused;
+    struct crew *c = ((struct pool *)self)->crew;
+    Py_ssize_t n = refuse_delete(value) == 0 ? PyNumber_AsSsize_t(value, PyExc_OverflowError) : -1;
+    if (n == -1 && PyErr_Occurred())
+        return -1;
+    if (n < 1 || (size_t)n > c->threads_max) {
+        PyErr_Format(PyExc_ValueError, "threads must be 1 to threads_max (%zu), not %zd",
+                     c->threads_max, n);
+        return -1;
+    }
+    crew_lock(c);
+    c->slots = (size_t)n;
+    crew_dispatch(c);
+    crew_unlock(c);
+    return 0;
+}
+
+static int
 set_affinity(PyObject *self, PyObject *value, void *unused)
 {
     (void)unused;
@@ -665,7 +685,7 @@ static PyMemberDef pool_members[] = {
     }
 
 static PyGetSetDef pool_getset[] = {
-    { "threads", get_count, NULL, "How many jobs run at once.", (void *)COUNT_THREADS },
+    { "threads", get_count, set_threads, "How many jobs run at once.", (void *)COUNT_THREADS },
     { "threads_max", get_count, NULL, "How many threads there may be.",
       (void *)COUNT_THREADS_MAX },
     { "running", get_count, NULL, "Threads that have been started.", (void *)COUNT_RUNNING },

@@ -136,8 +136,9 @@ void crew_unlock(struct crew *c);
 /* No more jobs; free threads leave now, busy ones when the queue is empty. Any thread. */
 void crew_close(struct crew *c);
 
-/* As lease_submit(). *is_waiting: it has not been given to a thread yet. Any thread. */
-int crew_submit(struct lease *l, struct sync_job *job, bool *is_waiting);
+/* As lease_submit(). is_apart: where the lease has its thread and no other job, the job begins at once and without a slot, which is
+ * another's if the lease had one. *is_waiting: it has not been given to a thread yet. Any thread. */
+int crew_submit(struct lease *l, struct sync_job *job, bool is_apart, bool *is_waiting);
 bool crew_has_queued(struct lease *l, struct sync_job *job); /* it has not begun */
 void crew_lease_init(struct lease *l, struct crew *crew); /* without counting it */
 void crew_lease_close(struct lease *l);
@@ -188,8 +189,9 @@ PyObject *thread_place(PyObject *places, unsigned long ident);
 
 extern PyType_Spec job_spec;
 
-/* Queues fn(*args) in lease l, or in a lease of its own (l NULL). owner: the Lease object, or NULL. Returns a new future. */
-PyObject *job_submit(struct pool *p, struct lease *l, PyObject *owner, PyObject *fn, PyObject *const *args,
+/* Queues fn(*args) in lease l, or in a lease of its own (l NULL). owner: the Lease object, or NULL. is_apart: as for crew_submit().
+ * Returns a new future. */
+PyObject *job_submit(struct pool *p, struct lease *l, PyObject *owner, bool is_apart, PyObject *fn, PyObject *const *args,
                      Py_ssize_t n);
 
 /* --- pool.c ------------------------------------------------------------------------------------- */
