@@ -59,6 +59,7 @@ class Pool:
     affinity: Literal["request", "transaction", "call"]
     context_vars: tuple[ContextVar[Lease], ...]  # what the server sets to a new lease for each request; () = no leases
     blocking_code: tuple[CodeType, ...]  # a job whose thread is inside one of these waits for the loop
+    working_code: tuple[CodeType, ...]  # ... unless, further in, it is inside one of these
     on_thread_start: Callable[[], object] | None  # first thing on a new thread
     on_thread_end: Callable[[], object] | None  # last thing on a thread
     on_surplus: Callable[[], object] | None  # its lease has ended and `threads` others that hold something are idle already

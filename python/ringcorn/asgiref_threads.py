@@ -90,11 +90,12 @@ class _Adapter:
             self.sync.SyncToAsync.context_to_thread_executor = self.stock
 
     def _set_pool(self):
-        from asgiref.current_thread_executor import CurrentThreadExecutor
+        from asgiref.current_thread_executor import CurrentThreadExecutor, _WorkItem
 
         code = CurrentThreadExecutor.run_until_future.__code__
         if code not in self.pool.blocking_code:
             self.pool.blocking_code += (code,)
+            self.pool.working_code += (_WorkItem.run.__code__,)
             hooks.add(self.pool, "on_thread_start", self._init_thread)
             if self.pool.running:  # threads that were there before asgiref
                 hooks.add(self.pool, "on_acquire", self._init_thread)

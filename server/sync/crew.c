@@ -915,6 +915,7 @@ crew_release(struct crew *c)
     Py_XDECREF(c->on_job_end);
     Py_XDECREF(c->on_park);
     Py_XDECREF(c->blocking_code);
+    Py_XDECREF(c->working_code);
     pthread_mutex_destroy(&c->lock);
     free(c);
 }
@@ -944,7 +945,8 @@ crew_new(PyObject *queue_full, PyObject *queue_timeout)
         (c->s_set_running = PyUnicode_InternFromString("set_running_or_notify_cancel")) == NULL ||
         (c->kw_context = Py_BuildValue("(s)", "context")) == NULL ||
         (c->empty_context = PyContext_New()) == NULL ||
-        (c->blocking_code = PyTuple_New(0)) == NULL) {
+        (c->blocking_code = PyTuple_New(0)) == NULL ||
+        (c->working_code = PyTuple_New(0)) == NULL) {
         crew_release(c);
         return NULL;
     }

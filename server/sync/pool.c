@@ -610,17 +610,22 @@ set_context_vars(PyObject *self, PyObject *value, void *unused)
     return 0;
 }
 
-static PyObject *
-get_blocking_code(PyObject *self, void *unused)
+/* closure: which of the crew's tuples. */
+static PyObject **
+codes_of(PyObject *self, void *closure)
 {
-    (void)unused;
-    return Py_NewRef(((struct pool *)self)->crew->blocking_code);
+    return (PyObject **)((char *)((struct pool *)self)->crew + (uintptr_t)closure);
+}
+
+static PyObject *
+get_codes(PyObject *self, void *closure)
+{
+    return Py_NewRef(*codes_of(self, closure));
 }
 
 static int
-set_blocking_code(PyObject *self, PyObject *value, void *unused)
+set_codes(PyObject *self, PyObject *value, void *closure)
 {
-    (void)unused;
     struct pool *p = (struct pool *)self;
     PyObject *tuple = tuple_of(value, is_code, "code objects");
     if (tuple == NULL)
@@ -629,8 +634,8 @@ set_blocking_code(PyObject *self, PyObject *value, void *unused)
         Py_DECREF(tuple);
         return -1;
     }
-    Py_XSETREF(p->crew->blocking_code, tuple);
-    WRITE(p->crew->blocking_n, (size_t)PyTuple_GET_SIZE(tuple));
+    Py_XSETREF(*codes_of(self, closure), tuple);
+    WRITE(p->crew->blocking_n, (size_t)PyTuple_GET_SIZE(p->crew->blocking_code));
     return 0;
 }
 
@@ -699,8 +704,12 @@ static PyGetSetDef pool_getset[] = {
       "How long a thread belongs to a lease: request, transaction or call.", NULL },
     { "context_vars", get_context_vars, set_context_vars,
       "Context variables that are set to a new lease for each request.", NULL },
-    { "blocking_code", get_blocking_code, set_blocking_code,
-      "Code objects inside which a thread waits for the loop.", NULL },
+    { "blocking_code", get_codes, set_codes,
+      "Code objects inside which a thread waits for the loop.",
+      (void *)offsetof(struct crew, blocking_code) },
+    { "working_code", get_codes, set_codes,
+      "Code objects inside which it computes after all, while it waits further out.",
+      (void *)offsetof(struct crew, working_code) },
     HOOK(on_thread_start, "Called first on a new thread."),
     HOOK(on_thread_end, "Called last on a thread."),
     HOOK(on_surplus, "Called on a thread that comes back when enough are idle already."),

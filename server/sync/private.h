@@ -111,7 +111,7 @@ struct crew {
     PyObject *concurrent_future;          /* new: the type; NULL until the first */
     PyObject *on_thread_start, *on_thread_end, *on_surplus, *on_acquire, *may_release,
         *on_job_end, *on_park; /* new, or NULL */
-    PyObject *blocking_code;              /* new: tuple of code objects */
+    PyObject *blocking_code, *working_code; /* new: tuples of code objects */
     size_t blocking_n;                    /* of blocking_code; read without the GIL */
 };
 

@@ -6,7 +6,7 @@
  *
  * The blocked rule. A thread whose code waits for the loop (asgiref's run_until_future, AnyIO's from_thread) computes nothing. Its frames are
  * looked at every 5 ms while someone waits; BLOCKED_SAMPLES sightings in a row take its slot. Fewer would hit calls that only
- * pass through there.
+ * pass through there. What it runs for others meanwhile (pool.working_code: asgiref's calls below async_to_sync()) is work.
  *
  * Runs on:  the loop's thread, in the phases that each function names. */
 #include "sync/private.h"
@@ -158,16 +158,26 @@ may_be_blocked(struct crew *c)
     return READ(c->blocking_n) > 0 && READ(c->waiting) > 0;
 }
 
+static bool
+is_among(PyObject *code, PyObject *codes)
+{
+    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(codes); i++) {
+        if (PyTuple_GET_ITEM(codes, i) == code)
+            return true;
+    }
+    return false;
+}
+
 /* GIL held, and not given away: the thread stays where it is. */
 static bool
 is_blocked(struct crew *c, PyThreadState *state)
 {
     PyObject *frame = (PyObject *)PyThreadState_GetFrame(state);
-    bool is_found = false;
-    for (int i = 0; i < FRAMES_MAX && frame != NULL && !is_found; i++) {
+    bool is_found = false, is_working = false;
+    for (int i = 0; i < FRAMES_MAX && frame != NULL && !is_found && !is_working; i++) {
         PyObject *code = (PyObject *)PyFrame_GetCode((PyFrameObject *)frame);
-        for (Py_ssize_t k = 0; k < PyTuple_GET_SIZE(c->blocking_code) && !is_found; k++)
-            is_found = PyTuple_GET_ITEM(c->blocking_code, k) == code;
+        is_found = is_among(code, c->blocking_code);
+        is_working = is_among(code, c->working_code);
         Py_DECREF(code);
         PyObject *back = (PyObject *)PyFrame_GetBack((PyFrameObject *)frame);
         Py_DECREF(frame);

@@ -140,6 +140,16 @@ async def blocking(query, receive, send):
 
 
 @route
+async def blocking_below(query, receive, send):
+    """The thread waits in async_to_sync(), and meanwhile runs what is called below."""
+
+    async def inner():
+        return await sync_to_async(block)(query["name"], query["gate"])
+
+    return await sync_to_async(lambda: async_to_sync(inner)())()
+
+
+@route
 async def like_a_framework(query, receive, send):
     """An exception becomes an answer with status 500, and is told nobody else."""
     try:

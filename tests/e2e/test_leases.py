@@ -3,6 +3,7 @@
 import asyncio
 import signal
 import threading
+import time
 
 import pytest
 
@@ -216,6 +217,24 @@ def test_six_that_wait_for_a_seventh(server, below):
     for answer in [seventh, *(c.response() for c in waiting)]:
         assert answer.json() == {"same_thread": True, "local_is_mine": True}
     for c in waiting:
+        c.close()
+    assert_rests(s)
+
+
+def test_call_below_async_to_sync_keeps_its_slot(server):
+    """Its thread is inside async_to_sync(), but computes."""
+    s = server("leases:app", "--sync-threads", "1", "--sync-threads-max", "4")
+    first = begin(s, "/blocking-below?name=first&gate=g")
+    wait_started(s, "first")
+    second = begin(s, "/blocking?name=second&gate=g")
+    wait_queued(s, 1)
+    for _ in range(30):  # far longer than it takes to find a thread that waits for the loop
+        time.sleep(0.01)
+        now = state(s)
+        assert (now["started"], now["pool"]["queued"], now["pool"]["parked"]) == (["first"], 1, 0)
+    open_gate(s, "g")
+    for c in (first, second):
+        assert c.response().json() == "ringcorn-sync-0"
         c.close()
     assert_rests(s)
 
