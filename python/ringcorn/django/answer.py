@@ -2,6 +2,7 @@
 
 from collections import deque
 from contextlib import aclosing
+from contextvars import copy_context
 
 PIECE = 2**16  # of a body, for a send() that is not the server's own: as Django cuts it
 AHEAD = 2**18  # bytes that a stream's iterator may be ahead of the client
@@ -32,8 +33,8 @@ async def send_whole(send, status, headers, content, in_pieces):
         await send({"type": "http.response.body", "body": content, "more_body": False})
 
 
-async def send_stream(send, response, headers, trips, context):
-    """A streaming answer: async iterators here, others on the request's thread, in *context*."""
+async def send_stream(send, response, headers, trips):
+    """A streaming answer: async iterators here, others on the request's thread."""
     await send({"type": "http.response.start", "status": response.status_code, "headers": headers})
     if response.is_async:
         async with aclosing(aiter(response)) as parts:
@@ -41,7 +42,7 @@ async def send_stream(send, response, headers, trips, context):
                 for position in range(0, len(part) or 1, PIECE):
                     await send({"type": "http.response.body", "body": part[position : position + PIECE], "more_body": True})
     else:
-        async with aclosing(_Stream(trips.loop, response).parts(trips, context)) as parts:
+        async with aclosing(_Stream(trips.loop, response).parts(trips, copy_context())) as parts:
             async for part in parts:
                 await send({"type": "http.response.body", "body": part, "more_body": True})
     await send({"type": "http.response.body"})

@@ -7,9 +7,8 @@ from django.core import signals
 from django.core.exceptions import RequestAborted
 from django.urls import set_script_prefix
 
-from . import answer, body, urls
+from . import answer, body, contexts, urls
 from .chain import GUESS
-from .job import CLOSES_OUTSIDE
 from .signals import may_finish_on_loop
 from .watch import Watch
 
@@ -33,17 +32,18 @@ async def serve(handler, plan, guess, scope, receive, send, trips):
         return
     request.__dict__[GUESS] = guess
     watch = Watch(handler, receive, trips.loop) if plan.watches else None
-    await respond(plan, request, file, plan.async_chain.get_response_async(request), send, trips, watch, outside)
+    responding = plan.async_chain.get_response_async(request)
+    await respond(plan, request, file, responding, copy_context(), send, trips, watch, outside)
 
 
-async def respond(plan, request, file, responding, send, trips, watch, outside):
-    """From the coroutine *responding*, which has the response, to the end. *outside*: the context that request_finished is sent in."""
-    response = None
+async def respond(plan, request, file, responding, inside, send, trips, watch, outside):
+    """From the coroutine *responding*, which has the response, to the end.
+
+    *inside*: the context of the view. *outside*: the context that request_finished is sent in."""
+    answering = _Answering()
     has_left = False
     try:
-        response = await responding
-        plan.adopt(response)
-        await _send(response, send, trips)
+        await contexts.await_apart(inside, answering.run(plan, responding, send, trips))
     except asyncio.CancelledError:
         has_left = watch is not None and watch.was_it()
         if not has_left:
@@ -52,18 +52,28 @@ async def respond(plan, request, file, responding, send, trips, watch, outside):
         if watch is not None:
             watch.end()
         try:
-            if response is not None:
-                await _close(request, response, trips, outside)
+            if answering.response is not None:
+                await _close(request, answering.response, trips, outside)
             elif has_left:
                 await plan.send_finished(trips, outside)
         finally:
             file.close()
 
 
+class _Answering:
+    response = None  # there once the view and the middleware have ended
+
+    async def run(self, plan, responding, send, trips):
+        response = await responding
+        plan.adopt(response)
+        self.response = response
+        await _send(response, send, trips)
+
+
 async def _send(response, send, trips):
     headers = answer.head(response)
     if response.streaming:
-        await answer.send_stream(send, response, headers, trips, copy_context())
+        await answer.send_stream(send, response, headers, trips)
     else:
         is_ours = type(send).__module__ == "_ringcorn"
         await answer.send_whole(send, response.status_code, headers, response.content, not is_ours)
@@ -73,7 +83,7 @@ async def _close(request, response, trips, outside):
     has_only_request = len(response._resource_closers) == 1 and not request.__dict__.get("_files")
     if has_only_request and not trips.may_have_used_thread and may_finish_on_loop():
         response.close()
-    elif CLOSES_OUTSIDE:
+    elif contexts.ARE_APART:
         await trips.run(response.close, context=outside)
     else:
         await trips.run(response.close)

@@ -20,7 +20,7 @@ except ImportError:  # Django outside the server, in tests
 
 restore = asgiref_sync._restore_context  # of what another context has, into the current one
 # From 3.13 on what asgiref.local.Local holds belongs to a thread: it must be told that it has moved.
-_MOVES = hasattr(asgiref_sync, "_rehome")
+MOVES = hasattr(asgiref_sync, "_rehome")
 _thread = SyncToAsync.threadlocal
 
 
@@ -29,7 +29,7 @@ def enter_thread(loop, context, inner_tasks):
     _thread.main_event_loop = loop
     _thread.main_event_loop_pid = os.getpid()
     _thread.task_context = inner_tasks
-    if _MOVES:
+    if MOVES:
         restore(context)
 
 
@@ -73,7 +73,7 @@ class Leased:
 
 
 def _inside(context, fn, args):
-    if _MOVES:
+    if MOVES:
         restore(context)
     return fn(*args)
 

@@ -6,17 +6,12 @@ What calls it: sync_view.py, which brings it from the loop and takes its answer 
 from contextvars import copy_context
 
 from django.core import signals
-from django.core.handlers.asgi import ASGIHandler
 from django.http import FileResponse
 from django.urls import set_script_prefix
 
 from .. import log
-from . import answer, urls
+from . import answer, contexts, urls
 from .chain import GUESS, AsyncView
-
-# From 5.0 on Django serves a request in a task of its own, so what a view sets in context variables is not seen by request_finished; and
-# what a receiver of request_started sets is seen by nobody.
-CLOSES_OUTSIDE = hasattr(ASGIHandler, "listen_for_disconnect")
 
 
 class Job:
@@ -24,6 +19,7 @@ class Job:
 
     __slots__ = (
         "handler", "plan", "scope", "body", "guess", "request", "response", "status", "headers", "content", "inside", "view_is_async",
+        "is_started",
     )  # fmt: skip
 
     def __init__(self, handler, plan, scope, body, guess):
@@ -34,13 +30,14 @@ class Job:
         self.guess = guess
         self.request = self.response = self.content = self.headers = self.inside = None
         self.view_is_async = False
+        self.is_started = False  # request_started has been sent
 
     def run(self):
         """To the response, or to the view where that turns out to be a coroutine function."""
         plan, scope = self.plan, self.scope
         set_script_prefix(urls.script_prefix(scope))
-        if signals.request_started.receivers:
-            if CLOSES_OUTSIDE:
+        if signals.request_started.receivers and not self.is_started:
+            if contexts.ARE_APART:  # what its receivers set is seen by nobody
                 copy_context().run(signals.request_started.send, sender=plan.sender, scope=scope)
             else:
                 signals.request_started.send(sender=plan.sender, scope=scope)
@@ -50,7 +47,7 @@ class Job:
         if request is not None:
             request.__dict__[GUESS] = self.guess
             try:
-                if CLOSES_OUTSIDE:
+                if contexts.ARE_APART:
                     response = self.inside.run(plan.sync_chain.get_response, request)
                 else:
                     response = plan.sync_chain.get_response(request)
@@ -58,7 +55,7 @@ class Job:
                 self.view_is_async = True
                 return
             finally:
-                if not CLOSES_OUTSIDE:
+                if not contexts.ARE_APART:
                     self.inside = copy_context()
             plan.adopt(response)
         else:

@@ -9,9 +9,9 @@ from django.http import FileResponse
 from .. import log
 from . import hops, recognise
 from .chain import AsyncChain, SyncChain
-from .job import CLOSES_OUTSIDE
+from .contexts import ARE_APART
 from .recognise import NotUnderstood
-from .signals import finished, may_finish_on_loop
+from .signals import may_finish_on_loop
 
 
 class Plan:
@@ -19,7 +19,7 @@ class Plan:
 
     A chain with middleware that has to be made anew is built at its first request, on that request's thread."""
 
-    watches = CLOSES_OUTSIDE  # for the client's leaving: as Django does
+    watches = ARE_APART  # for the client's leaving: as Django does
 
     def __init__(self, handler, pool):
         self.pool = pool
@@ -78,14 +78,14 @@ class Plan:
             response.block_size = self.chunk_size
 
     async def send_started(self, trips, scope):
-        if CLOSES_OUTSIDE:
+        if ARE_APART:
             await signals.request_started.asend(sender=self.sender, scope=scope)
         else:
             await trips.run(functools.partial(signals.request_started.send, sender=self.sender, scope=scope))
 
     async def send_finished(self, trips, outside):
         """For a request that was given up before it had a response."""
-        if finished.are_own() and not trips.may_have_used_thread and may_finish_on_loop():
+        if not trips.may_have_used_thread and may_finish_on_loop():
             signals.request_finished.send(sender=self.sender)
         else:
             await trips.run(functools.partial(signals.request_finished.send, sender=self.sender), context=outside)

@@ -10,32 +10,34 @@ from django.db import close_old_connections, connections, reset_queries
 
 
 class Receivers:
-    """Whether all receivers of a signal are among *own*. The answer is kept until they change."""
+    """What is to know about the receivers of a signal; looked up again when they change."""
 
-    __slots__ = ("signal", "own", "seen", "answer")
+    __slots__ = ("signal", "own", "seen", "are_own", "have_async")
 
     def __init__(self, signal, own):
         self.signal = signal
-        self.own = own
+        self.own = own  # Django's
         self.seen = None
-        self.answer = False
 
-    def are_own(self):
+    def look(self):
         receivers = self.signal.receivers
         if receivers != self.seen:
             self.seen = list(receivers)
-            # A receiver is the second part of an entry, mostly as a weak reference.
+            # A receiver is the second part of an entry, mostly as a weak reference; from 5.0 on the last says whether it is a coroutine function.
             live = [each[1]() if isinstance(each[1], weakref.ReferenceType) else each[1] for each in self.seen]
-            self.answer = all(each is None or each in self.own for each in live)
-        return self.answer
+            self.are_own = all(each is None or each in self.own for each in live)
+            self.have_async = HAS_ASEND and any(each[-1] for each in self.seen)
+        return self
 
 
+HAS_ASEND = hasattr(signals.request_started, "asend")
+started = Receivers(signals.request_started, (reset_queries, close_old_connections))
 finished = Receivers(signals.request_finished, (close_old_connections, reset_urlconf, close_caches))
 
 
 def may_finish_on_loop():
     """Whether response.close() has nothing to close that could block. For a request without synchronous code, in its context."""
-    if not finished.are_own():
+    if not finished.look().are_own:
         return False
     for cache in caches.all(initialized_only=True):
         if type(cache).close is not BaseCache.close:

@@ -7,10 +7,12 @@ import asyncio
 from contextvars import copy_context
 
 from django.core.exceptions import RequestAborted
+from django.urls import set_script_prefix
 
-from . import answer, async_view, body
-from .hops import NoThread, restore
+from . import answer, async_view, body, contexts, urls
+from .hops import NoThread
 from .job import Job
+from .signals import started
 from .watch import Watch
 
 
@@ -23,6 +25,10 @@ async def serve(handler, plan, guess, scope, receive, send, trips):
     is_ours = type(send).__module__ == "_ringcorn"  # nothing of the application's is between
     context = copy_context()
     job = Job(handler, plan, scope, file, guess)
+    if started.look().have_async:  # sent from a thread, they would come after the others
+        set_script_prefix(urls.script_prefix(scope))
+        await plan.send_started(trips, scope)
+        job.is_started = True
     watch = Watch(handler, receive, loop) if plan.watches else None
     try:
         try:
@@ -32,16 +38,16 @@ async def serve(handler, plan, guess, scope, receive, send, trips):
             job = None
             raise
         if job.view_is_async:
-            restore(job.inside)
             going_on = plan.async_chain.go_on(job.request)
-            return await async_view.respond(plan, job.request, file, going_on, send, trips, watch, context)
-        if job.content is not None:
-            if not is_ours:
-                restore(job.inside)
-            await answer.send_whole(send, job.status, job.headers, job.content, not is_ours)
+            return await async_view.respond(plan, job.request, file, going_on, job.inside, send, trips, watch, context)
+        if job.content is None:
+            sending = answer.send_stream(send, job.response, job.headers, trips)
         else:
-            restore(job.inside)
-            await answer.send_stream(send, job.response, job.headers, trips, job.inside)
+            sending = answer.send_whole(send, job.status, job.headers, job.content, not is_ours)
+        if is_ours and job.content is not None:  # nobody is there to see the view's context variables
+            await sending
+        else:
+            await contexts.await_apart(job.inside, sending)
     except asyncio.CancelledError:
         if watch is None or not watch.was_it():
             raise
