@@ -18,12 +18,15 @@ ROOT = Path(__file__).resolve().parents[2]
 MINORS = range(11, 20)
 # Other versions of frameworks than the pinned ones: name -> (requirements, tests, least Python minor).
 DJANGO = ["tests/e2e/test_django.py", "tests/e2e/test_django_postgres.py"]
+LEASES = ["tests/e2e/test_leases.py", "tests/e2e/test_leases_django.py"]
+CHANNELS = ["tests/loop/test_websocket_lease.py"]
 MATRIX = {
     "newest Django": (["Django>=6.1"], DJANGO, 12),
     "Django 6.0": (["Django~=6.0.0"], DJANGO, 12),
     # 4.2 does not cancel an async view whose client has left; 5.0 is the first to do so.
     "Django 4.2": (["Django~=4.2.0"], [*DJANGO, "-k", "not test_page and not test_form and not leaves_an_async_view"], 11),
-    "asgiref 3.8.1": (["asgiref==3.8.1"], DJANGO, 11),
+    "asgiref 3.8.1": (["asgiref==3.8.1"], [*DJANGO, *LEASES], 11),
+    **{f"asgiref {v}": ([f"asgiref=={v}"], [*LEASES, *CHANNELS], 11) for v in ("3.9.2", "3.10.0", "3.11.1", "3.12.1", "3.13.0")},
     "Starlette 0.40, FastAPI 0.115": (["fastapi==0.115.0", "starlette<0.39"], ["tests/e2e/test_frameworks.py", "-k", "fastapi or starlette"], 11),
     "AnyIO 4.4": (["anyio==4.4.0"], ["tests/e2e/test_clients.py", "-k", "anyio"], 11),
 }
