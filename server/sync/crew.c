@@ -11,7 +11,7 @@
  *
  * Wake-ups. A thread that is woken while the loop holds the GIL runs into it at once and sleeps again: two switches and four system
  * calls for nothing. So the loop wakes it when it has given the GIL away (loop_do_late()). A callback that does not return to the loop,
- * because it waits for the very job, would wait for ever; therefore only threads whose sleep has an alarm are woken late (LINGER_NS).
+ * because it waits for the very job, would wait for ever; therefore only threads whose sleep has an alarm are woken late (ALARM_NS).
  *
  * Runs on:  any thread, with or without the GIL, unless a function says otherwise.
  * Owns:     nothing of Python's but names and hooks; threads live on their own stacks, leases and jobs in their owners. */
@@ -81,11 +81,10 @@ wake_late(struct loop_late *late)
 static void
 put_off(struct crew *c)
 {
-    int64_t now = clock_ns();
     LIST_FOR_EACH_SAFE(node, &c->wakes)
     {
         struct sync_thread *t = CONTAINER_OF(node, struct sync_thread, wake);
-        if (now >= t->lingers_until_ns)
+        if (!t->has_alarm)
             continue;
         if (!loop_do_late(c->loop, &c->late))
             return;
@@ -130,7 +129,7 @@ static void
 fall_asleep(struct sync_thread *t)
 {
     t->is_asleep = true;
-    t->lingers_until_ns = clock_ns() + LINGER_NS / 2;
+    t->has_alarm = true;
     atomic_store(&t->is_awake, 0);
 }
 
@@ -163,15 +162,15 @@ sleep_until_parked(struct crew *c, struct sync_thread *t, int64_t due_ns)
 void
 crew_sleep(struct crew *c, struct sync_thread *t)
 {
-    static const struct timespec alarm = { .tv_nsec = LINGER_NS };
+    static const struct timespec alarm = { .tv_nsec = ALARM_NS };
     if (atomic_load(&t->is_awake) == 0)
         futex_wait(&t->is_awake, &alarm);
     if (atomic_load(&t->is_awake) != 0)
         return;
     int64_t park_ns = 0;
     pthread_mutex_lock(&c->lock);
+    t->has_alarm = false;
     if (t->is_asleep) {
-        t->lingers_until_ns = 0;
         park_ns = is_idle_of_lease(t) && !t->was_parked ? c->park_timeout_ns : 0;
     } else { /* its wake-up is late */
         list_del(&t->wake);
@@ -184,13 +183,22 @@ crew_sleep(struct crew *c, struct sync_thread *t)
         futex_wait(&t->is_awake, NULL);
 }
 
+/* Some milliseconds old, at a fifth of the price. */
+static int64_t
+coarse_ns(void)
+{
+    struct timespec ts;
+    clock_gettime(CLOCK_MONOTONIC_COARSE, &ts);
+    return ts.tv_sec * NS_PER_S + ts.tv_nsec;
+}
+
 /* --- leases: lock held -------------------------------------------------------------------------- */
 
 static void
 take_slot(struct crew *c, struct lease *l)
 {
     l->has_slot = true;
-    l->slot_ns = clock_ns();
+    l->slot_ns = coarse_ns();
     l->blocked_samples = 0;
     c->slots_used++;
 }
@@ -225,7 +233,7 @@ static void
 join_wait(struct crew *c, struct lease *l)
 {
     l->arrived = ++c->arrivals;
-    l->wait_ns = clock_ns();
+    l->wait_ns = coarse_ns();
     if (l->thread == NULL) {
         list_add_tail(&c->wait_new, &l->wait);
         c->needy++;
@@ -233,7 +241,6 @@ join_wait(struct crew *c, struct lease *l)
         list_add_tail(&c->wait_kept, &l->wait);
     }
     WRITE(c->waiting, c->waiting + 1);
-    WRITE(c->needs_turn, true);
 }
 
 static void
@@ -526,6 +533,8 @@ crew_submit(struct lease *l, struct sync_job *job, bool is_apart, bool *is_waiti
             }
         }
         *is_waiting = !list_is_empty(&job->link);
+        if (*is_waiting)
+            WRITE(c->needs_turn, true); /* deadlines */
     }
     crew_unlock(c);
     return err;
@@ -729,8 +738,10 @@ lease_resume(struct lease *l)
     join_wait(c, l);
     crew_dispatch(c);
     bool has_to_wait = !l->has_slot;
-    if (has_to_wait)
+    if (has_to_wait) {
         fall_asleep(t);
+        WRITE(c->needs_turn, true);
+    }
     crew_unlock(c);
     if (has_to_wait)
         crew_sleep(c, t);

@@ -23,7 +23,7 @@ enum {
 #define START_RETRY_NS NS_PER_S /* after a thread could not be started */
 /* A thread that has just become idle sleeps for so long with an alarm: a job that is handed over meanwhile needs no wake-up at once,
  * it is found at the latest then. */
-#define LINGER_NS (2 * NS_PER_MS)
+#define ALARM_NS (2 * NS_PER_MS)
 
 enum affinity { AFFINITY_REQUEST, AFFINITY_TRANSACTION, AFFINITY_CALL };
 
@@ -50,7 +50,7 @@ struct sync_thread {
     bool was_parked;        /* on_park has run since its last job, or is about to */
     bool is_clean;          /* on_surplus has run since its last job: it holds nothing */
     int64_t idle_since_ns;  /* while in crew->idle, where there is an idle timeout */
-    int64_t lingers_until_ns; /* 0: it sleeps without an alarm */
+    bool has_alarm;         /* it looks by itself within ALARM_NS whether it was given something */
     atomic_uint is_awake;   /* futex: 0 = sleeps. Any thread */
     unsigned long ident;    /* constant, as the next */
     PyThreadState *state;
