@@ -27,10 +27,11 @@ THREADS = 8
 PATIENCE = 60 * harness.SLOW * (5 if FULL else 1)
 numbers = itertools.count(1)
 
+pytestmark = [pytest.mark.timeout(600)] if FULL else []
 
-def requests(full):
-    """How many requests: as many in full, a tenth otherwise, at least 500."""
-    return full if FULL else max(500, full // 10)
+
+def requests(full, short=500):
+    return full if FULL else short
 
 
 def environment(pg, name, **settings):
@@ -46,7 +47,9 @@ def tables(pg):
 
 
 def ended_well(pg, name):
-    """Every connection of the application is over, and its client has said so."""
+    """Every connection of the application is over, and its client has said so; those of the second alias too."""
+    if not name.endswith(" second"):
+        ended_well(pg, name + " second")
     wire.eventually(lambda: not pg.pids(name), 5 * harness.SLOW, f"the connections of {name} end: {pg.connections(name)}")
 
     def balanced():
@@ -57,23 +60,79 @@ def ended_well(pg, name):
     assert pg.unclean(name) == []
 
 
-@pytest.fixture
-def project(server, tables):
-    """project(*args, NAME=value...) -> a server of the project: options of the program, and the project's environment."""
-    pg, started = tables, []
+@pytest.fixture(scope="module")
+def shared(tables):
+    """Servers that several tests use, by their options."""
+    servers = {}
+    yield servers
+    problems = []
+    for one in servers.values():
+        try:
+            one.finish()
+            ended_well(tables, one.name)
+        except AssertionError as e:
+            problems.append(str(e))
+        finally:
+            one.kill()
+    assert not problems, "\n".join(problems)
 
-    def start(*args, app="project.asgi:application", threads=THREADS, **settings):
+
+@pytest.fixture
+def project(usable_io, tables, shared, tmp_path):
+    """project(*args, NAME=value...) -> a server of the project: options of the program, and the project's environment.
+
+    With share=True other tests use it too. At a server's end each of its connections must have been ended by its client; after each
+    test, as with the fixture `server`, nothing may be left of its requests."""
+    pg, own, used = tables, [], []
+
+    def start(*args, app="project.asgi:application", threads=THREADS, share=False, **settings):
+        key = (usable_io, app, args, threads, tuple(sorted(settings.items())))
+        if share and key in shared:
+            used.append(key)
+            return shared[key]
         name = f"django {next(numbers)}"
-        one = server(app, "--threads", threads, *args, app_dir=PROJECT, env=environment(pg, name, **{"PG_MAX_AGE": 600, **settings}))
+        one = harness.Server(
+            app, "--threads", threads, *args, io=usable_io, app_dir=PROJECT, cwd=tmp_path,
+            env=environment(pg, name, **{"PG_MAX_AGE": 600, **settings}),
+        )  # fmt: skip
         one.allow_descriptors(200)  # each thread keeps its connection
         one.name, one.pg = name, pg
-        started.append(one)
+        if share:
+            shared[key] = one
+            used.append(key)
+        else:
+            own.append(one)
         return one
 
     yield start
-    for one in started:
-        one.finish()
-        ended_well(pg, one.name)
+    problems = []
+    for key in used:
+        try:
+            shared[key].check_returned()
+            shared[key].check_log()
+        except AssertionError as e:
+            problems.append(str(e))
+            shared.pop(key).kill()
+    for one in own:
+        try:
+            one.finish()
+            ended_well(pg, one.name)
+        except AssertionError as e:
+            problems.append(str(e))
+        finally:
+            one.kill()
+    assert not problems, "\n".join(problems)
+
+
+@pytest.fixture
+def figure(request):
+    """figure(name, value): for the report."""
+
+    def keep(name, value):
+        request.node.user_properties.append((name, value))
+        print(f"{name}: {value}")
+
+    return keep
 
 
 def sync_threads(s):
@@ -117,10 +176,10 @@ def test_a_lost_client_is_seen(tables):
 
 
 @pytest.mark.parametrize("app", ["project.asgi:application", "project.wsgi:application"])
-def test_load_opens_as_many_connections_as_threads(project, app, record_property):
+def test_load_opens_as_many_connections_as_threads(project, app, figure):
     s = project(app=app, MIDDLEWARE_SET="seven")
     with s.pg.watching(s.name) as watch:
-        answers = crowd(s.address, ["/query/"] * requests(10_000), 128, PATIENCE)
+        answers = crowd(s.address, ["/query/"] * requests(10_000, 1_000), 128, PATIENCE)
     all_good(answers)
     threads = {a.json()["thread"] for a in answers}
     assert len(threads) <= THREADS
@@ -129,21 +188,22 @@ def test_load_opens_as_many_connections_as_threads(project, app, record_property
     assert len({(a.json()["thread"], a.json()["pid"]) for a in answers}) == len(threads)
     assert 1 <= watch.peak <= THREADS and watch.samples > 3
     assert s.pg.opened(s.name) == len(threads)
-    record_property("connections", s.pg.opened(s.name))
+    figure("connections", s.pg.opened(s.name))
 
 
-def test_async_views_without_queries_add_no_connections(project, record_property):
-    s = project(MIDDLEWARE_SET="seven")
+def test_async_views_without_queries_add_no_connections(project, figure):
+    s = project(MIDDLEWARE_SET="seven", share=True)
     targets = itertools.islice(itertools.cycle(["/query/", "/aplain/?s=0.01", "/aplain/"]), requests(10_000))
+    before = s.pg.opened(s.name)
     with s.pg.watching(s.name) as watch:
         answers = crowd(s.address, targets, 128, PATIENCE)
     all_good(answers)
-    assert watch.peak <= THREADS and s.pg.opened(s.name) <= THREADS
+    assert watch.peak <= THREADS and s.pg.opened(s.name) - before <= THREADS
     assert len(sync_threads(s)) <= 64
-    record_property("threads", len(sync_threads(s)))
+    figure("threads", len(sync_threads(s)))
 
 
-def test_async_views_with_queries_stay_below_threads_max(project, record_property):
+def test_async_views_with_queries_stay_below_threads_max(project, figure):
     """A request that awaits something keeps its thread and connection, up to threads_max; then the number is back."""
     s = project("--sync-threads-max", 24, MIDDLEWARE_SET="seven")
     targets = itertools.islice(itertools.cycle(["/query/", "/aplain/?s=0.01", "/aquery/?s=0.05&n=3"]), requests(10_000))
@@ -156,16 +216,16 @@ def test_async_views_with_queries_stay_below_threads_max(project, record_propert
         if answer.target.startswith("/aquery/"):
             assert len(set(answer.json()["pids"])) == 1, answer
     assert len(sync_threads(s)) <= 24
-    record_property("peak_connections", s.pg.peak(s.name))
+    figure("peak_connections", s.pg.peak(s.name))
 
 
-def test_a_limit_of_connections_is_kept(project, tables, record_property):
+def test_a_limit_of_connections_is_kept(project, tables, figure):
     """A role that may have ten connections, which the same load on a server with a thread for each request exceeds at once."""
     role = tables.create_role(f"limited{next(numbers)}", 10)
     s = project(MIDDLEWARE_SET="seven", PG_USER=role, PG_MAX_AGE="none")
     all_good(crowd(s.address, ["/query5/"] * requests(5_000), 128, PATIENCE))
     assert s.pg.opened(s.name) <= THREADS and s.pg.fatal(s.name) == []
-    record_property("connections", s.pg.opened(s.name))
+    figure("connections", s.pg.opened(s.name))
 
 
 def test_projects_with_conn_max_age_0_can_keep_connections(project):
@@ -175,22 +235,19 @@ def test_projects_with_conn_max_age_0_can_keep_connections(project):
 
 
 @pytest.mark.skipif(django.VERSION < (5, 1), reason="Django knows psycopg's pool from 5.1 on")
-@pytest.mark.parametrize("option", [(), ("--django-conn-max-age", 600)])
-def test_the_pool_of_psycopg(project, option):
-    """Its connections are its own affair, and conn_max_age is not for them: Django refuses the two together."""
-    s = project(*option, PG_MAX_AGE=0, PG_POOL=1)
+def test_the_pool_of_psycopg(project):
+    """Its connections are its own affair, and conn_max_age is not for them: Django refuses the two together. A thread that waits for one
+    gives way to requests that have one, and wait for a thread."""
+    s = project("--django-conn-max-age", 600, PG_MAX_AGE=0, PG_POOL=1)
     all_good(crowd(s.address, ["/query/", "/aquery/"] * 100, 32, PATIENCE))
     assert s.pg.peak(s.name) <= 8  # max_size of the pool
 
 
 def test_two_databases(project):
     """Each alias has a connection of each thread."""
-    s = project(threads=4, PG_SECOND=1)
-    second = s.name + " second"
+    s = project(threads=4, PG_SECOND=1, MIDDLEWARE_EXTRA="Local", share=True)
     all_good(crowd(s.address, ["/second/"] * 200, 16, PATIENCE))
-    assert s.pg.opened(s.name) <= 4 and 1 <= s.pg.opened(second) <= 4
-    s.finish()
-    ended_well(s.pg, second)
+    assert len(s.pg.pids(s.name)) <= 4 and 1 <= s.pg.opened(s.name + " second") <= 4
 
 
 def test_a_connection_is_replaced_at_its_age(project):
@@ -214,18 +271,18 @@ def one_transaction(answer):
 
 @pytest.mark.parametrize("view", ["atomic", "aatomic"])
 def test_a_transaction_stays_on_its_connection(project, view):
-    s = project(MIDDLEWARE_SET="four")
-    n = requests(1_000)
-    answers = crowd(s.address, [f"/{view}/?id={s.name[7:]}-{i}&" + ("fail" if i % 5 == 0 else "") for i in range(n)], 64, PATIENCE)
+    s = project(MIDDLEWARE_SET="seven", share=True)
+    n, before = requests(2_000), s.pg.opened(s.name)
+    answers = crowd(s.address, [f"/{view}/?id={s.name[7:]}-{view}-{i}&" + ("fail" if i % 5 == 0 else "") for i in range(n)], 64, PATIENCE)
     failed = [a for a in answers if "fail" in a.target]
     good = [a for a in answers if "fail" not in a.target]
     assert len(failed) == n // 5 and all(a.status == 500 for a in failed)
     s.expect_errors("")  # Django's 500s
     all_good(good)
     assert len({one_transaction(a)[1] for a in good}) == len(good), "a transaction each"
-    assert s.get(f"/count/?of={s.name[7:]}-").json()["count"] == len(good), "what failed has left no row"
+    assert s.get(f"/count/?of={s.name[7:]}-{view}-").json()["count"] == len(good), "what failed has left no row"
     if view == "atomic":
-        assert s.pg.opened(s.name) <= THREADS
+        assert s.pg.opened(s.name) - before <= THREADS
     settles_at(s, THREADS)
 
 
@@ -310,7 +367,7 @@ def test_every_hop_is_on_one_thread_and_connection(project, options, extra, more
 @pytest.mark.parametrize("extra", ["", "plain_sync"], ids=["plain", "behind sync-only middleware"])
 def test_waiting_views_do_not_keep_others_from_threads(project, extra):
     """Two threads; six views have one and wait for what a seventh does."""
-    s = project(threads=2, MIDDLEWARE_SET="seven", MIDDLEWARE_EXTRA=extra)
+    s = project(threads=2, MIDDLEWARE_SET="seven", MIDDLEWARE_EXTRA=extra, share=True)
     waiting = [s.connect(30) for _ in range(6)]
     for c in waiting:
         c.send(wire.request("GET", "/gate/?of=all"))
@@ -323,9 +380,9 @@ def test_waiting_views_do_not_keep_others_from_threads(project, extra):
     settles_at(s, 2)
 
 
-def test_thread_locals_stay_with_requests_that_wait(project, record_property):
+def test_thread_locals_stay_with_requests_that_wait(project, figure):
     """Four threads, sixty views that wait for two seconds between two queries: side by side, each finds its own thread-local."""
-    s = project(threads=4, MIDDLEWARE_EXTRA="Local")
+    s = project(threads=4, PG_SECOND=1, MIDDLEWARE_EXTRA="Local", share=True)
     began = time.monotonic()
     answers = crowd(s.address, [f"/aquery/?id=name{i}&s=2&n=2" for i in range(60)], 60, PATIENCE)
     took = time.monotonic() - began
@@ -336,8 +393,8 @@ def test_thread_locals_stay_with_requests_that_wait(project, record_property):
         assert len(set(answer.json()["pids"])) == 1
     settles_at(s, 4)
     assert s.pg.peak(s.name) <= 64
-    record_property("seconds", round(took, 1))
-    record_property("peak_connections", s.pg.peak(s.name))
+    figure("seconds", round(took, 1))
+    figure("peak_connections", s.pg.peak(s.name))
 
 
 def test_cursors_survive_the_waits_between_their_pieces(project):
@@ -351,20 +408,19 @@ def test_cursors_survive_the_waits_between_their_pieces(project):
 
 
 def test_a_task_that_outlives_its_request_uses_the_orm(project):
-    s = project(threads=2, MIDDLEWARE_SET="seven")
+    s = project(threads=2, MIDDLEWARE_SET="seven", MIDDLEWARE_EXTRA="", share=True)
     assert s.get("/outlive/?id=late").status == 200
     all_good(crowd(s.address, ["/query/"] * 50, 8, PATIENCE))  # its thread is another's by now
     assert s.get("/go/?of=late").status == 200
     result = wire.eventually(lambda: state(s, "late"), 10 * harness.SLOW, "the task's end")
     assert result.get("price") == 7, result
     all_good(crowd(s.address, ["/slow/"] * 8, 8, PATIENCE))
-    assert len(sync_threads(s)) <= 3
     settles_at(s, 2)
 
 
 def test_reads_side_by_side_leave_no_connection(project):
     """sync_to_async(thread_sensitive=False) runs on the second set of threads; its connections end with the calls."""
-    s = project(threads=2)
+    s = project(threads=2, MIDDLEWARE_SET="seven", MIDDLEWARE_EXTRA="", share=True)
     one_by_one = s.get("/reads/?n=20&s=0.05", timeout=30).json()
     together = s.get("/reads/?n=20&s=0.05&gather", timeout=30).json()
     assert one_by_one["seconds"] >= 20 * 0.05
@@ -377,8 +433,8 @@ def test_reads_side_by_side_leave_no_connection(project):
 
 
 def test_a_client_that_leaves_while_queued_costs_nothing(project):
-    s = project(threads=1, MIDDLEWARE_SET="seven")
-    prefix = s.name[7:]
+    s = project(threads=1, MIDDLEWARE_SET="seven", share=True)
+    prefix = f"{s.name[7:]}-queued"
     with s.connect(30) as busy, s.connect() as other:
         busy.send(wire.request("GET", "/slow/?id=busy&s=1"))
         wire.eventually(lambda: state(s, "busy") == "running", 10 * harness.SLOW, "the thread is busy")
@@ -395,8 +451,8 @@ def test_a_client_that_leaves_while_queued_costs_nothing(project):
 
 def test_a_client_that_leaves_while_its_view_runs(project):
     """The view ends by itself, and then its thread is another's."""
-    s = project(threads=1, MIDDLEWARE_SET="seven")
-    prefix = s.name[7:]
+    s = project(threads=1, MIDDLEWARE_SET="seven", share=True)
+    prefix = f"{s.name[7:]}-runs"
     before = s.get("/query/").json()
     gone = s.connect()
     gone.send(wire.request("GET", f"/write/?id={prefix}-gone&s=0.5"))
@@ -411,7 +467,7 @@ def test_a_client_that_leaves_while_its_view_runs(project):
 def test_no_thread_in_time_is_503_and_the_holder_is_named(project):
     s = project("--sync-queue-timeout", "300ms", threads=1, MIDDLEWARE_SET="seven")
     with s.connect(30) as busy:
-        busy.send(wire.request("GET", "/slow/?id=holder&s=2"))
+        busy.send(wire.request("GET", "/slow/?id=holder&s=1"))
         wire.eventually(lambda: state(s, "holder") == "running", 10 * harness.SLOW, "the thread is busy")
         since = len(s.err.lines)
         r = s.get("/query/")
@@ -444,9 +500,9 @@ def test_no_more_threads_can_be_started(project):
 
 
 @pytest.mark.parametrize("health", [0, 1], ids=["without health checks", "with health checks"])
-def test_killed_connections_fail_only_what_is_in_flight(project, health, record_property):
+def test_killed_connections_fail_only_what_is_in_flight(project, health, figure):
     s = project(MIDDLEWARE_SET="seven", PG_HEALTH=health)
-    n, kills = requests(10_000), []
+    n, kills = requests(10_000, 1_000), []
 
     def kill():
         at = time.monotonic()
@@ -463,7 +519,7 @@ def test_killed_connections_fail_only_what_is_in_flight(project, health, record_
         assert any(answer.begun < at and answer.ended > till for at, till, _ in kills), f"{answer} was not in flight: {kills}"
     assert len(failed) <= killed
     assert s.pg.opened(s.name) <= THREADS + killed
-    record_property("failed", len(failed))
+    figure("failed", len(failed))
     # At rest: with health checks nobody notices.
     killed_at_rest = len(s.pg.terminate_backends(s.name))
     assert killed_at_rest
