@@ -179,6 +179,18 @@ async def as_coroutine(awaitable):
     return await awaitable
 
 
+def load_by(options):
+    """What the worker's options name: (application, "wsgi" or "asgi"). Raises AppError."""
+    for name in options["import_first"]:
+        import_module(name, options["app_dir"])
+    app, interface = load(options["app"], options["factory"], options["app_dir"], options["interface"])
+    if interface == "wsgi" and options["lifespan"] == "on":
+        raise AppError(
+            EXIT_USAGE, "lifespan: on needs an ASGI application, and this one is WSGI, which has no lifespan; leave it at auto"
+        )
+    return app, interface
+
+
 def load(spec, factory, where, interface="auto"):
     """Imports the application: (application, "wsgi" or "asgi"). *spec*: "module:attribute" or "module:factory()". Raises AppError."""
     name, _, attribute = spec.partition(":")

@@ -13,7 +13,7 @@ import time
 import traceback
 
 from . import connection_count, log, sqlalchemy_hints
-from .app import AppError, import_module, load
+from .app import AppError, load_by
 from .connection_count import django_is_up
 
 
@@ -23,9 +23,7 @@ def run(worker, options):
     faulthandler.register(options["stacks_signal"], file=sys.stderr, all_threads=True)
     began = time.monotonic()
     try:
-        for name in options["import_first"]:
-            import_module(name, options["app_dir"])
-        _, interface = load(options["app"], options["factory"], options["app_dir"], options["interface"])
+        _, interface = load_by(options)
     except AppError as e:
         if e.show is not None:
             traceback.print_exception(e.show)
@@ -35,7 +33,7 @@ def run(worker, options):
     from .worker import _auto_threads
 
     threads = options["sync_threads"] or _auto_threads(interface)
-    warn(django_hints, threads, options, say=_say)
+    warn(django_hints, threads, interface, options, say=_say)
     warn(sqlalchemy_hints.find, threads, say=_say)
     for line in connection_count.lines(options["workers"], threads, max(threads, options["sync_threads_max"])):
         _say(line)
@@ -44,13 +42,14 @@ def run(worker, options):
     return 0
 
 
-def django_hints(threads, options):
+def django_hints(threads, interface, options):
     """The settings of Django that defeat persistent connections, a line each. *threads*: sync.threads in effect. No loop runs."""
     if not django_is_up():
         return []
     from .django import hints
 
-    return hints.find(threads, "django.core.handlers.asgi" in sys.modules, options["django_conn_max_age"])
+    is_asgi = interface == "asgi" and "django.core.handlers.asgi" in sys.modules
+    return hints.find(threads, is_asgi, options["django_conn_max_age"])
 
 
 def warn(find, *args, say=None):

@@ -22,7 +22,7 @@ import weakref
 import _ringcorn
 
 from . import anyio_threads, asgiref_threads, check, log, sqlalchemy_hints, websocket_lease
-from .app import AppError, import_module, load
+from .app import AppError, load_by
 from .lifespan import Lifespan, LifespanFailed
 from .loop import new_event_loop, stop_pool, use_pidfds
 
@@ -47,14 +47,10 @@ def run(worker, options):
             log.info("I/O by %s", loop.io)
     serving = None
     try:
-        for name in options["import_first"]:
-            import_module(name, options["app_dir"])
-        app, interface = load(options["app"], options["factory"], options["app_dir"], options["interface"])
-        if interface == "wsgi" and options["lifespan"] == "on":
-            raise AppError(2, "lifespan: on needs an ASGI application, and this one is WSGI, which has no lifespan; leave it at auto")
+        app, interface = load_by(options)
         pools.open_sync(options["sync_threads"] or _auto_threads(interface))
         if options["slot"] == 0:
-            check.warn(check.django_hints, pools.sync.threads, options)
+            check.warn(check.django_hints, pools.sync.threads, interface, options)
         serving = _Serving(worker, loop, app, interface, pools.sync, options)
         return _run_to_the_end(loop, serving)
     except AppError as e:

@@ -67,6 +67,8 @@ def test_without_an_application_only_the_file_is_judged(tmp_path):
         (["broken_interrupt:app"], 3),
         (["--import-first", "nosuch", "raw:app"], 4),
         (["--venv", "/nowhere", "raw:app"], 1),
+        (["--interface", "wsgi", "raw:app"], 3),
+        (["--lifespan", "on", "flask_app:flask"], 2),
     ],
     ids=lambda v: " ".join(v) if isinstance(v, list) else str(v),
 )
