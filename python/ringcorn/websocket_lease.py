@@ -17,38 +17,25 @@ from . import asgiref_threads
 TURNS = 8  # of the loop, without a new call: the handler of a message that did not come by receive() is done, or awaits something
 
 
-def install(app, pool, mode):
-    """Returns *app*, its WebSockets with leases where asgiref leads their calls to *pool*. HTTP passes through."""
-    if "asgiref.sync" not in sys.modules:
-        return app
-    return _Dispatch(app, pool, mode)
+def wrap(app, pool, mode):
+    """What WebSocket scopes are given to in the place of *app*. *mode*: as above."""
+    make = _MODES[mode]
 
+    async def websocket(scope, receive, send):
+        sync = sys.modules.get("asgiref.sync")
+        if sync is None or sync.SyncToAsync.thread_sensitive_context not in pool.context_vars:  # its calls are not led to the pool
+            await app(scope, receive, send)
+            return
+        variable = sync.SyncToAsync.thread_sensitive_context
+        lease = make(pool, f"WS {scope.get('path', '')}")
+        token = variable.set(lease)
+        try:
+            await app(scope, lease.receiver(receive), send)
+        finally:
+            variable.reset(token)
+            lease.close()
 
-class _Dispatch:
-    """A plain function before the application's own, so that a request's coroutine is the application's."""
-
-    def __init__(self, app, pool, mode):
-        self.app = app
-        self.pool = pool
-        self.mode = mode
-
-    def __call__(self, scope, receive, send):
-        if scope["type"] != "websocket":
-            return self.app(scope, receive, send)
-        return _serve(self.app, scope, receive, send, self.pool, self.mode)
-
-
-async def _serve(app, scope, receive, send, pool, mode):
-    from asgiref.sync import SyncToAsync
-
-    variable = SyncToAsync.thread_sensitive_context
-    lease = _MODES[mode](pool, f"WS {scope.get('path', '')}")
-    token = variable.set(lease)
-    try:
-        await app(scope, lease.receiver(receive), send)
-    finally:
-        variable.reset(token)
-        lease.close()
+    return websocket
 
 
 class _Connection:

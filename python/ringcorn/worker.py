@@ -3,7 +3,8 @@
 The C side (server/worker/worker.c) calls run() in the main thread and hands over the module ``_ringcorn_worker``:
 
     attach(loop)                    gives the server's part of each turn to the loop
-    serve(app, context, state, pool)  tells the master that this worker is ready; requests come from here on
+    serve(app, websocket_app, context, state, pool)
+                                    tells the master that this worker is ready; requests come from here on
     serve_wsgi(app, context, pool)  the same for a WSGI application
     notify(callback)                callback("drain" | "quit" | "drained"), on the loop
     cancel_all(), in_hand()         the requests that are being answered
@@ -199,7 +200,7 @@ class _Serving:
         if self.is_wsgi:
             self.worker.serve_wsgi(self.app, lifespan.context, self.pool)
         else:
-            self.worker.serve(self.app, lifespan.context, lifespan.state, self.pool)
+            self.worker.serve(self.app, self.websocket_app, lifespan.context, lifespan.state, self.pool)
         self.is_ready = True
         await self.drained
         await lifespan.shutdown()
@@ -218,7 +219,7 @@ class _Serving:
             self.app = django.install(self.app, self.loop, self.pool, self.options)
         if self.is_wsgi:
             return
-        self.app = websocket_lease.install(self.app, self.pool, self.options["sync_websocket"])
+        self.websocket_app = websocket_lease.wrap(self.app, self.pool, self.options["sync_websocket"])
 
     def _on_event(self, what):
         if what == "drain" and self.options["graceful"]:

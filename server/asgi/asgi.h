@@ -35,6 +35,7 @@ struct asgi {
     PyObject *loop;       /* borrowed from the worker until asgi_abandon() */
     pthread_t thread;     /* the loop's */
     PyObject *app;        /* new */
+    PyObject *websocket_app; /* new: for WebSocket scopes, whose leases are shorter */
     PyObject *context;    /* new: the lifespan's; every request runs in a copy */
     PyObject *state;      /* new: the lifespan's state, copied per request */
     PyObject *pool;       /* new: the _ringcorn.Pool of thread-sensitive code */
@@ -51,8 +52,9 @@ int asgi_init(struct asgi *a, PyObject *loop, const struct conf *conf, struct ne
 /* The net is closed already (net_fini), so no callback comes any more. */
 void asgi_fini(struct asgi *a);
 
-/* app: any ASGI 3 callable. context, state, pool: as in struct asgi. */
-int asgi_serve(struct asgi *a, PyObject *app, PyObject *context, PyObject *state, PyObject *pool);
+/* app, websocket_app: any ASGI 3 callables. context, state, pool: as in struct asgi. */
+int asgi_serve(struct asgi *a, PyObject *app, PyObject *websocket_app, PyObject *context, PyObject *state,
+               PyObject *pool);
 
 /* For struct loop_client. */
 bool asgi_has_work(const struct asgi *a);

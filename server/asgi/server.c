@@ -98,6 +98,7 @@ asgi_fini(struct asgi *a)
     free(a->trash.v);
     free(a->begun.v);
     Py_CLEAR(a->app);
+    Py_CLEAR(a->websocket_app);
     Py_CLEAR(a->context);
     Py_CLEAR(a->state);
     Py_CLEAR(a->pool);
@@ -107,7 +108,8 @@ asgi_fini(struct asgi *a)
 }
 
 int
-asgi_serve(struct asgi *a, PyObject *app, PyObject *context, PyObject *state, PyObject *pool)
+asgi_serve(struct asgi *a, PyObject *app, PyObject *websocket_app, PyObject *context, PyObject *state,
+           PyObject *pool)
 {
     if (!PyCallable_Check(app)) {
         PyErr_Format(PyExc_TypeError, "the application must be callable, not %.100s",
@@ -123,6 +125,7 @@ asgi_serve(struct asgi *a, PyObject *app, PyObject *context, PyObject *state, Py
         return -1;
     }
     Py_XSETREF(a->app, Py_NewRef(app));
+    Py_XSETREF(a->websocket_app, Py_NewRef(websocket_app));
     Py_XSETREF(a->context, Py_NewRef(context));
     Py_XSETREF(a->state, Py_NewRef(state));
     Py_XSETREF(a->pool, Py_NewRef(pool));

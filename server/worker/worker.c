@@ -283,9 +283,9 @@ static PyObject *
 worker_serve(PyObject *module, PyObject *args)
 {
     (void)module;
-    PyObject *app, *context, *state, *pool;
-    if (!PyArg_ParseTuple(args, "OOOO", &app, &context, &state, &pool) ||
-        asgi_serve(&w.asgi, app, context, state, pool) < 0)
+    PyObject *app, *websocket_app, *context, *state, *pool;
+    if (!PyArg_ParseTuple(args, "OOOOO", &app, &websocket_app, &context, &state, &pool) ||
+        asgi_serve(&w.asgi, app, websocket_app, context, state, pool) < 0)
         return NULL;
     return begin_serving();
 }
