@@ -9,7 +9,7 @@ from django.urls import set_script_prefix
 
 from . import answer, body, contexts, urls
 from .chain import GUESS
-from .signals import may_finish_on_loop
+from .signals import has_nothing_to_finish
 from .watch import Watch
 
 
@@ -80,9 +80,12 @@ async def _send(response, send, trips):
 
 
 async def _close(request, response, trips, outside):
-    has_only_request = len(response._resource_closers) == 1 and not request.__dict__.get("_files")
-    if has_only_request and not trips.may_have_used_thread and may_finish_on_loop():
-        response.close()
+    closers = response._resource_closers
+    has_only_request = len(closers) == 1 and not request.__dict__.get("_files")
+    if has_only_request and not trips.may_have_used_thread and has_nothing_to_finish():
+        closers.clear()
+        response.closed = True
+        request.close()
     elif contexts.ARE_APART:
         await trips.run(response.close, context=outside)
     else:

@@ -15,11 +15,13 @@ from django.utils import translation
 
 from . import genuine
 
-HOOKS = ("process_request", "process_view", "process_response")
+# What a row of the table says of a hook: ALWAYS, a condition, or a function of the settings that gives one of these, or None = never.
+ALWAYS = True
 
 
-def _always(*_):
-    return True
+def _setting(function):
+    function.is_of_settings = True
+    return function
 
 
 def _found(request, response):
@@ -27,17 +29,24 @@ def _found(request, response):
     return getattr(response, "status_code", 404) != 404  # a hook further in may have returned None
 
 
-def _no_www(request):
-    return not settings.PREPEND_WWW  # or it looks a URL up
+@_setting
+def _no_www():
+    return ALWAYS if not settings.PREPEND_WWW else None  # or it looks a URL up
 
 
-def _csrf_in_cookie(request, *_):
-    return not settings.CSRF_USE_SESSIONS
+@_setting
+def _csrf_in_cookie():
+    return ALWAYS if not settings.CSRF_USE_SESSIONS else None
+
+
+@_setting
+def _csrf_view():
+    return _csrf_nothing_to_check if not settings.CSRF_USE_SESSIONS else None
 
 
 def _csrf_nothing_to_check(request, view):
     """Else it reads the body, through upload handlers, and may render a page that says no."""
-    return not settings.CSRF_USE_SESSIONS and (request.method in ("GET", "HEAD", "OPTIONS", "TRACE") or getattr(view, "csrf_exempt", False))
+    return request.method in ("GET", "HEAD", "OPTIONS", "TRACE") or getattr(view, "csrf_exempt", False)
 
 
 def _catalogue_loaded(request):
@@ -58,26 +67,29 @@ _SESSIONS = {"django.contrib.sessions.backends." + name for name in ("db", "cach
 _MESSAGES = {"django.contrib.messages.storage." + name for name in ("fallback", "cookie", "session")}
 
 
-def _session_of_django(request):
-    return settings.SESSION_ENGINE in _SESSIONS
+@_setting
+def _session_of_django():
+    return ALWAYS if settings.SESSION_ENGINE in _SESSIONS else None
 
 
-def _session_not_saved(request, response):
+@_setting
+def _session_saved_when_modified():
+    return _session_not_modified if not settings.SESSION_SAVE_EVERY_REQUEST else None
+
+
+def _session_not_modified(request, response):
     session = getattr(request, "session", None)
-    if session is None:
-        return True
-    return type(session).__module__ in _SESSIONS and not session.modified and not settings.SESSION_SAVE_EVERY_REQUEST
+    return session is None or (type(session).__module__ in _SESSIONS and not session.modified)
 
 
-def _messages_of_django(request):
-    return settings.MESSAGE_STORAGE.rpartition(".")[0] in _MESSAGES
+@_setting
+def _messages_of_django():
+    return ALWAYS if settings.MESSAGE_STORAGE.rpartition(".")[0] in _MESSAGES else None
 
 
 def _no_messages(request, response):
     messages = getattr(request, "_messages", None)
-    if messages is None:
-        return True
-    return type(messages).__module__ in _MESSAGES and not messages.used and not messages.added_new
+    return messages is None or (type(messages).__module__ in _MESSAGES and not messages.used and not messages.added_new)
 
 
 def _not_head(request, view):
@@ -85,18 +97,18 @@ def _not_head(request, view):
 
 
 _TABLE = {
-    "django.middleware.security.SecurityMiddleware": {"process_request": _always, "process_response": _always},
+    "django.middleware.security.SecurityMiddleware": {"process_request": ALWAYS, "process_response": ALWAYS},
     "django.middleware.common.CommonMiddleware": {"process_request": _no_www, "process_response": _found},
     "django.middleware.common.BrokenLinkEmailsMiddleware": {"process_response": _found},
     "django.middleware.csrf.CsrfViewMiddleware": {
-        "process_request": _csrf_in_cookie, "process_view": _csrf_nothing_to_check, "process_response": _csrf_in_cookie,
+        "process_request": _csrf_in_cookie, "process_view": _csrf_view, "process_response": _csrf_in_cookie,
     },
-    "django.middleware.clickjacking.XFrameOptionsMiddleware": {"process_response": _always},
-    "django.middleware.csp.ContentSecurityPolicyMiddleware": {"process_request": _always, "process_response": _always},
+    "django.middleware.clickjacking.XFrameOptionsMiddleware": {"process_response": ALWAYS},
+    "django.middleware.csp.ContentSecurityPolicyMiddleware": {"process_request": ALWAYS, "process_response": ALWAYS},
     "django.middleware.locale.LocaleMiddleware": {"process_request": _catalogue_loaded, "process_response": _found},
-    "django.middleware.http.ConditionalGetMiddleware": {"process_response": _always},
-    "django.contrib.sessions.middleware.SessionMiddleware": {"process_request": _session_of_django, "process_response": _session_not_saved},
-    "django.contrib.auth.middleware.AuthenticationMiddleware": {"process_request": _always},
+    "django.middleware.http.ConditionalGetMiddleware": {"process_response": ALWAYS},
+    "django.contrib.sessions.middleware.SessionMiddleware": {"process_request": _session_of_django, "process_response": _session_saved_when_modified},
+    "django.contrib.auth.middleware.AuthenticationMiddleware": {"process_request": ALWAYS},
     "django.contrib.messages.middleware.MessageMiddleware": {"process_request": _messages_of_django, "process_response": _no_messages},
     "django.contrib.flatpages.middleware.FlatpageFallbackMiddleware": {"process_response": _found},
     "django.contrib.redirects.middleware.RedirectFallbackMiddleware": {"process_response": _found},
@@ -105,11 +117,11 @@ _TABLE = {
 
 
 def condition(instance, hook):
-    """When the *hook* of a middleware may run on the loop: a function; None = never."""
+    """When the *hook* of a middleware may run on the loop: ALWAYS, a function, or None = never."""
     cls = type(instance)
     found = _TABLE.get(f"{cls.__module__}.{cls.__qualname__}", {}).get(hook)
     if found is None or vars(sys.modules[cls.__module__]).get(cls.__name__) is not cls:
         return None
     if hook in vars(instance) or genuine.replaced(cls) is not None:
         return None
-    return found
+    return found() if hasattr(found, "is_of_settings") else found

@@ -199,7 +199,7 @@ class AsyncChain(_Chain):
             hook, hook_is_async, may_run_here = hooks[position]
             if hook_is_async:
                 response = await hook(request, view, args, kwargs)
-            elif may_run_here is not None and may_run_here(request, view):
+            elif may_run_here is calm.ALWAYS or (may_run_here is not None and may_run_here(request, view)):
                 response = hook(request, view, args, kwargs)
             else:
                 response, position = await self.trips().run(self._run_view_hooks_in_thread, position, request, view, args, kwargs)

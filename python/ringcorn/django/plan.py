@@ -11,7 +11,7 @@ from . import hops, recognise
 from .chain import AsyncChain, SyncChain
 from .contexts import ARE_APART
 from .recognise import NotUnderstood
-from .signals import may_finish_on_loop
+from .signals import has_nothing_to_finish
 
 
 class Plan:
@@ -85,7 +85,5 @@ class Plan:
 
     async def send_finished(self, trips, outside):
         """For a request that was given up before it had a response."""
-        if not trips.may_have_used_thread and may_finish_on_loop():
-            signals.request_finished.send(sender=self.sender)
-        else:
+        if trips.may_have_used_thread or not has_nothing_to_finish():
             await trips.run(functools.partial(signals.request_finished.send, sender=self.sender), context=outside)

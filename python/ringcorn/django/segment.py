@@ -10,6 +10,7 @@ of it in one trip to a thread, or, where the middleware is known not to block (c
 from django.core.handlers import exception
 
 from . import calm
+from .calm import ALWAYS
 
 
 class Segment:
@@ -86,7 +87,7 @@ class Segment:
     async def run_async(self, request, below):
         """The whole of it, around *below*, a coroutine function that does not raise."""
         for position, (layer, hook, may_run_here) in enumerate(self.inwards):
-            if may_run_here is None or not may_run_here(request):
+            if may_run_here is not ALWAYS and (may_run_here is None or not may_run_here(request)):
                 response, is_done = await self.trips().run(self.run_inwards, request, position)
                 if is_done:
                     return response
@@ -101,7 +102,7 @@ class Segment:
 
     async def run_outwards_async(self, request, response, hooks):
         for position, (_, hook, may_run_here) in enumerate(hooks):
-            if may_run_here is None or not may_run_here(request, response):
+            if may_run_here is not ALWAYS and (may_run_here is None or not may_run_here(request, response)):
                 return await self.trips().run(self.run_outwards, request, response, hooks[position:])
             try:
                 response = hook(request, response)

@@ -1,5 +1,6 @@
 """request_started and request_finished: whose receivers they have, and where Django's own run."""
 
+import os
 import weakref
 
 from django.core import signals
@@ -30,19 +31,22 @@ class Receivers:
         return self
 
 
+_ALLOWS_UNSAFE = bool(os.environ.get("DJANGO_ALLOW_ASYNC_UNSAFE"))
 HAS_ASEND = hasattr(signals.request_started, "asend")
 started = Receivers(signals.request_started, (reset_queries, close_old_connections))
 finished = Receivers(signals.request_finished, (close_old_connections, reset_urlconf, close_caches))
 
 
-def may_finish_on_loop():
-    """Whether response.close() has nothing to close that could block. For a request without synchronous code, in its context."""
-    if not finished.look().are_own:
+def has_nothing_to_finish():
+    """Whether request_finished would find nothing to do, so that it need not be sent. For a request without synchronous code, in its context.
+
+    Without it the loop has no open database connection: Django lets nobody open one there."""
+    if not finished.look().are_own or _ALLOWS_UNSAFE:
         return False
     for cache in caches.all(initialized_only=True):
         if type(cache).close is not BaseCache.close:
             return False
-    return not connections.all(initialized_only=True)
+    return True
 
 
 def move_start():

@@ -23,7 +23,7 @@ async def serve(handler, plan, guess, scope, receive, send, trips):
     except RequestAborted:
         return
     is_ours = type(send).__module__ == "_ringcorn"  # nothing of the application's is between
-    context = copy_context()
+    context = copy_context() if contexts.ARE_APART else None
     job = Job(handler, plan, scope, file, guess)
     if started.look().have_async:  # sent from a thread, they would come after the others
         set_script_prefix(urls.script_prefix(scope))
@@ -56,7 +56,8 @@ async def serve(handler, plan, guess, scope, receive, send, trips):
             watch.end()
         if job is not None and not job.view_is_async:
             # Behind whatever of the request still runs on its thread.
+            closing = copy_context() if context is None else context
             if is_ours:
-                trips.start(context, job.close_unattended)
+                trips.start(closing, job.close_unattended)
             else:
-                await trips.start(context, job.close)
+                await trips.start(closing, job.close)

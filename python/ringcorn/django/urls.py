@@ -8,8 +8,8 @@ from contextvars import copy_context
 
 from asgiref.sync import iscoroutinefunction
 from django.conf import settings
-from django.conf.urls.i18n import is_language_prefix_patterns_used
 from django.urls import get_resolver
+from django.urls.resolvers import RegexPattern, RoutePattern
 from django.utils import translation
 
 VIEWS_MAX = 10_000  # views whose kind is remembered
@@ -42,7 +42,7 @@ class Guess:
             and self.path == request.path_info
             and not hasattr(request, "urlconf")
             and self.resolver is get_resolver()
-            and self.language == translation.get_language()
+            and (self.language is None or self.language == translation.get_language())
         )
 
 
@@ -68,36 +68,64 @@ def guess(scope):
     path = scope["path"]
     if prefix := script_prefix(scope):
         path = path.removeprefix(prefix)
-    language = _language_of(path)
-    if language is None:
-        return _look_up(path)
-    return copy_context().run(_look_up, path, language)
-
-
-def _look_up(path, language=None):
-    if language is not None:
-        translation.activate(language)
-    g = Guess()
-    g.path = path
-    g.language = translation.get_language()
     try:
-        g.resolver = get_resolver()
-        g.match = g.resolver.resolve(path)
+        resolver = get_resolver()
+        speaks = _speaks(resolver)
+    except Exception:  # a URLconf that cannot be imported: for Django to say
+        return _look_up(None, path, None)
+    if not speaks:
+        return _look_up(resolver, path, None)
+    language = translation.get_language_from_path(path)
+    if language in _loaded_catalogues():
+        return copy_context().run(_look_up_in, language, resolver, path)
+    # Another language's first use reads its catalogues from the disk: that is for a thread to do.
+    return _look_up(resolver, path, translation.get_language())
+
+
+def _look_up_in(language, resolver, path):
+    translation.activate(language)  # as LocaleMiddleware is going to do
+    return _look_up(resolver, path, translation.get_language())
+
+
+def _look_up(resolver, path, language):
+    g = Guess()
+    g.resolver, g.path, g.language = resolver, path, language
+    try:
+        g.match = resolver.resolve(path)
     except Exception:  # not found; or a converter that may not run here: the chains will see
-        g.match = g.resolver = None
+        g.match = None
         g.is_async = False
     else:
         g.is_async = is_async(g.match.func)
     return g
 
 
-def _language_of(path):
-    """The language that LocaleMiddleware is going to activate for a path of i18n_patterns(); None where that would be hard to say."""
-    if not settings.USE_I18N or not is_language_prefix_patterns_used(settings.ROOT_URLCONF)[0]:
-        return None
-    language = translation.get_language_from_path(path)
-    # Another language's first use reads its catalogues from the disk: that is for a thread to do.
-    return language if language in _loaded_catalogues() else None
+_spoken = (None, False)  # a resolver, and whether what it finds depends on the language
+
+
+def _speaks(resolver):
+    global _spoken
+    known, answer = _spoken
+    if resolver is not known:
+        answer = settings.USE_I18N and any(map(_is_spoken, _patterns(resolver)))
+        _spoken = resolver, answer
+    return answer
+
+
+def _patterns(resolver):
+    """Of a tree of URLs, all patterns."""
+    left = [resolver]
+    while left:
+        one = left.pop()
+        yield one.pattern
+        left += getattr(one, "url_patterns", ())
+
+
+def _is_spoken(pattern):
+    """Whether what it matches is a matter of language: i18n_patterns(), a translated route, or something of the project's own."""
+    if type(pattern) is RoutePattern:
+        return not isinstance(pattern._route, str)
+    return type(pattern) is not RegexPattern or not isinstance(pattern._regex, str)
 
 
 def _loaded_catalogues():
