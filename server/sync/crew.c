@@ -14,8 +14,8 @@
  * because it waits for the very job, would wait for ever; therefore only threads whose sleep has an alarm are woken late (ALARM_NS).
  *
  * Runs on:  any thread, with or without the GIL, unless a function says otherwise.
- * Owns:     nothing of Python's but names and hooks; threads live on their own stacks, leases and jobs in their owners. */
-#include "sync/private.h"
+ * Owns:     the crew; threads live on their own stacks, leases and jobs in their owners. */
+#include "sync/crew.h"
 
 #include <linux/futex.h>
 #include <stdlib.h>
@@ -351,6 +351,13 @@ place(struct crew *c, struct sync_thread *t)
     }
 }
 
+/* Their number can have been made smaller than those in use. */
+static size_t
+free_slots(const struct crew *c)
+{
+    return c->slots > c->slots_used ? c->slots - c->slots_used : 0;
+}
+
 /* How many more threads there may be. */
 static size_t
 startable(struct crew *c)
@@ -381,7 +388,7 @@ next_lease(struct crew *c)
     if (kept == NULL)
         return NULL;
     /* Those before it that get a thread which is being started keep a slot each. */
-    size_t coming = c->starting_n + startable(c), slots = c->slots - c->slots_used, n = 0;
+    size_t coming = c->starting_n + startable(c), slots = free_slots(c), n = 0;
     LIST_FOR_EACH(node, &c->wait_new)
     {
         if (n == coming || CONTAINER_OF(node, struct lease, wait)->arrived > kept->arrived)
@@ -395,8 +402,8 @@ next_lease(struct crew *c)
 static void
 count_wanted(struct crew *c)
 {
-    size_t free = c->slots > c->slots_used ? c->slots - c->slots_used : 0;
-    size_t n = c->needy < free ? c->needy : free;
+    size_t slots = free_slots(c);
+    size_t n = c->needy < slots ? c->needy : slots;
     n = n > c->starting_n ? n - c->starting_n : 0;
     if (n > 0) {
         size_t max = startable(c);
@@ -411,7 +418,7 @@ count_wanted(struct crew *c)
 void
 crew_dispatch(struct crew *c)
 {
-    while (c->waiting > 0 && c->slots_used < c->slots) {
+    while (c->waiting > 0 && free_slots(c) > 0) {
         struct lease *l = next_lease(c);
         if (l == NULL)
             break;
@@ -442,7 +449,7 @@ crew_is_short(struct crew *c)
         return false;
     size_t coming = c->starting_n + startable(c) + c->idle_n;
     size_t able = c->waiting - c->needy + (c->needy < coming ? c->needy : coming);
-    return able > c->slots - c->slots_used ||
+    return able > free_slots(c) ||
            (c->affinity == AFFINITY_TRANSACTION && c->needy > coming);
 }
 
@@ -906,60 +913,22 @@ crew_release(struct crew *c)
     if (atomic_fetch_sub(&c->refs, 1) > 1)
         return;
     list_del(&c->all);
-    Py_XDECREF(c->s_done);
-    Py_XDECREF(c->s_set_result);
-    Py_XDECREF(c->s_set_exception);
-    Py_XDECREF(c->s_cancel);
-    Py_XDECREF(c->s_add_done_callback);
-    Py_XDECREF(c->s_remove_done_callback);
-    Py_XDECREF(c->s_set_running);
-    Py_XDECREF(c->queue_full);
-    Py_XDECREF(c->queue_timeout);
-    Py_XDECREF(c->kw_context);
-    Py_XDECREF(c->empty_context);
-    Py_XDECREF(c->concurrent_future);
-    Py_XDECREF(c->on_thread_start);
-    Py_XDECREF(c->on_thread_end);
-    Py_XDECREF(c->on_surplus);
-    Py_XDECREF(c->on_acquire);
-    Py_XDECREF(c->may_release);
-    Py_XDECREF(c->on_job_end);
-    Py_XDECREF(c->on_park);
-    Py_XDECREF(c->blocking_code);
-    Py_XDECREF(c->working_code);
+    crew_drop_python(c);
     pthread_mutex_destroy(&c->lock);
     free(c);
 }
 
 struct crew *
-crew_new(PyObject *queue_full, PyObject *queue_timeout)
+crew_new(void)
 {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
     pthread_once(&once, watch_forks_once);
     struct crew *c = calloc(1, sizeof *c);
-    if (c == NULL) {
-        PyErr_NoMemory();
+    if (c == NULL)
         return NULL;
-    }
     init_lists(c);
     atomic_init(&c->refs, 1);
     c->drop_post.fn = drop_all;
     list_add_tail(&all_crews, &c->all);
-    c->queue_full = Py_NewRef(queue_full);
-    c->queue_timeout = Py_NewRef(queue_timeout);
-    if ((c->s_done = PyUnicode_InternFromString("done")) == NULL ||
-        (c->s_set_result = PyUnicode_InternFromString("set_result")) == NULL ||
-        (c->s_set_exception = PyUnicode_InternFromString("set_exception")) == NULL ||
-        (c->s_cancel = PyUnicode_InternFromString("cancel")) == NULL ||
-        (c->s_add_done_callback = PyUnicode_InternFromString("add_done_callback")) == NULL ||
-        (c->s_remove_done_callback = PyUnicode_InternFromString("remove_done_callback")) == NULL ||
-        (c->s_set_running = PyUnicode_InternFromString("set_running_or_notify_cancel")) == NULL ||
-        (c->kw_context = Py_BuildValue("(s)", "context")) == NULL ||
-        (c->empty_context = PyContext_New()) == NULL ||
-        (c->blocking_code = PyTuple_New(0)) == NULL ||
-        (c->working_code = PyTuple_New(0)) == NULL) {
-        crew_release(c);
-        return NULL;
-    }
     return c;
 }

@@ -237,17 +237,56 @@ affinity_of(const char *name, enum affinity *affinity)
     return -1;
 }
 
+void
+crew_drop_python(struct crew *c)
+{
+    PyObject *const all[] = {
+        c->s_done,          c->s_set_result,   c->s_set_exception,     c->s_cancel,
+        c->s_set_running,   c->s_add_done_callback, c->s_remove_done_callback,
+        c->queue_full,      c->queue_timeout,  c->kw_context,          c->empty_context,
+        c->on_thread_start, c->on_thread_end,  c->on_surplus,          c->on_acquire,
+        c->may_release,     c->on_job_end,     c->on_park,             c->blocking_code,
+        c->working_code,    c->concurrent_future,
+    };
+    for (size_t i = 0; i < ARRAY_LEN(all); i++)
+        Py_XDECREF(all[i]);
+}
+
+/* What jobs and threads need of Python. On failure crew_drop_python() has what there is. */
+static int
+add_python(struct crew *c, PyObject *module)
+{
+    if ((c->queue_full = PyObject_GetAttrString(module, "QueueFull")) == NULL ||
+        (c->queue_timeout = PyObject_GetAttrString(module, "QueueTimeout")) == NULL ||
+        (c->s_done = PyUnicode_InternFromString("done")) == NULL ||
+        (c->s_set_result = PyUnicode_InternFromString("set_result")) == NULL ||
+        (c->s_set_exception = PyUnicode_InternFromString("set_exception")) == NULL ||
+        (c->s_cancel = PyUnicode_InternFromString("cancel")) == NULL ||
+        (c->s_add_done_callback = PyUnicode_InternFromString("add_done_callback")) == NULL ||
+        (c->s_remove_done_callback = PyUnicode_InternFromString("remove_done_callback")) == NULL ||
+        (c->s_set_running = PyUnicode_InternFromString("set_running_or_notify_cancel")) == NULL ||
+        (c->kw_context = Py_BuildValue("(s)", "context")) == NULL ||
+        (c->empty_context = PyContext_New()) == NULL ||
+        (c->blocking_code = PyTuple_New(0)) == NULL ||
+        (c->working_code = PyTuple_New(0)) == NULL)
+        return -1;
+    return 0;
+}
+
 static int
 pool_init_crew(struct pool *p, PyObject *module)
 {
-    PY_OWNED PyObject *full = PyObject_GetAttrString(module, "QueueFull");
-    PY_OWNED PyObject *timeout = full != NULL ? PyObject_GetAttrString(module, "QueueTimeout") : NULL;
-    if (timeout == NULL ||
-        (p->job_type = (PyTypeObject *)PyObject_GetAttrString(module, "Job")) == NULL ||
+    if ((p->job_type = (PyTypeObject *)PyObject_GetAttrString(module, "Job")) == NULL ||
         (p->lease_type = (PyTypeObject *)PyObject_GetAttrString(module, "Lease")) == NULL ||
         (p->threads = PyList_New(0)) == NULL || (p->context_vars = PyTuple_New(0)) == NULL ||
-        (p->work = PyCFunction_New(&thread_work_def, NULL)) == NULL ||
-        (p->crew = crew_new(full, timeout)) == NULL)
+        (p->work = PyCFunction_New(&thread_work_def, NULL)) == NULL)
+        return -1;
+    p->crew = crew_new();
+    if (p->crew == NULL) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    if (add_python(p->crew, module) < 0)
         return -1;
     p->crew->pool = p;
     p->crew->loop = p->loop;

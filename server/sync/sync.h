@@ -1,11 +1,12 @@
 /* sync.h: synchronous Python code beside the loop: sets of persistent threads whose job loop is C.
  *
- *   crew.c   threads, slots and leases: who runs what, when. Knows jobs as structs, not as Python
- *   turn.c   what the loop does for a crew once a turn: parking, deadlines, threads to start
- *   thread.c a thread of Python's that runs jobs: its start, its loop, the hooks that run on it
- *   job.c    a job that is a Python call, and its way back as a future
- *   pool.c   the type _ringcorn.Pool: a crew that Python sees
- *   lease.c  the type _ringcorn.Lease: a request's claim to one thread
+ *   crew.c    threads, slots and leases: who runs what, when. Knows jobs as structs, not as Python
+ *   turn.c    what the loop does for a crew once a turn: parking, deadlines, threads to start
+ *   blocked.c which threads only wait for the loop
+ *   thread.c  a thread of Python's that runs jobs: its start, its loop, the hooks that run on it
+ *   job.c     a job that is a Python call, and its way back as a future
+ *   pool.c    the type _ringcorn.Pool: a crew that Python sees
+ *   lease.c   the type _ringcorn.Lease: a request's claim to one thread
  *
  * A worker has two pools. `executor` (sync.executor_threads) runs calls that belong to nobody: run_in_executor(None, ...),
  * asyncio.to_thread, name look-ups, files. `sync` (sync.threads) runs thread-sensitive code, through leases:

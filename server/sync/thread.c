@@ -188,6 +188,22 @@ threads_start(struct pool *p)
     return 0;
 }
 
+int
+crew_start_threads(struct crew *c, bool *is_lost)
+{
+    *is_lost = false;
+    if (c->pool == NULL)
+        return 0;
+    PY_OWNED PyObject *pool = Py_NewRef((PyObject *)c->pool);
+    if (threads_start(c->pool) == 0)
+        return 0;
+    if (!PyErr_ExceptionMatches(PyExc_Exception))
+        return -1;
+    PyErr_Clear();
+    *is_lost = true;
+    return 0;
+}
+
 /* --- where threads are ---------------------------------------------------------------------------- */
 
 PyObject *

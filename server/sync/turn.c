@@ -4,16 +4,10 @@
  * framework's layers hand it on by call_soon() at most. After PARK_TURNS turns without a new job it awaits something else, and its slot
  * is another's. Only while someone waits; then the loop does not sleep until it is decided.
  *
- * The blocked rule. A thread whose code waits for the loop (asgiref's run_until_future, AnyIO's from_thread) computes nothing. Its frames are
- * looked at every 5 ms while someone waits; BLOCKED_SAMPLES sightings in a row take its slot. Fewer would hit calls that only
- * pass through there. What it runs for others meanwhile (pool.working_code: asgiref's calls below async_to_sync()) is work.
- *
  * Runs on:  the loop's thread, in the phases that each function names. */
-#include "sync/private.h"
+#include "sync/crew.h"
 
-#include <stdlib.h>
-
-enum { FRAMES_MAX = 8, NAMED_MAX = 8, REPORT_SIZE = 1024 };
+enum { NAMED_MAX = 8, REPORT_SIZE = 1024 };
 
 /* --- parking: lock held -------------------------------------------------------------------------- */
 
@@ -150,117 +144,19 @@ client_turn(void *self)
     }
 }
 
-/* --- the blocked rule ----------------------------------------------------------------------------- */
-
-static bool
-may_be_blocked(struct crew *c)
-{
-    return READ(c->blocking_n) > 0 && READ(c->waiting) > 0;
-}
-
-static bool
-is_among(PyObject *code, PyObject *codes)
-{
-    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(codes); i++) {
-        if (PyTuple_GET_ITEM(codes, i) == code)
-            return true;
-    }
-    return false;
-}
-
-/* GIL held, and not given away: the thread stays where it is. */
-static bool
-is_blocked(struct crew *c, PyThreadState *state)
-{
-    PyObject *frame = (PyObject *)PyThreadState_GetFrame(state);
-    bool is_found = false, is_working = false;
-    for (int i = 0; i < FRAMES_MAX && frame != NULL && !is_found && !is_working; i++) {
-        PyObject *code = (PyObject *)PyFrame_GetCode((PyFrameObject *)frame);
-        is_found = is_among(code, c->blocking_code);
-        is_working = is_among(code, c->working_code);
-        Py_DECREF(code);
-        PyObject *back = (PyObject *)PyFrame_GetBack((PyFrameObject *)frame);
-        Py_DECREF(frame);
-        frame = back;
-    }
-    Py_XDECREF(frame);
-    return is_found;
-}
-
-struct sample {
-    struct sync_thread *thread;
-    struct sync_job *job;
-    PyThreadState *state;
-};
-
-/* A thread that is looked at cannot end: it needs the GIL for it. No garbage collection may begin here, for it could run Python. */
-static void
-take_samples(struct crew *c)
-{
-    struct sample *samples = calloc(c->slots, sizeof *samples);
-    if (samples == NULL)
-        return; /* next time */
-    size_t n = 0;
-    crew_lock(c);
-    LIST_FOR_EACH(node, &c->held)
-    {
-        struct lease *l = CONTAINER_OF(node, struct lease, held);
-        if (l->has_slot && l->running != NULL && l->thread->next == NULL && n < c->slots)
-            samples[n++] = (struct sample){ l->thread, l->running, l->thread->state };
-    }
-    crew_unlock(c);
-
-    int had_gc = PyGC_Disable();
-    for (size_t i = 0; i < n; i++) {
-        bool is_it = is_blocked(c, samples[i].state);
-        crew_lock(c);
-        struct lease *l = NULL;
-        LIST_FOR_EACH(node, &c->held)
-        {
-            struct lease *other = CONTAINER_OF(node, struct lease, held);
-            if (other->thread == samples[i].thread && other->running == samples[i].job)
-                l = other;
-        }
-        if (l != NULL && l->has_slot) {
-            l->blocked_samples = is_it ? l->blocked_samples + 1 : 0;
-            if (l->blocked_samples >= BLOCKED_SAMPLES && crew_is_short(c)) {
-                crew_park(c, l);
-                crew_dispatch(c);
-            }
-        }
-        crew_unlock(c);
-    }
-    if (had_gc)
-        PyGC_Enable();
-    free(samples);
-}
-
 /* --- phase 3 -------------------------------------------------------------------------------------- */
 
 static bool
 client_has_work(void *self)
 {
     struct crew *c = self;
-    return READ(c->wanted) > 0 || (may_be_blocked(c) && clock_ns() >= c->sample_due_ns);
+    return READ(c->wanted) > 0 || blocked_is_due(c);
 }
 
-static int
-client_run(void *self)
+/* No thread at all, and none to be had: those that wait would do so for ever. */
+static void
+drop_needy(struct crew *c)
 {
-    struct crew *c = self;
-    if (may_be_blocked(c) && clock_ns() >= c->sample_due_ns) {
-        take_samples(c);
-        c->sample_due_ns = clock_ns() + SAMPLE_NS;
-    }
-    if (READ(c->wanted) == 0 || c->pool == NULL)
-        return 0;
-    PY_OWNED PyObject *pool = Py_NewRef((PyObject *)c->pool);
-    if (threads_start(c->pool) == 0)
-        return 0;
-    if (!PyErr_ExceptionMatches(PyExc_Exception))
-        return -1;
-    /* No thread at all, and none to be had: those that wait would do so for ever. */
-    PyErr_Clear();
     struct list jobs;
     struct list *node;
     list_init(&jobs);
@@ -274,7 +170,21 @@ client_run(void *self)
         struct sync_job *job = CONTAINER_OF(node, struct sync_job, link);
         job->drop(job, SYNC_DROP_TIMEOUT);
     }
-    return 0;
+}
+
+static int
+client_run(void *self)
+{
+    struct crew *c = self;
+    if (blocked_is_due(c))
+        blocked_sample(c);
+    if (READ(c->wanted) == 0)
+        return 0;
+    bool is_lost;
+    int err = crew_start_threads(c, &is_lost);
+    if (is_lost)
+        drop_needy(c);
+    return err;
 }
 
 static int64_t
@@ -319,8 +229,7 @@ client_next_ns(void *self)
         crew_unlock(c);
         if (is_deciding)
             return 0;
-        if (may_be_blocked(c))
-            next = earlier(next, c->sample_due_ns);
+        next = earlier(next, blocked_due_ns(c));
     }
     return next == INT64_MAX ? -1 : next;
 }
