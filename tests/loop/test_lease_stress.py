@@ -50,6 +50,12 @@ class Rules:
         self.threads.pop(name, None)
 
 
+def look_at(future):
+    """Nobody does, where the client is gone."""
+    if not future.cancelled():
+        future.exception()
+
+
 async def request(rules, pool, dice, name, counts):
     lease = pool.lease(name)
     late = dice.random() < 0.2
@@ -60,6 +66,7 @@ async def request(rules, pool, dice, name, counts):
             raises = dice.random() < 0.1
             try:
                 jobs.append((lease.submit(rules.job, name, sleep, raises), raises))
+                jobs[-1][0].add_done_callback(look_at)
             except _ringcorn.QueueFull:
                 counts["full"] += 1
         for future, raises in jobs:
