@@ -4,19 +4,24 @@ from collections import deque
 from contextlib import aclosing
 from contextvars import copy_context
 
+from django.http.response import HttpResponseBase, ResponseHeaders
+
 PIECE = 2**16  # of a body, for a send() that is not the server's own: as Django cuts it
 AHEAD = 2**18  # bytes that a stream's iterator may be ahead of the client
 
 
 def head(response):
     """The headers, as Django's send_response() encodes them. Any thread."""
-    headers = []
-    for name, value in response.items():
-        if type(name) is str:
-            name = name.encode("ascii")
-        if type(value) is str:
-            value = value.encode("latin1")
-        headers.append((bytes(name), bytes(value)))
+    if type(response.headers) is ResponseHeaders and type(response).items is HttpResponseBase.items:
+        headers = [(name.encode("ascii"), value.encode("latin1")) for name, value in response.headers._store.values()]
+    else:
+        headers = []
+        for name, value in response.items():
+            if isinstance(name, str):
+                name = name.encode("ascii")
+            if isinstance(value, str):
+                value = value.encode("latin1")
+            headers.append((bytes(name), bytes(value)))
     for cookie in response.cookies.values():
         headers.append((b"Set-Cookie", cookie.OutputString().encode("ascii").strip()))
     return headers

@@ -6,9 +6,11 @@ A handler that Django has made becomes one of these by its __class__ (__init__.p
 from asgiref.sync import ThreadSensitiveContext
 from django.core.handlers.asgi import ASGIHandler
 
-from . import async_view, sync_view, urls
+from . import async_view, direct, sync_view, urls
 from .hops import Asgiref
 from .plan import Plan
+
+NOT_MINE = direct.NOT_MINE
 
 
 class Handler(ASGIHandler):
@@ -44,3 +46,7 @@ class Handler(ASGIHandler):
         twin = object.__new__(ASGIHandler)
         twin.__dict__ = self.__dict__
         return twin
+
+    def run_sync(self, exchange):
+        """See direct.py."""
+        return direct.run(self, self._plan, exchange)
