@@ -12,9 +12,9 @@ struct pool;
 int threads_start(struct pool *p);
 extern PyMethodDef thread_work_def;
 
-/* {ident: "function (file:line)"}: where threads are. New. */
+/* {ident: frame}: where threads are. New. */
 PyObject *thread_places(void);
-/* places[ident], or "?". New. */
+/* "function (file:line)" of places[ident], or "?"; inside Python's library also who called it. New. */
 PyObject *thread_place(PyObject *places, unsigned long ident);
 
 /* --- job.c: GIL held --------------------------------------------------------------------------- */

@@ -213,6 +213,50 @@ thread_places(void)
     return sys != NULL ? PyObject_CallMethod(sys, "_current_frames", NULL) : NULL;
 }
 
+/* "function (file:line)": new. */
+static PyObject *
+describe_frame(PyObject *frame)
+{
+    PY_OWNED PyObject *code = PyObject_GetAttrString(frame, "f_code");
+    PY_OWNED PyObject *line = code != NULL ? PyObject_GetAttrString(frame, "f_lineno") : NULL;
+    PY_OWNED PyObject *name = line != NULL ? PyObject_GetAttrString(code, "co_qualname") : NULL;
+    PY_OWNED PyObject *file = name != NULL ? PyObject_GetAttrString(code, "co_filename") : NULL;
+    return file != NULL ? PyUnicode_FromFormat("%S (%S:%S)", name, file, line) : NULL;
+}
+
+/* Of Python's own library, whose folder is given? 1, 0, or -1 with an exception set. */
+static int
+is_of_library(PyObject *frame, const char *folder)
+{
+    PY_OWNED PyObject *code = PyObject_GetAttrString(frame, "f_code");
+    PY_OWNED PyObject *file = code != NULL ? PyObject_GetAttrString(code, "co_filename") : NULL;
+    const char *path = file != NULL ? PyUnicode_AsUTF8(file) : NULL;
+    if (path == NULL)
+        return -1;
+    size_t n = strlen(folder);
+    return strncmp(path, "<frozen ", 8) == 0 ||
+           (strncmp(path, folder, n) == 0 && path[n] == '/' && strstr(path + n, "-packages/") == NULL);
+}
+
+/* The innermost frame that is the application's: new; NULL without an exception where there is none. */
+static PyObject *
+outside_of_library(PyObject *frame)
+{
+    PY_OWNED PyObject *os = PyImport_ImportModule("os");
+    PY_OWNED PyObject *path = os != NULL ? PyObject_GetAttrString(os, "path") : NULL;
+    PY_OWNED PyObject *file = path != NULL ? PyObject_GetAttrString(os, "__file__") : NULL;
+    PY_OWNED PyObject *folder = file != NULL ? PyObject_CallMethod(path, "dirname", "O", file) : NULL;
+    const char *text = folder != NULL ? PyUnicode_AsUTF8(folder) : NULL;
+    PY_OWNED PyObject *at = text != NULL ? Py_NewRef(frame) : NULL;
+    while (at != NULL && at != Py_None) {
+        int is_inside = is_of_library(at, text);
+        if (is_inside <= 0)
+            return is_inside == 0 ? py_take(&at) : NULL;
+        Py_SETREF(at, PyObject_GetAttrString(at, "f_back"));
+    }
+    return NULL;
+}
+
 PyObject *
 thread_place(PyObject *places, unsigned long ident)
 {
@@ -222,9 +266,12 @@ thread_place(PyObject *places, unsigned long ident)
         return NULL;
     if (frame == NULL)
         return PyUnicode_FromString("?");
-    PY_OWNED PyObject *code = PyObject_GetAttrString(frame, "f_code");
-    PY_OWNED PyObject *line = code != NULL ? PyObject_GetAttrString(frame, "f_lineno") : NULL;
-    PY_OWNED PyObject *name = line != NULL ? PyObject_GetAttrString(code, "co_qualname") : NULL;
-    PY_OWNED PyObject *file = name != NULL ? PyObject_GetAttrString(code, "co_filename") : NULL;
-    return file != NULL ? PyUnicode_FromFormat("%S (%S:%S)", name, file, line) : NULL;
+    PY_OWNED PyObject *inner = describe_frame(frame);
+    PY_OWNED PyObject *outside = inner != NULL ? outside_of_library(frame) : NULL;
+    if (PyErr_Occurred())
+        return NULL;
+    if (outside == NULL || outside == frame)
+        return py_take(&inner);
+    PY_OWNED PyObject *outer = describe_frame(outside);
+    return outer != NULL ? PyUnicode_FromFormat("%U, in %U", outer, inner) : NULL;
 }

@@ -119,7 +119,7 @@ def test_arrival_decides(server):
 def test_no_thread_is_503(server, path, options):
     """Whether the exception leaves the application or the application makes a 500 of it."""
     s = server("leases:app", *ONE, *options)
-    s.expect_errors(r"GET /\S+: no thread was free, the answer is 503.*1 of 1 threads run; GET /blocking: \S+ \(.*:\d+\)")
+    s.expect_errors(r"GET /\S+: no thread was free, the answer is 503.*1 of 1 threads run; GET /blocking: block \(.*leases\.py:\d+\), in ")
     holder = begin(s, "/blocking?name=holder&gate=g")
     wait_started(s, "holder")
     waiting = []
@@ -331,7 +331,7 @@ def test_thread_that_will_not_end_is_named(server):
     wait_started(s, "never")
     s.send_signal(signal.SIGTERM)
     assert s.wait_exit() == 0
-    assert "thread ringcorn-sync-0 did not end, it is left behind in" in s.log
+    assert "thread ringcorn-sync-0 did not end, it is left behind in never.<locals>.endless" in s.log
     c.close()
 
 
