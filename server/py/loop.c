@@ -433,6 +433,12 @@ loop_runs_elsewhere(PyObject *loop)
            !pthread_equal(l->runner, pthread_self());
 }
 
+bool
+loop_is_released(PyObject *loop)
+{
+    return loop_of(loop)->is_released;
+}
+
 void
 loop_helper_begin(PyObject *loop)
 {

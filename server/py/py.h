@@ -82,6 +82,9 @@ void loop_helper_end(PyObject *loop);
 bool loop_runs_here(PyObject *loop);
 bool loop_runs_elsewhere(PyObject *loop); /* in another thread */
 
+/* Is the loop in its I/O phase, and without the GIL? The loop's thread. */
+bool loop_is_released(PyObject *loop);
+
 /* Makes the loop's current or next turn a short one. Any thread with a reference to the loop, with or without the GIL. */
 void loop_wake(PyObject *loop);
 

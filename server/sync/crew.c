@@ -13,6 +13,15 @@
  * calls for nothing. So the loop wakes it when it has given the GIL away (loop_do_late()). A callback that does not return to the loop,
  * because it waits for the very job, would wait for ever; therefore only threads whose sleep has an alarm are woken late (ALARM_NS).
  *
+ * A thread for batched jobs that are handed over while the loop reads from its connections is woken at the end of that: it finds all
+ * of them then, instead of going to sleep after each.
+ *
+ * Batched jobs. Under the GIL eight threads run no more Python than one, but every hand-over of it between them costs two switches. So
+ * a thread that runs batched jobs takes the next by itself and keeps the GIL, and nobody else is woken while jobs are begun
+ * at short intervals. When the last began HEADWAY_NS ago, its thread waits for something or computes: then one idle thread, the
+ * scout, is sent for the GIL, and takes the oldest job once it has it. A scout that got it soon sends the next: jobs wait, so
+ * that it pays to have more of them under way.
+ *
  * Runs on:  any thread, with or without the GIL, unless a function says otherwise.
  * Owns:     the crew; threads live on their own stacks, leases and jobs in their owners. */
 #include "sync/crew.h"
@@ -77,19 +86,34 @@ wake_late(struct loop_late *late)
     } while (n == WAKES_AT_ONCE);
 }
 
-/* Lock held. Moves those wake-ups that can come later. */
+void
+crew_wake_gathered(struct crew *c)
+{
+    if (!READ(c->is_gathering))
+        return;
+    WRITE(c->is_gathering, false);
+    wake_late(&c->late);
+}
+
+/* Lock held; loop's thread. Moves those wake-ups that can come later. */
 static void
 put_off(struct crew *c)
 {
     LIST_FOR_EACH_SAFE(node, &c->wakes)
     {
         struct sync_thread *t = CONTAINER_OF(node, struct sync_thread, wake);
-        if (!t->has_alarm)
-            continue;
-        if (!loop_do_late(c->loop, &c->late))
-            return;
-        list_del(node);
-        list_add_tail(&c->late_wakes, node);
+        bool is_late = t->has_alarm && loop_do_late(c->loop, &c->late);
+        if (!is_late && t->next != NULL && t->next->is_batched && c->is_attached && loop_is_released(c->loop)) {
+            is_late = true;
+            if (!c->is_gathering) {
+                WRITE(c->is_gathering, true);
+                c->gathering_ns = clock_ns();
+            }
+        }
+        if (is_late) {
+            list_del(node);
+            list_add_tail(&c->late_wakes, node);
+        }
     }
 }
 
@@ -289,6 +313,9 @@ begin(struct crew *c, struct lease *l)
     unhold(c, l);
     l->running = CONTAINER_OF(list_pop(&l->jobs), struct sync_job, link);
     c->queued--;
+    c->busy_n++;
+    if (l->running->is_batched)
+        c->begun_ns = l->slot_ns;
     t->next = l->running;
     t->loop = c->loop;
     t->was_parked = false;
@@ -404,7 +431,8 @@ count_wanted(struct crew *c)
 {
     size_t slots = free_slots(c);
     size_t n = c->needy < slots ? c->needy : slots;
-    n = n > c->starting_n ? n - c->starting_n : 0;
+    size_t coming = c->starting_n + c->idle_n + c->has_scout;
+    n = n > coming ? n - coming : 0;
     if (n > 0) {
         size_t max = startable(c);
         n = n < max ? n : max;
@@ -415,13 +443,41 @@ count_wanted(struct crew *c)
         WRITE(c->needs_turn, true);
 }
 
+static void
+send_scout(struct crew *c)
+{
+    struct sync_thread *t = CONTAINER_OF(c->idle.next, struct sync_thread, link);
+    leave_idle(c, t);
+    t->orders |= ORDER_SCOUT;
+    t->is_scout = true;
+    c->has_scout = true;
+    wake(c, t);
+}
+
+/* The lease would get a thread that sleeps. Is it better off without? */
+static bool
+holds_back(struct crew *c, struct lease *l, struct sync_thread *t)
+{
+    if (!t->is_asleep || c->busy_n == 0 || !CONTAINER_OF(l->jobs.next, struct sync_job, link)->is_batched)
+        return false;
+    if (!c->has_scout && clock_ns() - c->begun_ns >= HEADWAY_NS)
+        send_scout(c);
+    return true;
+}
+
 void
 crew_dispatch(struct crew *c)
 {
+    WRITE(c->is_holding_back, false);
     while (c->waiting > 0 && free_slots(c) > 0) {
         struct lease *l = next_lease(c);
         if (l == NULL)
             break;
+        if (l->thread == NULL && holds_back(c, l, CONTAINER_OF(c->idle.next, struct sync_thread, link))) {
+            WRITE(c->is_holding_back, !c->has_scout);
+            WRITE(c->needs_turn, true);
+            break;
+        }
         leave_wait(c, l);
         if (l->thread == NULL) {
             struct sync_thread *t = CONTAINER_OF(c->idle.next, struct sync_thread, link);
@@ -559,8 +615,12 @@ crew_has_queued(struct lease *l, struct sync_job *job)
 int
 lease_submit(struct lease *l, struct sync_job *job)
 {
+    struct crew *c = l->crew;
     bool is_waiting;
-    return crew_submit(l, job, false, &is_waiting);
+    int err = crew_submit(l, job, false, &is_waiting);
+    if (c->is_gathering && clock_ns() - c->gathering_ns > GATHER_NS)
+        crew_wake_gathered(c);
+    return err;
 }
 
 bool
@@ -646,6 +706,7 @@ finish(struct crew *c, struct sync_thread *t)
     struct lease *l = t->lease;
     bool has_more = !list_is_empty(&l->jobs);
 
+    c->busy_n -= !l->is_paused;
     l->running = NULL;
     l->is_paused = false;
     WRITE(l->delivered_turn, READ(c->turn));
@@ -685,16 +746,24 @@ crew_next(struct crew *c, struct sync_thread *t, struct sync_job *done, unsigned
         t->is_starting = false;
         c->starting_n--;
     }
+    bool was_scout = t->is_scout && t->orders == 0;
+    if (was_scout)
+        t->is_scout = c->has_scout = false;
     if (done != NULL)
         finish(c, t);
     else if (t->lease == NULL && list_is_empty(&t->link) && t->orders == 0)
         place(c, t);
+    if (was_scout && t->is_soon && c->is_holding_back && c->idle_n > 0) {
+        WRITE(c->is_holding_back, false);
+        send_scout(c);
+    }
     if (t->next != NULL) {
         next = NEXT_JOB;
     } else if (t->orders != 0) {
         *orders = t->orders;
         t->orders = 0;
-        t->is_clean = (*orders & ORDER_SURPLUS) != 0;
+        if (*orders != ORDER_SCOUT)
+            t->is_clean = (*orders & ORDER_SURPLUS) != 0;
         next = NEXT_ORDERS;
     } else {
         next = NEXT_SLEEP;
@@ -723,6 +792,7 @@ lease_pause(struct lease *l)
     crew_lock(c);
     if (!c->is_orphan) {
         l->is_paused = true;
+        c->busy_n--;
         drop_slot(c, l);
         crew_dispatch(c);
     }
@@ -741,6 +811,7 @@ lease_resume(struct lease *l)
     }
     struct sync_thread *t = l->thread;
     l->is_paused = false;
+    c->busy_n++;
     l->is_resuming = true;
     join_wait(c, l);
     crew_dispatch(c);
@@ -894,7 +965,8 @@ forked_child(void)
         init_lists(c);
         c->queued = c->waiting = c->needy = c->holding_n = c->slots_used = 0;
         c->idle_n = c->idle_used_n = c->threads_n = c->starting_n = c->wanted = 0;
-        c->needs_turn = false;
+        c->needs_turn = c->has_scout = c->is_holding_back = false;
+        c->busy_n = 0;
         c->is_closed = c->is_orphan = true;
     }
 }

@@ -24,6 +24,10 @@ enum {
 /* A thread that has just become idle sleeps for so long with an alarm: a job that is handed over meanwhile needs no wake-up at once,
  * it is found at the latest then. */
 #define ALARM_NS (2 * NS_PER_MS)
+/* A thread that has begun a batched job no longer ago is about to take the next: no other is woken for it. */
+#define HEADWAY_NS (100 * 1000)
+/* The first batched job of a turn of the loop does not wait for longer until its thread is woken. */
+#define GATHER_NS (200 * 1000)
 
 enum affinity { AFFINITY_REQUEST, AFFINITY_TRANSACTION, AFFINITY_CALL };
 
@@ -33,6 +37,7 @@ enum order {
     ORDER_SURPLUS = 2, /* run on_surplus */
     ORDER_CHECK = 4,   /* ask may_release for the lease, which has no slot */
     ORDER_PARK = 8,    /* run on_park: the lease has had no job for park_timeout */
+    ORDER_SCOUT = 16,  /* get the GIL, and only then ask for a job */
 };
 
 /* One thread, on its own stack. The crew's, under its lock, unless said otherwise. */
@@ -46,6 +51,8 @@ struct sync_thread {
     unsigned orders;
     bool is_asleep;         /* or about to be: it takes a wake-up to change its mind */
     bool is_starting;       /* still in crew->starting_n */
+    bool is_scout;          /* has ORDER_SCOUT, or is on it */
+    bool is_soon;           /* of a scout: it did not wait for the GIL for long. Its own */
     bool is_new_to_lease;   /* on_acquire has not run */
     bool was_parked;        /* on_park has run since its last job, or is about to */
     bool is_clean;          /* on_surplus has run since its last job: it holds nothing */
@@ -69,6 +76,10 @@ struct crew {
     size_t needy;      /* leases in wait_new */
     size_t waiting;    /* leases in wait_new and wait_kept; read without the lock */
     size_t holding_n;
+    size_t busy_n;         /* threads between begin and end of a job, the paused ones not */
+    int64_t begun_ns;      /* the last begin of a batched job */
+    bool has_scout;        /* one at a time */
+    bool is_holding_back;  /* leases wait although threads are idle: for those that make headway. Read without the lock */
     uint64_t arrivals;
     struct list idle;      /* free threads, the next to be used first */
     struct list wait_new;  /* leases that wait for a slot and have no thread; oldest first */
@@ -91,7 +102,9 @@ struct crew {
 
     int64_t queue_timeout_ns, idle_timeout_ns; /* constant; 0 = none */
     int64_t park_timeout_ns; /* 0 = none; lock */
-    struct loop_late late;  /* the loop's thread */
+    struct loop_late late;  /* the loop's thread, as the next two */
+    bool is_gathering;      /* late_wakes are to be woken in its turn */
+    int64_t gathering_ns;   /* since when */
     struct post drop_post, detach_post;
     int64_t sample_due_ns;  /* the loop's thread */
     int64_t refusal_log_ns; /* the loop's thread */
@@ -135,6 +148,9 @@ void crew_unlock(struct crew *c);
 
 /* No more jobs; free threads leave now, busy ones when the queue is empty. Any thread. */
 void crew_close(struct crew *c);
+
+/* The loop's thread: wakes whom the I/O phase has found work for. */
+void crew_wake_gathered(struct crew *c);
 
 /* As lease_submit(). is_apart: where the lease has its thread and no other job, the job begins at once and without a slot, which is
  * another's if the lease had one. *is_waiting: it has not been given to a thread yet. Any thread. */

@@ -50,6 +50,10 @@ struct sync_job {
      * result (loop_post(), loop_post_io()). The last that the crew does with job and, after the last job of a closed lease, with
      * the lease. */
     void (*end)(struct sync_job *job);
+    /* One of many short jobs that need the loop for nothing: a thread runs them one after the other without giving the GIL away in between
+     * (end() is called with it, then), and another thread is woken only where that makes no headway, because a job waits or computes
+     * for long. */
+    bool is_batched;
     /* Will not run: its wait took longer than sync.queue_timeout, or the crew was stopped. Loop's thread, any GIL state. */
     void (*drop)(struct sync_job *job, enum sync_drop why);
     /* the crew's: */

@@ -7,6 +7,8 @@
  * Runs on:  the pool's threads; threads_start(): the loop's thread, or another that submits, with the GIL. */
 #include "sync/private.h"
 
+#define SOON_NS (NS_PER_MS)
+
 static const char crew_capsule[] = "_ringcorn.crew";
 
 static void
@@ -49,9 +51,25 @@ run_orders(struct crew *c, struct sync_thread *t, unsigned orders)
 }
 
 static void
-run_job(struct crew *c, struct sync_thread *t, struct sync_job *job)
+acquire_gil(struct sync_thread *t, bool *has_gil)
 {
-    PyEval_RestoreThread(t->state);
+    if (!*has_gil)
+        PyEval_RestoreThread(t->state);
+    *has_gil = true;
+}
+
+static void
+release_gil(struct sync_thread *t, bool *has_gil)
+{
+    if (*has_gil)
+        t->state = PyEval_SaveThread();
+    *has_gil = false;
+}
+
+static void
+run_job(struct crew *c, struct sync_thread *t, struct sync_job *job, bool *has_gil)
+{
+    acquire_gil(t, has_gil);
     if (UNLIKELY(t->is_new_to_lease)) {
         t->is_new_to_lease = false;
         Py_XDECREF(run_hook(c->on_acquire));
@@ -59,7 +77,17 @@ run_job(struct crew *c, struct sync_thread *t, struct sync_job *job)
     job->run(job);
     if (UNLIKELY(c->on_job_end != NULL))
         Py_XDECREF(run_hook(c->on_job_end));
-    t->state = PyEval_SaveThread();
+    if (!job->is_batched)
+        release_gil(t, has_gil);
+}
+
+/* Whoever had the GIL gave it away of his own accord if that was sooner than the switch interval, 5 ms. */
+static void
+scout(struct sync_thread *t, bool *has_gil)
+{
+    int64_t began = clock_ns();
+    acquire_gil(t, has_gil);
+    t->is_soon = clock_ns() - began < SOON_NS;
 }
 
 /* threading.Thread's target: the job loop. */
@@ -75,8 +103,9 @@ work(PyObject *unused, PyObject *capsule)
 
     struct sync_job *done = NULL; /* its result is posted when this thread counts as free again */
     unsigned orders = 0;
+    bool has_gil = true;
     crew_thread_init(&self);
-    self.state = PyEval_SaveThread();
+    release_gil(&self, &has_gil);
     while (!(orders & ORDER_LEAVE)) {
         enum next next = crew_next(c, &self, done, &orders);
         if (done != NULL) {
@@ -89,20 +118,26 @@ work(PyObject *unused, PyObject *capsule)
             done = self.next;
             self.next = NULL;
             loop_helper_begin(loop);
-            run_job(c, &self, done);
+            run_job(c, &self, done, &has_gil);
             loop_helper_end(loop);
             break;
         }
         case NEXT_ORDERS:
+            if (orders == ORDER_SCOUT) {
+                scout(&self, &has_gil);
+                break;
+            }
+            release_gil(&self, &has_gil);
             if (orders & ~(unsigned)ORDER_LEAVE)
                 run_orders(c, &self, orders);
             break;
         case NEXT_SLEEP:
+            release_gil(&self, &has_gil);
             crew_sleep(c, &self);
             break;
         }
     }
-    PyEval_RestoreThread(self.state);
+    acquire_gil(&self, &has_gil);
     if (!c->is_orphan)
         Py_XDECREF(run_hook(c->on_thread_end));
     Py_RETURN_NONE;

@@ -104,6 +104,7 @@ client_turn(void *self)
 {
     struct crew *c = self;
     WRITE(c->turn, c->turn + 1);
+    crew_wake_gathered(c);
     if (READ(c->waiting) == 0 && READ(c->idle_due_ns) == INT64_MAX && !READ(c->needs_turn))
         return;
 
@@ -114,7 +115,7 @@ client_turn(void *self)
     list_init(&expired);
     crew_lock(c);
     WRITE(c->needs_turn, false);
-    if (c->retry_ns != 0 && now >= c->retry_ns)
+    if ((c->retry_ns != 0 && now >= c->retry_ns) || c->is_holding_back)
         crew_dispatch(c);
     park_leases(c);
     if (c->queue_timeout_ns > 0 && c->waiting > 0) {
@@ -210,6 +211,8 @@ static int64_t
 client_next_ns(void *self)
 {
     struct crew *c = self;
+    if (c->is_gathering)
+        return 0;
     int64_t next = READ(c->idle_due_ns);
     if (READ(c->needs_turn) || READ(c->waiting) > 0) {
         bool is_deciding = false;
@@ -225,6 +228,8 @@ client_next_ns(void *self)
                 next = earlier(next, earlier(expires(c, &c->wait_kept), expires(c, &c->wait_new)));
             if (c->retry_ns != 0 && c->needy > 0)
                 next = earlier(next, c->retry_ns);
+            if (c->is_holding_back)
+                next = earlier(next, c->begun_ns + HEADWAY_NS);
         }
         crew_unlock(c);
         if (is_deciding)

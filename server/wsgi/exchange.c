@@ -398,6 +398,7 @@ hand_over(struct exchange *ex)
     struct exchanges *s = ex->set;
     lease_init(&ex->lease, s->crew, ex->label);
     ex->job.run = run_job;
+    ex->job.is_batched = true;
     ex->job.end = end_job;
     ex->job.drop = drop_job;
     ex->post.fn = exchange_posted;
