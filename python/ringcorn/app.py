@@ -132,15 +132,15 @@ def _detect(app, depth=0, seen=()):
         return "asgi2" if two is False and _takes(signature, 1) else None
     if two and not three:
         return "wsgi"
+    if two is False:
+        return "asgi2" if depth == 0 and _takes(signature, 1) and not _takes(signature, 0) else None
     if signature is not None and (named := _by_names(signature)):
         return named
-    if depth < _DEPTH and two is not False:
+    if depth < _DEPTH:
         found = {_detect(inner, depth + 1, (*seen, id(app))) for inner in _inner(app) if id(inner) not in seen and inner is not app}
         found.discard(None)
         if len(found) == 1:
             return found.pop()
-    if depth == 0 and two is False and _takes(signature, 1) and not _takes(signature, 0):
-        return "asgi2"
     return None
 
 
@@ -159,9 +159,9 @@ def _interface(app, wanted, spec):
     if wanted == "auto":
         if found is not None:
             return found
-        if _takes(signature, 0):
-            raise AppError(EXIT_APP, f"{spec} looks like a factory: add --factory or write {spec}()")
         if _takes(signature, 2) is False:
+            if _takes(signature, 0):
+                raise AppError(EXIT_APP, f"{spec} looks like a factory: add --factory or write {spec}()")
             raise AppError(
                 EXIT_APP, f"{spec} takes neither (environ, start_response), as WSGI, nor (scope, receive, send), as ASGI 3"
             )

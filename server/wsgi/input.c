@@ -249,7 +249,7 @@ static PyObject *
 input_readinto(PyObject *self, PyObject *buffer)
 {
     Py_buffer view;
-    if (PyObject_GetBuffer(buffer, &view, PyBUF_WRITABLE) < 0)
+    if (!PyArg_Parse(buffer, "w*:readinto", &view))
         return NULL;
     struct exchange *ex = enter(self);
     PyObject *result = NULL;
