@@ -7,6 +7,7 @@ import socket
 import struct
 import threading
 
+import django
 import pytest
 
 import harness
@@ -156,6 +157,7 @@ def test_databases_of_one_server_are_added_up(project, pg):
     assert found[-1].startswith("warning: that server: 240 connections are more than the 197 that it allows")
 
 
+@pytest.mark.skipif(django.VERSION < (5, 1), reason='Django 5.1 brought OPTIONS["pool"]')
 def test_the_pool_of_psycopg_is_counted_as_it_is(project, pg):
     found = project("--workers", 2, "--threads", 8, PG_POOL=1, PG_MAX_AGE=0)
     assert found[3].startswith(f'{place(pg)}: 16 connections (OPTIONS["pool"] has 8 for each worker); it allows 197')

@@ -2,9 +2,12 @@
 
 import re
 
+import django
 import pytest
 
 import harness
+
+needs_pool = pytest.mark.skipif(django.VERSION < (5, 1), reason='Django 5.1 brought OPTIONS["pool"]')
 
 URLS = """
 from django.db import transaction
@@ -90,6 +93,7 @@ def test_connections_without_health_checks(tmp_path):
     assert hints(tmp_path, "--django-conn-max-age", "none") == []
 
 
+@needs_pool
 @pytest.mark.parametrize(
     "pool, threads, expected",
     [
@@ -108,6 +112,7 @@ def test_a_pool_smaller_than_the_threads(tmp_path, pool, threads, expected):
     assert expected is None or (expected in found[0] and f'"max_size": {threads}' in found[0])
 
 
+@needs_pool
 def test_a_pool_with_conn_max_age(tmp_path):
     write_django(tmp_path, f'{{"default": {{{POSTGRES}, "CONN_MAX_AGE": 60, "OPTIONS": {{"pool": {{"max_size": 20}}}}}}}}')
     (line,) = hints(tmp_path)

@@ -17,7 +17,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 MINORS = range(11, 20)
 # Other versions of frameworks than the pinned ones: name -> (requirements, tests, least Python minor).
-DJANGO = ["tests/e2e/test_django.py", "tests/e2e/test_django_postgres.py"]
+DJANGO = [
+    "tests/e2e/test_django.py", "tests/e2e/test_django_postgres.py", "tests/e2e/test_database_hooks.py", "tests/e2e/test_hints.py",
+    "tests/e2e/test_check_config.py",
+]  # fmt: skip
 LEASES = ["tests/e2e/test_leases.py", "tests/e2e/test_leases_django.py"]
 CHANNELS = ["tests/loop/test_websocket_lease.py"]
 MATRIX = {
