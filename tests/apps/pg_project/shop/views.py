@@ -12,7 +12,6 @@ from django.db import connection, connections, transaction
 from django.http import HttpResponse, JsonResponse, StreamingHttpResponse
 from django.template import engines
 from django.template.response import TemplateResponse
-from django.views.decorators.csrf import csrf_exempt
 
 from project import hops
 
@@ -126,7 +125,6 @@ def _write(name, fail=False):
 
 
 @route
-@csrf_exempt
 def atomic(request):
     with transaction.atomic():
         seen = _write(request.GET["id"], "fail" in request.GET)
@@ -134,7 +132,6 @@ def atomic(request):
 
 
 @route
-@csrf_exempt
 async def aatomic(request):
     """One call holds the transaction (Django allows no more); the calls around it are on the same connection."""
     before = await sync_to_async(hops.backend)()
@@ -145,7 +142,6 @@ async def aatomic(request):
 
 
 @route
-@csrf_exempt
 def write(request):
     """With ATOMIC_REQUESTS it is one transaction, else each statement is its own."""
     STATE[request.GET["id"]] = "running"
