@@ -213,7 +213,7 @@ class _Serving:
         app = await asgiref_threads.install(None if self.is_wsgi else self.app, self.loop, self.pool)
         if not self.is_wsgi:
             self.app = app
-        if "django.core.handlers.base" in sys.modules:  # after asgiref: it asks whether requests have leases
+        if "django.db" in sys.modules:  # after asgiref: it asks whether requests have leases
             from . import django
 
             self.app = django.install(self.app, self.loop, self.pool, self.options)

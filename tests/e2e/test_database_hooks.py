@@ -18,9 +18,9 @@ def start(server, pg):
     """start(*args, NAME=value...) -> a server, with `name`, by which PostgreSQL knows its connections."""
     started = []
 
-    def start(*args, **env):
+    def start(*args, app="db_hooks_app:application", app_dir=harness.APPS, **env):
         name = f"hooks {next(numbers)}"
-        s = server("db_hooks_app:application", *args, env={"PG_PORT": pg.port, "PG_APP": name, "PG_MAX_AGE": "none", **env})
+        s = server(app, *args, app_dir=app_dir, env={"PG_PORT": pg.port, "PG_APP": name, "PG_MAX_AGE": "none", **env})
         s.allow_descriptors(40)  # connections that are kept
         s.name = name
         started.append(s)
@@ -126,6 +126,44 @@ def test_threads_that_end_close_theirs(start, pg):
         assert c.response().status == 200
         c.close()
     wire.eventually(lambda: len(pg.pids(s.name)) == 1, 10 * harness.SLOW, "one connection for one thread")
+    s.finish()
+    assert "ResourceWarning" not in s.log, s.report
+
+
+ORM_ALONE = """
+import os
+from django.conf import settings
+settings.configure(DATABASES={"default": {
+    "ENGINE": "django.db.backends.postgresql", "HOST": "127.0.0.1", "PORT": os.environ["PG_PORT"], "USER": "postgres", "NAME": "postgres",
+    "OPTIONS": {"application_name": os.environ["PG_APP"]},
+}})
+import asyncio, threading
+from django.db import connection
+from fastapi import FastAPI
+app = FastAPI()
+
+def ask():
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_backend_pid()")
+        return {"pid": cursor.fetchone()[0], "thread": threading.get_ident()}
+
+app.get("/pid")(ask)
+
+@app.get("/executor")
+async def executor():
+    return await asyncio.to_thread(ask)
+"""
+
+
+def test_another_framework_that_uses_the_orm(start, pg, tmp_path):
+    """Nobody sends Django's signals there, so a thread's connection stays, whatever CONN_MAX_AGE says; it ends with the thread."""
+    (tmp_path / "orm_alone.py").write_text(ORM_ALONE)
+    s = start("--threads", 1, "--python-options", "dev", app="orm_alone:app", app_dir=tmp_path)
+    first = s.get("/pid").json()
+    assert [s.get("/pid").json() for _ in range(3)] == [first] * 3
+    other = s.get("/executor").json()["pid"]
+    gone(pg, s, {other})
+    assert pg.pids(s.name) == [first["pid"]]
     s.finish()
     assert "ResourceWarning" not in s.log, s.report
 

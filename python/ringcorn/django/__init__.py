@@ -19,7 +19,9 @@ def install(app, loop, pool, options):
         from . import database
 
         database.install(pool, loop._executor_pool, options)
-        if options["django_start_hop"] == "move" and pool.context_vars:
+        # Where another framework uses the ORM alone, nobody sends the signal, and connections stay as long as their threads.
+        is_served = "django.core.handlers.base" in sys.modules
+        if is_served and options["django_start_hop"] == "move" and pool.context_vars:
             from .signals import move_start
 
             if begin := move_start():
