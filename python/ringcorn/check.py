@@ -48,8 +48,7 @@ def django_hints(threads, interface, options):
         return []
     from .django import hints
 
-    is_asgi = interface == "asgi" and "django.core.handlers.asgi" in sys.modules
-    return hints.find(threads, is_asgi, options["django_conn_max_age"])
+    return hints.find(threads, interface == "asgi", options["django_conn_max_age"])
 
 
 def warn(find, *args, say=None):

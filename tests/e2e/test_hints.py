@@ -154,6 +154,17 @@ def test_settings_without_a_file(tmp_path):
     assert line.startswith("DATABASES['default'] (settings.configure()): CONN_MAX_AGE is 0")
 
 
+def test_another_framework_that_uses_the_orm(tmp_path):
+    """Nobody looks at CONN_MAX_AGE there."""
+    (tmp_path / "app.py").write_text(
+        "from django.conf import settings\n"
+        f"settings.configure(SECRET_KEY='x', DATABASES={{'default': {{{POSTGRES}}}}})\n"
+        "import django\ndjango.setup()\n"
+        "async def app(scope, receive, send): ...\n"
+    )
+    assert hints(tmp_path, app="app:app") == []
+
+
 # --- SQLAlchemy
 
 ENGINES = """

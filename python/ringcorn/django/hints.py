@@ -24,11 +24,14 @@ STARS_MAX = 20  # settings modules that import one another with *
 def find(threads, is_asgi=True, conn_max_age="inherit"):
     """Returns the lines.
 
-    *threads*: sync.threads. *is_asgi*: Django's own ASGI handler serves. *conn_max_age*: the key of that name.
+    *threads*: sync.threads. *is_asgi*: an ASGI application is served. *conn_max_age*: the key of that name.
     """
+    # Without a handler of Django's nobody looks at CONN_MAX_AGE: another framework uses the ORM alone.
+    is_served = "django.core.handlers.base" in sys.modules
+    is_asgi = is_asgi and "django.core.handlers.asgi" in sys.modules
     lines = []
     for alias, values in connections.settings.items():
-        lines += _database(alias, values, threads, conn_max_age.lower() != "inherit")
+        lines += _database(alias, values, threads, is_served and conn_max_age.lower() == "inherit")
     if is_asgi and hasattr(settings, "ROOT_URLCONF"):
         lines += _asynchronous_views()
     return lines
@@ -42,7 +45,7 @@ def vendor_of(values):
         return None
 
 
-def _database(alias, values, threads, is_overridden):
+def _database(alias, values, threads, has_age):
     vendor = vendor_of(values)
     if vendor in (None, "unknown", "sqlite"):  # Django's dummy; a file, which is opened at once
         return
@@ -50,8 +53,8 @@ def _database(alias, values, threads, is_overridden):
     size = pool_size(vendor, values)
     if size is not None:
         yield from _pool(name, values, size, threads)
-    elif values["OPTIONS"].get("pool") or is_overridden:
-        return  # a pool of another backend; django.conn_max_age
+    elif values["OPTIONS"].get("pool") or not has_age:
+        return  # a pool of another backend; not CONN_MAX_AGE of the settings
     elif values["CONN_MAX_AGE"] == 0:
         yield (
             f"{name}: CONN_MAX_AGE is 0, so every request opens a connection and closes it; "
