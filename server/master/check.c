@@ -49,7 +49,8 @@ ends_within(pid_t pid, int64_t ms)
     int64_t end_ns = clock_ns() + ms * NS_PER_MS;
     for (;;) {
         int64_t left_ms = (end_ns - clock_ns() + NS_PER_MS - 1) / NS_PER_MS;
-        int n = left_ms <= 0 ? 0 : poll(&p, 1, (int)left_ms); /* at most a day, as the schema has it */
+        int n =
+            left_ms <= 0 ? 0 : poll(&p, 1, (int)left_ms); /* at most a day, as the schema has it */
         if (n < 0 && errno == EINTR)
             continue;
         return n != 0;
@@ -77,8 +78,9 @@ master_check(const struct master_args *args)
     }
     bool is_late = !ends_within(pid, conf->timeout_startup_ms);
     if (is_late) {
-        log_operator("the application is not imported after %.1f s (timeouts.startup); its stacks follow",
-                     (double)conf->timeout_startup_ms / 1000);
+        log_operator(
+            "the application is not imported after %.1f s (timeouts.startup); its stacks follow",
+            (double)conf->timeout_startup_ms / 1000);
         kill(pid, WORKER_STACKS_SIGNAL);
         if (!ends_within(pid, DUMP_MS))
             kill(pid, SIGKILL);
