@@ -39,11 +39,35 @@ async def install(app, loop, pool):
 class _Executors(weakref.WeakKeyDictionary):
     """SyncToAsync.context_to_thread_executor, in which a lease maps to itself."""
 
+    def __init__(self, adapter, stock):
+        super().__init__(stock)
+        self.adapter = adapter
+
     def __contains__(self, key):
         return type(key) in own_executors or weakref.WeakKeyDictionary.__contains__(self, key)
 
     def __getitem__(self, key):
-        return key if type(key) in own_executors else weakref.WeakKeyDictionary.__getitem__(self, key)
+        if type(key) not in own_executors:
+            return weakref.WeakKeyDictionary.__getitem__(self, key)
+        return key if asyncio.get_running_loop() is self.adapter.loop else _FromElsewhere(key, self.adapter.init_thread)
+
+
+class _FromElsewhere:
+    """A lease for calls from a loop of the application's own (asyncio.run() in a thread): asgiref notes that loop on the thread that
+    it calls, and does not take it back."""
+
+    def __init__(self, lease, init_thread):
+        self.lease = lease
+        self.init_thread = init_thread
+
+    def submit(self, fn, /, *args):
+        def call():
+            try:
+                return fn(*args)
+            finally:
+                self.init_thread()
+
+        return self.lease.submit(call)
 
 
 class _Failed(Exception):
@@ -82,7 +106,7 @@ class _Adapter:
 
     def _set_attributes(self):
         self.stock = self.sync.SyncToAsync.context_to_thread_executor
-        self.sync.SyncToAsync.context_to_thread_executor = _Executors(self.stock)
+        self.sync.SyncToAsync.context_to_thread_executor = _Executors(self, self.stock)
         self._set_pool()
 
     def _restore_attributes(self):
@@ -96,11 +120,11 @@ class _Adapter:
         if code not in self.pool.blocking_code:
             self.pool.blocking_code += (code,)
             self.pool.working_code += (_WorkItem.run.__code__,)
-            hooks.add(self.pool, "on_thread_start", self._init_thread)
+            hooks.add(self.pool, "on_thread_start", self.init_thread)
             if self.pool.running:  # threads that were there before asgiref
-                hooks.add(self.pool, "on_acquire", self._init_thread)
+                hooks.add(self.pool, "on_acquire", self.init_thread)
 
-    def _init_thread(self):
+    def init_thread(self):
         """On a thread of the pool: async_to_sync() in code that came here without asgiref runs on our loop, and not on a new one."""
         threadlocal = self.sync.SyncToAsync.threadlocal
         threadlocal.main_event_loop = self.loop

@@ -25,7 +25,7 @@ if os.environ.get("ASGIREF") == "old":
 
 if os.environ.get("ASGIREF") != "lazy":
     import nesting
-    from asgiref.sync import async_to_sync, sync_to_async
+    from asgiref.sync import SyncToAsync, async_to_sync, sync_to_async
 
 GATES = {}
 STARTED = []  # names of blocking calls, in the order in which they began
@@ -117,6 +117,17 @@ async def threads(query, receive, send):
         "to_thread": await asyncio.to_thread(thread_name),
         "executor": await loop.run_in_executor(None, thread_name),
     }
+
+
+@route
+async def without_asgiref(query, receive, send):
+    """async_to_sync() in a call that did not come by sync_to_async(): does it run on the worker's loop?"""
+
+    async def inner():
+        return asyncio.get_running_loop() is loop
+
+    loop, lease = asyncio.get_running_loop(), SyncToAsync.thread_sensitive_context.get()
+    return await lease.submit(lambda: async_to_sync(inner)())
 
 
 @route

@@ -95,6 +95,15 @@ def test_nesting_is_as_stock(server, case, options):
     assert_rests(s)
 
 
+def test_async_to_sync_runs_on_the_workers_loop(server):
+    """On a new thread, and on one that a loop of the application's own has called."""
+    s = server("leases:app", *ONE)
+    assert s.get("/without-asgiref").json() is True
+    assert s.get("/case/run_in_another_thread").status == 200
+    assert s.get("/without-asgiref").json() is True
+    assert_rests(s)
+
+
 # --- slots: who waits, and for how long
 
 
