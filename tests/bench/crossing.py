@@ -2,9 +2,10 @@
 
 Run by bench.py with the peers' Python: crossing.py ROUNDS, with Ringcorn's package on the path. Prints {name: [us of each round]}.
 
-    lease       a new lease for each job, as for a request with one call      kept lease   one lease for all jobs, as for one with many
-    pool        jobs that belong to nobody                                    asgiref      sync_to_async in one ThreadSensitiveContext
-    AnyIO       to_thread.run_sync                                            x 32         thirty-two coroutines at once
+    lease        a new lease for each job, as for a request with one call      kept lease   one lease for all jobs, as for one with many
+    lease, one   the same, closed at once: it is known that one call is all    pool         jobs that belong to nobody
+    asgiref      sync_to_async in one ThreadSensitiveContext                   AnyIO        to_thread.run_sync
+    x 32         thirty-two coroutines at once
 """
 
 import asyncio
@@ -55,8 +56,14 @@ def ours(io):
         finally:
             lease.close()
 
+    async def with_lease_of_one():
+        lease = pool.lease()
+        future = lease.submit(empty)
+        lease.close()
+        await future
+
     try:
-        yield loop, {"lease": with_lease, "kept lease": lambda: kept.submit(empty), "pool": lambda: pool.submit(empty)}
+        yield loop, {"lease": with_lease, "lease, one": with_lease_of_one, "kept lease": lambda: kept.submit(empty), "pool": lambda: pool.submit(empty)}
     finally:
         kept.close()
         pool.stop(5)
