@@ -198,6 +198,7 @@ class _Serving:
         gc.collect()
         gc.freeze()
         if self.is_wsgi:
+            await _start_threads(self.loop, self.pool)
             self.worker.serve_wsgi(self.app, lifespan.context, self.pool)
         else:
             self.worker.serve(self.app, self.websocket_app, lifespan.context, lifespan.state, self.pool)
@@ -231,6 +232,26 @@ class _Serving:
             self.loop.call_later(QUIT_SECONDS, self._on_event, "drained")
         elif what == "drained" and not self.drained.done():
             self.drained.set_result(None)
+
+
+async def _start_threads(loop, pool):
+    """All that the pool keeps: the loop needs the GIL to start one, and for WSGI requests it is to need none."""
+    leave, jobs = threading.Event(), []
+
+    def stay(begun):
+        loop.call_soon_threadsafe(begun.set)
+        leave.wait()
+
+    try:
+        while pool.running < pool.threads:
+            begun = asyncio.Event()
+            jobs.append(pool.submit(stay, begun))
+            await asyncio.wait_for(begun.wait(), THREADS_SECONDS)
+    except asyncio.TimeoutError:
+        pass  # as many as can be had
+    finally:
+        leave.set()
+        await asyncio.gather(*jobs)
 
 
 def _auto_threads(interface):

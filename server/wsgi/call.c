@@ -18,7 +18,7 @@ enum outcome {
 static bool
 is_gone(const struct exchange *ex)
 {
-    return atomic_load(&ex->is_gone) || atomic_load(&ex->is_broken);
+    return atomic_load(&ex->is_gone) || atomic_load(&ex->is_broken) || atomic_load(&ex->is_cancelled);
 }
 
 static void

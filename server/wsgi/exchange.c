@@ -633,7 +633,7 @@ cancel(struct exchange *ex)
         return;
     }
     pthread_mutex_lock(&ex->lock);
-    ex->is_cancelled = true;
+    atomic_store(&ex->is_cancelled, true);
     bytes_wake(ex);
     pthread_mutex_unlock(&ex->lock);
 }

@@ -172,7 +172,7 @@ struct exchange {
     bool is_failed;                     /* 500, if it is not too late */
     bool is_ended;                      /* the thread needs the loop no more */
     bool end_is_told;                   /* a post that says so was made, or is under way */
-    bool is_cancelled;                  /* nobody is to wait for the client */
+    atomic_bool is_cancelled;           /* nobody is to wait for the client */
     atomic_bool is_broken;              /* nothing can be sent any more */
     atomic_bool is_gone;                /* nothing more will be received */
     bool wants_body;

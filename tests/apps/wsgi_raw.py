@@ -1,6 +1,7 @@
 """Bare WSGI applications: one small function per behaviour under test, found by the request's path."""
 
 import contextvars
+import ctypes
 import functools
 import gzip
 import hashlib
@@ -554,6 +555,29 @@ def after(environ, start_response):
 
     start_response("200 OK", [*PLAIN, ("Content-Length", "6")] if "length" in query(environ) else PLAIN)
     return Result()
+
+
+def after_slowly(environ, start_response):
+    """As /after, and says in the log when it is done."""
+    log = environ["wsgi.errors"]
+
+    class Result:
+        def __iter__(self):
+            return iter([b"answer"])
+
+        def close(self):
+            time.sleep(float(query(environ)["s"]))
+            print("the work after the answer is done", file=log, flush=True)
+
+    start_response("200 OK", [*PLAIN, ("Content-Length", "6")])
+    return Result()
+
+
+def hold_gil(environ, start_response):
+    """A C function that does not give the GIL away."""
+    print("the GIL is held", file=environ["wsgi.errors"], flush=True)
+    ctypes.PyDLL(None).usleep(int(float(query(environ)["s"]) * 1e6))
+    return answer(start_response, b"held")
 
 
 def large(environ, start_response):
