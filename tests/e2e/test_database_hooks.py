@@ -187,7 +187,7 @@ def test_a_transaction_left_open_is_not_the_next_requests(start, pg):
 
 
 def test_a_clean_thread_is_given_back_while_its_request_waits(start, waiting):
-    s = start("--threads", 1, "--sync-threads-max", 4, "--sync-affinity", "transaction")
+    s = start("--threads", 1, "--sync-threads-max", 1, "--sync-affinity", "transaction")
     request = waiting(s, "clean")
     other = s.get("/pid/").json()
     assert [other["pid"], other["thread"]] == [v[0] for v in map(request.open().get, ("pids", "threads"))]
