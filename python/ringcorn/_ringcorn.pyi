@@ -88,6 +88,8 @@ class Pool:
 
 class QueueFull(RuntimeError): ...  # sync.queue jobs wait already
 
+class NoThread(RuntimeError): ...  # requests keep all of sync.threads_max, see Lease.submit_optional()
+
 class QueueTimeout(RuntimeError): ...  # a job waited for longer than sync.queue_timeout
 
 @final
@@ -98,12 +100,15 @@ class Lease:
     is_busy: bool  # a job of it runs or waits
     has_thread: bool
     has_slot: bool
+    has_no_thread: bool  # a job of it has raised NoThread
     thread_ident: int | None
     # On the loop's thread an asyncio future of the loop; elsewhere a concurrent.futures.Future. After close() it still works:
     # each late call takes a thread for itself.
     def submit(self, fn: Callable[..., Any], /, *args: Any) -> Future[Any]: ...
     # As submit(), beside the slots: begins at once where the lease has its thread and no other job, and its slot is another's.
     def submit_apart(self, fn: Callable[..., Any], /, *args: Any) -> Future[Any]: ...
+    # As submit(); where it has no thread and requests keep all of threads_max, the future raises NoThread and does not wait.
+    def submit_optional(self, fn: Callable[..., Any], /, *args: Any) -> Future[Any]: ...
     # The slot at once, and the thread where may_release() says so; the next submit() takes one again.
     def give_back(self) -> None: ...
     def close(self) -> None: ...

@@ -261,6 +261,8 @@ join_wait(struct crew *c, struct lease *l)
     if (l->thread == NULL) {
         list_add_tail(&c->wait_new, &l->wait);
         c->needy++;
+        l->is_optional = CONTAINER_OF(l->jobs.next, struct sync_job, link)->is_optional;
+        c->optional_n += l->is_optional;
     } else {
         list_add_tail(&c->wait_kept, &l->wait);
     }
@@ -274,8 +276,10 @@ leave_wait(struct crew *c, struct lease *l)
         return;
     list_del(&l->wait);
     WRITE(c->waiting, c->waiting - 1);
-    if (l->thread == NULL)
+    if (l->thread == NULL) {
         c->needy--;
+        c->optional_n -= l->is_optional;
+    }
 }
 
 /* The thread becomes the lease's. */
@@ -499,10 +503,18 @@ crew_dispatch(struct crew *c)
 }
 
 bool
+crew_has_no_thread(struct crew *c)
+{
+    return c->idle_n + c->starting_n + startable(c) == 0;
+}
+
+bool
 crew_is_short(struct crew *c)
 {
     if (c->waiting == 0)
         return false;
+    if (c->optional_n > 0 && free_slots(c) == 0 && crew_has_no_thread(c))
+        return true; /* optional jobs wait for a slot, but not for a thread: are there slots that nobody uses? */
     size_t coming = c->starting_n + startable(c) + c->idle_n;
     size_t able = c->waiting - c->needy + (c->needy < coming ? c->needy : coming);
     return able > free_slots(c) ||
@@ -567,19 +579,20 @@ lease_init(struct lease *l, struct crew *crew, const char *label)
 }
 
 int
-crew_submit(struct lease *l, struct sync_job *job, bool is_apart, bool *is_waiting)
+crew_submit(struct lease *l, struct sync_job *job, enum submit how, bool *is_waiting)
 {
     struct crew *c = l->crew;
     int err = 0;
 
     crew_lock(c);
-    is_apart = is_apart && l->thread != NULL && l->running == NULL && list_is_empty(&l->jobs);
+    bool is_apart = how == SUBMIT_APART && l->thread != NULL && l->running == NULL && list_is_empty(&l->jobs);
     if (c->is_closed) {
         err = -ESHUTDOWN;
     } else if (c->queued >= c->queue_max && !is_apart) {
         err = -EAGAIN;
     } else {
         job->lease = l;
+        job->is_optional = how == SUBMIT_OPTIONAL;
         list_add_tail(&l->jobs, &job->link);
         c->queued++;
         l->gives_back = false;
@@ -617,7 +630,7 @@ lease_submit(struct lease *l, struct sync_job *job)
 {
     struct crew *c = l->crew;
     bool is_waiting;
-    int err = crew_submit(l, job, false, &is_waiting);
+    int err = crew_submit(l, job, SUBMIT, &is_waiting);
     if (c->is_gathering && clock_ns() - c->gathering_ns > GATHER_NS)
         crew_wake_gathered(c);
     return err;
@@ -963,7 +976,7 @@ forked_child(void)
     {
         struct crew *c = CONTAINER_OF(node, struct crew, all);
         init_lists(c);
-        c->queued = c->waiting = c->needy = c->holding_n = c->slots_used = 0;
+        c->queued = c->waiting = c->needy = c->optional_n = c->holding_n = c->slots_used = 0;
         c->idle_n = c->idle_used_n = c->threads_n = c->starting_n = c->wanted = 0;
         c->needs_turn = c->has_scout = c->is_holding_back = false;
         c->busy_n = 0;

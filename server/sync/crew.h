@@ -74,6 +74,7 @@ struct crew {
     size_t idle_n, idle_used_n; /* free threads; of these, not clean */
     size_t queued, queue_max;
     size_t needy;      /* leases in wait_new */
+    size_t optional_n; /* of these, with an optional job */
     size_t waiting;    /* leases in wait_new and wait_kept; read without the lock */
     size_t holding_n;
     size_t busy_n;         /* threads between begin and end of a job, the paused ones not */
@@ -118,7 +119,7 @@ struct crew {
     struct pool *pool; /* borrowed; NULL when it is gone */
     PyObject *s_done, *s_set_result, *s_set_exception, *s_cancel, *s_add_done_callback,
         *s_remove_done_callback, *s_set_running; /* new: method names */
-    PyObject *queue_full, *queue_timeout; /* new: exception types */
+    PyObject *queue_full, *queue_timeout, *no_thread; /* new: exception types */
     PyObject *kw_context;                 /* new: ("context",) */
     PyObject *empty_context;              /* new: callbacks of futures run in it */
     PyObject *concurrent_future;          /* new: the type; NULL until the first */
@@ -152,9 +153,16 @@ void crew_close(struct crew *c);
 /* The loop's thread: wakes whom the I/O phase has found work for. */
 void crew_wake_gathered(struct crew *c);
 
-/* As lease_submit(). is_apart: where the lease has its thread and no other job, the job begins at once and without a slot, which is
- * another's if the lease had one. *is_waiting: it has not been given to a thread yet. Any thread. */
-int crew_submit(struct lease *l, struct sync_job *job, bool is_apart, bool *is_waiting);
+enum submit {
+    SUBMIT,
+    /* Where the lease has its thread and no other job, the job begins at once and without a slot, which is another's if the lease had
+     * one. */
+    SUBMIT_APART,
+    /* Where the lease has no thread, and none can be had because requests keep all of threads_max, the job is dropped. */
+    SUBMIT_OPTIONAL,
+};
+/* As lease_submit(). *is_waiting: it has not been given to a thread yet. Any thread. */
+int crew_submit(struct lease *l, struct sync_job *job, enum submit how, bool *is_waiting);
 bool crew_has_queued(struct lease *l, struct sync_job *job); /* it has not begun */
 void crew_lease_init(struct lease *l, struct crew *crew); /* without counting it */
 void crew_lease_close(struct lease *l);
@@ -176,6 +184,7 @@ void crew_checked(struct crew *c, struct sync_thread *t, bool may_release);
 
 /* Lock held. */
 void crew_dispatch(struct crew *c);
+bool crew_has_no_thread(struct crew *c); /* can none be had for a lease that needs one? */
 bool crew_is_short(struct crew *c); /* would a slot more, or a thread that is let go, help somebody? */
 void crew_park(struct crew *c, struct lease *l);           /* l has a slot, and no job or a blocked one */
 void crew_drop_queued(struct crew *c, struct lease *l, struct list *jobs); /* all of its jobs go to jobs */

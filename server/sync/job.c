@@ -31,6 +31,7 @@ struct job {
     bool is_watched;    /* the future's callbacks hold the job */
     bool is_concurrent; /* the future is one of concurrent.futures */
     bool is_late;       /* waited for too long */
+    bool has_no_thread; /* was dropped because there is none for it */
     struct lease own;   /* last: mostly its label, unused */
 };
 
@@ -87,6 +88,8 @@ tell_future(struct job *job)
     if (job->exception == NULL && job->is_late)
         job->exception = PyObject_CallFunction(c->queue_timeout, "s",
                                                "waited for a thread for longer than sync.queue_timeout");
+    if (job->exception == NULL && job->has_no_thread)
+        job->exception = PyObject_CallFunction(c->no_thread, "s", "requests keep all of sync.threads_max");
     if (job->exception != NULL)
         return PyObject_CallMethodOneArg(job->future, c->s_set_exception, job->exception);
     if (job->result != NULL)
@@ -159,10 +162,13 @@ job_drop(struct sync_job *sync, enum sync_drop why)
 {
     struct job *job = job_of(sync);
     job->is_late = why == SYNC_DROP_TIMEOUT;
+    job->has_no_thread = why == SYNC_DROP_NO_THREAD;
     if (job->owner != NULL) {
         __atomic_fetch_add(&job->lease->delivering, 1, __ATOMIC_RELAXED);
         if (job->is_late)
             WRITE(((struct lease_object *)job->owner)->was_refused, true);
+        if (job->has_no_thread)
+            WRITE(((struct lease_object *)job->owner)->has_no_thread, true);
     }
     job_end(sync);
 }
@@ -391,7 +397,7 @@ fail_submit(struct pool *p, int err)
 }
 
 PyObject *
-job_submit(struct pool *p, struct lease *l, PyObject *owner, bool is_apart, PyObject *fn,
+job_submit(struct pool *p, struct lease *l, PyObject *owner, enum submit how, PyObject *fn,
            PyObject *const *args, Py_ssize_t n)
 {
     struct crew *c = p->crew;
@@ -411,10 +417,10 @@ job_submit(struct pool *p, struct lease *l, PyObject *owner, bool is_apart, PyOb
     PY_OWNED PyObject *future = Py_NewRef(job->future);
     bool is_waiting = false;
     live.jobs++;
-    int err = crew_submit(job->lease, &job->sync, is_apart, &is_waiting);
+    int err = crew_submit(job->lease, &job->sync, how, &is_waiting);
     if (err == -EAGAIN) {
         sweep_cancelled(c);
-        err = crew_submit(job->lease, &job->sync, is_apart, &is_waiting);
+        err = crew_submit(job->lease, &job->sync, how, &is_waiting);
     }
     if (err < 0) {
         if (err == -EAGAIN && owner != NULL)

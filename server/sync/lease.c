@@ -30,7 +30,7 @@ PyObject *
 lease_call(PyObject *lease, PyObject *fn, PyObject *const *args, Py_ssize_t n)
 {
     struct lease_object *o = lease_of(lease);
-    return job_submit(o->pool, &o->lease, lease, false, fn, args, n);
+    return job_submit(o->pool, &o->lease, lease, SUBMIT, fn, args, n);
 }
 
 void
@@ -52,24 +52,32 @@ lease_was_refused(PyObject *lease)
 /* --- methods ------------------------------------------------------------------------------------- */
 
 static PyObject *
-meth_submit(PyObject *self, PyObject *const *args, Py_ssize_t n)
+submit(PyObject *self, enum submit how, const char *name, PyObject *const *args, Py_ssize_t n)
 {
     if (n < 1) {
-        PyErr_SetString(PyExc_TypeError, "submit() missing required argument: 'fn'");
+        PyErr_Format(PyExc_TypeError, "%s() missing required argument: 'fn'", name);
         return NULL;
     }
-    return lease_call(self, args[0], args + 1, n - 1);
+    struct lease_object *o = lease_of(self);
+    return job_submit(o->pool, &o->lease, self, how, args[0], args + 1, n - 1);
+}
+
+static PyObject *
+meth_submit(PyObject *self, PyObject *const *args, Py_ssize_t n)
+{
+    return submit(self, SUBMIT, "submit", args, n);
 }
 
 static PyObject *
 meth_submit_apart(PyObject *self, PyObject *const *args, Py_ssize_t n)
 {
-    if (n < 1) {
-        PyErr_SetString(PyExc_TypeError, "submit_apart() missing required argument: 'fn'");
-        return NULL;
-    }
-    struct lease_object *o = lease_of(self);
-    return job_submit(o->pool, &o->lease, self, true, args[0], args + 1, n - 1);
+    return submit(self, SUBMIT_APART, "submit_apart", args, n);
+}
+
+static PyObject *
+meth_submit_optional(PyObject *self, PyObject *const *args, Py_ssize_t n)
+{
+    return submit(self, SUBMIT_OPTIONAL, "submit_optional", args, n);
 }
 
 static PyObject *
@@ -137,6 +145,13 @@ get_has_slot(PyObject *self, void *unused)
 }
 
 static PyObject *
+get_has_no_thread(PyObject *self, void *unused)
+{
+    (void)unused;
+    return PyBool_FromLong(READ(lease_of(self)->has_no_thread));
+}
+
+static PyObject *
 get_has_thread(PyObject *self, void *unused)
 {
     (void)unused;
@@ -192,6 +207,8 @@ static PyMethodDef lease_methods[] = {
       "of concurrent.futures." },
     { "submit_apart", FAST(meth_submit_apart), METH_FASTCALL,
       "As submit(), beside the slots: begins at once where the lease has its thread and no other job." },
+    { "submit_optional", FAST(meth_submit_optional), METH_FASTCALL,
+      "As submit(); where the lease has no thread and requests keep all of threads_max, the future raises NoThread." },
     { "give_back", meth_give_back, METH_NOARGS,
       "The slot at once, and the thread where may_release() lets it go." },
     { "close", meth_close, METH_NOARGS,
@@ -210,6 +227,7 @@ static PyGetSetDef lease_getset[] = {
     { "is_busy", get_is_busy, NULL, "A job of it runs or waits.", NULL },
     { "has_thread", get_has_thread, NULL, "It has its thread now.", NULL },
     { "has_slot", get_has_slot, NULL, "A job of it would begin at once, or runs.", NULL },
+    { "has_no_thread", get_has_no_thread, NULL, "A job of it has raised NoThread.", NULL },
     { "thread_ident", get_thread_ident, NULL, "Of its thread, as threading.get_ident(); or None.",
       NULL },
     { "_exited", get_exited, NULL, NULL, NULL },

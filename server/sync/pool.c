@@ -40,7 +40,7 @@ on_detach(struct post *post, PyObject *loop)
 PyObject *
 pool_submit(PyObject *pool, PyObject *fn, PyObject *const *args, Py_ssize_t n)
 {
-    return job_submit((struct pool *)pool, NULL, NULL, false, fn, args, n);
+    return job_submit((struct pool *)pool, NULL, NULL, SUBMIT, fn, args, n);
 }
 
 static PyObject *
@@ -243,7 +243,7 @@ crew_drop_python(struct crew *c)
     PyObject *const all[] = {
         c->s_done,          c->s_set_result,   c->s_set_exception,     c->s_cancel,
         c->s_set_running,   c->s_add_done_callback, c->s_remove_done_callback,
-        c->queue_full,      c->queue_timeout,  c->kw_context,          c->empty_context,
+        c->queue_full,      c->queue_timeout,  c->no_thread,           c->kw_context,          c->empty_context,
         c->on_thread_start, c->on_thread_end,  c->on_surplus,          c->on_acquire,
         c->may_release,     c->on_job_end,     c->on_park,             c->blocking_code,
         c->working_code,    c->concurrent_future,
@@ -258,6 +258,7 @@ add_python(struct crew *c, PyObject *module)
 {
     if ((c->queue_full = PyObject_GetAttrString(module, "QueueFull")) == NULL ||
         (c->queue_timeout = PyObject_GetAttrString(module, "QueueTimeout")) == NULL ||
+        (c->no_thread = PyObject_GetAttrString(module, "NoThread")) == NULL ||
         (c->s_done = PyUnicode_InternFromString("done")) == NULL ||
         (c->s_set_result = PyUnicode_InternFromString("set_result")) == NULL ||
         (c->s_set_exception = PyUnicode_InternFromString("set_exception")) == NULL ||
@@ -797,7 +798,8 @@ sync_add_types(PyObject *module)
         if (type == NULL || PyModule_AddType(module, (PyTypeObject *)type) < 0)
             return -1;
     }
-    if (add_exception(module, "_ringcorn.QueueFull", "As many jobs as may wait do so already.") < 0)
+    if (add_exception(module, "_ringcorn.QueueFull", "As many jobs as may wait do so already.") < 0 ||
+        add_exception(module, "_ringcorn.NoThread", "Requests keep all threads that there may be.") < 0)
         return -1;
     return add_exception(module, "_ringcorn.QueueTimeout", "A job waited for a thread for too long.");
 }

@@ -21,9 +21,9 @@ PyObject *thread_place(PyObject *places, unsigned long ident);
 
 extern PyType_Spec job_spec;
 
-/* Queues fn(*args) in lease l, or in a lease of its own (l NULL). owner: the Lease object, or NULL. is_apart: as for crew_submit().
+/* Queues fn(*args) in lease l, or in a lease of its own (l NULL). owner: the Lease object, or NULL. how: as for crew_submit().
  * Returns a new future. */
-PyObject *job_submit(struct pool *p, struct lease *l, PyObject *owner, bool is_apart, PyObject *fn, PyObject *const *args,
+PyObject *job_submit(struct pool *p, struct lease *l, PyObject *owner, enum submit how, PyObject *fn, PyObject *const *args,
                      Py_ssize_t n);
 
 /* --- pool.c ------------------------------------------------------------------------------------- */
@@ -54,6 +54,7 @@ struct lease_object {
     PyObject *weakrefs;
     bool is_closed;
     bool was_refused; /* read without the GIL */
+    bool has_no_thread; /* an optional job of it was dropped; read without the GIL */
 };
 
 extern PyType_Spec lease_spec;

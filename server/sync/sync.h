@@ -41,7 +41,7 @@ int sync_add_types(PyObject *module);
 
 /* --- jobs and leases without Python: for WSGI requests, handed over in the I/O phase ------------------------------------ */
 
-enum sync_drop { SYNC_DROP_TIMEOUT, SYNC_DROP_CLOSED };
+enum sync_drop { SYNC_DROP_TIMEOUT, SYNC_DROP_CLOSED, SYNC_DROP_NO_THREAD };
 
 /* Embedded in its owner. Exactly one of these ends it: end(), drop(), or a lease_withdraw() that returned true. */
 struct sync_job {
@@ -54,11 +54,13 @@ struct sync_job {
      * (end() is called with it, then), and another thread is woken only where that makes no headway, because a job waits or computes
      * for long. */
     bool is_batched;
-    /* Will not run: its wait took longer than sync.queue_timeout, or the crew was stopped. Loop's thread, any GIL state. */
+    /* Will not run: its wait took longer than sync.queue_timeout, the crew was stopped, or it is optional and there is no thread for it.
+     * Loop's thread, any GIL state. */
     void (*drop)(struct sync_job *job, enum sync_drop why);
     /* the crew's: */
     struct list link;
     struct lease *lease;
+    bool is_optional; /* does not wait for a thread when requests keep all of threads_max */
 };
 
 /* A claim to one thread. Embedded in its owner, which outlives every job of it; the pool outlives the lease. The crew's, under its
@@ -78,6 +80,7 @@ struct lease {
     unsigned blocked_samples;
     bool has_slot, is_closed, is_paused, is_resuming;
     bool gives_back; /* slot and thread, when its jobs are done */
+    bool is_optional; /* waits for a thread, and its job is optional */
     char label[96]; /* who: "GET /path", for reports; "" = unknown */
 };
 

@@ -78,6 +78,20 @@ expire(struct crew *c, struct list *queue, int64_t now, struct list *jobs, char 
     return n;
 }
 
+/* A slot is free, and no thread can be had for it: who can do without does not wait until some request ends. Lock held. */
+static void
+drop_optional(struct crew *c, struct list *jobs)
+{
+    if (c->optional_n == 0 || c->slots_used >= c->slots || !crew_has_no_thread(c))
+        return;
+    LIST_FOR_EACH_SAFE(node, &c->wait_new)
+    {
+        struct lease *l = CONTAINER_OF(node, struct lease, wait);
+        if (l->is_optional)
+            crew_drop_queued(c, l, jobs);
+    }
+}
+
 /* Lock held. */
 static void
 end_idle_threads(struct crew *c, int64_t now)
@@ -108,16 +122,18 @@ client_turn(void *self)
     if (READ(c->waiting) == 0 && READ(c->idle_due_ns) == INT64_MAX && !READ(c->needs_turn))
         return;
 
-    struct list expired;
+    struct list expired, unserved;
     char who[sizeof(((struct lease *)NULL)->label)] = "", holders[REPORT_SIZE];
     int64_t now = clock_ns();
     bool is_logged = false;
     list_init(&expired);
+    list_init(&unserved);
     crew_lock(c);
     WRITE(c->needs_turn, false);
     if ((c->retry_ns != 0 && now >= c->retry_ns) || c->is_holding_back)
         crew_dispatch(c);
     park_leases(c);
+    drop_optional(c, &unserved);
     if (c->queue_timeout_ns > 0 && c->waiting > 0) {
         size_t n = expire(c, &c->wait_kept, now, &expired, who, sizeof who) +
                    expire(c, &c->wait_new, now, &expired, who, sizeof who);
@@ -142,6 +158,10 @@ client_turn(void *self)
     while ((node = list_pop(&expired)) != NULL) {
         struct sync_job *job = CONTAINER_OF(node, struct sync_job, link);
         job->drop(job, SYNC_DROP_TIMEOUT);
+    }
+    while ((node = list_pop(&unserved)) != NULL) {
+        struct sync_job *job = CONTAINER_OF(node, struct sync_job, link);
+        job->drop(job, SYNC_DROP_NO_THREAD);
     }
 }
 

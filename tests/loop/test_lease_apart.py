@@ -1,4 +1,4 @@
-"""Jobs beside the slots, and a number of slots that changes while requests run."""
+"""Jobs beside the slots, jobs that can do without a thread, and a number of slots that changes while requests run."""
 
 import asyncio
 import threading
@@ -119,6 +119,54 @@ def test_exceptions_and_wrong_arguments(loop, pool, run):
         lease.close()
 
     run(main)
+
+
+def test_an_optional_job_does_not_wait_for_threads_that_requests_keep(loop, pool, run):
+    async def main():
+        keepers = [pool.lease("keeper") for _ in range(4)]
+        for keeper in keepers:
+            await keeper.submit_optional(int)  # parked, one after the other
+        assert pool.running == pool.threads_max == 4
+        late, other = pool.lease("late"), pool.lease("other")
+        waits = other.submit(threading.get_ident)
+        with pytest.raises(_ringcorn.NoThread):
+            await late.submit_optional(int)
+        assert late.has_no_thread and not late.is_busy and not late.has_thread and not waits.done() and not other.has_no_thread
+        # Who has a thread is not concerned, and when one is free again it is used.
+        assert await keepers[0].submit_optional(int) == 0
+        keepers[0].close()
+        assert await waits == other.thread_ident
+        other.close()
+        assert await late.submit_optional(int) == 0 and late.has_no_thread
+        late.close()
+        for keeper in keepers[1:]:
+            keeper.close()
+
+    run(main)
+
+
+def test_an_optional_job_waits_for_a_slot(loop, run):
+    pool = _ringcorn.Pool(loop, 2, "test-optional", threads_max=2)
+
+    async def main():
+        gates, leases = [Gate(), Gate()], [pool.lease("running") for _ in range(2)]
+        running = [lease.submit(gate) for lease, gate in zip(leases, gates)]
+        for gate in gates:
+            await gate.begun.wait()
+        late = pool.lease("late")
+        future = late.submit_optional(int)
+        await asyncio.sleep(0.02)
+        assert not future.done()
+        for lease in leases:
+            lease.close()
+        gates[0].may_end.set()
+        assert await future == 0 and not late.has_no_thread
+        late.close()
+        gates[1].may_end.set()
+        await asyncio.gather(*running)
+
+    run(main)
+    assert pool.stop(5) == []
 
 
 def test_the_number_of_slots_can_change(loop, pool, run):
