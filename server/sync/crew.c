@@ -319,7 +319,7 @@ begin(struct crew *c, struct lease *l)
     c->queued--;
     c->busy_n++;
     if (l->running->is_batched)
-        c->begun_ns = l->slot_ns;
+        c->begun_ns = clock_ns();
     t->next = l->running;
     t->loop = c->loop;
     t->was_parked = false;
@@ -370,9 +370,17 @@ static void
 place(struct crew *c, struct sync_thread *t)
 {
     push_idle(c, t);
+    if (t->is_scout) { /* it is the one that is awake */
+        list_del(&t->link);
+        list_add_tail(c->idle.next, &t->link);
+    }
     crew_dispatch(c);
     if (t->lease != NULL)
         return;
+    if (t->is_scout && t->is_clean) {
+        list_del(&t->link);
+        list_add_tail(&c->idle, &t->link);
+    }
     if (c->is_closed) {
         crew_dismiss(c, t);
     } else if (c->has_surplus_hook && c->idle_used_n > c->slots && !t->is_clean) {
@@ -761,11 +769,13 @@ crew_next(struct crew *c, struct sync_thread *t, struct sync_job *done, unsigned
     }
     bool was_scout = t->is_scout && t->orders == 0;
     if (was_scout)
-        t->is_scout = c->has_scout = false;
+        c->has_scout = false;
     if (done != NULL)
         finish(c, t);
     else if (t->lease == NULL && list_is_empty(&t->link) && t->orders == 0)
         place(c, t);
+    if (was_scout)
+        t->is_scout = false;
     if (was_scout && t->is_soon && c->is_holding_back && c->idle_n > 0) {
         WRITE(c->is_holding_back, false);
         send_scout(c);
@@ -803,7 +813,7 @@ lease_pause(struct lease *l)
     struct crew *c = l->crew;
 
     crew_lock(c);
-    if (!c->is_orphan) {
+    if (!c->is_orphan && !l->is_paused) {
         l->is_paused = true;
         c->busy_n--;
         drop_slot(c, l);
@@ -886,8 +896,8 @@ crew_close(struct crew *c)
     crew_unlock(c);
 }
 
-void
-crew_drop_queued(struct crew *c, struct lease *l, struct list *jobs)
+static void
+take_jobs(struct crew *c, struct lease *l, struct list *jobs)
 {
     struct list *node;
     while ((node = list_pop(&l->jobs)) != NULL) {
@@ -896,6 +906,14 @@ crew_drop_queued(struct crew *c, struct lease *l, struct list *jobs)
     }
     if (!l->is_resuming)
         leave_wait(c, l);
+}
+
+void
+crew_drop_queued(struct crew *c, struct lease *l, struct list *jobs)
+{
+    take_jobs(c, l, jobs);
+    if (l->is_closed || c->is_closed)
+        end_if_over(c, l);
 }
 
 /* The loop's phase 3, or wherever a loop that has been closed gives its posts back. */
@@ -925,16 +943,16 @@ crew_post_dropped(struct crew *c, PyObject *loop)
     crew_lock(c);
     LIST_FOR_EACH_SAFE(node, &c->wait_kept)
     {
-        crew_drop_queued(c, CONTAINER_OF(node, struct lease, wait), &c->dropped);
+        take_jobs(c, CONTAINER_OF(node, struct lease, wait), &c->dropped);
     }
     LIST_FOR_EACH_SAFE(other, &c->wait_new)
     {
-        crew_drop_queued(c, CONTAINER_OF(other, struct lease, wait), &c->dropped);
+        take_jobs(c, CONTAINER_OF(other, struct lease, wait), &c->dropped);
     }
     LIST_FOR_EACH_SAFE(third, &c->held)
     {
         struct lease *l = CONTAINER_OF(third, struct lease, held);
-        crew_drop_queued(c, l, &c->dropped);
+        take_jobs(c, l, &c->dropped);
         end_if_over(c, l);
     }
     bool has_any = !list_is_empty(&c->dropped) && !c->is_dropping;

@@ -58,22 +58,29 @@ describe_holders(struct crew *c, int64_t now, char *text, size_t size)
         snprintf(text, size, "nobody: threads_max is reached");
 }
 
+/* Lock held: the first that waits for a slot to begin a job, or NULL. */
+static struct lease *
+first_of(struct list *queue)
+{
+    LIST_FOR_EACH(node, queue)
+    {
+        struct lease *l = CONTAINER_OF(node, struct lease, wait);
+        if (!l->is_resuming)
+            return l;
+    }
+    return NULL;
+}
+
 /* Takes those that have waited for too long out of a queue. Lock held; the first of them is described in who. */
 static size_t
 expire(struct crew *c, struct list *queue, int64_t now, struct list *jobs, char *who, size_t size)
 {
     size_t n = 0;
-    LIST_FOR_EACH_SAFE(node, queue)
-    {
-        struct lease *l = CONTAINER_OF(node, struct lease, wait);
-        if (now - l->wait_ns < c->queue_timeout_ns)
-            break;
-        if (l->is_resuming)
-            continue;
+    struct lease *l;
+    while ((l = first_of(queue)) != NULL && now - l->wait_ns >= c->queue_timeout_ns) {
         if (n++ == 0 && who[0] == '\0')
             snprintf(who, size, "%s", l->label[0] != '\0' ? l->label : "a call without a name");
-        crew_drop_queued(c, l, jobs);
-        crew_dispatch(c);
+        crew_drop_queued(c, l, jobs); /* may let others begin */
     }
     return n;
 }
@@ -218,13 +225,8 @@ earlier(int64_t a, int64_t b)
 static int64_t
 expires(struct crew *c, struct list *queue)
 {
-    LIST_FOR_EACH(node, queue)
-    {
-        struct lease *l = CONTAINER_OF(node, struct lease, wait);
-        if (!l->is_resuming)
-            return l->wait_ns + c->queue_timeout_ns;
-    }
-    return INT64_MAX;
+    struct lease *l = first_of(queue);
+    return l != NULL ? l->wait_ns + c->queue_timeout_ns : INT64_MAX;
 }
 
 static int64_t

@@ -157,7 +157,7 @@ def test_random_requests(make_pool, loop, options, capfd):
 
     loop.run_until_complete(asyncio.wait_for(main(), 60))
     assert rules.broken == []
-    assert counts["done"] > 100 and counts["raised"] and counts["cancelled"]
+    assert counts["done"] > 20 and counts["raised"] and counts["cancelled"]
     assert pool.queued == 0 and pool.peak <= options["threads_max"]
     capfd.readouterr()
 
