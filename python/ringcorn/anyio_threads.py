@@ -4,8 +4,8 @@
 dependency see different thread-locals and database connections. Here a request's call runs on the thread that its lease has
 (server/sync/sync.h). AnyIO looks its backend up in a dictionary: a subclass takes the place of the stock one there, and overrides one
 method. AnyIO's own threads serve what has no lease (lifespan, tasks of the server), a lease that is busy (parallel calls of one
-request; a call below ``from_thread.run()``: its thread waits for it) and calls that may be abandoned, which could keep a slot for
-ever. For the caller all is as stock: results, exceptions, contexts, cancellation, ``anyio.from_thread``.
+request; a call below ``from_thread.run()``: its thread waits for it), calls that may be abandoned, which could keep a slot for
+ever, and requests that come when others keep all of ``sync.threads_max`` (a stream for each of many clients, say). For the caller all is as stock: results, exceptions, contexts, cancellation, ``anyio.from_thread``.
 
 AnyIO is never imported for its own sake: where the application has not done so by the time it starts, all this follows when it does.
 """
@@ -19,6 +19,8 @@ import sys
 import threading
 import weakref
 from contextvars import ContextVar, copy_context
+
+from _ringcorn import NoThread
 
 from . import log
 
@@ -104,6 +106,15 @@ def _version_numbers():
 class _Carried(Exception):
     """Brings an exception to the loop as it is: of these kinds a future would make others."""
 
+    def unpack(self):
+        """What AnyIO raises for it."""
+        e = self.args[0]
+        if not isinstance(e, StopIteration):
+            return e
+        error = RuntimeError("coroutine raised StopIteration")
+        error.__cause__ = e
+        return error
+
 
 _CARRIED = (StopIteration, asyncio.CancelledError, concurrent.futures.CancelledError, concurrent.futures.InvalidStateError)
 
@@ -146,7 +157,7 @@ class Adapter:
         _installed = self
         self.loaded["asyncio"] = self.backend
         self.pool.context_vars += (lease_var,)
-        self.pool.blocking_code += self.blocking
+        self.pool.blocking_code = tuple(dict.fromkeys(self.pool.blocking_code + self.blocking))
 
     def remove(self):
         global _installed
@@ -190,11 +201,18 @@ class Adapter:
             lease.close()
 
 
+# Waits for a connection of a pool, which a request may have that itself waits for a slot: module, class, method.
+_POOL_WAITS = (("sqlalchemy.util.queue", "Queue", "get"), ("psycopg_pool.pool", "ConnectionPool", "getconn"))
+
+
 def _blocking_code(stock):
-    """Where a thread of ours waits for the loop: it needs no slot meanwhile."""
+    """Where a thread of ours waits for the loop, or for other requests: it needs no slot meanwhile."""
     from anyio.from_thread import BlockingPortal
 
-    functions = stock.run_async_from_thread, stock.run_sync_from_thread, BlockingPortal.call
+    functions = [stock.run_async_from_thread, stock.run_sync_from_thread, BlockingPortal.call]
+    for module, owner, name in _POOL_WAITS:
+        if (function := getattr(getattr(sys.modules.get(module), owner, None), name, None)) is not None:
+            functions.append(function)
     return tuple(function.__code__ for function in functions)
 
 
@@ -212,7 +230,7 @@ def _make_backend(stock, _eventloop, loop, pool, threads, default_limiter):
     places = weakref.WeakKeyDictionary()  # lease -> _Place
     running_loop = asyncio.get_running_loop
     current_task = asyncio.current_task
-    is_told = False  # of the application's own limit
+    is_told = False  # that the application's own limit is too high
 
     thread = threading.local()
 
@@ -250,42 +268,6 @@ def _make_backend(stock, _eventloop, loop, pool, threads, default_limiter):
             raise _Carried(e)
         finally:
             threadlocals.current_cancel_scope = no_scope
-
-    async def in_scope(cls, submit, lease, context, func, args):
-        """As below, where a scope of AnyIO's may cancel the task."""
-        await cls.checkpoint_if_cancelled()
-        if submit is None:
-            if not lease.has_slot:
-                # Once shielded the call cannot be cancelled any more: what may take long comes before.
-                await lease.submit(int)
-            submit = lease.submit
-        with CancelScope(shield=True) as scope:
-            return await submit(call_in_scope, context, func, args, scope._parent_scope)
-
-    async def on_lease(cls, lease, submit, func, args):
-        """The call, on the lease's thread. On the loop, in a task; the lease is idle. submit: lease.submit_apart, or None."""
-        task = current_task(loop)
-        if task._must_cancel:
-            await asyncio.sleep(0)  # raises, before the call begins
-        context = copy_context()
-        if library.get() is not None:
-            context.run(library.set, None)
-        state = states.get(task)
-        try:
-            if state is not None and state.cancel_scope is not None:
-                return await in_scope(cls, submit, lease, context, func, args)
-            # No scope can cancel this task while it waits here: there is nothing to shield it from.
-            return await (submit or lease.submit)(call, context, func, args)
-        except _Carried as carried:
-            e = carried.args[0]
-        if isinstance(e, StopIteration):
-            error = RuntimeError("coroutine raised StopIteration")
-            error.__cause__ = e
-            e = error
-        try:
-            raise e
-        finally:
-            del e
 
     async def beside(run, lease, func, args, abandon_on_cancel, limiter):
         """A call of a request whose thread is busy: on one of AnyIO's own.
@@ -333,25 +315,86 @@ def _make_backend(stock, _eventloop, loop, pool, threads, default_limiter):
         @classmethod
         async def run_sync_in_worker_thread(cls, func, args, abandon_on_cancel=False, limiter=None):
             lease = lease_of(None)
-            if lease is None or running_loop() is not loop or current_task(loop) is None:
+            if lease is None or running_loop() is not loop or (task := current_task(loop)) is None:
                 return await super().run_sync_in_worker_thread(func, args, abandon_on_cancel=abandon_on_cancel, limiter=limiter)
+            state = states.get(task)
+            if (
+                (state is not None and state.cancel_scope is not None)
+                or lease.is_busy
+                or lease.has_no_thread
+                or limiter is not None
+                or abandon_on_cancel
+                or default_limiter.total_tokens != threads
+                or task._must_cancel
+            ):
+                return await cls._run_with_care(lease, func, args, abandon_on_cancel, limiter)
+            # The usual case. No scope can cancel this task while it waits here, so there is nothing to shield it from.
+            context = copy_context()
+            if library.get() is not None:
+                context.run(library.set, None)
+            try:
+                return await lease.submit_optional(call, context, func, args)
+            except _Carried as carried:
+                e = carried.unpack()
+            except NoThread:
+                e = None
+            if e is None:
+                return await super().run_sync_in_worker_thread(func, args)
+            try:
+                raise e
+            finally:
+                del e
+
+        @classmethod
+        async def _run_with_care(cls, lease, func, args, abandon_on_cancel, limiter):
+            stock_run = super().run_sync_in_worker_thread
             if lease.is_busy:
-                return await beside(super().run_sync_in_worker_thread, lease, func, args, abandon_on_cancel, limiter)
-            if abandon_on_cancel:
-                return await super().run_sync_in_worker_thread(func, args, abandon_on_cancel=True, limiter=limiter)
+                return await beside(stock_run, lease, func, args, abandon_on_cancel, limiter)
+            if abandon_on_cancel or lease.has_no_thread:
+                return await stock_run(func, args, abandon_on_cancel=abandon_on_cancel, limiter=limiter)
             if limiter is None:
                 if default_limiter.total_tokens != threads and not follow():
-                    return await super().run_sync_in_worker_thread(func, args)
-                return await on_lease(cls, lease, None, func, args)
-            # It says how many may run, be it more than there are slots. The thread is there, or a call may have to wait for one.
+                    return await stock_run(func, args)
+                return await cls._run_in_scope(lease, False, func, args)
+            # It says how many may run, be it more than there are slots. Without its thread a call would have to wait for one.
             if not lease.has_thread:
-                return await super().run_sync_in_worker_thread(func, args, limiter=limiter)
+                return await stock_run(func, args, limiter=limiter)
             async with limiter:
-                if lease.has_thread and not lease.is_busy:
-                    # With one token it keeps no more than one slot from others, and the number of threads stays what it is.
-                    apart = None if lease.has_slot and limiter.total_tokens == 1 else lease.submit_apart
-                    return await on_lease(cls, lease, apart, func, args)
-                return await beside(super().run_sync_in_worker_thread, lease, func, args, False, _NoLimit())
+                if not lease.has_thread:
+                    return await stock_run(func, args, limiter=_NoLimit())
+                # With one token it keeps no more than one slot from others, and the number of threads stays what it is.
+                is_apart = not lease.has_slot or limiter.total_tokens > 1
+                return await cls._run_in_scope(lease, is_apart, func, args)
+
+        @classmethod
+        async def _run_in_scope(cls, lease, is_apart, func, args):
+            """is_apart: beside the slots."""
+            task = current_task(loop)
+            await (asyncio.sleep(0) if task._must_cancel else cls.checkpoint_if_cancelled())
+            if not lease.has_slot and not is_apart and not lease.is_busy:
+                # Once shielded, the call cannot be cancelled any more: what may take long comes before.
+                try:
+                    await lease.submit_optional(int)
+                except NoThread:
+                    return await super().run_sync_in_worker_thread(func, args)
+            if lease.is_busy:
+                return await beside(super().run_sync_in_worker_thread, lease, func, args, False, _NoLimit() if is_apart else None)
+            submit = lease.submit_apart if is_apart else lease.submit
+            context = copy_context()
+            if library.get() is not None:
+                context.run(library.set, None)
+            try:
+                state = states.get(task)
+                if state is None or state.cancel_scope is None:
+                    return await submit(call, context, func, args)
+                with CancelScope(shield=True) as scope:
+                    return await submit(call_in_scope, context, func, args, scope._parent_scope)
+            except _Carried as carried:
+                e = carried.unpack()
+            try:
+                raise e
+            finally:
+                del e
 
     Backend.__module__ = stock.__module__
     Backend.__name__ = Backend.__qualname__ = stock.__name__

@@ -258,6 +258,22 @@ async def last_stream():
     return {"pulled": len(seen) - 2, "threads": len(set(seen))}
 
 
+@app.get("/news")
+async def news(one: int = Depends(here)):
+    """A stream of events, as for a browser: it ends when the client leaves."""
+
+    async def lines():
+        try:
+            yield b"first\n"
+            while True:
+                await asyncio.sleep(0.05)
+                yield b"next\n"
+        finally:
+            events.append("news ended")
+
+    return StreamingResponse(lines(), media_type="text/event-stream")
+
+
 @app.post("/upload")
 def upload(file: UploadFile):
     digest, size = hashlib.sha256(), 0

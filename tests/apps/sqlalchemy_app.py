@@ -3,12 +3,14 @@
 DATABASE_URL names the database, POOL the connections, SYNC "0" leaves the tables alone.
 """
 
+import asyncio
 import os
 import threading
 import time
 from contextlib import asynccontextmanager
 
 from fastapi import BackgroundTasks, Depends, FastAPI, HTTPException
+from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import StreamingResponse
 from sqlalchemy import create_engine, select, text
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -166,6 +168,18 @@ def export(name: str, session: Session = Depends(get_session)):
 def slow(seconds: float = 0.02, session: Session = Depends(get_session)) -> dict[str, int]:
     session.execute(text("select pg_sleep(:seconds)"), {"seconds": seconds})
     return {"pid": session.execute(text("select pg_backend_pid()")).scalar()}
+
+
+def with_connection(session: Session = Depends(get_session)):
+    session.execute(text("select 1"))
+    return session
+
+
+@app.get("/hold")
+async def hold(seconds: float, session: Session = Depends(with_connection)):
+    """Has a connection while it awaits something, and then wants its thread again."""
+    await asyncio.sleep(seconds)
+    return {"n": await run_in_threadpool(lambda: session.execute(text("select 7")).scalar())}
 
 
 @app.get("/pool")

@@ -4,6 +4,7 @@ import collections
 import hashlib
 import os
 import queue
+import socket
 import threading
 import time
 
@@ -204,6 +205,42 @@ def test_a_client_that_leaves_the_queue(server, threads):
         assert a.response().json() == b.response().json() == {"ok": True}
     assert drive(s, [f"/counted?{n}" for n in range(20)], 5)[0] == {200: 20}
     assert "late began" not in s.events()["events"]
+
+
+@pytest.mark.parametrize("threads", ["auto", "stock"])
+def test_streams_that_do_not_end_starve_nobody(server, threads):
+    """Each has had a thread for its dependency, and there are more of them than there may be threads."""
+    s = server(APP, "--anyio-threads", threads, "--sync-threads", 2, "--sync-threads-max", 6)
+    s.allow_descriptors(SLACK)
+    clients = [s.connect() for _ in range(20)]
+    try:
+        for c in clients:
+            c.send(wire.request("GET", "/news"))
+        for c in clients:
+            wire.eventually(lambda: b"first" in c.sock.recv(1000, socket.MSG_PEEK), 20, "the first piece")
+        for _ in range(5):
+            assert s.get("/names").status == 200
+        assert drive(s, [f"/counted?{n}" for n in range(30)], 10)[0] == {200: 30}
+    finally:
+        for c in clients:
+            c.close()
+    s.wait_event("events", "(?s)" + "news ended.*" * 20)
+
+
+def test_too_many_requests(server):
+    """No slot for too long: 503, and the server goes on."""
+    s = server(APP, "--sync-threads", 2, "--sync-queue-timeout", "0.3s")
+    s.allow_descriptors(SLACK)
+    s.expect_errors("no thread was free, the answer is 503")
+    with s.connect() as a, s.connect() as b:
+        for c, name in ((a, "a"), (b, "b")):
+            c.send(wire.request("GET", f"/gate/{name}"))
+            s.wait_event("events", f"{name} began")
+        r = s.get("/names")
+        assert r.status == 503 and r.get("Retry-After")
+        s.get("/open/a"), s.get("/open/b")
+        assert a.response().status == b.response().status == 200
+    assert s.get("/names").status == 200
 
 
 # ------------------------------------------------------------------ side by side

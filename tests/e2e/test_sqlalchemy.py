@@ -1,6 +1,7 @@
 """SQLAlchemy and SQLModel behind FastAPI on a real PostgreSQL: whose session it is, how many connections there are, what is rolled back."""
 
 import itertools
+import time
 
 import pytest
 
@@ -48,8 +49,18 @@ def test_no_connection_is_waited_for_in_vain(start, pg):
     s = start(POOL_TIMEOUT=3)
     statuses, _ = drive(s, [f"/slow?seconds=0.02&{n}" for n in range(300)], 64)
     assert statuses == {200: 300}
-    assert s.get("/pool").json() == {"out": 0, "in": N, "timeouts": 0}
+    wire.eventually(lambda: s.get("/pool").json() == {"out": 0, "in": N, "timeouts": 0}, 10, "all connections given back, and nobody in vain")
     assert pg.opened(s.application) == N
+
+
+def test_who_has_a_connection_gets_a_thread_again(start):
+    """All slots wait for connections, which requests have that wait for a slot."""
+    s = start(POOL_TIMEOUT=8)
+    began = time.monotonic()
+    targets = [f"/hold?seconds=0.5&{n}" for n in range(N)] + [f"/slow?seconds=0&{n}" for n in range(2 * N)]
+    statuses, _ = drive(s, targets, len(targets))
+    assert statuses == {200: 3 * N} and time.monotonic() - began < 8
+    assert s.get("/pool").json()["timeouts"] == 0
 
 
 def test_sqlmodel(start):

@@ -20,6 +20,7 @@ import anyio.from_thread
 import anyio.lowlevel
 import anyio.to_thread
 from anyio import CancelScope
+from wire import eventually
 
 import _ringcorn
 from ringcorn import anyio_threads
@@ -75,8 +76,8 @@ class Case:
         if self.pool is not None:
             assert self.pool.leased == 0 and self.pool.queued == 0
             assert self.pool.stop(5) == []
-        gc.collect()
-        assert [ref() for ref in self.leases if ref() is not None] == []
+        # AnyIO's own threads may be on their way to their end, and older ones keep the context of their last call until then.
+        eventually(lambda: gc.collect() >= 0 and [ref() for ref in self.leases if ref() is not None] == [], 5, "the end of all leases")
 
 
 @pytest.fixture(params=["stock", "ours"])
@@ -353,6 +354,8 @@ def test_portals(case):
     async def main():
         assert await to_thread(own_loop) is True
         assert await to_thread(run_a_loop) is True
+        if VERSION < (4, 15):
+            case.leases.clear()  # before, anyio.run() leaves a context behind for good
         async with from_thread.BlockingPortal() as portal:
             def work():
                 assert portal.call(threading.get_ident) == main_thread
@@ -613,10 +616,12 @@ def test_check_cancelled(case):
                 scope.cancel()
 
             task = asyncio.create_task(cancel())
-            await to_thread(work)
-            after.append("never")
+            try:
+                await to_thread(work)
+            except asyncio.CancelledError:
+                after.append("cancelled")
         await task
-        assert scope.cancel_called and after == [] and asyncio.current_task().cancelling() == 0
+        assert scope.cancel_called and after == ["cancelled"]
         # Within a shield of the caller's: nothing to see.
         with CancelScope() as scope:
             scope.cancel()
@@ -851,6 +856,52 @@ def test_the_end_of_a_call_waits_for_no_slot(ours):
         await asyncio.wait_for(asyncio.gather(*slows, *quicks), 5)
 
     ours.run(main)
+
+
+def test_requests_that_keep_their_threads_starve_nobody(ours):
+    """All of threads_max are kept, as by streams: the others run on AnyIO's own threads, each request all of its calls."""
+
+    async def main():
+        may_end = asyncio.Event()
+
+        async def keep():
+            await to_thread(int)
+            kept.append(1)
+            await may_end.wait()
+            return await to_thread(threading.get_ident)
+
+        async def other(scoped):
+            names = []
+            for n in range(3):
+                if scoped:
+                    with CancelScope():
+                        names.append(await to_thread(name))
+                else:
+                    names.append(await to_thread(name))
+                if n == 1:
+                    may_end.set()  # threads are free from here on
+                    await asyncio.gather(*keepers)
+            names.append(await to_thread(name, limiter=anyio.CapacityLimiter(1)))
+            return names
+
+        def name():
+            return threading.current_thread().name
+
+        for scoped in (False, True):
+            may_end.clear()
+            kept = []
+            keepers = [ours.task(keep) for _ in range(10 * THREADS - 1)]  # one more is the main task's
+            while len(kept) < len(keepers):
+                await asyncio.sleep(0.001)
+            assert ours.pool.idle == 0
+            assert await ours.task(other, scoped) == ["AnyIO worker thread"] * 4
+            assert (await ours.task(to_thread, name)).startswith("test-anyio")
+
+    async def outer():
+        await to_thread(int)
+        await main()
+
+    ours.run(outer)
 
 
 def test_a_failing_self_test_leaves_stock(loop, run, caplog):
