@@ -190,9 +190,10 @@ def verdicts(name, result):
         return [(f"{what}, us", r["us"], CROSSING_US) for what, r in result.items() if not what.endswith("uvloop")]
     found, figure = [], FIGURE[case.kind]
     for limit in case.limits:
-        best = min((result[p][figure] for p in limit.peers if p in result), default=None)
-        if best and limit.ours in result:
-            found.append((limit.label, result[limit.ours][figure] / best, limit.most))
+        peers = [p for p in limit.peers if p in result]
+        if peers and limit.ours in result:
+            best = min(result[p][figure] for p in peers)
+            found.append((limit.label(peers), result[limit.ours][figure] / best, limit.most))
     return found
 
 
@@ -217,12 +218,11 @@ def table(name, result):
             print(f"  {server:20} {figure:10.2f} {spread:>18} {ratio:>7} {rest}")
         else:
             print(f"  {server:26} {figure:8.2f} {spread:>18}")
-    found = verdicts(name, result)
-    for what, value, limit in found:
+    for what, value, limit in verdicts(name, result):
         print(f"  {what}: {value:.3f} (at most {limit}) {'ok' if value <= limit else 'MISSED'}")
     for limit in CASES[name].limits:
-        if limit.label not in [what for what, _, _ in found]:
-            print(f"  {limit.label}: not measured")
+        if missing := [server for server in (limit.ours, *limit.peers) if server not in result]:
+            print(f"  {limit.label(limit.peers)}: without {', '.join(missing)}, which was not measured")
     sys.stdout.flush()
 
 

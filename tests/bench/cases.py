@@ -31,9 +31,8 @@ class Limit:
     most: float
     ours: str = "ringcorn"
 
-    @property
-    def label(self):
-        return f"{self.ours} / " + (self.peers[0] if len(self.peers) == 1 else "the best of " + ", ".join(self.peers))
+    def label(self, peers):
+        return f"{self.ours} / " + (peers[0] if len(peers) == 1 else "the best of " + ", ".join(peers))
 
 
 @dataclass
