@@ -586,6 +586,17 @@ lease_init(struct lease *l, struct crew *crew, const char *label)
     __atomic_fetch_add(&live.leases, 1, __ATOMIC_RELAXED);
 }
 
+/* Jobs that wait only because they are held back do not count: threads for them are there. Lock held. */
+static bool
+is_queue_full(struct crew *c)
+{
+    if (LIKELY(c->queued < c->queue_max))
+        return false;
+    size_t slots = free_slots(c), threads = c->idle_n + c->has_scout;
+    return !(c->is_holding_back || c->has_scout) ||
+           c->queued - c->queue_max >= (slots < threads ? slots : threads);
+}
+
 int
 crew_submit(struct lease *l, struct sync_job *job, enum submit how, bool *is_waiting)
 {
@@ -596,7 +607,7 @@ crew_submit(struct lease *l, struct sync_job *job, enum submit how, bool *is_wai
     bool is_apart = how == SUBMIT_APART && l->thread != NULL && l->running == NULL && list_is_empty(&l->jobs);
     if (c->is_closed) {
         err = -ESHUTDOWN;
-    } else if (c->queued >= c->queue_max && !is_apart) {
+    } else if (!is_apart && is_queue_full(c)) {
         err = -EAGAIN;
     } else {
         job->lease = l;

@@ -173,6 +173,9 @@ def test_addresses_are_each_connection_s_own(any_path):
 
 def test_several_workers_are_told(server):
     s = server("wsgi_raw:environ_", "--workers", "2")
+    s.wait_log("worker 0 is ready")
+    s.wait_log("worker 1 is ready")
+    s.settle()
     assert environ(s, "/")["wsgi.multiprocess"] is True
 
 
