@@ -1,6 +1,7 @@
 """A FastAPI application that shows on which threads the parts of a request run, and whose data they find there."""
 
 import asyncio
+import gc
 import hashlib
 import os
 import socket
@@ -14,7 +15,7 @@ from contextvars import ContextVar
 import anyio
 import anyio.from_thread
 import anyio.to_thread
-from fastapi import BackgroundTasks, Depends, FastAPI, Request, UploadFile
+from fastapi import BackgroundTasks, Depends, FastAPI, Request, Response, UploadFile
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel
 from starlette.middleware.base import BaseHTTPMiddleware
@@ -258,6 +259,28 @@ async def last_stream():
     return {"pulled": len(seen) - 2, "threads": len(set(seen))}
 
 
+class InGroup(Response):
+    """Sends from a task group, which wraps what send() raises."""
+
+    async def __call__(self, scope, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        try:
+            async with anyio.create_task_group() as group:
+                group.start_soon(self.pieces, send)
+        finally:
+            events.append("group ended")
+
+    async def pieces(self, send):
+        while True:
+            await send({"type": "http.response.body", "body": b"piece", "more_body": True})
+            await asyncio.sleep(0.01)
+
+
+@app.get("/group")
+async def group():
+    return InGroup()
+
+
 @app.get("/news")
 async def news(one: int = Depends(here)):
     """A stream of events, as for a browser: it ends when the client leaves."""
@@ -335,6 +358,7 @@ async def open_gate(name: str):
 
 @app.get("/events")
 async def all_events():
+    gc.collect()  # older Starlette leaves iterators to the collector
     return {"events": "\n".join(str(e) for e in events)}
 
 
