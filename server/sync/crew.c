@@ -70,11 +70,9 @@ take_wakes(struct list *list, atomic_uint **words, size_t n)
     return taken;
 }
 
-/* The loop has given the GIL away. */
 static void
-wake_late(struct loop_late *late)
+wake_put_off(struct crew *c)
 {
-    struct crew *c = CONTAINER_OF(late, struct crew, late);
     atomic_uint *words[WAKES_AT_ONCE];
     size_t n;
     do {
@@ -86,13 +84,34 @@ wake_late(struct loop_late *late)
     } while (n == WAKES_AT_ONCE);
 }
 
+/* The loop has given the GIL away. */
+static void
+wake_late(struct loop_late *late)
+{
+    struct crew *c = CONTAINER_OF(late, struct crew, late);
+    wake_put_off(c);
+    crew_release(c);
+}
+
 void
 crew_wake_gathered(struct crew *c)
 {
     if (!READ(c->is_gathering))
         return;
     WRITE(c->is_gathering, false);
-    wake_late(&c->late);
+    wake_put_off(c);
+}
+
+/* Lock held; loop's thread. The crew stays until then: its threads, woken by their alarms, may have left it. */
+static bool
+wakes_late(struct crew *c)
+{
+    bool was_noted = c->late.is_noted;
+    if (!loop_do_late(c->loop, &c->late))
+        return false;
+    if (!was_noted)
+        atomic_fetch_add(&c->refs, 1);
+    return true;
 }
 
 /* Lock held; loop's thread. Moves those wake-ups that can come later. */
@@ -102,7 +121,7 @@ put_off(struct crew *c)
     LIST_FOR_EACH_SAFE(node, &c->wakes)
     {
         struct sync_thread *t = CONTAINER_OF(node, struct sync_thread, wake);
-        bool is_late = t->has_alarm && loop_do_late(c->loop, &c->late);
+        bool is_late = t->has_alarm && wakes_late(c);
         if (!is_late && t->next != NULL && t->next->is_batched && c->is_attached && loop_is_released(c->loop)) {
             is_late = true;
             if (!c->is_gathering) {
@@ -1024,10 +1043,14 @@ watch_forks_once(void)
 void
 crew_release(struct crew *c)
 {
-    if (atomic_fetch_sub(&c->refs, 1) > 1)
-        return;
+    if (atomic_fetch_sub(&c->refs, 1) == 1)
+        crew_end(c);
+}
+
+void
+crew_free(struct crew *c)
+{
     list_del(&c->all);
-    crew_drop_python(c);
     pthread_mutex_destroy(&c->lock);
     free(c);
 }

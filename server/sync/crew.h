@@ -112,7 +112,7 @@ struct crew {
     size_t refusals;        /* the loop's thread: not yet logged */
 
     struct list all;  /* every crew of the process, for fork; GIL */
-    atomic_uint refs; /* the pool, each thread, each Python job, each post */
+    atomic_uint refs; /* the pool, each thread, each Python job, each post, and late while it is noted */
     bool is_orphan;   /* made before a fork, and this is the child */
 
     /* GIL: */
@@ -135,8 +135,9 @@ struct crew {
 /* --- crew.c ------------------------------------------------------------------------------------ */
 
 struct crew *crew_new(void);       /* GIL held. NULL where memory ran out */
-void crew_release(struct crew *c); /* GIL held */
-void crew_drop_python(struct crew *c); /* its last reference: GIL held (pool.c) */
+void crew_release(struct crew *c); /* any thread that Python knows, any GIL state */
+void crew_end(struct crew *c);     /* nobody has a reference any more: drops what is Python's, then crew_free() (pool.c) */
+void crew_free(struct crew *c);    /* GIL held */
 
 static inline void
 crew_lock(struct crew *c)

@@ -238,8 +238,9 @@ affinity_of(const char *name, enum affinity *affinity)
 }
 
 void
-crew_drop_python(struct crew *c)
+crew_end(struct crew *c)
 {
+    PyGILState_STATE gil = PyGILState_Ensure();
     PyObject *const all[] = {
         c->s_done,          c->s_set_result,   c->s_set_exception,     c->s_cancel,
         c->s_set_running,   c->s_add_done_callback, c->s_remove_done_callback,
@@ -250,9 +251,11 @@ crew_drop_python(struct crew *c)
     };
     for (size_t i = 0; i < ARRAY_LEN(all); i++)
         Py_XDECREF(all[i]);
+    crew_free(c);
+    PyGILState_Release(gil);
 }
 
-/* What jobs and threads need of Python. On failure crew_drop_python() has what there is. */
+/* What jobs and threads need of Python. On failure crew_end() drops what there is. */
 static int
 add_python(struct crew *c, PyObject *module)
 {
