@@ -2,6 +2,11 @@
 
 Both are Django's BaseHandler around the same middleware instances (recognise.py); what differs is how the hooks are called. Everything
 that a view may see (request, exceptions, order) is as with Django's own chain.
+
+    all plain               sync views: SyncChain      async views: AsyncChain
+    some call get_response() by themselves, either way:  AsyncChain for both, in the mode that Django uses them in; what is below the
+                            innermost of them is one trip for a sync view
+    one is sync-only        sync views: SyncChain      async views: Django's own way
 """
 
 import asyncio
@@ -21,6 +26,7 @@ from .segment import Segment, respond_to
 from .urls import Found, is_async
 
 GUESS = "_ringcorn_guess"  # attribute of a request until it is resolved
+_ASYNC_VIEW = object()
 
 
 class AsyncView(BaseException):
@@ -29,60 +35,53 @@ class AsyncView(BaseException):
     Between here and the end of the chain are only frames that let it pass; no except clause of the application is to see it."""
 
 
-class _Chain(BaseHandler):
-    is_async = False
+class _End(BaseHandler):
+    """The view and the hooks that are not around, but beside it: what _get_response() needs. On a thread.
 
-    def __init__(self, layers, trips):
+    *hands_over*: raises AsyncView where the view is a coroutine function, else that is waited for, as under WSGI."""
+
+    def __init__(self, hands_over):
+        self.hands_over = hands_over
         self._view_middleware, self._template_response_middleware, self._exception_middleware = [], [], []
-        self.trips = trips
-        # As load_middleware(), from the inside out; the layers are recognised already.
-        below = self.innermost
-        plain = []  # outermost first
-        for layer in reversed(layers):
-            if layer.is_plain:
-                if layer.instance is None:
-                    layer.instance = _make(layer, _nothing_below if layer.can_async else _nothing_below_sync)
-                instance = layer.instance
-                if instance is not None:
-                    plain.insert(0, instance)
-            else:
-                instance = _make(layer, self._around(plain, below))
-                if instance is not None:
-                    below = exception.convert_exception_to_response(instance)
-                    plain = []
-            if instance is not None:
-                self._note_hooks(instance)
-        self._middleware_chain = self._around(plain, below)
 
-    def _around(self, plain, below):
-        segment = self.outermost = Segment(plain, self.trips)
-        if self.is_async:
-
-            async def get_response(request):
-                return await segment.run_async(request, below)
-        else:
-
-            def get_response(request):
-                __traceback_hide__ = True
-                return segment.run(request, below)
-
-        return get_response
-
-    def _note_hooks(self, instance):
+    def note_hooks(self, instance):
+        """As load_middleware(): called from the inside out."""
         if hasattr(instance, "process_view"):
             self._view_middleware.insert(0, self._view_hook(instance))
         if hasattr(instance, "process_template_response"):
-            self._template_response_middleware.append(self._hook(instance.process_template_response))
+            self._template_response_middleware.append(self._template_hook(instance.process_template_response))
         if hasattr(instance, "process_exception"):
             self._exception_middleware.append(self.adapt_method_mode(False, instance.process_exception))
+
+    def _view_hook(self, instance):
+        return self.adapt_method_mode(False, instance.process_view)
+
+    def _template_hook(self, method):
+        return self.adapt_method_mode(False, method)
 
     def resolve_request(self, request):
         """Django's, but for what the guess knows already."""
         guess = request.__dict__.pop(GUESS, None)
         if guess is None or not guess.holds_for(request):
-            return super().resolve_request(request)
-        request.resolver_match = guess.match
-        return guess.match
+            match = super().resolve_request(request)
+        else:
+            match = request.resolver_match = guess.match
+        if self.hands_over and is_async(match.func):
+            request.__dict__[GUESS] = Found(match)
+            raise AsyncView
+        return match
+
+
+def _instances(layers):
+    """From the inside out: (layer, its instance), for plain ones; (layer, None) for others, of which each chain makes its own."""
+    for layer in reversed(layers):
+        if layer.is_plain:
+            if layer.instance is None:
+                layer.instance = _make(layer, _nothing_below if layer.can_async else _nothing_below_sync)
+            if layer.instance is not None:
+                yield layer, layer.instance
+        else:
+            yield layer, None
 
 
 def _make(layer, below):
@@ -103,45 +102,91 @@ def _nothing_below_sync(request):
     raise NotImplementedError("the hooks of this middleware are called without it")
 
 
-class SyncChain(_Chain):
-    """get_response() on a thread. *hands_over*: raises AsyncView, else an async view is waited for, as under WSGI."""
+class SyncChain(_End):
+    """get_response() on a thread."""
 
     def __init__(self, layers, trips, hands_over):
-        self.hands_over = hands_over
-        super().__init__(layers, trips)
-
-    def _hook(self, method):
-        return self.adapt_method_mode(False, method)
-
-    def _view_hook(self, instance):
-        return self._hook(instance.process_view)
-
-    def innermost(self, request):
-        return self._get_response(request)
-
-    def resolve_request(self, request):
-        match = super().resolve_request(request)
-        if self.hands_over and is_async(match.func):
-            request.__dict__[GUESS] = Found(match)
-            raise AsyncView
-        return match
+        super().__init__(hands_over)
+        below, plain = self._get_response, []  # outermost first
+        for layer, instance in _instances(layers):
+            if instance is not None:
+                plain.insert(0, instance)
+            else:
+                instance = _make(layer, _sync_segment(Segment(plain, trips), below))
+                if instance is None:
+                    continue
+                below, plain = exception.convert_exception_to_response(instance), []
+            self.note_hooks(instance)
+        self._middleware_chain = _sync_segment(Segment(plain, trips), below)
 
 
-class AsyncChain(_Chain):
+def _sync_segment(segment, below):
+    def get_response(request):
+        __traceback_hide__ = True
+        return segment.run(request, below)
+
+    return get_response
+
+
+def _async_segment(segment, below):
+    async def get_response(request):
+        return await segment.run_async(request, below)
+
+    return get_response
+
+
+class AsyncChain(_End):
     """get_response_async() on the loop."""
 
-    is_async = True
-
     def __init__(self, layers, trips):
-        super().__init__(layers, trips)
+        super().__init__(hands_over=False)
+        self.trips = trips
+        self.end = _End(hands_over=True)
+        below, plain = None, []  # outermost first
+        for layer, instance in _instances(layers):
+            if instance is not None:
+                plain.insert(0, instance)
+            else:
+                instance = _make(layer, self._segment(plain, below))
+                if instance is None:
+                    continue
+                below, plain = exception.convert_exception_to_response(instance), []
+            self.note_hooks(instance)
+            self.end.note_hooks(instance)
+        self._middleware_chain = self._segment(plain, below)
         self.has_async_template_hooks = any(iscoroutinefunction(method) for method in self._template_response_middleware)
 
-    def _hook(self, method):
-        return method
+    def _segment(self, plain, below):
+        segment = Segment(plain, self.trips)
+        if below is not None:
+            return _async_segment(segment, below)
+        self.innermost = segment
+        return self._run_innermost
 
     def _view_hook(self, instance):
         method = instance.process_view
         return method, iscoroutinefunction(method), calm.condition(instance, "process_view")
+
+    def _template_hook(self, method):
+        return method
+
+    # --- the innermost middleware and the view
+
+    async def _run_innermost(self, request):
+        guess = request.__dict__.get(GUESS)
+        if guess is None or guess.is_async:
+            return await self.innermost.run_async(request, self._respond)
+        response = await self.trips().run(self._run_innermost_in_thread, request)
+        return await self._respond_and_run_outwards(request) if response is _ASYNC_VIEW else response
+
+    def _run_innermost_in_thread(self, request):
+        try:
+            return self.innermost.run(request, self.end._get_response)
+        except AsyncView:
+            return _ASYNC_VIEW
+
+    async def _respond_and_run_outwards(self, request):
+        return await self.innermost.run_outwards_async(request, await self._respond(request), self.innermost.outwards[-1])
 
     async def get_response_async(self, request):
         set_urlconf(settings.ROOT_URLCONF)
@@ -149,8 +194,7 @@ class AsyncChain(_Chain):
 
     async def go_on(self, request):
         """The rest of it, where a SyncChain has raised AsyncView: all the middleware is plain, and process_request() has been called."""
-        response = await self.innermost(request)
-        return await self._finish(request, await self.outermost.run_outwards_async(request, response, self.outermost.outwards[-1]))
+        return await self._finish(request, await self._respond_and_run_outwards(request))
 
     async def _finish(self, request, response):
         response._resource_closers.append(request.close)
@@ -158,16 +202,16 @@ class AsyncChain(_Chain):
             await self.trips().run(_log, request, response)
         return response
 
-    async def innermost(self, request):
+    async def _respond(self, request):
         """_get_response_async() inside convert_exception_to_response()."""
         try:
-            return await self._respond(request)
+            return await self._call_view(request)
         except NoThread:
             raise
         except Exception as e:
             return await self.trips().run(respond_to, request, e)
 
-    async def _respond(self, request):
+    async def _call_view(self, request):
         view, args, kwargs = self.resolve_request(request)
         response = await self._run_view_hooks(request, view, args, kwargs) if self._view_middleware else None
         if response is None:

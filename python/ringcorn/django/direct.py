@@ -33,7 +33,7 @@ def run(handler, plan, exchange):
         return NOT_MINE
     if plan.sync_chain is None:
         plan.build_sync()
-        if plan.sync_chain is None:
+        if plan.sync_chain is None:  # it is not understood, or the async chain has it
             return NOT_MINE
     context = copy_context()
     job = Job(handler, plan, scope, exchange.body, guess)

@@ -23,14 +23,13 @@ class Handler(ASGIHandler):
         if scope["type"] == "http":
             guess = urls.guess(scope)
             trips = plan.trips()
-            if guess.is_async:
-                chain, serve, build = plan.async_chain, async_view.serve, plan.build_async
-            else:
-                chain, serve, build = plan.sync_chain, sync_view.serve, plan.build_sync
-            if chain is None and (plan.why_not_async if guess.is_async else plan.why_not_sync) is None:
-                await trips.run(build)
-                chain = plan.async_chain if guess.is_async else plan.sync_chain
+            is_async = guess.is_async or plan.sync_by_async
+            chain = plan.async_chain if is_async else plan.sync_chain
+            if chain is None and (plan.why_not_async if is_async else plan.why_not_sync) is None:
+                await trips.run(plan.build_async if is_async else plan.build_sync)
+                chain = plan.async_chain if is_async else plan.sync_chain
             if chain is not None:
+                serve = async_view.serve if is_async else sync_view.serve
                 if type(trips) is Asgiref:
                     async with ThreadSensitiveContext():
                         await serve(self, plan, guess, scope, receive, send, trips)

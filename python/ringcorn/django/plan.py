@@ -4,6 +4,7 @@ import functools
 import threading
 
 from django.core import signals
+from django.core.handlers.asgi import ASGIHandler
 from django.http import FileResponse
 
 from .. import log
@@ -24,9 +25,9 @@ class Plan:
     def __init__(self, handler, pool):
         self.pool = pool
         self.sender = type(handler)  # Django's own class, as long as it is: receivers may have been connected to that alone
-        self.chunk_size = handler.chunk_size
         self.why_not_sync = self.why_not_async = None
         self.sync_chain = self.async_chain = None
+        self.sync_by_async = False  # sync views go through the async chain
         self._building = threading.Lock()
         try:
             recognise.check_handler(handler)
@@ -34,12 +35,13 @@ class Plan:
         except NotUnderstood as e:
             self.why_not_sync = self.why_not_async = str(e)
             return
-        for layer in self.layers:
-            if not layer.can_sync:
-                self.why_not_sync = self.why_not_async = f"{layer.name} is async-only"
-            elif not layer.can_async:
-                self.why_not_async = self.why_not_async or f"{layer.name} is sync-only"
-        self.is_plain = all(layer.is_plain for layer in self.layers)
+        is_plain = all(layer.is_plain for layer in self.layers)
+        sync_only = next((layer for layer in self.layers if not layer.can_async), None)
+        if sync_only is not None:
+            self.why_not_async = f"{sync_only.name} is sync-only"
+            self.why_not_sync = recognise.why_not_all_sync(self.layers)
+        elif not is_plain:
+            self.sync_by_async = True
         if all(layer.is_plain and layer.instance is not None for layer in self.layers):
             self.build_sync()
             self.build_async()
@@ -51,9 +53,9 @@ class Plan:
 
     def build_sync(self):
         with self._building:
-            if self.sync_chain is None and self.why_not_sync is None:
+            if self.sync_chain is None and self.why_not_sync is None and not self.sync_by_async:
                 try:
-                    self.sync_chain = SyncChain(self.layers, self.trips, hands_over=self.is_plain and self.why_not_async is None)
+                    self.sync_chain = SyncChain(self.layers, self.trips, hands_over=self.why_not_async is None)
                 except Exception as e:
                     self.why_not_sync = self._could_not(e)
 
@@ -75,7 +77,7 @@ class Plan:
     def adopt(self, response):
         response._handler_class = self.sender
         if isinstance(response, FileResponse):
-            response.block_size = self.chunk_size
+            response.block_size = ASGIHandler.chunk_size
 
     async def send_started(self, trips, scope):
         if ARE_APART:

@@ -5,6 +5,8 @@ made are the ones that go on working, for sync and for async views alike: middle
 """
 
 import gc
+import inspect
+import sys
 import types
 
 from asgiref.sync import AsyncToSync, SyncToAsync, iscoroutinefunction
@@ -66,10 +68,14 @@ def check_django():
 
 
 def check_handler(handler):
-    """Raises NotUnderstood where a handler has been given methods of its own."""
-    for name in vars(handler):
-        if hasattr(BaseHandler, name) and callable(getattr(BaseHandler, name)):
-            raise NotUnderstood(f"{name}() of the handler has been replaced")
+    """Raises NotUnderstood where a handler has methods of its own."""
+    for name in {*vars(BaseHandler), *vars(ASGIHandler)} - {"__init__", "__call__"}:
+        method = vars(ASGIHandler).get(name, vars(BaseHandler).get(name))
+        if callable(getattr(method, "__func__", method)) and not isinstance(method, type):
+            if name in vars(handler) or (isinstance(handler, ASGIHandler) and inspect.getattr_static(type(handler), name) is not method):
+                raise NotUnderstood(f"{name}() of the handler has been replaced")
+    if handler._middleware_chain is None:
+        raise NotUnderstood("the handler has no middleware loaded")
 
 
 def layers(handler):
@@ -90,6 +96,24 @@ def layers(handler):
     if found:
         raise NotUnderstood("the chain of middleware is not the one of settings.MIDDLEWARE")
     return result
+
+
+def why_not_all_sync(layers):
+    """Why not to call every layer in its sync form, where Django, for a sync-only layer among them, does so with some; or None."""
+    is_async = True
+    for layer in reversed(layers):  # as load_middleware() decides
+        is_async = layer.can_async if is_async or not layer.can_sync else False
+        if not layer.can_sync:
+            return f"{layer.name} is async-only, beside others that are sync-only"
+        if is_async and not layer.is_plain and _differs(layer.factory):
+            return f"{layer.name} does not look at the same header when it is called in its sync form"
+    return None
+
+
+def _differs(factory):
+    """RemoteUserMiddleware of Django 5.2 takes REMOTE_USER from the environ in its sync form, and from a header in its async form."""
+    middleware = sys.modules.get("django.contrib.auth.middleware")
+    return middleware is not None and isinstance(factory, type) and issubclass(factory, middleware.RemoteUserMiddleware)
 
 
 def _walk(handler):

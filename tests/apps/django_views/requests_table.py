@@ -79,6 +79,9 @@ LOCALE = [
     _get("/de/async/words"), _get("/async/", Accept_Language="de"), _get("/sync/", Accept_Language="de"), _get("/de/async/words/", Accept_Language="en"),
 ]  # fmt: skip
 
+# FORCE_SCRIPT_NAME is /under.
+SCRIPT = [_get(f"{prefix}{path}") for prefix in ("", "/under") for path in ("/sync/", "/async/", "/sync", "/async/5/word/", "/nowhere/", "/")]
+
 # Only a few of the many: what the chain is made of matters here.
 SOME = [
     *(_get(f"/{view}/{query}") for view in ("sync", "async", "template", "async/template", "raises/value", "async/raises/404", "stream", "async/stream", "nowhere", "bridges", "async/bridges")

@@ -1,13 +1,29 @@
-"""The application, in what is usual around it. VIEWS_WRAPPED adds an ASGI middleware with a send() of its own."""
+"""The application, in what is usual around it.
 
+VIEWS_WRAPPED    adds an ASGI middleware with a send() of its own        VIEWS_STATIC    and Django's for static files
+VIEWS_PATCHED    replaces a method of Django's handler, as monitoring agents do
+VIEWS_RECEIVERS  connects receivers to Django's signals (async: also a coroutine function)
+"""
+
+import functools
 import os
 
 from django.core.asgi import get_asgi_application
+from django.core.handlers.asgi import ASGIHandler
 from django.core.signals import request_finished, request_started
 
 from . import trace
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "views_project.settings")
+if os.environ.get("VIEWS_PATCHED"):
+    call = ASGIHandler.__call__
+
+    @functools.wraps(call)
+    async def patched(self, scope, receive, send):
+        trace.note("patched")
+        await call(self, scope, receive, send)
+
+    ASGIHandler.__call__ = patched
 django_application = get_asgi_application()
 
 
@@ -46,7 +62,12 @@ if os.environ.get("VIEWS_RECEIVERS"):
 if os.environ.get("VIEWS_RECEIVERS") == "async" and hasattr(request_started, "asend"):
     request_started.connect(_started_async)
 
-application = ProtocolTypeRouter({"http": django_application, "lifespan": lifespan})
+serving = django_application
+if os.environ.get("VIEWS_STATIC"):
+    from django.contrib.staticfiles.handlers import ASGIStaticFilesHandler
+
+    serving = ASGIStaticFilesHandler(django_application)
+application = ProtocolTypeRouter({"http": serving, "lifespan": lifespan})
 if os.environ.get("VIEWS_WRAPPED"):
     application = trace.Sentry(application)
 application = trace.Traced(application)

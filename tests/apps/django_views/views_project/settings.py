@@ -7,10 +7,13 @@ DEBUG = bool(os.environ.get("VIEWS_DEBUG"))
 ALLOWED_HOSTS = ["*"]
 ROOT_URLCONF = "views_project.urls"
 USE_TZ = True
+TIME_ZONE = "UTC"
 USE_I18N = True
 LANGUAGES = [("en", "English"), ("de", "Deutsch")]
 FORCE_SCRIPT_NAME = os.environ.get("VIEWS_SCRIPT_NAME") or None
 INSTALLED_APPS = ["django.contrib.auth", "django.contrib.contenttypes", "django.contrib.sessions", "django.contrib.messages"]
+if os.environ.get("VIEWS_STATIC"):
+    INSTALLED_APPS += ["django.contrib.staticfiles"]
 DATABASES = {
     "default": {
         "ENGINE": "django.db.backends.sqlite3",
@@ -30,6 +33,8 @@ TEMPLATES = [
 ]  # fmt: skip
 SESSION_ENGINE = "django.contrib.sessions.backends.signed_cookies"
 MESSAGE_STORAGE = "django.contrib.messages.storage.cookie.CookieStorage"
+STATIC_URL = "static/"
+STATICFILES_DIRS = [os.path.dirname(__file__) + "/static"]
 FILE_UPLOAD_MAX_MEMORY_SIZE = 100_000
 DATA_UPLOAD_MAX_MEMORY_SIZE = 50_000
 LOGGING = {"version": 1, "disable_existing_loggers": False, "root": {"level": "CRITICAL"}, "loggers": {"django": {"level": "CRITICAL"}}}

@@ -1,4 +1,6 @@
-"""What happens while a request is served, in order: (what, thread, context variable). Fetched from /_trace, which is no URL of Django's."""
+"""What happens while a request is served, in order: (what, thread, context variable). Fetched from /_trace, which is no URL of Django's.
+
+The thread is "loop", or the number of another."""
 
 import contextvars
 import json
@@ -7,18 +9,11 @@ import threading
 value = contextvars.ContextVar("views_project.value", default="")  # each middleware adds its name
 LOOP = None  # the loop's thread
 _events = []
-_threads = []
 
 
 def note(what):
     thread = threading.current_thread()
-    if thread is LOOP:
-        where = "loop"
-    else:
-        if thread not in _threads:
-            _threads.append(thread)
-        where = f"thread {_threads.index(thread)}"
-    _events.append((what, where, value.get()))
+    _events.append((what, "loop" if thread is LOOP else str(thread.ident), value.get()))
 
 
 def add(name):
@@ -28,7 +23,6 @@ def add(name):
 def take():
     events = list(_events)
     _events.clear()
-    _threads.clear()
     return events
 
 

@@ -5,7 +5,6 @@ import functools
 import hashlib
 import io
 import threading
-import time
 
 from asgiref.sync import async_to_sync, sync_to_async
 from django.contrib import messages
@@ -289,6 +288,7 @@ class Slow:
     """What a view that takes its time saw."""
 
     state = "idle"
+    pieces = 0  # of the endless stream
     go_on = threading.Event()
 
 
@@ -315,16 +315,16 @@ async def async_slow(request):
 async def slow_state(request):
     if request.GET.get("go_on"):
         Slow.go_on.set()
-    return HttpResponse(Slow.state)
+    return JsonResponse({"state": Slow.state, "pieces": Slow.pieces})
 
 
 def endless(request):
     def pieces():
-        Slow.state = "running"
+        Slow.state, Slow.pieces = "running", 0
         try:
             while True:
-                yield b"x" * 1000
-                time.sleep(0.001)
+                Slow.pieces += 1
+                yield b"x" * 10_000
         finally:
             Slow.state = "ended"
 
