@@ -161,6 +161,7 @@ struct loop {
     /* Newest first; POSTS_CLOSED at the end. io_posts: of loop_post_io(). */
     _Atomic(struct post *) posts, io_posts;
     atomic_uint posting; /* threads inside loop_post() or loop_post_io(): close waits for them */
+    atomic_bool is_turn_wanted;   /* loop_wake() */
     atomic_bool is_poked;         /* another thread has put something into ready */
     atomic_uint helpers;          /* threads of our pools that run Python for this loop */
 
@@ -183,6 +184,7 @@ struct loop {
     bool is_closed;
     bool is_orphan;   /* made before a fork, and this is the child */
     bool is_turning;  /* inside _run(); read without the GIL */
+    bool had_io_posts; /* the loop's thread: the last wait ended with posts of loop_post_io() */
     bool is_released; /* the loop's thread: inside a turn, and it has given the GIL away */
     bool is_stopping; /* read without the GIL, relaxed */
     bool is_debug;

@@ -103,6 +103,7 @@ loop_wake(PyObject *loop)
 {
     struct loop *l = loop_of(loop);
     atomic_fetch_add(&l->posting, 1);
+    atomic_store(&l->is_turn_wanted, true);
     struct io *io = __atomic_load_n(&l->io, __ATOMIC_SEQ_CST);
     if (io != NULL)
         io_wake(io);
@@ -335,14 +336,18 @@ turn_io(struct loop *l)
             l->is_released = true;
             do_late(l);
         }
+        int64_t until = timeout > 0 ? clock_ns() + timeout : INT64_MAX;
         int events = io_wait(l->io, timeout);
-        bool had_posts = run_io_posts(l);
+        bool had_posts = run_io_posts(l) | atomic_exchange(&l->is_turn_wanted, false);
         clients_turn(l);
         if (released == NULL)
             return;
-        /* No events and no posts: a timer, a wake-up, or a signal that a Python handler may wait for. (One that came with the posts
-         * is seen by its byte in asyncio's self-pipe.) */
-        if ((events <= 0 && !had_posts) || needs_python(l))
+        /* Nothing at all: a wake-up, or a signal that a Python handler may wait for. Not the end of the time, which may be a client's
+         * who needs no Python; nor what follows posts, as their wake-up may come behind them. (A signal that comes just then is seen by its
+         * byte in asyncio's self-pipe.) */
+        bool is_nothing = events <= 0 && !had_posts && !l->had_io_posts && clock_ns() < until;
+        l->had_io_posts = had_posts;
+        if (is_nothing || needs_python(l))
             break;
         int64_t next = __atomic_load_n(&l->timers.next_ns, __ATOMIC_RELAXED);
         if (next != INT64_MAX && next <= clock_ns())
