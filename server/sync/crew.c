@@ -346,6 +346,22 @@ begin(struct crew *c, struct lease *l)
     wake(c, t);
 }
 
+/* The lease has a slot and wants to go on with its next job. Others wait, and it has gone on for long: they come first. */
+static bool
+has_had_its_turn(struct crew *c, struct lease *l)
+{
+    return c->waiting > 0 && coarse_ns() - l->slot_ns >= TENURE_NS && crew_is_short(c);
+}
+
+static void
+queue_again(struct crew *c, struct lease *l)
+{
+    unhold(c, l);
+    drop_slot(c, l);
+    join_wait(c, l);
+    crew_dispatch(c);
+}
+
 /* --- threads: lock held -------------------------------------------------------------------------- */
 
 static void
@@ -597,11 +613,26 @@ crew_lease_init(struct lease *l, struct crew *c)
     l->label[0] = '\0';
 }
 
+/* For a line of a log: whole characters, none of which ends it. */
+static void
+copy_label(char *to, size_t size, const char *from)
+{
+    size_t n = 0;
+    for (; n < size - 1 && from[n] != '\0'; n++) {
+        unsigned char c = (unsigned char)from[n];
+        to[n] = (char)(c < 0x20 || c == 0x7f ? '?' : c);
+    }
+    if (from[n] != '\0') /* UTF-8 that was cut in two */
+        while (n > 0 && ((unsigned char)from[n] & 0xc0) == 0x80)
+            n--;
+    to[n] = '\0';
+}
+
 void
 lease_init(struct lease *l, struct crew *crew, const char *label)
 {
     crew_lease_init(l, crew);
-    snprintf(l->label, sizeof l->label, "%s", label);
+    copy_label(l->label, sizeof l->label, label);
     __atomic_fetch_add(&live.leases, 1, __ATOMIC_RELAXED);
 }
 
@@ -639,11 +670,10 @@ crew_submit(struct lease *l, struct sync_job *job, enum submit how, bool *is_wai
                 drop_slot(c, l);
                 begin(c, l);
                 crew_dispatch(c);
-            } else if (l->has_slot) {
+            } else if (l->has_slot && !has_had_its_turn(c, l)) {
                 begin(c, l);
             } else {
-                join_wait(c, l);
-                crew_dispatch(c);
+                queue_again(c, l);
             }
         }
         *is_waiting = !list_is_empty(&job->link);
@@ -767,12 +797,10 @@ finish(struct crew *c, struct sync_thread *t)
             join_wait(c, l);
         place(c, t);
     } else if (has_more) {
-        if (l->has_slot) {
+        if (l->has_slot && !has_had_its_turn(c, l))
             begin(c, l);
-        } else {
-            join_wait(c, l);
-            crew_dispatch(c);
-        }
+        else
+            queue_again(c, l);
     } else if (l->gives_back) {
         give_back(c, l);
     } else if (l->has_slot) {

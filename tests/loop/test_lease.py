@@ -4,6 +4,10 @@ import asyncio
 import concurrent.futures
 import contextvars
 import gc
+import os
+import signal
+import subprocess
+import sys
 import threading
 import time
 import weakref
@@ -819,6 +823,143 @@ def test_a_pool_and_its_leases_that_are_forgotten(loop, run):
     for thread in threads:
         thread.join(5)
         assert not thread.is_alive()
+
+
+def test_a_pool_in_a_cycle_of_references(loop, run):
+    """Its hooks refer to it: the collector takes it apart, and its threads leave."""
+    pool = _ringcorn.Pool(loop, 2, "cycle")
+    alive = weakref.ref(pool)
+    lease = pool.lease()
+    pool.on_surplus = pool.may_release = lambda: (pool, lease)
+
+    async def main():
+        await lease.submit(int)
+
+    run(main)
+    threads = [t for t in threading.enumerate() if t.name.startswith("cycle-")]
+    assert threads
+    del pool, lease
+    gc.collect()
+    turns(loop, 2)
+    for thread in threads:
+        thread.join(5)
+        assert not thread.is_alive()
+    gc.collect()
+    assert alive() is None
+
+
+def test_one_that_never_pauses_does_not_shut_the_others_out(make_pool, run):
+    pool = make_pool(1, threads_max=2)
+
+    async def main():
+        stop = False
+
+        async def never_pauses():
+            lease = pool.lease()
+            while not stop:
+                await lease.submit(int)
+            lease.close()
+
+        task = asyncio.create_task(never_pauses())
+        await asyncio.sleep(0.01)
+        assert await asyncio.wait_for(pool.submit(lambda: "through"), 8) == "through"
+        stop = True
+        await task
+
+    run(main)
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_leases_in_the_child_of_a_fork(make_pool, run):
+    pool = make_pool(1, threads_max=4, queue_timeout=10, idle_timeout=10)
+
+    def child(leases, futures):
+        for lease in leases:
+            try:
+                lease.submit(int)
+            except RuntimeError as e:
+                assert "belong to the process that forked this one" in str(e)
+            else:
+                return 1
+            lease.give_back()
+            lease.close()
+        for future in futures:
+            future.cancel()
+        pool.lease("new").close()
+        assert pool.queued == pool.leased == pool.running == 0 and pool.holders() == []
+        assert pool.stop(1) == []
+        leases.clear()
+        gc.collect()
+        return 0
+
+    async def main():
+        gate = Gate()
+        leases = [pool.lease(str(i)) for i in range(4)]
+        await leases[0].submit(int)
+        await leases[1].submit(int)
+        futures = [leases[1].submit(gate), leases[1].submit(int), leases[2].submit(int)]
+        await until(gate.began.is_set)
+        pid = os.fork()
+        if pid == 0:
+            status = 99
+            try:
+                signal.alarm(10)
+                status = child(list(leases), futures)
+            finally:
+                os._exit(status)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        gate.opened.set()
+        await asyncio.gather(*futures)
+        assert await leases[0].submit(lambda: "goes on") == "goes on"
+
+    run(main)
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_job_that_forks(make_pool, run):
+    pool = make_pool(1)
+
+    def job():
+        pid = os.fork()
+        if pid == 0:
+            signal.alarm(10)
+            return "in the child, the job loop ends and its thread with it"
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+    async def main():
+        lease = pool.lease()
+        code = await lease.submit(job)
+        assert code == 0, code
+        assert await lease.submit(lambda: "goes on") == "goes on"
+
+    run(main)
+
+
+@pytest.mark.parametrize("ending", ["idle", "busy", "parked"])
+def test_the_interpreter_ends_with_leases_open(usable_io, ending):
+    code = f"""if 1:
+        import sys, time
+        sys.path[:0] = {sys.path!r}
+        import _ringcorn, ringcorn.loop
+        loop = ringcorn.loop.new_event_loop({usable_io!r})
+        pool = _ringcorn.Pool(loop, 1, "sync", threads_max=4)
+        leases = [pool.lease(str(i)) for i in range(3)]
+
+        async def main():
+            await leases[0].submit(int)
+            if {ending!r} == "parked":
+                await leases[1].submit(int)
+            if {ending!r} == "busy":
+                leases[0].submit(time.sleep, 30)
+                leases[2].submit(int)
+
+        loop.run_until_complete(main())
+        loop.close()
+        print("end", flush=True)
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=20)
+    assert done.returncode == 0 and done.stdout == "end\n", done.stderr
+    assert os.environ.get("PYTHONDEVMODE") or done.stderr == ""
 
 
 def test_many_pools_of_one_loop(loop, run):

@@ -491,6 +491,61 @@ test_a_thread_that_cannot_be_started(void)
     leave_all(c);
 }
 
+static void
+test_one_that_never_pauses(void)
+{
+    struct crew *c = crew_of(1, 2);
+    struct lease busy, other;
+    struct step_job a, b, d, o;
+    struct sync_thread *t = &played[0], *u = &played[1];
+
+    lease_init(&busy, c, "never pauses");
+    lease_init(&other, c, "");
+    lease_submit(&busy, job_init(&a));
+    start(c, t);
+    begins(t);
+    lease_submit(&other, job_init(&o));
+    ends(c, t, &a.sync);
+    lease_submit(&busy, job_init(&b));
+    ok(begins(t) == &b.sync, "who has a slot goes on with the next job");
+    busy.slot_ns -= TENURE_NS;
+    lease_submit(&busy, job_init(&d));
+    ok(ends(c, t, &b.sync) == NEXT_SLEEP && c->wanted == 1, "but not for ever, while others wait");
+    CHECK(start(c, u) == NEXT_JOB && begins(u) == &o.sync && !busy.has_slot && busy.thread == t);
+    lease_close(&other);
+    ends(c, u, &o.sync);
+    CHECK(begins(t) == &d.sync && busy.has_slot);
+    busy.slot_ns -= TENURE_NS;
+    ends(c, t, &d.sync);
+    lease_submit(&busy, job_init(&a));
+    ok(begins(t) == &a.sync, "nobody waits: it goes on");
+    lease_close(&busy);
+    ends(c, t, &a.sync);
+    leave_all(c);
+}
+
+static void
+test_labels(void)
+{
+    struct crew *c = crew_of(1, 1);
+    struct lease l;
+    char text[200];
+
+    memset(text, 'x', sizeof text - 1);
+    text[sizeof text - 1] = '\0';
+    lease_init(&l, c, text);
+    CHECK(strlen(l.label) == sizeof l.label - 1);
+    lease_close(&l);
+    memcpy(text + sizeof l.label - 2, "\xc3\xbc", 2);
+    lease_init(&l, c, text);
+    ok(strlen(l.label) == sizeof l.label - 2, "a character is not cut in two");
+    lease_close(&l);
+    lease_init(&l, c, "GET /a\nb\x1b[0m\xc3\xbc\x7f");
+    ok(strcmp(l.label, "GET /a?b?[0m\xc3\xbc?") == 0, "a label stays in its line");
+    lease_close(&l);
+    leave_all(c);
+}
+
 /* --- real threads --------------------------------------------------------------------------------------------------- */
 
 enum { REQUESTS = 6000, AT_ONCE = 60, SLOTS = 3, THREADS = 10, JOBS_MAX = 4, LOOP_SECONDS = 60 };
@@ -863,6 +918,8 @@ main(void)
     test_bounds();
     test_idle_threads_end();
     test_a_thread_that_cannot_be_started();
+    test_one_that_never_pauses();
+    test_labels();
     test_load("request", AFFINITY_REQUEST, false, false, 0);
     test_load("request, timeouts", AFFINITY_REQUEST, false, false, 3 * NS_PER_MS);
     test_load("request, given back", AFFINITY_REQUEST, true, false, 0);
