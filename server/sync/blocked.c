@@ -62,8 +62,7 @@ blocked_sample(struct crew *c)
         return; /* next time */
     size_t n = 0;
     crew_lock(c);
-    LIST_FOR_EACH(node, &c->held)
-    {
+    LIST_FOR_EACH(node, &c->held) {
         struct lease *l = CONTAINER_OF(node, struct lease, held);
         if (l->has_slot && l->running != NULL && l->thread->next == NULL && n < c->slots)
             samples[n++] = (struct sample){ l->thread, l->running, l->thread->state };
@@ -75,8 +74,7 @@ blocked_sample(struct crew *c)
         bool is_it = is_blocked(c, samples[i].state);
         crew_lock(c);
         struct lease *l = NULL;
-        LIST_FOR_EACH(node, &c->held)
-        {
+        LIST_FOR_EACH(node, &c->held) {
             struct lease *other = CONTAINER_OF(node, struct lease, held);
             if (other->thread == samples[i].thread && other->running == samples[i].job)
                 l = other;

@@ -37,7 +37,8 @@ enum { WAKES_AT_ONCE = 16 };
 static void
 futex_wait(atomic_uint *word, const struct timespec *timeout)
 {
-    syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, 0, timeout, NULL, 0); /* EINTR, EAGAIN: the caller looks again */
+    syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, 0, timeout, NULL,
+            0); /* EINTR, EAGAIN: the caller looks again */
 }
 
 /* The thread may be gone already; then this wakes nobody. */
@@ -118,11 +119,11 @@ wakes_late(struct crew *c)
 static void
 put_off(struct crew *c)
 {
-    LIST_FOR_EACH_SAFE(node, &c->wakes)
-    {
+    LIST_FOR_EACH_SAFE(node, &c->wakes) {
         struct sync_thread *t = CONTAINER_OF(node, struct sync_thread, wake);
         bool is_late = t->has_alarm && wakes_late(c);
-        if (!is_late && t->next != NULL && t->next->is_batched && c->is_attached && loop_is_released(c->loop)) {
+        if (!is_late && t->next != NULL && t->next->is_batched && c->is_attached &&
+            loop_is_released(c->loop)) {
             is_late = true;
             if (!c->is_gathering) {
                 WRITE(c->is_gathering, true);
@@ -450,11 +451,10 @@ startable(struct crew *c)
 static struct lease *
 next_lease(struct crew *c)
 {
-    struct lease *kept = list_is_empty(&c->wait_kept)
-                             ? NULL
-                             : CONTAINER_OF(c->wait_kept.next, struct lease, wait);
-    struct lease *new = list_is_empty(&c->wait_new) ? NULL
-                                                    : CONTAINER_OF(c->wait_new.next, struct lease, wait);
+    struct lease *kept =
+        list_is_empty(&c->wait_kept) ? NULL : CONTAINER_OF(c->wait_kept.next, struct lease, wait);
+    struct lease *new =
+        list_is_empty(&c->wait_new) ? NULL : CONTAINER_OF(c->wait_new.next, struct lease, wait);
     if (new == NULL || (kept != NULL && kept->arrived < new->arrived))
         return kept;
     if (c->idle_n > 0)
@@ -463,8 +463,7 @@ next_lease(struct crew *c)
         return NULL;
     /* Those before it that get a thread which is being started keep a slot each. */
     size_t coming = c->starting_n + startable(c), slots = free_slots(c), n = 0;
-    LIST_FOR_EACH(node, &c->wait_new)
-    {
+    LIST_FOR_EACH(node, &c->wait_new) {
         if (n == coming || CONTAINER_OF(node, struct lease, wait)->arrived > kept->arrived)
             break;
         if (++n >= slots)
@@ -505,7 +504,8 @@ send_scout(struct crew *c)
 static bool
 holds_back(struct crew *c, struct lease *l, struct sync_thread *t)
 {
-    if (!t->is_asleep || c->busy_n == 0 || !CONTAINER_OF(l->jobs.next, struct sync_job, link)->is_batched)
+    if (!t->is_asleep || c->busy_n == 0 ||
+        !CONTAINER_OF(l->jobs.next, struct sync_job, link)->is_batched)
         return false;
     if (!c->has_scout && clock_ns() - c->begun_ns >= HEADWAY_NS)
         send_scout(c);
@@ -520,7 +520,8 @@ crew_dispatch(struct crew *c)
         struct lease *l = next_lease(c);
         if (l == NULL)
             break;
-        if (l->thread == NULL && holds_back(c, l, CONTAINER_OF(c->idle.next, struct sync_thread, link))) {
+        if (l->thread == NULL &&
+            holds_back(c, l, CONTAINER_OF(c->idle.next, struct sync_thread, link))) {
             WRITE(c->is_holding_back, !c->has_scout);
             WRITE(c->needs_turn, true);
             break;
@@ -560,8 +561,7 @@ crew_is_short(struct crew *c)
         return true; /* optional jobs wait for a slot, but not for a thread: are there slots that nobody uses? */
     size_t coming = c->starting_n + startable(c) + c->idle_n;
     size_t able = c->waiting - c->needy + (c->needy < coming ? c->needy : coming);
-    return able > free_slots(c) ||
-           (c->affinity == AFFINITY_TRANSACTION && c->needy > coming);
+    return able > free_slots(c) || (c->affinity == AFFINITY_TRANSACTION && c->needy > coming);
 }
 
 /* A lease without job and slot also gives its thread back, where that is clean. */
@@ -591,7 +591,8 @@ crew_park(struct crew *c, struct lease *l)
 static void
 end_if_over(struct crew *c, struct lease *l)
 {
-    if (l->thread != NULL && l->running == NULL && list_is_empty(&l->jobs) && list_is_empty(&l->wait))
+    if (l->thread != NULL && l->running == NULL && list_is_empty(&l->jobs) &&
+        list_is_empty(&l->wait))
         place(c, detach(c, l));
 }
 
@@ -654,7 +655,8 @@ crew_submit(struct lease *l, struct sync_job *job, enum submit how, bool *is_wai
     int err = 0;
 
     crew_lock(c);
-    bool is_apart = how == SUBMIT_APART && l->thread != NULL && l->running == NULL && list_is_empty(&l->jobs);
+    bool is_apart =
+        how == SUBMIT_APART && l->thread != NULL && l->running == NULL && list_is_empty(&l->jobs);
     if (c->is_closed) {
         err = -ESHUTDOWN;
     } else if (!is_apart && is_queue_full(c)) {
@@ -944,8 +946,7 @@ crew_close(struct crew *c)
     crew_lock(c);
     c->is_closed = true;
     if (!c->is_orphan) {
-        LIST_FOR_EACH_SAFE(node, &c->held)
-        {
+        LIST_FOR_EACH_SAFE(node, &c->held) {
             end_if_over(c, CONTAINER_OF(node, struct lease, held));
         }
         while (!list_is_empty(&c->idle))
@@ -999,16 +1000,13 @@ void
 crew_post_dropped(struct crew *c, PyObject *loop)
 {
     crew_lock(c);
-    LIST_FOR_EACH_SAFE(node, &c->wait_kept)
-    {
+    LIST_FOR_EACH_SAFE(node, &c->wait_kept) {
         take_jobs(c, CONTAINER_OF(node, struct lease, wait), &c->dropped);
     }
-    LIST_FOR_EACH_SAFE(other, &c->wait_new)
-    {
+    LIST_FOR_EACH_SAFE(other, &c->wait_new) {
         take_jobs(c, CONTAINER_OF(other, struct lease, wait), &c->dropped);
     }
-    LIST_FOR_EACH_SAFE(third, &c->held)
-    {
+    LIST_FOR_EACH_SAFE(third, &c->held) {
         struct lease *l = CONTAINER_OF(third, struct lease, held);
         take_jobs(c, l, &c->dropped);
         end_if_over(c, l);
@@ -1048,8 +1046,7 @@ init_lists(struct crew *c)
 static void
 forked_child(void)
 {
-    LIST_FOR_EACH(node, &all_crews)
-    {
+    LIST_FOR_EACH(node, &all_crews) {
         struct crew *c = CONTAINER_OF(node, struct crew, all);
         init_lists(c);
         c->queued = c->waiting = c->needy = c->optional_n = c->holding_n = c->slots_used = 0;

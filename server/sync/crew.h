@@ -19,10 +19,10 @@ enum {
     BLOCKED_SAMPLES = 10, /* in a row */
 };
 
-#define SAMPLE_NS      (5 * NS_PER_MS)
+#define SAMPLE_NS (5 * NS_PER_MS)
 /* A lease that has had its slot for so long queues again before its next job. Long, for a request that keeps its slot to its end needs no
  * thread more than there are slots; but one that never pauses must not shut the others out. */
-#define TENURE_NS NS_PER_S
+#define TENURE_NS      NS_PER_S
 #define START_RETRY_NS NS_PER_S /* after a thread could not be started */
 /* A thread that has just become idle sleeps for so long with an alarm: a job that is handed over meanwhile needs no wake-up at once,
  * it is found at the latest then. */
@@ -52,22 +52,23 @@ struct sync_thread {
     struct sync_job *next; /* to run: handed over with the wake-up */
     PyObject *loop;        /* of next: borrowed from the job */
     unsigned orders;
-    bool is_asleep;         /* or about to be: it takes a wake-up to change its mind */
-    bool is_starting;       /* still in crew->starting_n */
-    bool is_scout;          /* has ORDER_SCOUT, or is on it */
-    bool is_soon;           /* of a scout: it did not wait for the GIL for long. Its own */
-    bool is_new_to_lease;   /* on_acquire has not run */
-    bool was_parked;        /* on_park has run since its last job, or is about to */
-    bool is_clean;          /* on_surplus has run since its last job: it holds nothing */
-    int64_t idle_since_ns;  /* while in crew->idle, where there is an idle timeout */
-    bool has_alarm;         /* it looks by itself within ALARM_NS whether it was given something */
-    atomic_uint is_awake;   /* futex: 0 = sleeps. Any thread */
-    unsigned long ident;    /* constant, as the next */
+    bool is_asleep;        /* or about to be: it takes a wake-up to change its mind */
+    bool is_starting;      /* still in crew->starting_n */
+    bool is_scout;         /* has ORDER_SCOUT, or is on it */
+    bool is_soon;          /* of a scout: it did not wait for the GIL for long. Its own */
+    bool is_new_to_lease;  /* on_acquire has not run */
+    bool was_parked;       /* on_park has run since its last job, or is about to */
+    bool is_clean;         /* on_surplus has run since its last job: it holds nothing */
+    int64_t idle_since_ns; /* while in crew->idle, where there is an idle timeout */
+    bool has_alarm;        /* it looks by itself within ALARM_NS whether it was given something */
+    atomic_uint is_awake;  /* futex: 0 = sleeps. Any thread */
+    unsigned long ident;   /* constant, as the next */
     PyThreadState *state;
 };
 
 struct crew {
-    pthread_mutex_t lock; /* of what follows, to the blank line. What is also read without it is written by WRITE() */
+    pthread_mutex_t
+        lock; /* of what follows, to the blank line. What is also read without it is written by WRITE() */
     size_t slots, slots_used;
     size_t threads_max;
     size_t threads_n;  /* running or being started */
@@ -80,56 +81,59 @@ struct crew {
     size_t optional_n; /* of these, with an optional job */
     size_t waiting;    /* leases in wait_new and wait_kept; read without the lock */
     size_t holding_n;
-    size_t busy_n;         /* threads between begin and end of a job, the paused ones not */
-    int64_t begun_ns;      /* the last begin of a batched job */
-    bool has_scout;        /* one at a time */
-    bool is_holding_back;  /* leases wait although threads are idle: for those that make headway. Read without the lock */
+    size_t busy_n;    /* threads between begin and end of a job, the paused ones not */
+    int64_t begun_ns; /* the last begin of a batched job */
+    bool has_scout;   /* one at a time */
+    bool
+        is_holding_back; /* leases wait although threads are idle: for those that make headway. Read without the lock */
     uint64_t arrivals;
-    struct list idle;      /* free threads, the next to be used first */
-    struct list wait_new;  /* leases that wait for a slot and have no thread; oldest first */
-    struct list wait_kept; /* leases that wait for a slot and have a thread; oldest first */
-    struct list held;      /* leases that have a thread */
-    struct list holding;   /* leases that have a slot and no job */
-    struct list wakes;     /* threads to wake when the lock is given up */
+    struct list idle;       /* free threads, the next to be used first */
+    struct list wait_new;   /* leases that wait for a slot and have no thread; oldest first */
+    struct list wait_kept;  /* leases that wait for a slot and have a thread; oldest first */
+    struct list held;       /* leases that have a thread */
+    struct list holding;    /* leases that have a slot and no job */
+    struct list wakes;      /* threads to wake when the lock is given up */
     struct list late_wakes; /* threads to wake when the loop gives the GIL away */
-    struct list dropped;   /* jobs that stop() took out: for drop() on the loop's thread */
-    int64_t retry_ns;      /* threads could not be started: not again before; 0 = no trouble */
-    int64_t idle_due_ns;   /* some idle thread may have to end then; INT64_MAX. Read without the lock */
-    bool needs_turn;       /* something that only the loop's turn sees to; read without the lock */
-    bool is_attached;      /* a client of the loop */
-    bool is_dropping;      /* drop_post is on its way */
-    bool is_closed;        /* takes no more jobs; threads leave when the queue is empty */
+    struct list dropped;    /* jobs that stop() took out: for drop() on the loop's thread */
+    int64_t retry_ns;       /* threads could not be started: not again before; 0 = no trouble */
+    int64_t
+        idle_due_ns;  /* some idle thread may have to end then; INT64_MAX. Read without the lock */
+    bool needs_turn;  /* something that only the loop's turn sees to; read without the lock */
+    bool is_attached; /* a client of the loop */
+    bool is_dropping; /* drop_post is on its way */
+    bool is_closed;   /* takes no more jobs; threads leave when the queue is empty */
     bool has_surplus_hook, has_release_hook;
-    PyObject *loop;        /* borrowed from the pool; NULL when that is gone */
+    PyObject *loop; /* borrowed from the pool; NULL when that is gone */
     enum affinity affinity;
-    uint64_t turn;         /* of the loop, written by it; read without the lock */
+    uint64_t turn; /* of the loop, written by it; read without the lock */
 
     int64_t queue_timeout_ns, idle_timeout_ns; /* constant; 0 = none */
-    int64_t park_timeout_ns; /* 0 = none; lock */
-    struct loop_late late;  /* the loop's thread, as the next two */
-    bool is_gathering;      /* late_wakes are to be woken in its turn */
-    int64_t gathering_ns;   /* since when */
+    int64_t park_timeout_ns;                   /* 0 = none; lock */
+    struct loop_late late;                     /* the loop's thread, as the next two */
+    bool is_gathering;                         /* late_wakes are to be woken in its turn */
+    int64_t gathering_ns;                      /* since when */
     struct post drop_post, detach_post;
     int64_t sample_due_ns;  /* the loop's thread */
     int64_t refusal_log_ns; /* the loop's thread */
     size_t refusals;        /* the loop's thread: not yet logged */
 
-    struct list all;  /* every crew of the process, for fork; GIL */
-    atomic_uint refs; /* the pool, each thread, each Python job, each post, and late while it is noted */
-    bool is_orphan;   /* made before a fork, and this is the child */
+    struct list all; /* every crew of the process, for fork; GIL */
+    atomic_uint
+        refs; /* the pool, each thread, each Python job, each post, and late while it is noted */
+    bool is_orphan; /* made before a fork, and this is the child */
 
     /* GIL: */
     struct pool *pool; /* borrowed; NULL when it is gone */
     PyObject *s_done, *s_set_result, *s_set_exception, *s_cancel, *s_add_done_callback,
-        *s_remove_done_callback, *s_set_running; /* new: method names */
+        *s_remove_done_callback, *s_set_running;      /* new: method names */
     PyObject *queue_full, *queue_timeout, *no_thread; /* new: exception types */
-    PyObject *kw_context;                 /* new: ("context",) */
-    PyObject *empty_context;              /* new: callbacks of futures run in it */
-    PyObject *concurrent_future;          /* new: the type; NULL until the first */
-    PyObject *on_thread_start, *on_thread_end, *on_surplus, *on_acquire, *may_release,
-        *on_job_end, *on_park; /* new, or NULL */
+    PyObject *kw_context;                             /* new: ("context",) */
+    PyObject *empty_context;                          /* new: callbacks of futures run in it */
+    PyObject *concurrent_future;                      /* new: the type; NULL until the first */
+    PyObject *on_thread_start, *on_thread_end, *on_surplus, *on_acquire, *may_release, *on_job_end,
+        *on_park;                           /* new, or NULL */
     PyObject *blocking_code, *working_code; /* new: tuples of code objects */
-    size_t blocking_n;                    /* of blocking_code; read without the GIL */
+    size_t blocking_n;                      /* of blocking_code; read without the GIL */
 };
 
 #define READ(field)         __atomic_load_n(&(field), __ATOMIC_RELAXED)
@@ -139,8 +143,10 @@ struct crew {
 
 struct crew *crew_new(void);       /* GIL held. NULL where memory ran out */
 void crew_release(struct crew *c); /* any thread that Python knows, any GIL state */
-void crew_end(struct crew *c);     /* nobody has a reference any more: drops what is Python's, then crew_free() (pool.c) */
-void crew_free(struct crew *c);    /* GIL held */
+void crew_end(
+    struct crew *
+        c); /* nobody has a reference any more: drops what is Python's, then crew_free() (pool.c) */
+void crew_free(struct crew *c); /* GIL held */
 
 static inline void
 crew_lock(struct crew *c)
@@ -168,7 +174,7 @@ enum submit {
 /* As lease_submit(). *is_waiting: it has not been given to a thread yet. Any thread. */
 int crew_submit(struct lease *l, struct sync_job *job, enum submit how, bool *is_waiting);
 bool crew_has_queued(struct lease *l, struct sync_job *job); /* it has not begun */
-void crew_lease_init(struct lease *l, struct crew *crew); /* without counting it */
+void crew_lease_init(struct lease *l, struct crew *crew);    /* without counting it */
 void crew_lease_close(struct lease *l);
 void crew_lease_give_back(struct lease *l);
 
@@ -189,10 +195,12 @@ void crew_checked(struct crew *c, struct sync_thread *t, bool may_release);
 /* Lock held. */
 void crew_dispatch(struct crew *c);
 bool crew_has_no_thread(struct crew *c); /* can none be had for a lease that needs one? */
-bool crew_is_short(struct crew *c); /* would a slot more, or a thread that is let go, help somebody? */
-void crew_park(struct crew *c, struct lease *l);           /* l has a slot, and no job or a blocked one */
-void crew_drop_queued(struct crew *c, struct lease *l, struct list *jobs); /* all of its jobs go to jobs */
-void crew_dismiss(struct crew *c, struct sync_thread *t);  /* an idle thread leaves */
+bool
+crew_is_short(struct crew *c); /* would a slot more, or a thread that is let go, help somebody? */
+void crew_park(struct crew *c, struct lease *l); /* l has a slot, and no job or a blocked one */
+void crew_drop_queued(struct crew *c, struct lease *l,
+                      struct list *jobs);                 /* all of its jobs go to jobs */
+void crew_dismiss(struct crew *c, struct sync_thread *t); /* an idle thread leaves */
 
 /* The crew is closed: what is queued will not run. The jobs are dropped on the loop's thread. Any thread; the caller has a reference to
  * the loop. */

@@ -25,7 +25,7 @@ struct job {
     PyObject **args; /* args[-1] is scratch for vectorcall; inline, or allocated for more */
     PyObject *slots[1 + JOB_ARGS_INLINE];
     Py_ssize_t n_args;
-    PyObject *result;    /* NULL where it was not run or raised */
+    PyObject *result; /* NULL where it was not run or raised */
     PyObject *exception;
     vectorcallfunc vectorcall;
     bool is_watched;    /* the future's callbacks hold the job */
@@ -86,10 +86,11 @@ tell_future(struct job *job)
 {
     const struct crew *c = job->crew;
     if (job->exception == NULL && job->is_late)
-        job->exception = PyObject_CallFunction(c->queue_timeout, "s",
-                                               "waited for a thread for longer than sync.queue_timeout");
+        job->exception = PyObject_CallFunction(
+            c->queue_timeout, "s", "waited for a thread for longer than sync.queue_timeout");
     if (job->exception == NULL && job->has_no_thread)
-        job->exception = PyObject_CallFunction(c->no_thread, "s", "requests keep all of sync.threads_max");
+        job->exception =
+            PyObject_CallFunction(c->no_thread, "s", "requests keep all of sync.threads_max");
     if (job->exception != NULL)
         return PyObject_CallMethodOneArg(job->future, c->s_set_exception, job->exception);
     if (job->result != NULL)
@@ -139,7 +140,8 @@ finish_concurrent(struct job *job)
     PyObject *pending = PyErr_GetRaisedException();
     Py_XDECREF(tell_future(job));
     if (PyErr_Occurred())
-        PyErr_WriteUnraisable((PyObject *)job); /* it was cancelled meanwhile, or a callback ended the thread */
+        PyErr_WriteUnraisable(
+            (PyObject *)job); /* it was cancelled meanwhile, or a callback ended the thread */
     __atomic_fetch_sub(&job->lease->delivering, 1, __ATOMIC_RELAXED);
     loop_wake(job->loop); /* as a post would: it may have to park the lease */
     job_release(job);
@@ -154,7 +156,9 @@ job_end(struct sync_job *sync)
     if (UNLIKELY(job->is_concurrent))
         finish_concurrent(job);
     else
-        loop_post(job->loop, &job->post); /* the job keeps the loop alive until it is posted; loop_post() bears its end from there on */
+        loop_post(
+            job->loop,
+            &job->post); /* the job keeps the loop alive until it is posted; loop_post() bears its end from there on */
 }
 
 static void
@@ -322,8 +326,7 @@ job_new(struct pool *p, struct lease *l, PyObject *owner, PyObject *fn, PyObject
     } else {
         if (c->concurrent_future == NULL) {
             PY_OWNED PyObject *module = PyImport_ImportModule("concurrent.futures");
-            c->concurrent_future =
-                module != NULL ? PyObject_GetAttrString(module, "Future") : NULL;
+            c->concurrent_future = module != NULL ? PyObject_GetAttrString(module, "Future") : NULL;
         }
         job->future =
             c->concurrent_future != NULL ? PyObject_CallNoArgs(c->concurrent_future) : NULL;
@@ -347,11 +350,9 @@ sweep_cancelled(struct crew *c)
     if (jobs != NULL) {
         struct list *const heads[] = { &c->wait_new, &c->wait_kept };
         for (size_t i = 0; i < ARRAY_LEN(heads); i++) {
-            LIST_FOR_EACH(node, heads[i])
-            {
+            LIST_FOR_EACH(node, heads[i]) {
                 struct lease *l = CONTAINER_OF(node, struct lease, wait);
-                LIST_FOR_EACH(link, &l->jobs)
-                {
+                LIST_FOR_EACH(link, &l->jobs) {
                     struct sync_job *sync = CONTAINER_OF(link, struct sync_job, link);
                     if (sync->run == job_run && n < max)
                         jobs[n++] = Py_NewRef((PyObject *)job_of(sync));
@@ -381,8 +382,8 @@ watch(struct job *job, PyObject *future)
     const struct crew *c = job->crew;
     job->is_watched = true;
     PyObject *stack[] = { future, (PyObject *)job, c->empty_context };
-    PY_OWNED PyObject *added = PyObject_VectorcallMethod(
-        c->s_add_done_callback, stack, 2, job->is_concurrent ? NULL : c->kw_context);
+    PY_OWNED PyObject *added = PyObject_VectorcallMethod(c->s_add_done_callback, stack, 2,
+                                                         job->is_concurrent ? NULL : c->kw_context);
     return added != NULL ? 0 : -1;
 }
 

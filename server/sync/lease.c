@@ -195,20 +195,24 @@ static PyObject *
 lease_repr(PyObject *self)
 {
     PY_OWNED PyObject *label = get_label(self, NULL);
-    return label != NULL ? PyUnicode_FromFormat("<Lease %R of pool %R>", label, lease_of(self)->pool->name)
-                         : NULL;
+    return label != NULL
+               ? PyUnicode_FromFormat("<Lease %R of pool %R>", label, lease_of(self)->pool->name)
+               : NULL;
 }
 
 #define FAST(f) ((PyCFunction)(void (*)(void))(f))
 
 static PyMethodDef lease_methods[] = {
     { "submit", FAST(meth_submit), METH_FASTCALL,
-      "Queue fn(*args) for the lease's thread; returns a future of the loop, or in other threads one "
+      "Queue fn(*args) for the lease's thread; returns a future of the loop, or in other threads "
+      "one "
       "of concurrent.futures." },
     { "submit_apart", FAST(meth_submit_apart), METH_FASTCALL,
-      "As submit(), beside the slots: begins at once where the lease has its thread and no other job." },
+      "As submit(), beside the slots: begins at once where the lease has its thread and no other "
+      "job." },
     { "submit_optional", FAST(meth_submit_optional), METH_FASTCALL,
-      "As submit(); where the lease has no thread and requests keep all of threads_max, the future raises NoThread." },
+      "As submit(); where the lease has no thread and requests keep all of threads_max, the future "
+      "raises NoThread." },
     { "give_back", meth_give_back, METH_NOARGS,
       "The slot at once, and the thread where may_release() lets it go." },
     { "close", meth_close, METH_NOARGS,

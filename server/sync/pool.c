@@ -113,8 +113,7 @@ meth_stop(PyObject *self, PyObject *args, PyObject *kwargs)
         if (has_ended)
             continue;
         PY_OWNED PyObject *places = thread_places();
-        PY_OWNED PyObject *name =
-            places != NULL ? PyObject_GetAttrString(thread, "name") : NULL;
+        PY_OWNED PyObject *name = places != NULL ? PyObject_GetAttrString(thread, "name") : NULL;
         PY_OWNED PyObject *ident = name != NULL ? PyObject_GetAttrString(thread, "ident") : NULL;
         PY_OWNED PyObject *where = NULL;
         if (ident != NULL)
@@ -161,8 +160,7 @@ meth_holders(PyObject *self, PyObject *unused)
         return NULL;
     }
     crew_lock(c);
-    LIST_FOR_EACH(node, &c->held)
-    {
+    LIST_FOR_EACH(node, &c->held) {
         struct lease *l = CONTAINER_OF(node, struct lease, held);
         if (!l->has_slot || n == c->slots)
             continue;
@@ -171,8 +169,8 @@ meth_holders(PyObject *self, PyObject *unused)
     }
     crew_unlock(c);
     for (size_t i = 0; i < n; i++) {
-        PY_OWNED PyObject *label = PyUnicode_DecodeUTF8(
-            holders[i].label, (Py_ssize_t)strlen(holders[i].label), "replace");
+        PY_OWNED PyObject *label =
+            PyUnicode_DecodeUTF8(holders[i].label, (Py_ssize_t)strlen(holders[i].label), "replace");
         PY_OWNED PyObject *where = label != NULL ? thread_place(places, holders[i].ident) : NULL;
         PY_OWNED PyObject *pair = where != NULL ? PyTuple_Pack(2, label, where) : NULL;
         if (pair == NULL || PyList_Append(list, pair) < 0) {
@@ -242,12 +240,28 @@ crew_end(struct crew *c)
 {
     PyGILState_STATE gil = PyGILState_Ensure();
     PyObject *const all[] = {
-        c->s_done,          c->s_set_result,   c->s_set_exception,     c->s_cancel,
-        c->s_set_running,   c->s_add_done_callback, c->s_remove_done_callback,
-        c->queue_full,      c->queue_timeout,  c->no_thread,           c->kw_context,          c->empty_context,
-        c->on_thread_start, c->on_thread_end,  c->on_surplus,          c->on_acquire,
-        c->may_release,     c->on_job_end,     c->on_park,             c->blocking_code,
-        c->working_code,    c->concurrent_future,
+        c->s_done,
+        c->s_set_result,
+        c->s_set_exception,
+        c->s_cancel,
+        c->s_set_running,
+        c->s_add_done_callback,
+        c->s_remove_done_callback,
+        c->queue_full,
+        c->queue_timeout,
+        c->no_thread,
+        c->kw_context,
+        c->empty_context,
+        c->on_thread_start,
+        c->on_thread_end,
+        c->on_surplus,
+        c->on_acquire,
+        c->may_release,
+        c->on_job_end,
+        c->on_park,
+        c->blocking_code,
+        c->working_code,
+        c->concurrent_future,
     };
     for (size_t i = 0; i < ARRAY_LEN(all); i++)
         Py_XDECREF(all[i]);
@@ -271,8 +285,7 @@ add_python(struct crew *c, PyObject *module)
         (c->s_set_running = PyUnicode_InternFromString("set_running_or_notify_cancel")) == NULL ||
         (c->kw_context = Py_BuildValue("(s)", "context")) == NULL ||
         (c->empty_context = PyContext_New()) == NULL ||
-        (c->blocking_code = PyTuple_New(0)) == NULL ||
-        (c->working_code = PyTuple_New(0)) == NULL)
+        (c->blocking_code = PyTuple_New(0)) == NULL || (c->working_code = PyTuple_New(0)) == NULL)
         return -1;
     return 0;
 }
@@ -301,8 +314,8 @@ pool_init_crew(struct pool *p, PyObject *module)
 static PyObject *
 pool_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = { "loop",        "threads",       "name",         "queue",
-                             "threads_max", "queue_timeout", "idle_timeout", "affinity", NULL };
+    static char *names[] = { "loop",          "threads",      "name",     "queue", "threads_max",
+                             "queue_timeout", "idle_timeout", "affinity", NULL };
     PyObject *loop, *name, *max = Py_None, *queue_timeout = Py_None, *idle_timeout = Py_None;
     Py_ssize_t threads, queue = POOL_QUEUE_MAX;
     const char *affinity_name = "request";
@@ -332,8 +345,8 @@ pool_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
         if (threads_max == -1 && PyErr_Occurred())
             return NULL;
         if (threads_max < threads || threads_max > THREADS_MAX) {
-            PyErr_Format(PyExc_ValueError, "Pool(): threads_max must be threads (%zd) to %d", threads,
-                         (int)THREADS_MAX);
+            PyErr_Format(PyExc_ValueError, "Pool(): threads_max must be threads (%zd) to %d",
+                         threads, (int)THREADS_MAX);
             return NULL;
         }
     }
@@ -483,8 +496,7 @@ count_of(struct crew *c, enum count count)
     case COUNT_PARKED:
         break;
     }
-    LIST_FOR_EACH(node, &c->held)
-    {
+    LIST_FOR_EACH(node, &c->held) {
         n += count == COUNT_LEASED || !CONTAINER_OF(node, struct lease, held)->has_slot;
     }
     return n;
@@ -711,7 +723,8 @@ static PyMethodDef pool_methods[] = {
       "Queue fn(*args); returns a future of the loop." },
     { "lease", FAST(meth_lease), METH_VARARGS | METH_KEYWORDS,
       "A new claim to one thread; label says whose it is." },
-    { "holders", meth_holders, METH_NOARGS, "[(label, where), ...] of every lease that has a slot." },
+    { "holders", meth_holders, METH_NOARGS,
+      "[(label, where), ...] of every lease that has a slot." },
     { "close", meth_close, METH_NOARGS,
       "Take no more jobs; what is queued still runs, then the threads end." },
     { "stop", FAST(meth_stop), METH_VARARGS | METH_KEYWORDS,
@@ -728,14 +741,11 @@ static PyMemberDef pool_members[] = {
 };
 
 #define HOOK(member, doc)                                                                          \
-    {                                                                                              \
-        #member, get_hook, set_hook, doc, (void *)offsetof(struct crew, member)                    \
-    }
+    { #member, get_hook, set_hook, doc, (void *)offsetof(struct crew, member) }
 
 static PyGetSetDef pool_getset[] = {
     { "threads", get_count, set_threads, "How many jobs run at once.", (void *)COUNT_THREADS },
-    { "threads_max", get_count, NULL, "How many threads there may be.",
-      (void *)COUNT_THREADS_MAX },
+    { "threads_max", get_count, NULL, "How many threads there may be.", (void *)COUNT_THREADS_MAX },
     { "running", get_count, NULL, "Threads that have been started.", (void *)COUNT_RUNNING },
     { "idle", get_count, NULL, "Threads that belong to nobody.", (void *)COUNT_IDLE },
     { "queued", get_count, NULL, "Jobs that wait for a thread.", (void *)COUNT_QUEUED },
@@ -759,7 +769,8 @@ static PyGetSetDef pool_getset[] = {
     HOOK(on_acquire, "Called on a thread that a lease has got, before its first job."),
     HOOK(may_release, "Called on a thread: may its lease give it back?"),
     HOOK(on_job_end, "Called on a thread after each job, before its result is delivered."),
-    HOOK(on_park, "Called on a thread whose lease has had no job for park_timeout, once until the next."),
+    HOOK(on_park,
+         "Called on a thread whose lease has had no job for park_timeout, once until the next."),
     { "park_timeout", get_park_timeout, set_park_timeout, "Seconds until on_park, or None.", NULL },
     { NULL, NULL, NULL, NULL, NULL },
 };
@@ -801,8 +812,11 @@ sync_add_types(PyObject *module)
         if (type == NULL || PyModule_AddType(module, (PyTypeObject *)type) < 0)
             return -1;
     }
-    if (add_exception(module, "_ringcorn.QueueFull", "As many jobs as may wait do so already.") < 0 ||
-        add_exception(module, "_ringcorn.NoThread", "Requests keep all threads that there may be.") < 0)
+    if (add_exception(module, "_ringcorn.QueueFull", "As many jobs as may wait do so already.") <
+            0 ||
+        add_exception(module, "_ringcorn.NoThread",
+                      "Requests keep all threads that there may be.") < 0)
         return -1;
-    return add_exception(module, "_ringcorn.QueueTimeout", "A job waited for a thread for too long.");
+    return add_exception(module, "_ringcorn.QueueTimeout",
+                         "A job waited for a thread for too long.");
 }

@@ -23,22 +23,22 @@ extern PyType_Spec job_spec;
 
 /* Queues fn(*args) in lease l, or in a lease of its own (l NULL). owner: the Lease object, or NULL. how: as for crew_submit().
  * Returns a new future. */
-PyObject *job_submit(struct pool *p, struct lease *l, PyObject *owner, enum submit how, PyObject *fn, PyObject *const *args,
-                     Py_ssize_t n);
+PyObject *job_submit(struct pool *p, struct lease *l, PyObject *owner, enum submit how,
+                     PyObject *fn, PyObject *const *args, Py_ssize_t n);
 
 /* --- pool.c ------------------------------------------------------------------------------------- */
 
 struct pool {
     PyObject_HEAD
     struct crew *crew;
-    PyObject *loop;    /* new */
-    PyObject *name;    /* new: str */
-    PyObject *threads; /* new: list of threading.Thread */
-    PyObject *work;    /* new: the function that threads run */
-    PyObject *context_vars; /* new: tuple */
+    PyObject *loop;                      /* new */
+    PyObject *name;                      /* new: str */
+    PyObject *threads;                   /* new: list of threading.Thread */
+    PyObject *work;                      /* new: the function that threads run */
+    PyObject *context_vars;              /* new: tuple */
     PyTypeObject *job_type, *lease_type; /* new */
     PyObject *weakrefs;
-    size_t started; /* threads ever started: the next number */
+    size_t started;  /* threads ever started: the next number */
     bool has_warned; /* that a thread could not be started */
 };
 
@@ -53,7 +53,7 @@ struct lease_object {
     struct pool *pool; /* new */
     PyObject *weakrefs;
     bool is_closed;
-    bool was_refused; /* read without the GIL */
+    bool was_refused;   /* read without the GIL */
     bool has_no_thread; /* an optional job of it was dropped; read without the GIL */
 };
 

@@ -31,7 +31,7 @@
 
 #include "py/py.h"
 
-struct crew;  /* the threads of one pool: plain memory, counted */
+struct crew; /* the threads of one pool: plain memory, counted */
 struct lease;
 
 enum { POOL_QUEUE_MAX = 100 * 1000 }; /* jobs that may wait where the caller sets no bound */
@@ -45,7 +45,8 @@ enum sync_drop { SYNC_DROP_TIMEOUT, SYNC_DROP_CLOSED, SYNC_DROP_NO_THREAD };
 
 /* Embedded in its owner. Exactly one of these ends it: end(), drop(), or a lease_withdraw() that returned true. */
 struct sync_job {
-    void (*run)(struct sync_job *job); /* on the lease's thread, GIL held; leaves no exception set */
+    void (*run)(
+        struct sync_job *job); /* on the lease's thread, GIL held; leaves no exception set */
     /* After run(), on the same thread, without the GIL, when the thread already counts as free (or runs for the next): posts the
      * result (loop_post(), loop_post_io()). The last that the crew does with job and, after the last job of a closed lease, with
      * the lease. */
@@ -71,17 +72,19 @@ struct lease {
     struct list wait;    /* crew's queues for a slot */
     struct list held;    /* crew's list of leases that have a thread */
     struct list holding; /* crew's list of leases that have a slot and no job */
-    struct sync_thread *thread; /* NULL until the first job, after the end, and where it was given back */
+    struct sync_thread
+        *thread; /* NULL until the first job, after the end, and where it was given back */
     struct sync_job *running;
-    uint64_t arrived;           /* its place in the queue */
-    int64_t wait_ns, slot_ns;   /* since when it waits, or has its slot */
-    uint64_t delivered_turn;    /* loop turn in which the last result was delivered; parking counts from it */
-    unsigned delivering;        /* results that are on their way to the loop */
+    uint64_t arrived;         /* its place in the queue */
+    int64_t wait_ns, slot_ns; /* since when it waits, or has its slot */
+    uint64_t
+        delivered_turn; /* loop turn in which the last result was delivered; parking counts from it */
+    unsigned delivering; /* results that are on their way to the loop */
     unsigned blocked_samples;
     bool has_slot, is_closed, is_paused, is_resuming;
-    bool gives_back; /* slot and thread, when its jobs are done */
+    bool gives_back;  /* slot and thread, when its jobs are done */
     bool is_optional; /* waits for a thread, and its job is optional */
-    char label[96]; /* who: "GET /path", for reports; "" = unknown */
+    char label[96];   /* who: "GET /path", for reports; "" = unknown */
 };
 
 struct crew *pool_crew(PyObject *pool); /* borrowed from the pool */

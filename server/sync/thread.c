@@ -269,8 +269,8 @@ is_of_library(PyObject *frame, const char *folder)
     if (path == NULL)
         return -1;
     size_t n = strlen(folder);
-    return strncmp(path, "<frozen ", 8) == 0 ||
-           (strncmp(path, folder, n) == 0 && path[n] == '/' && strstr(path + n, "-packages/") == NULL);
+    return strncmp(path, "<frozen ", 8) == 0 || (strncmp(path, folder, n) == 0 && path[n] == '/' &&
+                                                 strstr(path + n, "-packages/") == NULL);
 }
 
 /* The innermost frame that is the application's: new; NULL without an exception where there is none. */
@@ -280,7 +280,8 @@ outside_of_library(PyObject *frame)
     PY_OWNED PyObject *os = PyImport_ImportModule("os");
     PY_OWNED PyObject *path = os != NULL ? PyObject_GetAttrString(os, "path") : NULL;
     PY_OWNED PyObject *file = path != NULL ? PyObject_GetAttrString(os, "__file__") : NULL;
-    PY_OWNED PyObject *folder = file != NULL ? PyObject_CallMethod(path, "dirname", "O", file) : NULL;
+    PY_OWNED PyObject *folder =
+        file != NULL ? PyObject_CallMethod(path, "dirname", "O", file) : NULL;
     const char *text = folder != NULL ? PyUnicode_AsUTF8(folder) : NULL;
     PY_OWNED PyObject *at = text != NULL ? Py_NewRef(frame) : NULL;
     while (at != NULL && at != Py_None) {

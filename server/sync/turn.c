@@ -39,8 +39,7 @@ describe_holders(struct crew *c, int64_t now, char *text, size_t size)
 {
     size_t used = 0, n = 0, more = 0;
     text[0] = '\0';
-    LIST_FOR_EACH(node, &c->held)
-    {
+    LIST_FOR_EACH(node, &c->held) {
         struct lease *l = CONTAINER_OF(node, struct lease, held);
         if (!l->has_slot)
             continue;
@@ -62,8 +61,7 @@ describe_holders(struct crew *c, int64_t now, char *text, size_t size)
 static struct lease *
 first_of(struct list *queue)
 {
-    LIST_FOR_EACH(node, queue)
-    {
+    LIST_FOR_EACH(node, queue) {
         struct lease *l = CONTAINER_OF(node, struct lease, wait);
         if (!l->is_resuming)
             return l;
@@ -91,8 +89,7 @@ drop_optional(struct crew *c, struct list *jobs)
 {
     if (c->optional_n == 0 || c->slots_used >= c->slots || !crew_has_no_thread(c))
         return;
-    LIST_FOR_EACH_SAFE(node, &c->wait_new)
-    {
+    LIST_FOR_EACH_SAFE(node, &c->wait_new) {
         struct lease *l = CONTAINER_OF(node, struct lease, wait);
         if (l->is_optional)
             crew_drop_queued(c, l, jobs);
@@ -156,9 +153,10 @@ client_turn(void *self)
     crew_unlock(c);
 
     if (is_logged) {
-        log_warning("%s waited for a thread for longer than sync.queue_timeout (%.1f s), as did %zu "
-                    "more since the last such line; the slots are held by: %s",
-                    who, (double)c->queue_timeout_ns * 1e-9, c->refusals - 1, holders);
+        log_warning(
+            "%s waited for a thread for longer than sync.queue_timeout (%.1f s), as did %zu "
+            "more since the last such line; the slots are held by: %s",
+            who, (double)c->queue_timeout_ns * 1e-9, c->refusals - 1, holders);
         c->refusals = 0;
     }
     struct list *node;
@@ -189,8 +187,7 @@ drop_needy(struct crew *c)
     struct list *node;
     list_init(&jobs);
     crew_lock(c);
-    LIST_FOR_EACH_SAFE(other, &c->wait_new)
-    {
+    LIST_FOR_EACH_SAFE(other, &c->wait_new) {
         crew_drop_queued(c, CONTAINER_OF(other, struct lease, wait), &jobs);
     }
     crew_unlock(c);
@@ -240,8 +237,7 @@ client_next_ns(void *self)
         bool is_deciding = false;
         crew_lock(c);
         if (crew_is_short(c)) {
-            LIST_FOR_EACH(node, &c->holding)
-            {
+            LIST_FOR_EACH(node, &c->holding) {
                 is_deciding |= READ(CONTAINER_OF(node, struct lease, holding)->delivering) == 0;
             }
         }

@@ -82,7 +82,9 @@ static struct {
     bool is_woken;
     bool has_gil;
     struct loop_late *late;
-} fake = { .lock = PTHREAD_MUTEX_INITIALIZER, .cond = PTHREAD_COND_INITIALIZER, .posts_end = &fake.posts };
+} fake = { .lock = PTHREAD_MUTEX_INITIALIZER,
+           .cond = PTHREAD_COND_INITIALIZER,
+           .posts_end = &fake.posts };
 
 static PyObject *const fake_loop = (PyObject *)&fake;
 
@@ -232,7 +234,8 @@ leave_all(struct crew *c)
         if (played[i].crew == c && played[i].orders != 0)
             crew_next(c, &played[i], NULL, &orders);
     }
-    ok(c->threads_n == 0 && c->slots_used == 0 && c->queued == 0 && c->waiting == 0, "nothing is left");
+    ok(c->threads_n == 0 && c->slots_used == 0 && c->queued == 0 && c->waiting == 0,
+       "nothing is left");
     crew_release(c);
 }
 
@@ -419,7 +422,8 @@ test_bounds(void)
         crew_client.turn(c);
     }
     log_set_level(LOG_INFO);
-    ok(b.is_dropped && b.why == SYNC_DROP_TIMEOUT && clock_ns() >= due, "who waits for a slot is dropped in time");
+    ok(b.is_dropped && b.why == SYNC_DROP_TIMEOUT && clock_ns() >= due,
+       "who waits for a slot is dropped in time");
     ok(!d.is_dropped && c->queued == 1, "who waits for its own thread is not");
     CHECK(crew_client.next_ns(c) == -1);
     crew_close(c);
@@ -618,7 +622,8 @@ load_run(struct sync_job *sync)
     if (atomic_fetch_add(&r->running, 1) != 0)
         mistake("two jobs of a lease at once");
     int thread = -1;
-    if (!atomic_compare_exchange_strong(&r->thread, &thread, my_number) && thread != my_number && has_affinity)
+    if (!atomic_compare_exchange_strong(&r->thread, &thread, my_number) && thread != my_number &&
+        has_affinity)
         mistake("a lease on two threads");
     if (rng(8) == 0) {
         release_gil();
@@ -668,8 +673,7 @@ static void
 wake_sleepers(void)
 {
     int64_t now = clock_ns();
-    LIST_FOR_EACH_SAFE(node, &sleepers)
-    {
+    LIST_FOR_EACH_SAFE(node, &sleepers) {
         struct request *r = CONTAINER_OF(node, struct request, sleeping);
         if (r->until_ns > now)
             continue;
@@ -853,7 +857,8 @@ turn(void)
 }
 
 static void
-test_load(const char *name, enum affinity affinity, bool asks, bool batched, int64_t queue_timeout_ns)
+test_load(const char *name, enum affinity affinity, bool asks, bool batched,
+          int64_t queue_timeout_ns)
 {
     is_batched = batched;
     crew = crew_new();
@@ -892,7 +897,8 @@ test_load(const char *name, enum affinity affinity, bool asks, bool batched, int
     }
     ok(alive == 0 && made == REQUESTS, "%s: every request ends (%u left)", name, alive);
     ok(mistakes == 0, "%s: one thread a lease, one job at a time, no more than slots", name);
-    ok(is_settled && crew->waiting == 0 && crew->queued == 0 && crew->holding_n == 0 && crew->slots_used == 0,
+    ok(is_settled && crew->waiting == 0 && crew->queued == 0 && crew->holding_n == 0 &&
+           crew->slots_used == 0,
        "%s: everything is given back", name);
     ok(live.leases == leases, "%s: every lease is closed", name);
     diag("%s: %d jobs, %d dropped, %d withdrawn, %d pauses, %d checks, %d scouts, %d threads", name,
