@@ -1,6 +1,6 @@
 """Django's own tests, run with the handler that Ringcorn puts in the place of Django's: no failure that Django alone does not have.
 
-    django_suite.py                                    4.2, 5.2 and 6.0, each on a Python that it supports
+    django_suite.py                                    every version of VERSIONS, each on a Python that it supports
     django_suite.py --versions 5.2 --labels "asgi handlers"
 
 The tests are in Django's source distribution on PyPI. Each version runs in a virtual environment of its own under build/django-suite, with
@@ -27,7 +27,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 BUILD = ROOT / "build" / "django-suite"
-VERSIONS = {"4.2": (11,), "5.2": (11, 12, 13), "6.0": (13, 12)}  # Django -> minors of Python, the first that is there is taken
+VERSIONS = {"4.2": (11,), "5.2": (11, 12, 13), "6.0": (13, 12), "6.1": (13, 12)}  # Django -> minors of Python, the first that is there is taken
 PACKAGES = ["tzdata", "jinja2", "docutils", "sqlparse"]  # without the others of Django's list their tests are skipped
 LABELS = """
     handlers asgi async middleware middleware_exceptions signals dispatch transactions decorators csrf_tests sessions_tests i18n view_tests

@@ -1,5 +1,6 @@
 """`make test-all`: `make test` for every Python from 3.11 that this machine has, the suite against an ASan/UBSan build, the
-loads on PostgreSQL at full length, the stress scenarios, the frameworks' version matrix, CPython's own asyncio tests. The last line is the sum.
+loads on PostgreSQL at full length, the stress scenarios, the frameworks' version matrix, CPython's own asyncio tests, Django's own
+tests. The last line is the sum.
 
 Pythons come from pyenv (all installed versions) and from python3.X on PATH; of several with the same X.Y the newest is taken.
 """
@@ -14,14 +15,16 @@ import sys
 import time
 from pathlib import Path
 
+import django_suite
+
 ROOT = Path(__file__).resolve().parents[2]
 MINORS = range(11, 20)
 # AnyIO's backend is made ours under names that are not public.
 ANYIO = ["tests/e2e/test_clients.py", "tests/e2e/test_anyio_threads.py", "tests/loop/test_anyio_backend.py", "-k", "anyio"]
 # Other versions of frameworks than the pinned ones: name -> (requirements, tests, least Python minor).
 DJANGO = [
-    "tests/e2e/test_django.py", "tests/e2e/test_django_postgres.py", "tests/e2e/test_database_hooks.py", "tests/e2e/test_hints.py",
-    "tests/e2e/test_check_config.py",
+    "tests/e2e/test_django.py", "tests/e2e/test_django_by_view.py", "tests/e2e/test_django_postgres.py", "tests/e2e/test_database_hooks.py",
+    "tests/e2e/test_hints.py", "tests/e2e/test_check_config.py",
 ]  # fmt: skip
 LEASES = ["tests/e2e/test_leases.py", "tests/e2e/test_leases_django.py"]
 CHANNELS = ["tests/loop/test_websocket_lease.py"]
@@ -138,6 +141,16 @@ def main():
         if foreign.exists():
             total.run("CPython's asyncio tests, build", [*make, "all", "venv"])
             total.run("CPython's asyncio tests", ["build/venv/bin/python", foreign], {"PYTHONPATH": str(ROOT / "build/python")})
+
+    if not only or "django" in only:
+        for version, minors in django_suite.VERSIONS.items():
+            minor = next((minor for minor in minors if (3, minor) in found), None)
+            if minor is None:
+                print(f"Django {version}'s tests: no Python for it here, left out")
+                continue
+            python = "python3" if default_version == (3, minor) else found[3, minor]
+            total.run(f"Django {version}'s own tests, build", [*make, "all", f"PYTHON={python}"])
+            total.run(f"Django {version}'s own tests", [sys.executable, ROOT / "tests/tools/django_suite.py", "--versions", version])
 
     if not only or "matrix" in only:
         for name, (requirements, tests, least) in MATRIX.items():
