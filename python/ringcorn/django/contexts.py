@@ -1,13 +1,19 @@
-"""Context variables, where Django serves a request in a task of its own (from 5.0 on): what a view sets ends with the view.
+"""Context variables, where Django serves a request in a task of its own (5.0 to 6.0): what a view sets ends with the view.
 
 A task only for that would be the dearest part of the way.
 """
 
+import types
+
 from django.core.handlers.asgi import ASGIHandler
+from django.dispatch import Signal, dispatcher
 
 from .hops import MOVES, restore
 
-ARE_APART = hasattr(ASGIHandler, "listen_for_disconnect")
+# handle() has a function process_request() that it makes a task of.
+ARE_APART = any(isinstance(one, types.CodeType) and one.co_name == "process_request" for one in ASGIHandler.handle.__code__.co_consts)
+# Up to 6.0 asend() calls receivers in tasks, the sync ones and the others at once: what they set is seen by nobody.
+RECEIVERS_ARE_APART = hasattr(Signal, "asend") and not hasattr(dispatcher, "_run_parallel")
 
 
 class _InContext:
@@ -39,7 +45,7 @@ class _InContext:
 def await_apart(context, coroutine):
     """*coroutine*, which sees the variables of *context*; what it sets is not seen after it. Nothing else may be in *context* meanwhile.
 
-    Before Django 5.0 it sees them too, and leaves everything where it is."""
+    Where Django has no such task it sees them too, and leaves everything where it is."""
     if not ARE_APART:
         restore(context)
         return coroutine

@@ -29,7 +29,7 @@ def run(handler, plan, exchange):
     application; or a function of (receive, send) that makes a coroutine: what is left to do, in the same context, on the loop."""
     scope = exchange.scope
     guess = urls.guess(scope)
-    if guess.is_async or started.look().have_async:
+    if guess.is_async or (contexts.RECEIVERS_ARE_APART and started.look().have_async):
         return NOT_MINE
     if plan.sync_chain is None:
         plan.build_sync()

@@ -37,7 +37,7 @@ class Job:
         plan, scope = self.plan, self.scope
         set_script_prefix(urls.script_prefix(scope))
         if signals.request_started.receivers and not self.is_started:
-            if contexts.ARE_APART:  # what its receivers set is seen by nobody
+            if contexts.RECEIVERS_ARE_APART:
                 copy_context().run(signals.request_started.send, sender=plan.sender, scope=scope)
             else:
                 signals.request_started.send(sender=plan.sender, scope=scope)

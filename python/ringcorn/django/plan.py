@@ -10,9 +10,8 @@ from django.http import FileResponse
 from .. import log
 from . import hops, recognise
 from .chain import AsyncChain, SyncChain
-from .contexts import ARE_APART
 from .recognise import NotUnderstood
-from .signals import has_nothing_to_finish
+from .signals import HAS_ASEND, has_nothing_to_finish
 
 
 class Plan:
@@ -20,7 +19,7 @@ class Plan:
 
     A chain with middleware that has to be made anew is built at its first request, on that request's thread."""
 
-    watches = ARE_APART  # for the client's leaving: as Django does
+    watches = hasattr(ASGIHandler, "listen_for_disconnect")  # for the client's leaving: from 5.0 on
 
     def __init__(self, handler, pool):
         self.pool = pool
@@ -80,7 +79,7 @@ class Plan:
             response.block_size = ASGIHandler.chunk_size
 
     async def send_started(self, trips, scope):
-        if ARE_APART:
+        if HAS_ASEND:
             await signals.request_started.asend(sender=self.sender, scope=scope)
         else:
             await trips.run(functools.partial(signals.request_started.send, sender=self.sender, scope=scope))

@@ -25,7 +25,7 @@ async def serve(handler, plan, guess, scope, receive, send, trips):
     is_ours = type(send).__module__ == "_ringcorn"  # nothing of the application's is between
     context = copy_context() if contexts.ARE_APART else None
     job = Job(handler, plan, scope, file, guess)
-    if started.look().have_async:  # sent from a thread, they would come after the others
+    if contexts.RECEIVERS_ARE_APART and started.look().have_async:  # sent from a thread, they would come after the others
         set_script_prefix(urls.script_prefix(scope))
         await plan.send_started(trips, scope)
         job.is_started = True

@@ -13,6 +13,7 @@ import io
 import json
 import os
 import sys
+import threading
 from urllib.parse import unquote_to_bytes
 
 import requests_table
@@ -156,6 +157,7 @@ DRIVERS = {"": Driver, "handler": HandlerDriver, "pool": PoolDriver, "direct": D
 async def main(table):
     from views_project import asgi, trace
 
+    trace.LOOP = threading.current_thread()
     driver = DRIVERS[os.environ.get("DRIVE", "")](asgi.application, asgi.django_application)
     await driver.open()
     answers = []
