@@ -81,6 +81,8 @@ print_checked(const struct conf *conf, FILE *out)
 {
     fprintf(out, "ringcorn: the configuration is right (%s)\n",
             conf->file ? conf->file : "no YAML file");
+    if (conf->app == NULL)
+        fprintf(out, "ringcorn: no application is named, so none was looked at\n");
 }
 
 /* The path of this program: Python's files lie beside it, and children are told it. Returns 0 or
@@ -106,6 +108,24 @@ fill_standard_descriptors(void)
     }
 }
 
+/* --check-config: the file, then the application, which is imported as a worker would. Returns the exit code. */
+static int
+check(const struct master_args *args)
+{
+    print_checked(args->conf, stdout);
+    return args->conf->app == NULL ? EXIT_CODE_OK : master_check(args);
+}
+
+/* Everything that is said on standard output has got there, or the exit code tells. */
+static int
+said(int code)
+{
+    if (fflush(stdout) == 0 && !ferror(stdout))
+        return code;
+    log_operator("cannot write to standard output: %s", strerror(errno));
+    return EXIT_CODE_SYSTEM;
+}
+
 int
 main(int argc, char **argv)
 {
@@ -118,29 +138,21 @@ main(int argc, char **argv)
         return -error;
     switch (action) {
     case CONF_RUN:
+    case CONF_CHECK:
         break;
     case CONF_VERSION:
         print_versions(stdout);
-        break;
+        return said(EXIT_CODE_OK);
     case CONF_HELP:
         conf_print_help(stdout);
-        break;
+        return said(EXIT_CODE_OK);
     case CONF_REFERENCE:
         conf_print_reference(stdout);
-        break;
+        return said(EXIT_CODE_OK);
     case CONF_PRINT:
         conf_print(conf, stdout);
-        break;
-    case CONF_CHECK:
-        print_checked(conf, stdout);
-        break;
-    }
-    if (action != CONF_RUN) {
         conf_free(conf);
-        if (fflush(stdout) == 0 && !ferror(stdout))
-            return EXIT_CODE_OK;
-        log_operator("cannot write to standard output: %s", strerror(errno));
-        return EXIT_CODE_SYSTEM;
+        return said(EXIT_CODE_OK);
     }
     if ((error = find_exe(exe)) < 0) {
         log_operator("cannot tell where this program lies: /proc/self/exe: %s; is /proc mounted?",
@@ -149,5 +161,9 @@ main(int argc, char **argv)
         return EXIT_CODE_SYSTEM;
     }
     struct master_args args = { .conf = conf, .argc = argc, .argv = argv, .exe = exe };
-    return master_run(&args);
+    if (action == CONF_RUN)
+        return master_run(&args);
+    int code = check(&args);
+    conf_free(conf);
+    return said(code);
 }

@@ -3,6 +3,7 @@
 import pytest
 
 import harness
+import postgres
 
 
 def pytest_addoption(parser):
@@ -91,3 +92,10 @@ def server(usable_io, shared_servers, tmp_path, request):
         finally:
             one.kill()
     assert not problems, "\n".join(problems)
+
+
+@pytest.fixture(scope="session")
+def pg():
+    """A postgres.Postgres that all tests of a run share; they tell their connections apart by application_name."""
+    with postgres.Postgres() as one:
+        yield one

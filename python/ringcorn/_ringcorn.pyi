@@ -2,7 +2,8 @@
 
 from asyncio import Future
 from collections.abc import Callable
-from contextvars import Context
+from contextvars import Context, ContextVar
+from types import CodeType
 from typing import Any, Literal, final
 
 def live() -> dict[str, int]: ...
@@ -43,13 +44,71 @@ class LoopCore:
 
 @final
 class Pool:
+    """A set of threads; see server/sync/sync.h. Hooks run on a thread of the pool; one that raises is reported, nothing else."""
+
     name: str
-    threads: int
-    running: int
+    threads: int  # slots: jobs that run at once; may be set, on the loop's thread
+    threads_max: int
+    running: int  # threads that exist
     idle: int
     queued: int
+    leased: int  # threads that belong to a lease
+    parked: int  # of these, without a slot
+    peak: int  # most threads that existed at once
     closed: bool
-    def __new__(cls, loop: LoopCore, threads: int, name: str, queue: int = 100000) -> Pool: ...
+    affinity: Literal["request", "transaction", "call"]
+    context_vars: tuple[ContextVar[Lease], ...]  # what the server sets to a new lease for each request; () = no leases
+    blocking_code: tuple[CodeType, ...]  # a job whose thread is inside one of these waits for the loop
+    working_code: tuple[CodeType, ...]  # ... unless, further in, it is inside one of these
+    on_thread_start: Callable[[], object] | None  # first thing on a new thread
+    on_thread_end: Callable[[], object] | None  # last thing on a thread
+    on_surplus: Callable[[], object] | None  # its lease has ended and `threads` others that hold something are idle already
+    on_acquire: Callable[[], object] | None  # a lease got this thread; before its first job
+    may_release: Callable[[], bool] | None  # affinity transaction, Lease.give_back(): is the thread clean?
+    on_job_end: Callable[[], object] | None  # after each job, before its result is delivered
+    on_park: Callable[[], object] | None  # its lease has had no job for park_timeout; once until the next job
+    park_timeout: float | None  # seconds; for threads that fall asleep from then on
+    def __new__(
+        cls,
+        loop: LoopCore,
+        threads: int,
+        name: str,
+        queue: int = 100000,
+        *,
+        threads_max: int | None = None,
+        queue_timeout: float | None = None,
+        idle_timeout: float | None = None,
+        affinity: str = "request",
+    ) -> Pool: ...
     def submit(self, fn: Callable[..., Any], *args: Any) -> Future[Any]: ...
+    def lease(self, label: str = "") -> Lease: ...
+    def holders(self) -> list[tuple[str, str]]: ...  # (label, where) of every lease that has a slot
     def close(self) -> None: ...
     def stop(self, timeout: float | None = None) -> list[tuple[str, str]]: ...
+
+class QueueFull(RuntimeError): ...  # sync.queue jobs wait already
+
+class NoThread(RuntimeError): ...  # requests keep all of sync.threads_max, see Lease.submit_optional()
+
+class QueueTimeout(RuntimeError): ...  # a job waited for longer than sync.queue_timeout
+
+@final
+class Lease:
+    """A request's claim to one thread. Weakly referencable and hashable; closed when it is freed."""
+
+    label: str
+    is_busy: bool  # a job of it runs or waits
+    has_thread: bool
+    has_slot: bool
+    has_no_thread: bool  # a job of it has raised NoThread
+    thread_ident: int | None
+    # On the loop's thread an asyncio future of the loop; elsewhere a concurrent.futures.Future. After close() it still works:
+    # each late call takes a thread for itself.
+    def submit(self, fn: Callable[..., Any], /, *args: Any) -> Future[Any]: ...
+    # As submit(), beside the slots: begins at once where the lease has its thread and no other job, and its slot is another's.
+    def submit_apart(self, fn: Callable[..., Any], /, *args: Any) -> Future[Any]: ...
+    # As submit(); where it has no thread and requests keep all of threads_max, the future raises NoThread and does not wait.
+    def submit_optional(self, fn: Callable[..., Any], /, *args: Any) -> Future[Any]: ...
+    # The slot at once, and the thread where may_release() says so; the next submit() takes one again.
+    def give_back(self) -> None: ...
+    def close(self) -> None: ...

@@ -1,6 +1,7 @@
-"""Finding and importing the application that ``module:attribute`` names."""
+"""Finding and importing the application that ``module:attribute`` names, and how it wants to be called."""
 
 import difflib
+import functools
 import importlib
 import inspect
 import traceback
@@ -57,31 +58,120 @@ def _attribute(module, path):
     return value
 
 
-def _takes(app, n):
-    """Whether app can be called with n positional arguments; None where Python cannot tell."""
+# --- what calls it: WSGI or ASGI
+
+_DEPTH = 8  # wrappers looked into
+
+# Where an object keeps the application that it wraps, and what first parameters are called.
+_INNER = ("app", "application", "wsgi_app", "asgi_app", "wrapped", "wrapped_app", "inner", "_app", "_application", "__wrapped__")
+_WSGI_NAMES = {"environ", "env", "start_response", "wsgi_environ"}
+_ASGI_NAMES = {"scope", "receive", "send"}
+
+
+def _signature(app):
+    """None where Python cannot tell, as for many callables that are written in C."""
     try:
-        inspect.signature(app).bind(*[None] * n)
+        return inspect.signature(app)
+    except (TypeError, ValueError):
+        return None
+
+
+def _takes(signature, n):
+    """Whether a call with n positional arguments fits; None = unknown."""
+    if signature is None:
+        return None
+    try:
+        signature.bind(*[None] * n)
     except TypeError:
         return False
-    except ValueError:
-        return None
     return True
 
 
-def _check(app, spec):
+def _is_async(app):
+    """Whether calling it gives a coroutine. A class gives its object, whatever that can do."""
+    if inspect.iscoroutinefunction(app):
+        return True
+    return not inspect.isclass(app) and inspect.iscoroutinefunction(inspect.unwrap(getattr(type(app), "__call__", None)))
+
+
+def _by_names(signature):
+    """By what the first two parameters are called; None where that says nothing."""
+    names = {p.name for p in list(signature.parameters.values())[:2] if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)}
+    wsgi, asgi = names & _WSGI_NAMES, names & _ASGI_NAMES
+    if bool(wsgi) == bool(asgi):
+        return None
+    return "wsgi" if wsgi else "asgi"
+
+
+def _inner(app):
+    """What it may wrap: attributes, the arguments of a partial, what a function's closure holds."""
+    if isinstance(app, functools.partial):
+        yield from (app.func, *app.args, *app.keywords.values())
+    for name in _INNER:
+        inner = getattr(app, name, None)
+        if callable(inner):
+            yield inner
+    for cell in getattr(app, "__closure__", None) or ():
+        try:
+            inner = cell.cell_contents
+        except ValueError:  # not bound yet
+            continue
+        if callable(inner):
+            yield inner
+
+
+def _detect(app, depth=0, seen=()):
+    """"wsgi", "asgi", "asgi2" (one argument first, two for what that returns), or None where it cannot be told."""
+    signature = _signature(app)
+    two, three = _takes(signature, 2), _takes(signature, 3)
+    if three and not two:
+        return "asgi"
+    if _is_async(app):
+        if three or two is None:
+            return "asgi"
+        return "asgi2" if two is False and _takes(signature, 1) else None
+    if two and not three:
+        return "wsgi"
+    if two is False:
+        return "asgi2" if depth == 0 and _takes(signature, 1) and not _takes(signature, 0) else None
+    if signature is not None and (named := _by_names(signature)):
+        return named
+    if depth < _DEPTH:
+        found = {_detect(inner, depth + 1, (*seen, id(app))) for inner in _inner(app) if id(inner) not in seen and inner is not app}
+        found.discard(None)
+        if len(found) == 1:
+            return found.pop()
+    return None
+
+
+def _interface(app, wanted, spec):
+    """How *app* is to be called: "wsgi" or "asgi". *wanted*: these, or "auto". Raises AppError."""
     if not callable(app):
-        raise AppError(EXIT_APP, f"{spec} is not callable but {type(app).__name__!r}; name an ASGI application")
-    if _takes(app, 3) is not False:
-        return
-    if _takes(app, 2):
+        raise AppError(EXIT_APP, f"{spec} is not callable but {type(app).__name__!r}; name a WSGI or ASGI application")
+    found = _detect(app)
+    signature = _signature(app)
+    if found == "asgi2":
         raise AppError(
             EXIT_APP,
-            f"{spec} looks like a WSGI application, but only ASGI is served: for Django name asgi:application, "
-            "elsewhere wrap it in asgiref.wsgi.WsgiToAsgi",
+            f"{spec} looks like an ASGI 2 application, which is called twice: only ASGI 3, app(scope, receive, send), is served; "
+            "wrap it in asgiref.compatibility.guarantee_single_callable",
         )
-    if _takes(app, 0):
-        raise AppError(EXIT_APP, f"{spec} looks like a factory: add --factory or write {spec}()")
-    raise AppError(EXIT_APP, f"{spec} does not take (scope, receive, send): only ASGI 3 applications are served")
+    if wanted == "auto":
+        if found is not None:
+            return found
+        if _takes(signature, 2) is False:
+            if _takes(signature, 0):
+                raise AppError(EXIT_APP, f"{spec} looks like a factory: add --factory or write {spec}()")
+            raise AppError(
+                EXIT_APP, f"{spec} takes neither (environ, start_response), as WSGI, nor (scope, receive, send), as ASGI 3"
+            )
+        raise AppError(EXIT_APP, f"{spec} does not tell whether it is a WSGI or an ASGI application: add --interface wsgi or --interface asgi")
+    if _takes(signature, 2 if wanted == "wsgi" else 3) is False or (wanted == "wsgi" and _is_async(app)):
+        takes = "(environ, start_response)" if wanted == "wsgi" else "(scope, receive, send)"
+        other = {"wsgi": "a WSGI", "asgi": "an ASGI"}.get(found)
+        hint = f"it looks like {other} application: add --interface {found}, or leave the option out" if other else "name another application"
+        raise AppError(EXIT_APP, f"{spec} cannot be called as --interface {wanted} says, with {takes}; {hint}")
+    return wanted
 
 
 async def as_coroutine(awaitable):
@@ -89,8 +179,20 @@ async def as_coroutine(awaitable):
     return await awaitable
 
 
-def load(spec, factory, where):
-    """Imports and returns the application. *spec*: "module:attribute" or "module:factory()". Raises AppError."""
+def load_by(options):
+    """What the worker's options name: (application, "wsgi" or "asgi"). Raises AppError."""
+    for name in options["import_first"]:
+        import_module(name, options["app_dir"])
+    app, interface = load(options["app"], options["factory"], options["app_dir"], options["interface"])
+    if interface == "wsgi" and options["lifespan"] == "on":
+        raise AppError(
+            EXIT_USAGE, "lifespan: on needs an ASGI application, and this one is WSGI, which has no lifespan; leave it at auto"
+        )
+    return app, interface
+
+
+def load(spec, factory, where, interface="auto"):
+    """Imports the application: (application, "wsgi" or "asgi"). *spec*: "module:attribute" or "module:factory()". Raises AppError."""
     name, _, attribute = spec.partition(":")
     if attribute.endswith("()"):
         attribute, factory = attribute[:-2], True
@@ -109,5 +211,4 @@ def load(spec, factory, where):
         except BaseException as e:
             why = traceback.format_exception_only(e)[-1].strip()
             raise AppError(EXIT_APP, f"the factory {spec} failed: {why}", _without_our_frames(e)) from None
-    _check(app, spec)
-    return app
+    return app, _interface(app, interface, spec)

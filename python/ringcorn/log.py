@@ -46,6 +46,8 @@ def _is_disconnect(exception):
         seen.add(id(exception))
         if isinstance(exception, ClientDisconnected) or type(exception).__name__ == "ClientDisconnect":
             return True
+        if isinstance(exception, BaseExceptionGroup):  # of a task group that a middleware or a stream runs in
+            return all(map(_is_disconnect, exception.exceptions))
         exception = exception.__cause__ or exception.__context__
     return False
 

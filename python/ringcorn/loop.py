@@ -23,6 +23,8 @@ __all__ = ("EventLoopPolicy", "Loop", "new_event_loop", "use_pidfds")
 
 # Threads of a stand-alone loop's executor, as concurrent.futures counts them.
 EXECUTOR_THREADS_MAX = 32
+# What run_in_executor() takes beside executors: their submit() returns a future of the loop.
+_POOLS = (_ringcorn.Pool, _ringcorn.Lease)
 
 
 def new_event_loop(io=None):
@@ -157,8 +159,8 @@ class Loop(_ringcorn.LoopCore, _Base):
             if executor is None:
                 threads = min(EXECUTOR_THREADS_MAX, (os.cpu_count() or 1) + 4)
                 executor = self._executor_pool = _ringcorn.Pool(self, threads, "ringcorn-executor")
-        if isinstance(executor, _ringcorn.Pool):
-            return executor.submit(func, *args)
+        if isinstance(executor, _POOLS):  # in another thread than its own loop's, they return a future of concurrent.futures
+            return asyncio.wrap_future(executor.submit(func, *args), loop=self)
         return _Base.run_in_executor(self, executor, func, *args)
 
     async def shutdown_default_executor(self, timeout=None):
@@ -172,31 +174,7 @@ class Loop(_ringcorn.LoopCore, _Base):
         self._executor_shutdown_called = True
         if pool is None:
             return
-        future = self.create_future()
-
-        def stop():
-            left, error = None, None
-            try:
-                left = pool.stop(timeout)
-            except BaseException as exc:
-                error = exc
-            try:
-                self.call_soon_threadsafe(done, left, error)
-            except RuntimeError:  # the loop was closed meanwhile
-                pass
-
-        def done(left, error):
-            if future.done():
-                return
-            if error is not None:
-                future.set_exception(error)
-            else:
-                future.set_result(left)
-
-        thread = threading.Thread(target=stop, name="ringcorn-executor-stop", daemon=True)
-        thread.start()
-        left = await future
-        thread.join()
+        left = await stop_pool(self, pool, timeout)
         if left:
             where = ", ".join(f"{name} in {place}" for name, place in left)
             warnings.warn(
@@ -204,6 +182,36 @@ class Loop(_ringcorn.LoopCore, _Base):
                 RuntimeWarning,
                 stacklevel=2,
             )
+
+
+async def stop_pool(loop, pool, timeout):
+    """pool.stop(timeout) from a thread of its own, while *loop* goes on delivering what the pool's threads wait for."""
+    future = loop.create_future()
+
+    def stop():
+        left, error = None, None
+        try:
+            left = pool.stop(timeout)
+        except BaseException as exc:
+            error = exc
+        try:
+            loop.call_soon_threadsafe(done, left, error)
+        except RuntimeError:  # the loop was closed meanwhile
+            pass
+
+    def done(left, error):
+        if future.done():
+            return
+        if error is not None:
+            future.set_exception(error)
+        else:
+            future.set_result(left)
+
+    thread = threading.Thread(target=stop, name=f"{pool.name}-stop", daemon=True)
+    thread.start()
+    left = await future
+    thread.join()
+    return left
 
 
 def _pidfd_watcher():

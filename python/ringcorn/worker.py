@@ -3,7 +3,9 @@
 The C side (server/worker/worker.c) calls run() in the main thread and hands over the module ``_ringcorn_worker``:
 
     attach(loop)                    gives the server's part of each turn to the loop
-    serve(app, context, state)      tells the master that this worker is ready; requests come from here on
+    serve(app, websocket_app, context, state, pool)
+                                    tells the master that this worker is ready; requests come from here on
+    serve_wsgi(app, context, pool)  the same for a WSGI application
     notify(callback)                callback("drain" | "quit" | "drained"), on the loop
     cancel_all(), in_hand()         the requests that are being answered
     detach()                        ends what is in hand; the loop may be closed after it
@@ -20,10 +22,10 @@ import weakref
 
 import _ringcorn
 
-from . import anyio_threads, log
-from .app import AppError, import_module, load
+from . import anyio_threads, asgiref_threads, check, log, sqlalchemy_hints, websocket_lease
+from .app import AppError, load_by
 from .lifespan import Lifespan, LifespanFailed
-from .loop import new_event_loop, use_pidfds
+from .loop import new_event_loop, stop_pool, use_pidfds
 
 QUIT_SECONDS = 0.5  # what cancelled requests get to clean up
 THREADS_SECONDS = 1.0  # what sync calls that still run get before they are named and left behind
@@ -37,8 +39,7 @@ def run(worker, options):
     use_pidfds()
     loop = new_event_loop(io=options["io"])
     asyncio.set_event_loop(loop)
-    pool = _ringcorn.Pool(loop, options["executor_threads"], "ringcorn-executor")
-    loop._set_pools(pool)
+    pools = _Pools(loop, options)
     worker.attach(loop)
     if options["slot"] == 0:  # one of them says it for all
         if loop.io_why:
@@ -47,10 +48,11 @@ def run(worker, options):
             log.info("I/O by %s", loop.io)
     serving = None
     try:
-        for name in options["import_first"]:
-            import_module(name, options["app_dir"])
-        app = load(options["app"], options["factory"], options["app_dir"])
-        serving = _Serving(worker, loop, app, options)
+        app, interface = load_by(options)
+        pools.open_sync(options["sync_threads"] or _auto_threads(interface))
+        if options["slot"] == 0:
+            check.warn(check.django_hints, pools.sync.threads, interface, options)
+        serving = _Serving(worker, loop, app, interface, pools.sync, options)
         return _run_to_the_end(loop, serving)
     except AppError as e:
         if e.show is not None:
@@ -61,7 +63,7 @@ def run(worker, options):
         _operator(f"the application did not start: it called sys.exit({e.code!r})")
         return 3
     finally:
-        _close(worker, loop, pool)
+        _close(worker, loop, pools)
 
 
 def _run_to_the_end(loop, serving):
@@ -95,6 +97,45 @@ def _name_living_threads():
             log.warning("the worker's end waits for thread %r of the application; make it a daemon, or end it in lifespan.shutdown", thread.name)
 
 
+class _Pools:
+    """The worker's two sets of threads (server/sync/sync.h)."""
+
+    def __init__(self, loop, options):
+        self.loop = loop
+        self.options = options
+        self.executor = _ringcorn.Pool(loop, options["executor_threads"], "ringcorn-executor")
+        self.sync = None
+        loop._set_pools(self.executor)
+
+    def open_sync(self, threads):
+        """For thread-sensitive code: what knows the application decides on the number."""
+        options = self.options
+        most = max(threads, options["sync_threads_max"])
+        self.sync = _ringcorn.Pool(
+            self.loop,
+            threads,
+            "ringcorn-sync",
+            options["sync_queue"],
+            threads_max=most,
+            queue_timeout=options["sync_queue_timeout"],
+            idle_timeout=options["sync_idle_timeout"],
+            affinity=options["sync_affinity"],
+        )
+        if options["slot"] == 0:
+            n = options["workers"]
+            log.info(
+                "synchronous code: %d worker%s x %d threads = %d calls at once and database connections; at worst %d x %d = %d",
+                n, "" if n == 1 else "s", threads, n * threads, n, most, n * most,
+            )  # fmt: skip
+
+    async def stop(self):
+        """Ends the threads while the loop runs, so that what still waits for it in a thread can end."""
+        pools = [pool for pool in (self.sync, self.executor) if pool is not None]
+        for left in await asyncio.gather(*(stop_pool(self.loop, pool, THREADS_SECONDS) for pool in pools)):
+            for name, where in left:
+                log.warning("thread %s did not end, it is left behind in %s", name, where)
+
+
 async def _bounded(awaitable):
     try:
         await asyncio.wait_for(awaitable, THREADS_SECONDS)
@@ -102,7 +143,7 @@ async def _bounded(awaitable):
         log.warning("the application's default executor did not end, it is left behind")
 
 
-def _close(worker, loop, pool):
+def _close(worker, loop, pools):
     """Takes everything down, in the order of asyncio.run()."""
     try:
         worker.cancel_all()
@@ -112,9 +153,8 @@ def _close(worker, loop, pool):
         if tasks:
             loop.run_until_complete(asyncio.wait(tasks, timeout=QUIT_SECONDS))
         loop.run_until_complete(loop.shutdown_asyncgens())
-        for name, where in pool.stop(timeout=THREADS_SECONDS):
-            log.warning("thread %s did not end, it is left behind in %s", name, where)
-        # Delivers what the threads finished; an executor of the application's own is shut down as asyncio.run() would.
+        loop.run_until_complete(pools.stop())
+        # An executor of the application's own is shut down as asyncio.run() would.
         loop.run_until_complete(_bounded(loop.shutdown_default_executor()))
     finally:
         worker.detach()
@@ -127,18 +167,20 @@ def _close(worker, loop, pool):
 class _Serving:
     """The time between import and exit."""
 
-    def __init__(self, worker, loop, app, options):
+    def __init__(self, worker, loop, app, interface, pool, options):
         self.worker = worker
         self.loop = loop
         self.app = app
+        self.is_wsgi = interface == "wsgi"
+        self.pool = pool
         self.options = options
         self.drained = loop.create_future()
         self.is_ready = False
 
     async def run(self):
         self.worker.notify(self._on_event)
-        anyio_threads.limit(self.loop, self.options["sync_threads"] or _auto_threads())
-        lifespan = Lifespan(self.app, self.options["lifespan"])
+        await self._adapt()
+        lifespan = Lifespan(self.app, "off" if self.is_wsgi else self.options["lifespan"])
         starting = asyncio.ensure_future(lifespan.startup())
         await asyncio.wait({starting, self.drained}, return_when=asyncio.FIRST_COMPLETED)
         if not starting.done():  # told to stop before it was ready
@@ -150,14 +192,35 @@ class _Serving:
             raise AppError(3, f"the application did not start: {e}", e.__cause__) from None
         except Exception as e:
             raise AppError(3, f"the application did not start: {e!r}", e) from None
+        if self.options["slot"] == 0:
+            check.warn(sqlalchemy_hints.find, self.pool.threads)
         # What the application made while it was imported stays: the collector need not visit it again and again.
         gc.collect()
         gc.freeze()
-        self.worker.serve(self.app, lifespan.context, lifespan.state)
+        if self.is_wsgi:
+            await _start_threads(self.loop, self.pool)
+            self.worker.serve_wsgi(self.app, lifespan.context, self.pool)
+        else:
+            self.worker.serve(self.app, self.websocket_app, lifespan.context, lifespan.state, self.pool)
         self.is_ready = True
         await self.drained
         await lifespan.shutdown()
         return 0
+
+    async def _adapt(self):
+        """Leads the threads of frameworks to ours: one line each. Nothing is imported that the application has not imported."""
+        await anyio_threads.install(self.loop, self.pool, self.pool.threads, self.options["anyio_threads"] == "stock")
+        # A WSGI request has its thread as it is; async_to_sync() in it is led to our loop.
+        app = await asgiref_threads.install(None if self.is_wsgi else self.app, self.loop, self.pool)
+        if not self.is_wsgi:
+            self.app = app
+        if "django.db" in sys.modules:  # after asgiref: it asks whether requests have leases
+            from . import django
+
+            self.app = django.install(self.app, self.loop, self.pool, self.options)
+        if self.is_wsgi:
+            return
+        self.websocket_app = websocket_lease.wrap(self.app, self.pool, self.options["sync_websocket"])
 
     def _on_event(self, what):
         if what == "drain" and self.options["graceful"]:
@@ -171,5 +234,26 @@ class _Serving:
             self.drained.set_result(None)
 
 
-def _auto_threads():
-    return 8 if "django.core.handlers.asgi" in sys.modules else 40
+async def _start_threads(loop, pool):
+    """All that the pool keeps: the loop needs the GIL to start one, and for WSGI requests it is to need none."""
+    leave, jobs = threading.Event(), []
+
+    def stay(begun):
+        loop.call_soon_threadsafe(begun.set)
+        leave.wait()
+
+    try:
+        while pool.running < pool.threads:
+            begun = asyncio.Event()
+            jobs.append(pool.submit(stay, begun))
+            await asyncio.wait_for(begun.wait(), THREADS_SECONDS)
+    except asyncio.TimeoutError:
+        pass  # as many as can be had
+    finally:
+        leave.set()
+        await asyncio.gather(*jobs)
+
+
+def _auto_threads(interface):
+    """40 is AnyIO's own default; Django and WSGI applications hold a database connection per thread."""
+    return 8 if interface == "wsgi" or "django.core.handlers.base" in sys.modules else 40

@@ -35,8 +35,10 @@ struct asgi {
     PyObject *loop;       /* borrowed from the worker until asgi_abandon() */
     pthread_t thread;     /* the loop's */
     PyObject *app;        /* new */
+    PyObject *websocket_app; /* new: for WebSocket scopes, whose leases are shorter */
     PyObject *context;    /* new: the lifespan's; every request runs in a copy */
     PyObject *state;      /* new: the lifespan's state, copied per request */
+    PyObject *pool;       /* new: the _ringcorn.Pool of thread-sensitive code */
     struct asgi_names *names;
     struct list cycles;      /* running, oldest first */
     struct list work;        /* cycles with events to handle */
@@ -50,8 +52,9 @@ int asgi_init(struct asgi *a, PyObject *loop, const struct conf *conf, struct ne
 /* The net is closed already (net_fini), so no callback comes any more. */
 void asgi_fini(struct asgi *a);
 
-/* app: any ASGI 3 callable. context, state: as in struct asgi. */
-int asgi_serve(struct asgi *a, PyObject *app, PyObject *context, PyObject *state);
+/* app, websocket_app: any ASGI 3 callables. context, state, pool: as in struct asgi. */
+int asgi_serve(struct asgi *a, PyObject *app, PyObject *websocket_app, PyObject *context, PyObject *state,
+               PyObject *pool);
 
 /* For struct loop_client. */
 bool asgi_has_work(const struct asgi *a);
@@ -83,6 +86,7 @@ struct cycle {
     struct asgi *asgi;     /* NULL once ended */
     struct h1 *h;          /* NULL once ended */
     PyObject *task;        /* new; NULL before the start and after the end */
+    PyObject *lease;       /* new; the request's thread for synchronous code, NULL where nothing wants one */
     struct list link;      /* asgi->cycles */
     struct list work;      /* asgi->work */
     struct list waits;     /* struct wait, suspended in receive() or send() */
@@ -90,6 +94,7 @@ struct cycle {
     bool body_is_told;     /* the last http.request message was handed out */
     bool is_full;          /* more than the high-water mark is unsent; until HTTP_DRAINED */
     bool is_cancelled;     /* by us, at the drain's end */
+    bool is_refused;       /* 503 was sent in place of the application's own error: see send_start() */
     bool is_held;          /* see cycle_hold() */
     int64_t begun_ns;
     struct post lost;      /* from the finalizer to the loop */
@@ -125,6 +130,7 @@ struct asgi_names {
     PyObject *module;
     PyTypeObject *cycle_type, *receive_type, *send_type, *wait_type;
     PyObject *report;         /* ringcorn.log.request_failed(label, exception, what, client_is_gone) */
+    PyObject *refused;        /* ringcorn.overload.refused(label, pool, exception) -> bool */
     PyObject *as_coroutine;   /* ringcorn.app.as_coroutine(awaitable) */
     PyObject *disconnected;   /* class ClientDisconnected(ConnectionResetError) */
     PyObject *future_type;    /* asyncio.Future */
@@ -166,6 +172,8 @@ bool cycle_must_yield(const struct cycle *cycle);
 struct cycle *cycle_new(struct asgi *a, struct h1 *h);             /* new */
 int cycle_start(struct cycle *cycle);                              /* -1: an exception that is not the request's */
 int cycle_events(struct cycle *cycle);
+/* Was a call of the request turned away, as too many waited for a thread, or for too long (sync.queue, sync.queue_timeout)? */
+bool cycle_was_refused(const struct cycle *cycle);
 /* While something suspended in receive() or send() waits for the client, the server has a reference of its own: nothing else
  * need refer to the task then, and the collector would take cycle, task, coroutine and future for garbage. Brings that
  * reference in line with `waits`; the caller has a reference. */

@@ -7,6 +7,8 @@
 
 #include <structmember.h>
 
+#include "sync/sync.h"
+
 /* "GET /path" for reports: cut, without the query (it may hold secrets), control characters replaced. */
 static void
 label_fill(struct cycle *cycle, const struct http_request *r)
@@ -19,12 +21,12 @@ label_fill(struct cycle *cycle, const struct http_request *r)
     cycle->label[n + path] = '\0';
 }
 
-/* The head is what failed (the application did not make the whole of an answer): 500 where it is not too late. */
+/* The head is what failed (the application did not make the whole of an answer): status where it is not too late. */
 static void
-fail(struct cycle *cycle)
+fail(struct cycle *cycle, int status)
 {
     if (!h1_is_sending(cycle->h))
-        h1_fail(cycle->h, 500);
+        h1_fail(cycle->h, status);
 }
 
 static void
@@ -37,6 +39,27 @@ report(struct cycle *cycle, PyObject *exception, const char *what)
         log_error("%s: %s", cycle->label, what);
         PyErr_WriteUnraisable(cycle->asgi->names->report);
     }
+}
+
+/* A call of the request got no thread: a line says who has them. Returns whether that is what exception says (NULL: none), which then
+ * needs no report of its own. */
+static bool
+report_refused(struct cycle *cycle, PyObject *exception)
+{
+    PyObject *refused = cycle->asgi->names->refused;
+    PY_OWNED PyObject *is_cause =
+        PyObject_CallFunction(refused, "sOO", cycle->label, cycle->asgi->pool, exception != NULL ? exception : Py_None);
+    if (is_cause == NULL) {
+        log_error("%s: no thread was free", cycle->label);
+        PyErr_WriteUnraisable(refused);
+    }
+    return is_cause == Py_True;
+}
+
+bool
+cycle_was_refused(const struct cycle *cycle)
+{
+    return cycle->lease != NULL && lease_was_refused(cycle->lease);
 }
 
 /* What the ended task says: an exception (new), or NULL for a normal end. */
@@ -85,6 +108,9 @@ cycle_part(struct cycle *cycle)
     cycle->h = NULL;
     live.cycles--;
     h1_end(h);
+    if (cycle->lease != NULL)
+        lease_end(cycle->lease);
+    Py_CLEAR(cycle->lease);
     cycle_hold(cycle);
     Py_CLEAR(cycle->task); /* last: may run Python */
 }
@@ -96,18 +122,21 @@ cycle_end(struct cycle *cycle, PyObject *task, PyObject *exception)
     struct h1 *h = cycle->h;
     bool was_cancelled = false;
     PY_OWNED PyObject *raised = task != NULL ? outcome(cycle, task, &was_cancelled) : Py_XNewRef(exception);
+    bool is_refused = UNLIKELY(cycle_was_refused(cycle)) && report_refused(cycle, raised);
     if (UNLIKELY(raised != NULL)) {
-        if (!was_cancelled)
+        if (is_refused)
+            ; /* said */
+        else if (!was_cancelled)
             report(cycle, raised, h1_is_sending(h) ? "exception after the response had begun" : "exception");
         else if (cycle->is_cancelled)
             log_warning("%s: cancelled, the worker is stopping", cycle->label);
         else if (!h1_is_gone(h))
             report(cycle, raised, "the application cancelled its own task");
-        fail(cycle);
+        fail(cycle, is_refused ? 503 : 500);
     } else if (UNLIKELY(!h1_is_finished(h)) && !h1_is_broken(h) && !h1_is_gone(h)) {
         report(cycle, NULL, h1_is_started(h) ? "the application returned before the response was complete"
                                              : "the application returned without a response");
-        fail(cycle);
+        fail(cycle, cycle_was_refused(cycle) ? 503 : 500);
     }
     /* Waiters of other tasks: they look again and find the end (wait_look, receive_call). */
     wait_wake_all(cycle);
@@ -118,7 +147,7 @@ void
 cycle_abandon(struct cycle *cycle)
 {
     log_warning("%s: left behind, its task did not end", cycle->label);
-    fail(cycle);
+    fail(cycle, 500);
     cycle_part(cycle);
 }
 
@@ -144,12 +173,12 @@ cycle_new(struct asgi *a, struct h1 *h)
     cycle->call = cycle_done;
     cycle->asgi = a;
     cycle->h = h;
-    cycle->task = NULL;
+    cycle->task = cycle->lease = NULL;
     list_init(&cycle->link);
     list_init(&cycle->work);
     list_init(&cycle->waits);
     cycle->events = 0;
-    cycle->body_is_told = cycle->is_full = cycle->is_cancelled = cycle->is_held = false;
+    cycle->body_is_told = cycle->is_full = cycle->is_cancelled = cycle->is_refused = cycle->is_held = false;
     cycle->begun_ns = a->http.net->now_ns;
     label_fill(cycle, h1_request(h));
     PyObject_GC_Track(cycle);
@@ -172,7 +201,9 @@ call_app(struct asgi *a, struct cycle *cycle, PyObject *context, PyObject **path
     if (send == NULL || PyContext_Enter(context) < 0)
         return NULL;
     PyObject *args[] = { scope, receive, send };
-    PyObject *coro = PyObject_Vectorcall(a->app, args, 3, NULL);
+    cycle->lease = pool_enter(a->pool, cycle->label);
+    PyObject *coro =
+        UNLIKELY(cycle->lease == NULL && PyErr_Occurred()) ? NULL : PyObject_Vectorcall(a->app, args, 3, NULL);
     if (UNLIKELY(coro == NULL)) {
         PyObject *type, *value, *traceback;
         PyErr_Fetch(&type, &value, &traceback);
@@ -246,6 +277,7 @@ cycle_traverse(PyObject *self, visitproc visit, void *arg)
 {
     Py_VISIT(Py_TYPE(self));
     Py_VISIT(((struct cycle *)self)->task);
+    Py_VISIT(((struct cycle *)self)->lease);
     return 0;
 }
 
@@ -253,6 +285,7 @@ static int
 cycle_clear(PyObject *self)
 {
     Py_CLEAR(((struct cycle *)self)->task);
+    Py_CLEAR(((struct cycle *)self)->lease);
     return 0;
 }
 

@@ -88,7 +88,9 @@ names_fill(struct asgi_names *n, const struct conf *conf)
         n->wait_type == NULL || n->disconnected == NULL || asyncio == NULL)
         return -1;
     PY_OWNED PyObject *log = PyImport_ImportModule("ringcorn.log");
+    PY_OWNED PyObject *overload = PyImport_ImportModule("ringcorn.overload");
     if (log == NULL || (n->report = module_attr(log, "request_failed")) == NULL ||
+        overload == NULL || (n->refused = module_attr(overload, "refused")) == NULL ||
         (n->as_coroutine = as_coroutine_new()) == NULL || (n->loop_kwname = Py_BuildValue("(s)", "loop")) == NULL)
         return -1;
     n->future_type = module_attr(asyncio, "Future");
@@ -164,7 +166,7 @@ names_free(struct asgi_names *n)
         &n->request_template, &n->disconnect_template, &n->http_request,  &n->http_disconnect,
         &n->response_start,  &n->response_body,     &n->version_10,       &n->version_11,
         &n->exception,       &n->add_done_callback, &n->cancel,           &n->set_result,
-        &n->done,            &n->server_tuple,      &n->report,           &n->loop_kwname,
+        &n->done,            &n->server_tuple,      &n->report,           &n->loop_kwname,  &n->refused,
         &n->as_coroutine,
     };
     for (size_t i = 0; i < ARRAY_LEN(rest); i++)
@@ -200,24 +202,6 @@ bytes_are(PyObject *bytes, struct slice s)
            memcmp(PyBytes_AS_STRING(bytes), s.p, s.n) == 0;
 }
 
-/* FNV-1a over eight bytes at a time: quality hardly matters for a direct-mapped table, speed does. */
-static uint64_t
-hash_slice(uint64_t h, struct slice s)
-{
-    const char *p = s.p;
-    size_t n = s.n;
-    for (; n >= 8; p += 8, n -= 8) {
-        uint64_t word;
-        memcpy(&word, p, 8);
-        h = (h ^ word) * 0x100000001b3ull;
-        h ^= h >> 29;
-    }
-    uint64_t tail = 0;
-    memcpy(&tail, p, n);
-    h = (h ^ tail ^ ((uint64_t)s.n << 56)) * 0x9e3779b97f4a7c15ull;
-    return h ^ (h >> 32);
-}
-
 static PyObject *
 pair_new(struct slice name, struct slice value)
 {
@@ -236,7 +220,7 @@ names_header(struct asgi_names *n, struct slice name, struct slice value)
 {
     if (value.n > HEADER_CACHE_VALUE_MAX || is_secret(name))
         return pair_new(name, value);
-    uint64_t h = hash_slice(hash_slice(0xcbf29ce484222325ull, name), value);
+    uint64_t h = slice_hash(slice_hash(0, name), value);
     PyObject **slot = &n->headers->slots[h & (HEADER_CACHE_SLOTS - 1)];
     PyObject *cached = *slot;
     if (LIKELY(cached != NULL && bytes_are(PyTuple_GET_ITEM(cached, 1), value) &&

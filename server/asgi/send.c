@@ -84,6 +84,18 @@ item(PyObject *event, PyObject *key)
     return PyDict_GetItemWithError(event, key); /* borrowed; NULL with or without an exception */
 }
 
+/* A framework makes a 500 of the exception that a refused call raises. The client is told what it is: 503, come again. What the
+ * application goes on to send is dropped. */
+static PyObject *
+send_refused(struct cycle *cycle)
+{
+    cycle->is_refused = true;
+    h1_fail(cycle->h, 503);
+    if (!list_is_empty(&cycle->waits))
+        wait_wake_all(cycle);
+    return wait_value(cycle, NULL);
+}
+
 static PyObject *
 send_start(struct cycle *cycle, PyObject *event)
 {
@@ -101,6 +113,8 @@ send_start(struct cycle *cycle, PyObject *event)
     if (UNLIKELY(overflow != 0))
         return PyErr_Format(PyExc_ValueError, "http.response.start: status %S is not between 200 and 999",
                             status_object);
+    if (UNLIKELY(status >= 500 && status < 600 && cycle_was_refused(cycle)))
+        return send_refused(cycle);
     PyObject *headers = item(event, n->s_headers);
     if (headers == NULL && PyErr_Occurred())
         return NULL;
@@ -253,8 +267,11 @@ send_message(struct cycle *cycle, PyObject *event)
             PyErr_SetString(PyExc_ValueError, "send(): the message has no 'type'");
         return NULL;
     }
-    if (UNLIKELY(h1_is_finished(h)))
+    if (UNLIKELY(h1_is_finished(h))) {
+        if (cycle->is_refused && is_type(type, n->response_body))
+            return wait_value(cycle, NULL);
         return out_of_order(type, "the response is already complete");
+    }
     if (UNLIKELY(h1_is_broken(h))) {
         PyErr_SetString(n->disconnected, "the client has gone");
         return NULL;

@@ -98,15 +98,18 @@ asgi_fini(struct asgi *a)
     free(a->trash.v);
     free(a->begun.v);
     Py_CLEAR(a->app);
+    Py_CLEAR(a->websocket_app);
     Py_CLEAR(a->context);
     Py_CLEAR(a->state);
+    Py_CLEAR(a->pool);
     if (a->names != NULL)
         names_free(a->names);
     a->names = NULL;
 }
 
 int
-asgi_serve(struct asgi *a, PyObject *app, PyObject *context, PyObject *state)
+asgi_serve(struct asgi *a, PyObject *app, PyObject *websocket_app, PyObject *context, PyObject *state,
+           PyObject *pool)
 {
     if (!PyCallable_Check(app)) {
         PyErr_Format(PyExc_TypeError, "the application must be callable, not %.100s",
@@ -122,8 +125,10 @@ asgi_serve(struct asgi *a, PyObject *app, PyObject *context, PyObject *state)
         return -1;
     }
     Py_XSETREF(a->app, Py_NewRef(app));
+    Py_XSETREF(a->websocket_app, Py_NewRef(websocket_app));
     Py_XSETREF(a->context, Py_NewRef(context));
     Py_XSETREF(a->state, Py_NewRef(state));
+    Py_XSETREF(a->pool, Py_NewRef(pool));
     return 0;
 }
 

@@ -12,7 +12,8 @@
     X(read_blocks) /* input buffers lent to connections */                                         \
     X(handles)     /* loop handles (callbacks) allocated and not on a free list */                 \
     X(polls)       /* descriptors watched for asyncio */                                           \
-    X(jobs)        /* sync jobs queued or running */
+    X(jobs)        /* sync jobs queued or running that are Python calls */                         \
+    X(leases)      /* leases not yet closed */
 
 struct live {
 #define X(name) long name;

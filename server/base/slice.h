@@ -4,6 +4,7 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 #include <string.h>
 #include <strings.h>
 
@@ -31,6 +32,26 @@ static inline bool
 slice_is_nocase(struct slice s, const char *text)
 {
     return s.n == strlen(text) && strncasecmp(s.p, text, s.n) == 0;
+}
+
+/* For tables of fixed size. FNV-1a over eight bytes at a time: quality hardly matters there, speed does. Hashes of several slices are
+ * chained: slice_hash(slice_hash(0, a), b). */
+static inline uint64_t
+slice_hash(uint64_t seed, struct slice s)
+{
+    uint64_t h = seed ^ 0xcbf29ce484222325ull;
+    const char *p = s.p;
+    size_t n = s.n;
+    for (; n >= 8; p += 8, n -= 8) {
+        uint64_t word;
+        memcpy(&word, p, 8);
+        h = (h ^ word) * 0x100000001b3ull;
+        h ^= h >> 29;
+    }
+    uint64_t tail = 0;
+    memcpy(&tail, p, n);
+    h = (h ^ tail ^ ((uint64_t)s.n << 56)) * 0x9e3779b97f4a7c15ull;
+    return h ^ (h >> 32);
 }
 
 /* Without spaces and tabs at both ends (OWS, RFC 9110 section 5.6.3). */

@@ -32,7 +32,10 @@ enum exit_code {
 };
 
 enum conf_io { CONF_IO_AUTO, CONF_IO_URING, CONF_IO_EPOLL };
-enum conf_interface { CONF_INTERFACE_AUTO, CONF_INTERFACE_ASGI };
+enum conf_interface { CONF_INTERFACE_AUTO, CONF_INTERFACE_ASGI, CONF_INTERFACE_WSGI };
+enum conf_affinity { CONF_AFFINITY_REQUEST, CONF_AFFINITY_TRANSACTION, CONF_AFFINITY_CALL };
+enum conf_ws_lease { CONF_WS_LEASE_MESSAGE, CONF_WS_LEASE_CALL, CONF_WS_LEASE_CONNECTION };
+enum conf_switch { CONF_SWITCH_AUTO, CONF_SWITCH_OFF };
 enum conf_lifespan { CONF_LIFESPAN_AUTO, CONF_LIFESPAN_ON, CONF_LIFESPAN_OFF };
 
 /* Which refusals of the strict HTTP/1.1 parser are lifted (http.lenient). */
@@ -79,8 +82,18 @@ struct conf {
     bool reuse_port;
     enum conf_io io;
 
-    unsigned sync_threads; /* 0 = auto: 8 for Django, 40 elsewhere, decided in the worker */
+    unsigned sync_threads; /* 0 = auto: 8 for Django and WSGI, 40 elsewhere, decided in the worker */
+    unsigned sync_threads_max; /* never less than sync_threads in effect */
+    enum conf_affinity sync_affinity;
+    enum conf_ws_lease sync_websocket;
     unsigned sync_executor_threads;
+    unsigned sync_queue;
+    int64_t sync_queue_timeout_ms, sync_idle_timeout_ms, sync_park_close_db_ms; /* 0 = off */
+
+    enum conf_switch django_one_hop;
+    char *django_conn_max_age; /* "inherit", "none" or seconds */
+    bool django_start_hop_is_moved;
+    bool anyio_threads_are_stock;
 
     char *user, *group, *pid_file, *name;
 

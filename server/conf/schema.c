@@ -5,6 +5,7 @@
  * the reference; keys of a group stand together. */
 #include <ctype.h>
 #include <errno.h>
+#include <strings.h>
 
 #include "conf/load.h"
 
@@ -14,7 +15,28 @@ enum { KIB = 1024, MIB = 1024 * 1024, SECOND = 1000, DAY = 24 * 3600 * SECOND };
 
 static const struct key_word interface_words[] = { { "auto", CONF_INTERFACE_AUTO },
                                                    { "asgi", CONF_INTERFACE_ASGI },
+                                                   { "wsgi", CONF_INTERFACE_WSGI },
                                                    { NULL, 0 } };
+
+static const struct key_word affinity_words[] = { { "request", CONF_AFFINITY_REQUEST },
+                                                  { "transaction", CONF_AFFINITY_TRANSACTION },
+                                                  { "call", CONF_AFFINITY_CALL },
+                                                  { NULL, 0 } };
+
+static const struct key_word ws_lease_words[] = { { "message", CONF_WS_LEASE_MESSAGE },
+                                                  { "call", CONF_WS_LEASE_CALL },
+                                                  { "connection", CONF_WS_LEASE_CONNECTION },
+                                                  { NULL, 0 } };
+
+static const struct key_word switch_words[] = { { "auto", CONF_SWITCH_AUTO },
+                                                { "off", CONF_SWITCH_OFF },
+                                                { NULL, 0 } };
+
+static const struct key_word start_hop_words[] = { { "stock", false },
+                                                   { "move", true },
+                                                   { NULL, 0 } };
+
+static const struct key_word anyio_words[] = { { "auto", false }, { "stock", true }, { NULL, 0 } };
 
 static const struct key_word io_words[] = {
     { "auto", CONF_IO_AUTO }, { "io_uring", CONF_IO_URING }, { "epoll", CONF_IO_EPOLL }, { NULL, 0 }
@@ -103,6 +125,17 @@ owner_fault(const char *text, char *why, size_t why_size)
 }
 
 static int
+conn_max_age_fault(const char *text, char *why, size_t why_size)
+{
+    size_t digits = strspn(text, "0123456789");
+    if (strcasecmp(text, "inherit") == 0 || strcasecmp(text, "none") == 0 ||
+        (digits > 0 && digits < 10 && text[digits] == '\0'))
+        return 0;
+    snprintf(why, why_size, "is neither inherit, none nor a number of seconds");
+    return -EINVAL;
+}
+
+static int
 root_path_fault(const char *text, char *why, size_t why_size)
 {
     if (text[0] == '\0' || (text[0] == '/' && strpbrk(text, "?#") == NULL))
@@ -144,12 +177,49 @@ const struct key schema[] = {
       "how the loop waits; auto = io_uring where the kernel lets it", .words = io_words },
 
     { "sync.threads", KEY_COUNT, FIELD(sync_threads), "auto", "--threads",
-      "threads of a worker for synchronous code; auto = 8 for Django, 40 elsewhere", .min = 1,
-      .max = 1024, .zero = "auto" },
+      "synchronous calls of a worker that run at once, and its threads and database connections in "
+      "steady state; auto = 8 for Django and WSGI, 40 elsewhere",
+      .min = 1, .max = 1024, .zero = "auto" },
+    { "sync.threads_max", KEY_COUNT, FIELD(sync_threads_max), "64", NULL,
+      "the most threads of the worst minute: requests that await something keep theirs (never less "
+      "than sync.threads)",
+      .min = 1, .max = 4096 },
+    { "sync.affinity", KEY_WORD, FIELD(sync_affinity), "request", NULL,
+      "how long a thread belongs to a request: to its end, while a transaction is open, or a call",
+      .words = affinity_words },
+    { "sync.websocket", KEY_WORD, FIELD(sync_websocket), "message", NULL,
+      "how long a thread belongs to a WebSocket: while it handles a message, for a call, or for its "
+      "life",
+      .words = ws_lease_words },
     { "sync.executor_threads", KEY_COUNT, FIELD(sync_executor_threads), "32", NULL,
       "threads of a worker for asyncio.to_thread, run_in_executor(None, ...), name look-ups and "
       "files",
       .min = 1, .max = 1024 },
+    { "sync.queue", KEY_COUNT, FIELD(sync_queue), "1000", NULL,
+      "requests that may wait for a thread; then 503", .min = 1, .max = 1000 * 1000 },
+    { "sync.queue_timeout", KEY_DURATION, FIELD(sync_queue_timeout_ms), "30s", NULL,
+      "for a request to wait for a thread; then 503", .max = DAY, .zero = "off" },
+    { "sync.idle_timeout", KEY_DURATION, FIELD(sync_idle_timeout_ms), "60s", NULL,
+      "until an idle thread above sync.threads ends", .max = DAY, .zero = "off" },
+    { "sync.park_close_db", KEY_DURATION, FIELD(sync_park_close_db_ms), "off", NULL,
+      "until the clean database connection of a request that awaits something else is closed",
+      .max = DAY, .zero = "off" },
+
+    { "django.one_hop", KEY_WORD, FIELD(django_one_hop), "auto", NULL,
+      "a synchronous Django view and its middleware run in one crossing to a thread",
+      .words = switch_words },
+    { "django.conn_max_age", KEY_TEXT, FIELD(django_conn_max_age), "inherit", NULL,
+      "CONN_MAX_AGE of every database: as the settings say, none (no limit), or seconds",
+      .value = "inherit|none|SECONDS", .fault = conn_max_age_fault },
+    { "django.start_hop", KEY_WORD, FIELD(django_start_hop_is_moved), "move", NULL,
+      "where Django's own receivers of request_started run: on the request's thread when it gets "
+      "one, or as Django has it",
+      .words = start_hop_words },
+
+    { "anyio.threads", KEY_WORD, FIELD(anyio_threads_are_stock), "auto", NULL,
+      "auto = calls that AnyIO (Starlette, FastAPI) sends to threads run on the request's own; "
+      "stock = only their number is set",
+      .words = anyio_words },
 
     { "user", KEY_TEXT, FIELD(user), NULL, "-u", "user to become once sockets and logs are open",
       .value = "USER" },

@@ -120,6 +120,68 @@ put_header(char *p, const struct http_header *v, enum http_write *err)
     return p;
 }
 
+/* HTTP_OK, or what h1_start() would say of such a header. */
+static enum http_write
+check_header(const struct http_header *v, struct told *told)
+{
+    if (v->name.n == 0 || !chars_are(v->name, CHAR_TOKEN))
+        return HTTP_BAD_NAME;
+    unsigned bad = 0;
+    for (size_t i = 0; i < v->value.n; i++) {
+        char c = v->value.p[i];
+        bad |= (unsigned)(c == '\r') | (unsigned)(c == '\n') | (unsigned)(c == '\0');
+    }
+    if (bad)
+        return HTTP_BAD_VALUE;
+    int keep = special(v, told);
+    return keep < 0 ? (enum http_write)keep : HTTP_OK;
+}
+
+static bool
+is_status(int status, struct slice reason)
+{
+    if (status < 200 || status > 999)
+        return false;
+    for (size_t i = 0; i < reason.n; i++) {
+        unsigned char c = (unsigned char)reason.p[i];
+        if ((c < ' ' && c != '\t') || c == 0x7f)
+            return false;
+    }
+    return true;
+}
+
+enum http_write
+h1_check_start(int status, struct slice reason, const struct http_header *headers, size_t n,
+               size_t *bad)
+{
+    struct told told = { .length = UINT64_MAX };
+    if (!is_status(status, reason))
+        return HTTP_BAD_STATUS;
+    for (size_t i = 0; i < n; i++) {
+        enum http_write err = check_header(&headers[i], &told);
+        if (err != HTTP_OK) {
+            *bad = i;
+            return err;
+        }
+    }
+    return HTTP_OK;
+}
+
+/* Writes "HTTP/1.1 299 As The Application Says\r\n"; room: STATUS_LINE_MAX + reason.n. */
+static size_t
+put_status(int status, struct slice reason, char *out)
+{
+    size_t n = status_line(status, out);
+    struct slice phrase = status_phrase(status);
+    if (reason.p == NULL ||
+        (reason.n == phrase.n && memcmp(reason.p, phrase.p, reason.n) == 0))
+        return n;
+    char *p = out + n - 2 - phrase.n; /* behind the space */
+    memcpy(p, reason.p, reason.n);
+    memcpy(p + reason.n, "\r\n", 2);
+    return (size_t)(p - out) + reason.n + 2;
+}
+
 static bool
 is_writable(const struct h1 *h)
 {
@@ -129,14 +191,21 @@ is_writable(const struct h1 *h)
 enum http_write
 h1_start(struct h1 *h, int status, const struct http_header *headers, size_t n, size_t *bad)
 {
+    return h1_start_as(h, status, (struct slice){ 0 }, headers, n, bad);
+}
+
+enum http_write
+h1_start_as(struct h1 *h, int status, struct slice reason, const struct http_header *headers,
+            size_t n, size_t *bad)
+{
     struct http_app *app = h->app;
     struct h1_req *r = h->r;
     struct told told = { .length = UINT64_MAX };
-    size_t i, need = STATUS_LINE_MAX + H1_SEND_SLACK + app->own.headers.n;
+    size_t i, need = STATUS_LINE_MAX + reason.n + H1_SEND_SLACK + app->own.headers.n;
     if (!is_writable(h))
         return HTTP_BROKEN;
     DEBUG_ASSERT(!r->started);
-    if (status < 200 || status > 999)
+    if (!is_status(status, reason))
         return HTTP_BAD_STATUS;
     for (i = 0; i < n; i++)
         need += headers[i].name.n + headers[i].value.n + 4;
@@ -146,7 +215,7 @@ h1_start(struct h1 *h, int status, const struct http_header *headers, size_t n, 
         conn_fail(&h->conn, -ENOMEM);
         return HTTP_BROKEN;
     }
-    p += status_line(status, p);
+    p += put_status(status, reason, p);
     for (i = 0; i < n; i++) {
         enum http_write err = HTTP_OK;
         char *next = put_header(p, &headers[i], &err);

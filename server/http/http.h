@@ -74,6 +74,7 @@ struct http_own {
 };
 
 struct http_app {
+    void *self; /* the app's own */
     void (*begin)(struct http_app *app, struct h1 *h);
     void (*event)(struct http_app *app, struct h1 *h, unsigned events);
     /* A buffer given to h1_write() is no longer needed. May be called inside h1_write(). */
@@ -138,7 +139,7 @@ enum http_write {
     /* taken, and more than 64 KiB are unsent: wait for HTTP_DRAINED before the next */
     HTTP_FULL = 1,
     HTTP_BROKEN = -1,     /* the connection is gone; nothing was taken */
-    HTTP_BAD_STATUS = -2, /* not 200..999 */
+    HTTP_BAD_STATUS = -2, /* not 200..999, or control characters in its phrase */
     HTTP_BAD_NAME = -3,   /* a header name that is no token; *bad tells which */
     HTTP_BAD_VALUE = -4,  /* CR, LF or NUL in a value; *bad tells which */
     /* Content-Length twice with different values, or no number; *bad tells which */
@@ -155,6 +156,15 @@ enum http_write {
  * nothing has changed. */
 enum http_write h1_start(struct h1 *h, int status, const struct http_header *headers, size_t n,
                          size_t *bad);
+
+/* The same with a phrase of the application's own behind the status; reason.p NULL = the usual one. */
+enum http_write h1_start_as(struct h1 *h, int status, struct slice reason,
+                            const struct http_header *headers, size_t n, size_t *bad);
+
+/* What h1_start_as() would say of such a head, for those who must know before: HTTP_OK or an error
+ * that is not HTTP_BROKEN. Any thread. */
+enum http_write h1_check_start(int status, struct slice reason, const struct http_header *headers,
+                               size_t n, size_t *bad);
 
 /* One piece of the body. owner NULL: the bytes are copied now. Else they may be held until
  * release(owner) (which is always called, once, also on errors): http decides by size (pieces up to

@@ -32,7 +32,8 @@ forked_child(void)
             l->io = NULL;
         }
         l->is_orphan = true;
-        l->client = NULL;
+        l->clients_n = 0;
+        l->late = NULL;
     }
 }
 
@@ -91,7 +92,7 @@ loop_open_io(struct loop *l)
     }
     if (loop_io_here(l) != NULL)
         return 0;
-    if (l->io != NULL && l->client != NULL) {
+    if (l->io != NULL && l->clients_n > 0) {
         PyErr_SetString(PyExc_RuntimeError,
                         "the server's event loop runs in the thread that made it");
         return -1;
@@ -374,12 +375,31 @@ set_ignored(PyObject *self, PyObject *value, void *unused)
 
 /* --- the seam to the server ------------------------------------------------------------------- */
 
-void
+int
 loop_attach(PyObject *loop, const struct loop_client *client, void *self)
 {
     struct loop *l = loop_of(loop);
-    l->client = client;
-    l->client_self = self;
+    if (l->clients_n >= LOOP_CLIENTS_MAX) {
+        PyErr_Format(PyExc_RuntimeError, "an event loop takes no more than %d parts of a server",
+                     (int)LOOP_CLIENTS_MAX);
+        return -1;
+    }
+    l->clients[l->clients_n].client = client;
+    l->clients[l->clients_n++].self = self;
+    return 0;
+}
+
+void
+loop_detach(PyObject *loop, void *self)
+{
+    struct loop *l = loop_of(loop);
+    size_t i = 0;
+    while (i < l->clients_n && l->clients[i].self != self)
+        i++;
+    if (i == l->clients_n)
+        return; /* the loop was closed, or this is the child of a fork */
+    l->clients_n--;
+    memmove(&l->clients[i], &l->clients[i + 1], (l->clients_n - i) * sizeof(l->clients[0]));
 }
 
 struct io *
@@ -395,6 +415,28 @@ int64_t
 loop_step_ns(PyObject *loop)
 {
     return loop_of(loop)->step_ns;
+}
+
+bool
+loop_runs_here(PyObject *loop)
+{
+    struct loop *l = loop_of(loop);
+    return __atomic_load_n(&l->is_turning, __ATOMIC_ACQUIRE) &&
+           pthread_equal(l->runner, pthread_self());
+}
+
+bool
+loop_runs_elsewhere(PyObject *loop)
+{
+    struct loop *l = loop_of(loop);
+    return __atomic_load_n(&l->is_turning, __ATOMIC_ACQUIRE) &&
+           !pthread_equal(l->runner, pthread_self());
+}
+
+bool
+loop_is_released(PyObject *loop)
+{
+    return loop_of(loop)->is_released;
 }
 
 void
@@ -478,7 +520,7 @@ meth_close_core(PyObject *self, PyObject *unused)
         return NULL;
     }
     l->is_closed = true;
-    l->client = NULL;
+    l->clients_n = 0;
     loop_end_posts(l);
     close_io(l);
     loop_drop_ready(l);

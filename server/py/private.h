@@ -142,10 +142,14 @@ struct loop {
     struct io *io; /* NULL until the loop runs or somebody asks for it */
     enum io_backend want;
     pthread_t owner; /* of io */
+    pthread_t runner; /* the thread that turns, while is_turning */
     char io_why[IO_WHY_SIZE];
 
-    const struct loop_client *client;
-    void *client_self;
+    struct {
+        const struct loop_client *client;
+        void *self;
+    } clients[LOOP_CLIENTS_MAX];
+    size_t clients_n;
 
     struct ready ready;
     struct timers timers;
@@ -154,10 +158,14 @@ struct loop {
     struct list fds_ready; /* the loop's thread */
     bool fds_have_changed; /* an entry has has_changed; read without the GIL, relaxed */
 
-    _Atomic(struct post *) posts; /* newest first; POSTS_CLOSED at the end */
-    atomic_uint posting;          /* threads inside loop_post(): close waits for them */
+    /* Newest first; POSTS_CLOSED at the end. io_posts: of loop_post_io(). */
+    _Atomic(struct post *) posts, io_posts;
+    atomic_uint posting; /* threads inside loop_post() or loop_post_io(): close waits for them */
+    atomic_bool is_turn_wanted;   /* loop_wake() */
     atomic_bool is_poked;         /* another thread has put something into ready */
     atomic_uint helpers;          /* threads of our pools that run Python for this loop */
+
+    struct loop_late *late; /* the loop's thread: to do when the GIL is given away, the last noted first */
 
     int64_t step_ns;
     int64_t flushed_ns; /* when output was last handed to the kernel in this turn; 0 = not yet */
@@ -175,7 +183,9 @@ struct loop {
 
     bool is_closed;
     bool is_orphan;   /* made before a fork, and this is the child */
-    bool is_turning;  /* inside _run() */
+    bool is_turning;  /* inside _run(); read without the GIL */
+    bool had_io_posts; /* the loop's thread: the last wait ended with posts of loop_post_io() */
+    bool is_released; /* the loop's thread: inside a turn, and it has given the GIL away */
     bool is_stopping; /* read without the GIL, relaxed */
     bool is_debug;
 };

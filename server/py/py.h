@@ -44,15 +44,19 @@ py_take(PyObject **p)
 
 /* The server's part of a turn. Every function may be NULL. */
 struct loop_client {
-    void (*turn)(void *self);         /* after io_wait(); GIL state unknown: touch no Python */
+    void (*turn)(void *self);         /* after io_wait() and posts of loop_post_io(); GIL state unknown: touch no Python */
     bool (*has_work)(void *self);     /* is there something for run()? no Python */
     int (*run)(void *self);           /* GIL held. -1 with an exception set: run_forever() raises it */
     void (*flush)(void *self);        /* before io_wait(), and where output has waited; no Python */
     int64_t (*next_ns)(void *self);   /* when turn() is due (monotonic): 0 = at once, -1 = only on events */
 };
 
-/* loop: a LoopCore. client and self outlive the loop or are replaced by (NULL, NULL). */
-void loop_attach(PyObject *loop, const struct loop_client *client, void *self);
+enum { LOOP_CLIENTS_MAX = 8 };
+
+/* loop: a LoopCore. Clients are called in the order in which they came; client and self outlive the loop or are detached. 0, or -1 with
+ * RuntimeError set where it has LOOP_CLIENTS_MAX already. */
+int loop_attach(PyObject *loop, const struct loop_client *client, void *self);
+void loop_detach(PyObject *loop, void *self);
 
 /* The loop's io; borrowed, until the loop is closed. Opened in the calling thread, which must be the one that will run the loop. NULL
  * with an exception set where it cannot be had. Once a client is attached the loop stays in this thread. */
@@ -74,6 +78,26 @@ int loop_report(PyObject *loop, const char *message);
 void loop_helper_begin(PyObject *loop);
 void loop_helper_end(PyObject *loop);
 
+/* Where the loop runs. Any thread, no GIL needed. */
+bool loop_runs_here(PyObject *loop);
+bool loop_runs_elsewhere(PyObject *loop); /* in another thread */
+
+/* Is the loop in its I/O phase, and without the GIL? The loop's thread. */
+bool loop_is_released(PyObject *loop);
+
+/* Makes the loop's current or next turn a short one. Any thread with a reference to the loop, with or without the GIL. */
+void loop_wake(PyObject *loop);
+
+/* Something to do as soon as the loop has given the GIL away: waking a thread that would only wait for it. Embedded in its owner, who
+ * stays until fn was called. False, and nothing is noted, where it can be done at once: this is not the loop's thread, or it has given
+ * the GIL away already. The loop then gives it away in this turn. Loop's thread, any GIL state; fn: the same, without the GIL, mostly. */
+struct loop_late {
+    struct loop_late *next;
+    void (*fn)(struct loop_late *late);
+    bool is_noted;
+};
+bool loop_do_late(PyObject *loop, struct loop_late *late);
+
 /* CLOCK_MONOTONIC when the callback that runs now was begun. */
 int64_t loop_step_ns(PyObject *loop);
 
@@ -92,6 +116,10 @@ struct post {
  * later ones by loop_post() itself, which takes the GIL for it (so a thread that posts must not be one that Python could not know). */
 void loop_post(PyObject *loop, struct post *post);
 
+/* As loop_post(), for work that is not Python's: fn runs in phase 2 (no Python, GIL state unknown), so an answer that a thread has made
+ * needs no GIL on the loop. Later posts of a closed loop get their fn(post, NULL) from loop_post_io() itself, also without the GIL. */
+void loop_post_io(PyObject *loop, struct post *post);
+
 /* --- a coroutine started at once (task.c) ------------------------------------------------------------------------
  * Makes an asyncio.Task (a real _asyncio.Task: current_task(), timeouts, AnyIO, all_tasks() see it) for coro in context, and runs its
  * first step before it returns: eagerly where CPython can (3.12), else by taking the step out of call_soon's hands.
@@ -102,7 +130,7 @@ PyObject *task_start(PyObject *loop, PyObject *coro, PyObject *context, PyObject
 
 /* --- the module (module.c) ---------------------------------------------------------------------------------------
  * The folders above add their types in functions that module.c calls when they are linked in (weak references):
- * sync_add_types(), asgi_add_types(), guard_add_types(). Each gets the new module: 0, or -1 with an exception set. */
+ * sync_add_types(), wsgi_add_types(), asgi_add_types(), guard_add_types(). Each gets the new module: 0, or -1 with an exception set. */
 PyObject *PyInit__ringcorn(void);
 
 #endif

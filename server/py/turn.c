@@ -78,34 +78,87 @@ loop_drop_ready(struct loop *l)
 
 /* --- posts ------------------------------------------------------------------------------------ */
 
-void
-loop_post(PyObject *loop, struct post *post)
+/* False: the loop takes no more. */
+static bool
+posts_add(struct loop *l, _Atomic(struct post *) *posts, struct post *post)
 {
-    struct loop *l = loop_of(loop);
-
     atomic_fetch_add(&l->posting, 1); /* close waits for us before it frees the io */
-    struct post *head = atomic_load(&l->posts);
+    struct post *head = atomic_load(posts);
     do {
         if (head == POSTS_CLOSED) {
             atomic_fetch_sub(&l->posting, 1);
-            PyGILState_STATE gil = PyGILState_Ensure();
-            post->fn(post, NULL);
-            PyGILState_Release(gil);
-            return;
+            return false;
         }
         post->next = head;
-    } while (!atomic_compare_exchange_weak(&l->posts, &head, post));
+    } while (!atomic_compare_exchange_weak(posts, &head, post));
     struct io *io = __atomic_load_n(&l->io, __ATOMIC_SEQ_CST);
     if (io != NULL) /* else the loop looks at its posts before it first waits */
         io_wake(io);
     atomic_fetch_sub(&l->posting, 1);
+    return true;
+}
+
+void
+loop_wake(PyObject *loop)
+{
+    struct loop *l = loop_of(loop);
+    atomic_fetch_add(&l->posting, 1);
+    atomic_store(&l->is_turn_wanted, true);
+    struct io *io = __atomic_load_n(&l->io, __ATOMIC_SEQ_CST);
+    if (io != NULL)
+        io_wake(io);
+    atomic_fetch_sub(&l->posting, 1);
+}
+
+bool
+loop_do_late(PyObject *loop, struct loop_late *late)
+{
+    struct loop *l = loop_of(loop);
+    if (!loop_runs_here(loop) || l->is_released)
+        return false;
+    if (!late->is_noted) {
+        late->is_noted = true;
+        late->next = l->late;
+        l->late = late;
+    }
+    return true;
+}
+
+static void
+do_late(struct loop *l)
+{
+    while (l->late != NULL) {
+        struct loop_late *late = l->late;
+        l->late = late->next;
+        late->is_noted = false;
+        late->fn(late);
+    }
+}
+
+void
+loop_post(PyObject *loop, struct post *post)
+{
+    struct loop *l = loop_of(loop);
+    if (LIKELY(posts_add(l, &l->posts, post)))
+        return;
+    PyGILState_STATE gil = PyGILState_Ensure();
+    post->fn(post, NULL);
+    PyGILState_Release(gil);
+}
+
+void
+loop_post_io(PyObject *loop, struct post *post)
+{
+    struct loop *l = loop_of(loop);
+    if (UNLIKELY(!posts_add(l, &l->io_posts, post)))
+        post->fn(post, NULL);
 }
 
 /* Takes all posts, oldest first. */
 static struct post *
-posts_take(struct loop *l, struct post *leave)
+posts_take(_Atomic(struct post *) *posts, struct post *leave)
 {
-    struct post *newest = atomic_exchange(&l->posts, leave);
+    struct post *newest = atomic_exchange(posts, leave);
     struct post *oldest = NULL;
     while (newest != NULL && newest != POSTS_CLOSED) {
         struct post *next = newest->next;
@@ -122,7 +175,7 @@ run_posts(struct loop *l)
     if (atomic_load_explicit(&l->posts, memory_order_relaxed) == NULL)
         return 0;
     PyObject *fatal = NULL; /* SystemExit, KeyboardInterrupt: the other posts still run */
-    struct post *post = posts_take(l, NULL);
+    struct post *post = posts_take(&l->posts, NULL);
     while (post != NULL) {
         struct post *next = post->next; /* fn may free it */
         post->fn(post, (PyObject *)l);
@@ -142,10 +195,31 @@ run_posts(struct loop *l)
     return -1;
 }
 
+/* Phase 2. True where there was something. */
+static bool
+run_io_posts(struct loop *l)
+{
+    if (atomic_load_explicit(&l->io_posts, memory_order_relaxed) == NULL)
+        return false;
+    struct post *post = posts_take(&l->io_posts, NULL);
+    while (post != NULL) {
+        struct post *next = post->next; /* fn may free it */
+        post->fn(post, (PyObject *)l);
+        post = next;
+    }
+    return true;
+}
+
 void
 loop_end_posts(struct loop *l)
 {
-    struct post *post = posts_take(l, POSTS_CLOSED);
+    struct post *post = posts_take(&l->io_posts, POSTS_CLOSED);
+    while (post != NULL) {
+        struct post *next = post->next;
+        post->fn(post, NULL);
+        post = next;
+    }
+    post = posts_take(&l->posts, POSTS_CLOSED);
     while (post != NULL) {
         struct post *next = post->next;
         post->fn(post, NULL);
@@ -167,18 +241,25 @@ needs_python(struct loop *l)
         __atomic_load_n(&l->fds_have_changed, __ATOMIC_RELAXED) ||
         __atomic_load_n(&l->is_stopping, __ATOMIC_RELAXED))
         return true;
-    return l->client != NULL && l->client->has_work != NULL && l->client->has_work(l->client_self);
+    for (size_t i = 0; i < l->clients_n; i++)
+        if (l->clients[i].client->has_work != NULL &&
+            l->clients[i].client->has_work(l->clients[i].self))
+            return true;
+    return false;
 }
 
 /* For io_wait(); any GIL state. */
 static int64_t
 wait_ns(struct loop *l)
 {
-    if (needs_python(l))
+    if (needs_python(l) ||
+        atomic_load_explicit(&l->io_posts, memory_order_relaxed) != NULL)
         return 0;
     int64_t next = __atomic_load_n(&l->timers.next_ns, __ATOMIC_RELAXED);
-    if (l->client != NULL && l->client->next_ns != NULL) {
-        int64_t client_next = l->client->next_ns(l->client_self);
+    for (size_t i = 0; i < l->clients_n; i++) {
+        if (l->clients[i].client->next_ns == NULL)
+            continue;
+        int64_t client_next = l->clients[i].client->next_ns(l->clients[i].self);
         if (client_next == 0)
             return 0;
         if (client_next > 0 && client_next < next)
@@ -191,10 +272,34 @@ wait_ns(struct loop *l)
 }
 
 static void
-client_flush(struct loop *l)
+clients_flush(struct loop *l)
 {
-    if (l->client != NULL && l->client->flush != NULL)
-        l->client->flush(l->client_self);
+    for (size_t i = 0; i < l->clients_n; i++)
+        if (l->clients[i].client->flush != NULL)
+            l->clients[i].client->flush(l->clients[i].self);
+}
+
+static void
+clients_turn(struct loop *l)
+{
+    for (size_t i = 0; i < l->clients_n; i++)
+        if (l->clients[i].client->turn != NULL)
+            l->clients[i].client->turn(l->clients[i].self);
+}
+
+static int
+clients_run(struct loop *l)
+{
+    for (size_t i = 0; i < l->clients_n; i++) {
+        const struct loop_client *client = l->clients[i].client;
+        void *self = l->clients[i].self;
+        if (client->run == NULL || (client->has_work != NULL && !client->has_work(self)))
+            continue;
+        l->step_ns = clock_ns();
+        if (client->run(self) < 0)
+            return -1;
+    }
+    return 0;
 }
 
 static void
@@ -204,7 +309,7 @@ flush_if_due(struct loop *l)
         l->flushed_ns = l->step_ns;
     } else if (UNLIKELY(l->step_ns - l->flushed_ns > FLUSH_NS)) {
         l->flushed_ns = l->step_ns;
-        client_flush(l);
+        clients_flush(l);
         io_flush(l->io);
     }
 }
@@ -222,24 +327,34 @@ turn_io(struct loop *l)
     PyThreadState *released = NULL;
 
     for (;;) {
-        client_flush(l);
+        clients_flush(l);
         int64_t timeout = wait_ns(l);
         if (released == NULL &&
-            (timeout != 0 || atomic_load_explicit(&l->helpers, memory_order_relaxed) > 0))
+            (timeout != 0 || l->late != NULL ||
+             atomic_load_explicit(&l->helpers, memory_order_relaxed) > 0)) {
             released = PyEval_SaveThread();
+            l->is_released = true;
+            do_late(l);
+        }
+        int64_t until = timeout > 0 ? clock_ns() + timeout : INT64_MAX;
         int events = io_wait(l->io, timeout);
-        if (l->client != NULL && l->client->turn != NULL)
-            l->client->turn(l->client_self);
+        bool had_posts = run_io_posts(l) | atomic_exchange(&l->is_turn_wanted, false);
+        clients_turn(l);
         if (released == NULL)
             return;
-        /* No events: a timer, a wake-up, or a signal that a Python handler may wait for. */
-        if (events <= 0 || needs_python(l))
+        /* Nothing at all: a wake-up, or a signal that a Python handler may wait for. Not the end of the time, which may be a client's
+         * who needs no Python; nor what follows posts, as their wake-up may come behind them. (A signal that comes just then is seen by its
+         * byte in asyncio's self-pipe.) */
+        bool is_nothing = events <= 0 && !had_posts && !l->had_io_posts && clock_ns() < until;
+        l->had_io_posts = had_posts;
+        if (is_nothing || needs_python(l))
             break;
         int64_t next = __atomic_load_n(&l->timers.next_ns, __ATOMIC_RELAXED);
         if (next != INT64_MAX && next <= clock_ns())
             break;
     }
     PyEval_RestoreThread(released);
+    l->is_released = false;
 }
 
 static int
@@ -342,13 +457,7 @@ turn_python(struct loop *l)
         fds_apply_changed(l);
     if (PyErr_CheckSignals() < 0 || run_posts(l) < 0)
         return -1;
-    if (l->client != NULL && l->client->run != NULL &&
-        (l->client->has_work == NULL || l->client->has_work(l->client_self))) {
-        l->step_ns = clock_ns();
-        if (l->client->run(l->client_self) < 0)
-            return -1;
-    }
-    if (run_timers(l) < 0)
+    if (clients_run(l) < 0 || run_timers(l) < 0)
         return -1;
     return run_ready(l);
 }
@@ -364,8 +473,17 @@ run_begin(struct loop *l)
     }
     if (loop_open_io(l) < 0)
         return -1;
-    l->is_turning = true;
+    l->runner = pthread_self();
+    __atomic_store_n(&l->is_turning, true, __ATOMIC_RELEASE);
     return 0;
+}
+
+static void
+run_end(struct loop *l)
+{
+    clients_flush(l); /* what the last turn wrote */
+    do_late(l);
+    __atomic_store_n(&l->is_turning, false, __ATOMIC_RELEASE);
 }
 
 PyObject *
@@ -380,8 +498,7 @@ turn_run(PyObject *self, PyObject *unused)
         turn_io(l);
         err = turn_python(l);
     } while (err == 0 && !l->is_stopping);
-    l->is_turning = false;
-    client_flush(l); /* what the last turn wrote */
+    run_end(l);
     return err == 0 ? Py_NewRef(Py_None) : NULL;
 }
 
@@ -394,7 +511,6 @@ turn_run_once(PyObject *self, PyObject *unused)
         return NULL;
     turn_io(l);
     int err = turn_python(l);
-    l->is_turning = false;
-    client_flush(l);
+    run_end(l);
     return err == 0 ? Py_NewRef(Py_None) : NULL;
 }

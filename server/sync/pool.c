@@ -1,559 +1,46 @@
-/* pool.c: a fixed set of threads for synchronous Python code.
+/* pool.c: the type _ringcorn.Pool: a crew that Python sees.
  *
- * The threads know the crew (plain memory, counted) and not the Pool object, so that a loop and its
- * pool that are forgotten without close() can be collected: the pool's end closes the crew, and
- * idle threads leave.
- *
- * Locks: the crew's mutex is taken with or without the GIL, and the GIL is never asked for while it
- * is held. A thread gives the GIL away before it posts a result: the loop, woken by it, finds the
- * GIL free.
- *
- * Runs on:  submit(): the loop's thread (any thread with the GIL works); job loop: the pool's
- * threads; finish: the loop's thread.
- * Owns:     jobs until they are posted; threading.Thread objects. */
-#include "sync/sync.h"
+ * Runs on:  submit(): the loop's thread (any thread with the GIL works); the rest: any thread with the GIL.
+ * Owns:     threading.Thread objects, hooks and the loop; the crew together with the threads. */
+#include "sync/private.h"
 
-#include <linux/futex.h>
-#include <pthread.h>
-#include <stdatomic.h>
-#include <stdlib.h>
-#include <sys/syscall.h>
+#include <math.h>
 
-#include "base/base.h"
-
-enum {
-    JOB_ARGS_INLINE = 4,
-    THREADS_MAX = 4096, /* of one pool */
-};
-
-struct job {
-    struct post post;  /* its way back to the loop */
-    struct list link;  /* crew->queue */
-    struct crew *crew; /* counted */
-    PyObject *loop;    /* new, as all below */
-    PyObject *future;
-    PyObject *fn;
-    PyObject **args; /* args[-1] is scratch for vectorcall; inline, or allocated for more */
-    PyObject *slots[1 + JOB_ARGS_INLINE];
-    Py_ssize_t n_args;
-    PyObject *result; /* NULL where it was not run or raised */
-    PyObject *exception;
-};
-
-/* One thread, on its own stack. */
-struct worker {
-    struct list link;     /* crew->idle */
-    struct job *job;      /* handed over with the wake-up */
-    atomic_uint is_awake; /* futex: 0 = sleeps */
-};
-
-/* What pool and threads share. */
-struct crew {
-    pthread_mutex_t lock; /* of what follows, to the blank line */
-    struct list queue;    /* jobs, oldest first */
-    size_t queued;
-    struct list idle; /* workers, the last to become idle first */
-    size_t idle_n;
-    size_t threads_n; /* running or being started */
-    bool is_closed;   /* takes no more jobs; threads leave when the queue is empty */
-
-    struct list all;  /* every crew of the process, for fork; GIL */
-    atomic_uint refs; /* the pool, each thread, each job */
-    PyObject *s_done, *s_set_result, *s_set_exception, *s_cancel; /* new: method names */
-    bool is_orphan; /* made before a fork, and this is the child */
-};
-
-struct pool {
-    PyObject_HEAD
-    struct crew *crew;
-    PyObject *loop;    /* new */
-    PyObject *name;    /* new: str */
-    PyObject *threads; /* new: list of threading.Thread */
-    PyObject *work;    /* new: the function that threads run */
-    PyObject *weakrefs;
-    size_t threads_max;
-    size_t queue_max;
-    size_t started; /* threads ever started: the next number */
-};
-
-/* --- futex ------------------------------------------------------------------------------------ */
-
-static void
-sleep_until_awake(struct worker *w)
+struct crew *
+pool_crew(PyObject *pool)
 {
-    while (atomic_load(&w->is_awake) == 0)
-        syscall(SYS_futex, &w->is_awake, FUTEX_WAIT_PRIVATE, 0, NULL, NULL,
-                0); /* EINTR, EAGAIN: look again */
+    return ((struct pool *)pool)->crew;
 }
 
-static void
-wake(struct worker *w)
-{
-    atomic_store(&w->is_awake, 1);
-    /* The worker may be gone already; then this wakes nobody. */
-    syscall(SYS_futex, &w->is_awake, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0);
-}
-
-/* --- the crew --------------------------------------------------------------------------------- */
-
-static struct list all_crews = { &all_crews, &all_crews };
-
-/* In the child of a fork none of the threads exists, and one of them may have held the lock. */
-static void
-forked_child(void)
-{
-    LIST_FOR_EACH(node, &all_crews) {
-        struct crew *c = CONTAINER_OF(node, struct crew, all);
-        pthread_mutex_init(&c->lock, NULL);
-        list_init(&c->queue); /* jobs and workers are abandoned where they are */
-        list_init(&c->idle);
-        c->queued = c->idle_n = c->threads_n = 0;
-        c->is_closed = c->is_orphan = true;
-    }
-}
-
-static void
-watch_forks_once(void)
-{
-    if (pthread_atfork(NULL, NULL, forked_child) != 0)
-        log_warning("pthread_atfork failed: a child of os.fork() must not use the thread pools of "
-                    "its parent");
-}
-
-/* GIL held. */
-static void
-crew_release(struct crew *c)
-{
-    if (atomic_fetch_sub(&c->refs, 1) > 1)
-        return;
-    list_del(&c->all);
-    Py_XDECREF(c->s_done);
-    Py_XDECREF(c->s_set_result);
-    Py_XDECREF(c->s_set_exception);
-    Py_XDECREF(c->s_cancel);
-    pthread_mutex_destroy(&c->lock);
-    free(c);
-}
-
-static struct crew *
-crew_new(void)
-{
-    static pthread_once_t once = PTHREAD_ONCE_INIT;
-    pthread_once(&once, watch_forks_once);
-    struct crew *c = calloc(1, sizeof *c);
-    if (c == NULL) {
-        PyErr_NoMemory();
-        return NULL;
-    }
-    pthread_mutex_init(&c->lock, NULL);
-    list_init(&c->queue);
-    list_init(&c->idle);
-    atomic_init(&c->refs, 1);
-    list_add_tail(&all_crews, &c->all);
-    c->s_done = PyUnicode_InternFromString("done");
-    c->s_set_result = PyUnicode_InternFromString("set_result");
-    c->s_set_exception = PyUnicode_InternFromString("set_exception");
-    c->s_cancel = PyUnicode_InternFromString("cancel");
-    if (c->s_done == NULL || c->s_set_result == NULL || c->s_set_exception == NULL ||
-        c->s_cancel == NULL) {
-        crew_release(c);
-        return NULL;
-    }
-    return c;
-}
-
-/* No more jobs; idle threads leave now, busy ones when the queue is empty. */
-static void
-crew_close(struct crew *c)
-{
-    struct list leaving;
-    list_init(&leaving);
-    pthread_mutex_lock(&c->lock);
-    c->is_closed = true;
-    list_splice(&leaving, &c->idle);
-    c->idle_n = 0;
-    struct list *node = leaving.next;
-    while (node != &leaving) { /* the worker owns its node again as soon as it is awake */
-        struct worker *w = CONTAINER_OF(node, struct worker, link);
-        node = node->next;
-        wake(w);
-    }
-    pthread_mutex_unlock(&c->lock);
-}
-
-/* A thread is free: w->job becomes the oldest job that waits, or NULL; then the thread counts as
- * idle from here on, so that whoever learns of its last result finds it so. False: it shall leave.
- * No GIL. */
-static bool
-crew_offer(struct crew *c, struct worker *w)
-{
-    bool stays = true;
-
-    w->job = NULL;
-    pthread_mutex_lock(&c->lock);
-    struct list *node = list_pop(&c->queue);
-    if (node != NULL) {
-        c->queued--;
-        w->job = CONTAINER_OF(node, struct job, link);
-        atomic_store(&w->is_awake, 1);
-    } else if (c->is_closed) {
-        if (c->threads_n > 0)
-            c->threads_n--;
-        stays = false;
-    } else {
-        atomic_store(&w->is_awake, 0);
-        list_add_tail(c->idle.next, &w->link); /* before the first: last in, first out */
-        c->idle_n++;
-    }
-    pthread_mutex_unlock(&c->lock);
-    return stays;
-}
-
-/* --- jobs ------------------------------------------------------------------------------------- */
-
-/* May run Python. */
-static void
-job_drop_call(struct job *job)
-{
-    Py_CLEAR(job->fn);
-    for (Py_ssize_t i = 0; i < job->n_args; i++)
-        Py_DECREF(job->args[i]);
-    job->n_args = 0;
-    if (job->args != &job->slots[1])
-        PyMem_Free(job->args - 1);
-    job->args = &job->slots[1];
-}
-
-static void
-job_free(struct job *job)
-{
-    job_drop_call(job);
-    Py_XDECREF(job->result);
-    Py_XDECREF(job->exception);
-    Py_XDECREF(job->future);
-    Py_XDECREF(job->loop);
-    crew_release(job->crew);
-    live.jobs--;
-    PyMem_Free(job);
-}
-
-/* The loop's phase 3: the future learns of the outcome. */
-static void
-job_finish(struct post *post, PyObject *loop)
-{
-    struct job *job = CONTAINER_OF(post, struct job, post);
-
-    if (loop != NULL) {
-        const struct crew *c = job->crew;
-        PY_OWNED PyObject *done = PyObject_CallMethodNoArgs(job->future, c->s_done);
-        PyObject *told = NULL;
-        if (done == Py_False) {
-            if (job->exception != NULL)
-                told = PyObject_CallMethodOneArg(job->future, c->s_set_exception, job->exception);
-            else if (job->result != NULL)
-                told = PyObject_CallMethodOneArg(job->future, c->s_set_result, job->result);
-            else /* dropped by stop() */
-                told = PyObject_CallMethodNoArgs(job->future, c->s_cancel);
-        }
-        Py_XDECREF(told); /* an exception is left set: the loop reports it */
-    }
-    PyObject *exception = PyErr_GetRaisedException();
-    job_free(job);
-    PyErr_SetRaisedException(exception);
-}
-
-static struct job *
-job_new(struct crew *c, PyObject *loop, PyObject *fn, PyObject *const *args, Py_ssize_t n)
-{
-    struct job *job = PyMem_Malloc(sizeof *job);
-    if (job == NULL) {
-        PyErr_NoMemory();
-        return NULL;
-    }
-    *job = (struct job){ .post = { .fn = job_finish }, .args = &job->slots[1] };
-    list_init(&job->link);
-    job->crew = c;
-    atomic_fetch_add(&c->refs, 1);
-    live.jobs++;
-    if (n > JOB_ARGS_INLINE) {
-        PyObject **more = PyMem_Malloc((size_t)(n + 1) * sizeof *more);
-        if (more == NULL) {
-            job_free(job);
-            PyErr_NoMemory();
-            return NULL;
-        }
-        job->args = more + 1;
-    }
-    for (Py_ssize_t i = 0; i < n; i++)
-        job->args[i] = Py_NewRef(args[i]);
-    job->n_args = n;
-    job->fn = Py_NewRef(fn);
-    job->loop = Py_NewRef(loop);
-    job->future = loop_create_future(loop);
-    if (job->future == NULL) {
-        job_free(job);
-        return NULL;
-    }
-    return job;
-}
-
-/* 1 where exception is exactly of concurrent.futures' class `name`, else 0 or -1. */
-static int
-is_concurrent(PyObject *exception, const char *name)
-{
-    PY_OWNED PyObject *module = PyImport_ImportModule("concurrent.futures");
-    PY_OWNED PyObject *type = module != NULL ? PyObject_GetAttrString(module, name) : NULL;
-    return type == NULL ? -1 : (PyObject *)Py_TYPE(exception) == type;
-}
-
-/* asyncio.name(*exception.args): new. */
-static PyObject *
-as_asyncio(PyObject *exception, const char *name)
-{
-    PY_OWNED PyObject *module = PyImport_ImportModule("asyncio.exceptions");
-    PY_OWNED PyObject *type = module != NULL ? PyObject_GetAttrString(module, name) : NULL;
-    PY_OWNED PyObject *args = type != NULL ? PyObject_GetAttrString(exception, "args") : NULL;
-    return args != NULL ? PyObject_Call(type, args, NULL) : NULL;
-}
-
-/* What the future shall hold for what the function raised; steals it. As concurrent.futures and
- * asyncio.wrap_future() do together. */
-static PyObject *
-exception_for_future(PyObject *exception)
-{
-    PyObject *other = NULL;
-    if (PyErr_GivenExceptionMatches(exception, PyExc_StopIteration)) {
-        /* The coroutine that awaits would take it for its own end. */
-        other = PyObject_CallFunction(PyExc_RuntimeError, "s",
-                                      "function in a thread raised StopIteration");
-        if (other != NULL)
-            PyException_SetCause(other, Py_NewRef(exception));
-    } else {
-        static const char *const names[] = { "CancelledError", "InvalidStateError" };
-        int is_same = 0;
-        size_t i = 0;
-        while (i < ARRAY_LEN(names) && (is_same = is_concurrent(exception, names[i])) == 0)
-            i++;
-        if (is_same == 0)
-            return exception;
-        if (is_same > 0)
-            other = as_asyncio(exception, names[i]);
-    }
-    Py_DECREF(exception);
-    return other != NULL ? other : PyErr_GetRaisedException();
-}
-
-/* GIL held, in the pool's thread. Never leaves an exception set. */
-static void
-job_run(struct job *job)
-{
-    PyObject *done = PyObject_CallMethodNoArgs(job->future, job->crew->s_done);
-    if (done == Py_False) {
-        job->result = PyObject_Vectorcall(
-            job->fn, job->args, (size_t)job->n_args | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL);
-    }
-    Py_XDECREF(done);
-    if (PyErr_Occurred())
-        job->exception = exception_for_future(PyErr_GetRaisedException());
-    job_drop_call(job); /* here, so that what is bound to this thread ends in it */
-}
-
-/* --- the threads ------------------------------------------------------------------------------ */
-
-static const char crew_capsule[] = "_ringcorn.crew";
-
-static void
-crew_capsule_free(PyObject *capsule)
-{
-    crew_release(PyCapsule_GetPointer(capsule, crew_capsule));
-}
-
-/* threading.Thread's target: the job loop. */
-static PyObject *
-work(PyObject *unused, PyObject *capsule)
-{
-    (void)unused;
-    struct crew *c = PyCapsule_GetPointer(capsule, crew_capsule);
-    if (c == NULL)
-        return NULL;
-    struct worker self = { .job = NULL };
-    list_init(&self.link);
-
-    struct job *done = NULL; /* its result is posted when this thread counts as free again */
-    PyThreadState *state = PyEval_SaveThread();
-    for (;;) {
-        bool stays = crew_offer(c, &self);
-        if (done != NULL) {
-            /* Kept alive by the job until it is posted; loop_post() bears its end from there on. */
-            PyObject *loop = done->loop;
-            loop_helper_end(loop);
-            loop_post(loop, &done->post);
-            done = NULL;
-        }
-        if (!stays)
-            break;
-        sleep_until_awake(&self);
-        if (self.job == NULL)
-            continue; /* woken to leave */
-        done = self.job;
-        loop_helper_begin(done->loop);
-        PyEval_RestoreThread(state);
-        job_run(done);
-        state = PyEval_SaveThread();
-    }
-    PyEval_RestoreThread(state);
-    Py_RETURN_NONE;
-}
-
-static PyMethodDef work_def = { "work", work, METH_O, "The job loop of a pool's threads." };
-
-/* Starts one more thread. May run Python, and waits until the thread runs. */
-static int
-start_thread(struct pool *p)
+int
+pool_attach(struct pool *p)
 {
     struct crew *c = p->crew;
-    PY_OWNED PyObject *capsule = PyCapsule_New(c, crew_capsule, crew_capsule_free);
-    if (capsule == NULL)
-        return -1;
-    atomic_fetch_add(&c->refs, 1);
-    PY_OWNED PyObject *threading = PyImport_ImportModule("threading");
-    PY_OWNED PyObject *type =
-        threading != NULL ? PyObject_GetAttrString(threading, "Thread") : NULL;
-    PY_OWNED PyObject *none = PyTuple_New(0);
-    PY_OWNED PyObject *kwargs =
-        type != NULL && none != NULL
-            ? Py_BuildValue("{s:O,s:(O),s:N,s:O}", "target", p->work, "args", capsule, "name",
-                            PyUnicode_FromFormat("%U-%zu", p->name, p->started), "daemon", Py_True)
-            : NULL;
-    PY_OWNED PyObject *thread = kwargs != NULL ? PyObject_Call(type, none, kwargs) : NULL;
-    if (thread == NULL || PyList_Append(p->threads, thread) < 0)
-        return -1;
-    p->started++;
-    PY_OWNED PyObject *started = PyObject_CallMethod(thread, "start", NULL);
-    if (started != NULL)
+    if (c->is_attached || c->is_orphan)
         return 0;
-    PyObject *exception = PyErr_GetRaisedException();
-    for (Py_ssize_t i = PyList_GET_SIZE(p->threads); i-- > 0;) {
-        if (PyList_GET_ITEM(p->threads, i) == thread &&
-            PyList_SetSlice(p->threads, i, i + 1, NULL) < 0)
-            PyErr_Clear();
-    }
-    PyErr_SetRaisedException(exception);
-    return -1;
+    if (loop_attach(p->loop, &crew_client, c) < 0)
+        return -1;
+    atomic_fetch_add(&c->refs, 1); /* until detached */
+    crew_lock(c);
+    c->is_attached = true;
+    crew_unlock(c);
+    return 0;
 }
 
-/* --- the pool --------------------------------------------------------------------------------- */
-
-/* Takes jobs whose futures were cancelled out of a full queue. Returns with the lock held, as it
- * was called. */
+/* The loop's thread, or a loop that will not turn any more. */
 static void
-sweep_cancelled(struct crew *c)
+on_detach(struct post *post, PyObject *loop)
 {
-    struct list waiting, dead;
-    list_init(&waiting);
-    list_init(&dead);
-    list_splice(&waiting, &c->queue);
-    size_t kept = 0;
-    pthread_mutex_unlock(&c->lock);
-    struct list *node;
-    struct list alive;
-    list_init(&alive);
-    while ((node = list_pop(&waiting)) != NULL) {
-        struct job *job = CONTAINER_OF(node, struct job, link);
-        PY_OWNED PyObject *done = PyObject_CallMethodNoArgs(job->future, c->s_done);
-        if (done == NULL)
-            PyErr_Clear();
-        list_add_tail(done == Py_True ? &dead : &alive, node);
-        kept += done != Py_True;
-    }
-    while ((node = list_pop(&dead)) != NULL)
-        job_free(CONTAINER_OF(node, struct job, link));
-    pthread_mutex_lock(&c->lock);
-    /* Jobs that came meanwhile go behind; threads may have gone to sleep before an empty queue. */
-    size_t came = 0;
-    LIST_FOR_EACH(n, &c->queue)
-        came++;
-    list_splice(&alive, &c->queue);
-    list_splice(&c->queue, &alive);
-    c->queued = kept + came;
-    while (!list_is_empty(&c->queue) && !list_is_empty(&c->idle)) {
-        struct worker *w = CONTAINER_OF(list_pop(&c->idle), struct worker, link);
-        w->job = CONTAINER_OF(list_pop(&c->queue), struct job, link);
-        c->idle_n--;
-        c->queued--;
-        wake(w);
-    }
+    struct crew *c = CONTAINER_OF(post, struct crew, detach_post);
+    if (loop != NULL)
+        loop_detach(loop, c);
+    crew_release(c);
 }
 
 PyObject *
-pool_submit(PyObject *self, PyObject *fn, PyObject *const *args, Py_ssize_t n)
+pool_submit(PyObject *pool, PyObject *fn, PyObject *const *args, Py_ssize_t n)
 {
-    struct pool *p = (struct pool *)self;
-    struct crew *c = p->crew;
-
-    if (c->is_orphan) {
-        PyErr_Format(PyExc_RuntimeError,
-                     "the threads of pool %R belong to the process that forked this one", p->name);
-        return NULL;
-    }
-    struct job *job = job_new(c, p->loop, fn, args, n);
-    if (job == NULL)
-        return NULL;
-    PyObject *future = Py_NewRef(job->future);
-
-    pthread_mutex_lock(&c->lock);
-    if (c->queued >= p->queue_max && !c->is_closed)
-        sweep_cancelled(c);
-    if (c->is_closed || c->queued >= p->queue_max) {
-        bool is_closed = c->is_closed;
-        pthread_mutex_unlock(&c->lock);
-        job_free(job);
-        Py_DECREF(future);
-        if (is_closed)
-            PyErr_SetString(PyExc_RuntimeError, "cannot schedule new futures after shutdown");
-        else
-            PyErr_Format(PyExc_RuntimeError, "pool %R: %zu jobs wait already", p->name,
-                         p->queue_max);
-        return NULL;
-    }
-    struct list *node = list_pop(&c->idle);
-    if (node != NULL) {
-        struct worker *w = CONTAINER_OF(node, struct worker, link);
-        c->idle_n--;
-        w->job = job;
-        pthread_mutex_unlock(&c->lock);
-        wake(w);
-        return future;
-    }
-    list_add_tail(&c->queue, &job->link);
-    c->queued++;
-    bool is_short = c->threads_n < p->threads_max;
-    c->threads_n += is_short;
-    pthread_mutex_unlock(&c->lock);
-    if (!is_short || start_thread(p) == 0)
-        return future;
-
-    /* No thread to be had (RuntimeError: can't start new thread). Those that run will do; without
-     * any, the job cannot be done. */
-    pthread_mutex_lock(&c->lock);
-    size_t others = --c->threads_n;
-    bool is_lost = others == 0 && !list_is_empty(&job->link);
-    if (is_lost) {
-        list_del(&job->link);
-        c->queued--;
-    }
-    pthread_mutex_unlock(&c->lock);
-    if (!is_lost && PyErr_ExceptionMatches(PyExc_Exception)) {
-        PyErr_Clear();
-        log_warning("a thread could not be started: check the limits of processes and memory; %zu "
-                    "threads go on",
-                    others);
-        return future;
-    }
-    if (is_lost)
-        job_free(job);
-    Py_DECREF(future);
-    return NULL;
+    return job_submit((struct pool *)pool, NULL, NULL, SUBMIT, fn, args, n);
 }
 
 static PyObject *
@@ -572,23 +59,6 @@ meth_close(PyObject *self, PyObject *unused)
     (void)unused;
     crew_close(((struct pool *)self)->crew);
     Py_RETURN_NONE;
-}
-
-/* "function (file:line)": where a thread is now; new. */
-static PyObject *
-describe_thread(PyObject *frames, PyObject *thread)
-{
-    PY_OWNED PyObject *ident = PyObject_GetAttrString(thread, "ident");
-    PY_OWNED PyObject *frame = NULL;
-    if (ident == NULL || PyDict_GetItemRef(frames, ident, &frame) < 0)
-        return NULL;
-    if (frame == NULL)
-        return PyUnicode_FromString("?");
-    PY_OWNED PyObject *code = PyObject_GetAttrString(frame, "f_code");
-    PY_OWNED PyObject *line = code != NULL ? PyObject_GetAttrString(frame, "f_lineno") : NULL;
-    PY_OWNED PyObject *name = line != NULL ? PyObject_GetAttrString(code, "co_qualname") : NULL;
-    PY_OWNED PyObject *file = name != NULL ? PyObject_GetAttrString(code, "co_filename") : NULL;
-    return file != NULL ? PyUnicode_FromFormat("%S (%S:%S)", name, file, line) : NULL;
 }
 
 /* Joins until the deadline (ns; -1 = none). 1: it has ended, 0: it has not, -1: an exception is
@@ -629,8 +99,8 @@ meth_stop(PyObject *self, PyObject *args, PyObject *kwargs)
 
     PY_OWNED PyObject *left = PyList_New(0);
     PY_OWNED PyObject *threads = PyList_GetSlice(p->threads, 0, PyList_GET_SIZE(p->threads));
-    PY_OWNED PyObject *sys = left != NULL && threads != NULL ? PyImport_ImportModule("sys") : NULL;
-    PY_OWNED PyObject *threading = sys != NULL ? PyImport_ImportModule("threading") : NULL;
+    PY_OWNED PyObject *threading =
+        left != NULL && threads != NULL ? PyImport_ImportModule("threading") : NULL;
     PY_OWNED PyObject *current =
         threading != NULL ? PyObject_CallMethod(threading, "current_thread", NULL) : NULL;
     if (current == NULL)
@@ -642,38 +112,215 @@ meth_stop(PyObject *self, PyObject *args, PyObject *kwargs)
             return NULL;
         if (has_ended)
             continue;
-        PY_OWNED PyObject *frames = PyObject_CallMethod(sys, "_current_frames", NULL);
-        PY_OWNED PyObject *name = frames != NULL ? PyObject_GetAttrString(thread, "name") : NULL;
-        PY_OWNED PyObject *where = name != NULL ? describe_thread(frames, thread) : NULL;
+        PY_OWNED PyObject *places = thread_places();
+        PY_OWNED PyObject *name = places != NULL ? PyObject_GetAttrString(thread, "name") : NULL;
+        PY_OWNED PyObject *ident = name != NULL ? PyObject_GetAttrString(thread, "ident") : NULL;
+        PY_OWNED PyObject *where = NULL;
+        if (ident != NULL)
+            where = ident != Py_None ? thread_place(places, PyLong_AsUnsignedLong(ident))
+                                     : PyUnicode_FromString("?");
         PY_OWNED PyObject *pair = where != NULL ? PyTuple_Pack(2, name, where) : NULL;
         if (pair == NULL || PyList_Append(left, pair) < 0)
             return NULL;
     }
-    /* Jobs that nobody will run now: their futures are cancelled, on the loop's thread. */
-    struct list dropped;
-    list_init(&dropped);
-    pthread_mutex_lock(&p->crew->lock);
-    list_splice(&dropped, &p->crew->queue);
-    p->crew->queued = 0;
-    pthread_mutex_unlock(&p->crew->lock);
-    struct list *node;
-    while ((node = list_pop(&dropped)) != NULL) {
-        struct job *job = CONTAINER_OF(node, struct job, link);
-        loop_post(job->loop, &job->post);
-    }
+    crew_post_dropped(p->crew, p->loop); /* their futures are cancelled */
     return py_take(&left);
 }
 
-/* --- type ------------------------------------------------------------------------------------- */
+/* lease(label="") */
+static PyObject *
+meth_lease(PyObject *self, PyObject *args, PyObject *kwargs)
+{
+    static char *names[] = { "label", NULL };
+    const char *label = "";
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|s:lease", names, &label))
+        return NULL;
+    return lease_new((struct pool *)self, label);
+}
+
+struct holder {
+    unsigned long ident;
+    char label[sizeof(((struct lease *)NULL)->label)];
+};
+
+/* holders() -> [(label, where), ...] */
+static PyObject *
+meth_holders(PyObject *self, PyObject *unused)
+{
+    (void)unused;
+    struct crew *c = ((struct pool *)self)->crew;
+    PY_OWNED PyObject *list = PyList_New(0);
+    PY_OWNED PyObject *places = thread_places();
+    struct holder *holders = PyMem_Calloc(c->slots, sizeof *holders);
+    size_t n = 0;
+    if (holders == NULL)
+        PyErr_NoMemory();
+    if (holders == NULL || list == NULL || places == NULL) {
+        PyMem_Free(holders);
+        return NULL;
+    }
+    crew_lock(c);
+    LIST_FOR_EACH(node, &c->held) {
+        struct lease *l = CONTAINER_OF(node, struct lease, held);
+        if (!l->has_slot || n == c->slots)
+            continue;
+        holders[n].ident = l->thread->ident;
+        memcpy(holders[n++].label, l->label, sizeof l->label);
+    }
+    crew_unlock(c);
+    for (size_t i = 0; i < n; i++) {
+        PY_OWNED PyObject *label =
+            PyUnicode_DecodeUTF8(holders[i].label, (Py_ssize_t)strlen(holders[i].label), "replace");
+        PY_OWNED PyObject *where = label != NULL ? thread_place(places, holders[i].ident) : NULL;
+        PY_OWNED PyObject *pair = where != NULL ? PyTuple_Pack(2, label, where) : NULL;
+        if (pair == NULL || PyList_Append(list, pair) < 0) {
+            PyMem_Free(holders);
+            return NULL;
+        }
+    }
+    PyMem_Free(holders);
+    return py_take(&list);
+}
+
+/* --- for the server ------------------------------------------------------------------------------ */
+
+PyObject *
+pool_enter(PyObject *pool, const char *label)
+{
+    struct pool *p = (struct pool *)pool;
+    if (PyTuple_GET_SIZE(p->context_vars) == 0)
+        return NULL;
+    PY_OWNED PyObject *vars = Py_NewRef(p->context_vars);
+    PY_OWNED PyObject *lease = lease_new(p, label);
+    if (lease == NULL)
+        return NULL;
+    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(vars); i++) {
+        PY_OWNED PyObject *token = PyContextVar_Set(PyTuple_GET_ITEM(vars, i), lease);
+        if (token == NULL)
+            return NULL;
+    }
+    return py_take(&lease);
+}
+
+/* --- type ---------------------------------------------------------------------------------------- */
+
+static int
+seconds_of(PyObject *value, const char *name, int64_t *ns)
+{
+    *ns = 0;
+    if (value == Py_None)
+        return 0;
+    double seconds = PyFloat_AsDouble(value);
+    if (seconds == -1.0 && PyErr_Occurred())
+        return -1;
+    if (!(seconds > 0) || isinf(seconds)) {
+        PyErr_Format(PyExc_ValueError, "Pool(): %s must be a positive number of seconds", name);
+        return -1;
+    }
+    *ns = seconds < 1e9 ? (int64_t)(seconds * 1e9) : (int64_t)1e18;
+    return 0;
+}
+
+static int
+affinity_of(const char *name, enum affinity *affinity)
+{
+    static const char *const names[] = { "request", "transaction", "call" };
+    for (size_t i = 0; i < ARRAY_LEN(names); i++) {
+        if (strcmp(name, names[i]) == 0) {
+            *affinity = (enum affinity)i;
+            return 0;
+        }
+    }
+    PyErr_Format(PyExc_ValueError, "affinity must be request, transaction or call, not '%s'", name);
+    return -1;
+}
+
+void
+crew_end(struct crew *c)
+{
+    PyGILState_STATE gil = PyGILState_Ensure();
+    PyObject *const all[] = {
+        c->s_done,
+        c->s_set_result,
+        c->s_set_exception,
+        c->s_cancel,
+        c->s_set_running,
+        c->s_add_done_callback,
+        c->s_remove_done_callback,
+        c->queue_full,
+        c->queue_timeout,
+        c->no_thread,
+        c->kw_context,
+        c->empty_context,
+        c->on_thread_start,
+        c->on_thread_end,
+        c->on_surplus,
+        c->on_acquire,
+        c->may_release,
+        c->on_job_end,
+        c->on_park,
+        c->blocking_code,
+        c->working_code,
+        c->concurrent_future,
+    };
+    for (size_t i = 0; i < ARRAY_LEN(all); i++)
+        Py_XDECREF(all[i]);
+    crew_free(c);
+    PyGILState_Release(gil);
+}
+
+/* What jobs and threads need of Python. On failure crew_end() drops what there is. */
+static int
+add_python(struct crew *c, PyObject *module)
+{
+    if ((c->queue_full = PyObject_GetAttrString(module, "QueueFull")) == NULL ||
+        (c->queue_timeout = PyObject_GetAttrString(module, "QueueTimeout")) == NULL ||
+        (c->no_thread = PyObject_GetAttrString(module, "NoThread")) == NULL ||
+        (c->s_done = PyUnicode_InternFromString("done")) == NULL ||
+        (c->s_set_result = PyUnicode_InternFromString("set_result")) == NULL ||
+        (c->s_set_exception = PyUnicode_InternFromString("set_exception")) == NULL ||
+        (c->s_cancel = PyUnicode_InternFromString("cancel")) == NULL ||
+        (c->s_add_done_callback = PyUnicode_InternFromString("add_done_callback")) == NULL ||
+        (c->s_remove_done_callback = PyUnicode_InternFromString("remove_done_callback")) == NULL ||
+        (c->s_set_running = PyUnicode_InternFromString("set_running_or_notify_cancel")) == NULL ||
+        (c->kw_context = Py_BuildValue("(s)", "context")) == NULL ||
+        (c->empty_context = PyContext_New()) == NULL ||
+        (c->blocking_code = PyTuple_New(0)) == NULL || (c->working_code = PyTuple_New(0)) == NULL)
+        return -1;
+    return 0;
+}
+
+static int
+pool_init_crew(struct pool *p, PyObject *module)
+{
+    if ((p->job_type = (PyTypeObject *)PyObject_GetAttrString(module, "Job")) == NULL ||
+        (p->lease_type = (PyTypeObject *)PyObject_GetAttrString(module, "Lease")) == NULL ||
+        (p->threads = PyList_New(0)) == NULL || (p->context_vars = PyTuple_New(0)) == NULL ||
+        (p->work = PyCFunction_New(&thread_work_def, NULL)) == NULL)
+        return -1;
+    p->crew = crew_new();
+    if (p->crew == NULL) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    if (add_python(p->crew, module) < 0)
+        return -1;
+    p->crew->pool = p;
+    p->crew->loop = p->loop;
+    p->crew->detach_post.fn = on_detach;
+    return 0;
+}
 
 static PyObject *
 pool_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = { "loop", "threads", "name", "queue", NULL };
-    PyObject *loop, *name;
+    static char *names[] = { "loop",          "threads",      "name",     "queue", "threads_max",
+                             "queue_timeout", "idle_timeout", "affinity", NULL };
+    PyObject *loop, *name, *max = Py_None, *queue_timeout = Py_None, *idle_timeout = Py_None;
     Py_ssize_t threads, queue = POOL_QUEUE_MAX;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OnU|n:Pool", names, &loop, &threads, &name,
-                                     &queue))
+    const char *affinity_name = "request";
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OnU|n$OOOs:Pool", names, &loop, &threads, &name,
+                                     &queue, &max, &queue_timeout, &idle_timeout, &affinity_name))
         return NULL;
     PY_OWNED PyObject *module =
         PyType_GetModule(type) != NULL ? Py_NewRef(PyType_GetModule(type)) : NULL;
@@ -692,21 +339,46 @@ pool_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
                      (int)THREADS_MAX);
         return NULL;
     }
-    struct pool *p = (struct pool *)type->tp_alloc(type, 0);
-    if (p == NULL)
+    Py_ssize_t threads_max = threads;
+    if (max != Py_None) {
+        threads_max = PyLong_AsSsize_t(max);
+        if (threads_max == -1 && PyErr_Occurred())
+            return NULL;
+        if (threads_max < threads || threads_max > THREADS_MAX) {
+            PyErr_Format(PyExc_ValueError, "Pool(): threads_max must be threads (%zd) to %d",
+                         threads, (int)THREADS_MAX);
+            return NULL;
+        }
+    }
+    int64_t queue_timeout_ns, idle_timeout_ns;
+    enum affinity affinity = AFFINITY_REQUEST;
+    if (seconds_of(queue_timeout, "queue_timeout", &queue_timeout_ns) < 0 ||
+        seconds_of(idle_timeout, "idle_timeout", &idle_timeout_ns) < 0 ||
+        affinity_of(affinity_name, &affinity) < 0)
         return NULL;
+
+    PyObject *self = type->tp_alloc(type, 0);
+    if (self == NULL)
+        return NULL;
+    struct pool *p = (struct pool *)self;
     p->loop = Py_NewRef(loop);
     p->name = Py_NewRef(name);
-    p->threads_max = (size_t)threads;
-    p->queue_max = (size_t)queue;
-    p->threads = PyList_New(0);
-    p->work = PyCFunction_New(&work_def, NULL);
-    p->crew = p->threads != NULL && p->work != NULL ? crew_new() : NULL;
-    if (p->crew == NULL) {
-        Py_DECREF(p);
+    if (pool_init_crew(p, module) < 0) {
+        Py_DECREF(self);
         return NULL;
     }
-    return (PyObject *)p;
+    p->crew->slots = (size_t)threads;
+    p->crew->threads_max = (size_t)threads_max;
+    p->crew->queue_max = (size_t)queue;
+    p->crew->affinity = affinity;
+    p->crew->queue_timeout_ns = queue_timeout_ns;
+    p->crew->idle_timeout_ns = idle_timeout_ns;
+    if ((queue_timeout_ns > 0 || idle_timeout_ns > 0 || threads_max > threads) &&
+        pool_attach(p) < 0) {
+        Py_DECREF(self);
+        return NULL;
+    }
+    return self;
 }
 
 static int
@@ -717,16 +389,55 @@ pool_traverse(PyObject *self, visitproc visit, void *arg)
     Py_VISIT(p->loop);
     Py_VISIT(p->threads);
     Py_VISIT(p->work);
+    Py_VISIT(p->context_vars);
+    if (p->crew != NULL) {
+        Py_VISIT(p->crew->on_thread_start);
+        Py_VISIT(p->crew->on_thread_end);
+        Py_VISIT(p->crew->on_surplus);
+        Py_VISIT(p->crew->on_acquire);
+        Py_VISIT(p->crew->may_release);
+        Py_VISIT(p->crew->on_job_end);
+        Py_VISIT(p->crew->on_park);
+    }
     return 0;
+}
+
+/* The crew closes, and goes on without the loop. */
+static void
+let_crew_go(struct pool *p)
+{
+    struct crew *c = p->crew;
+    if (c->pool == NULL)
+        return;
+    crew_close(c);
+    crew_lock(c);
+    bool is_attached = c->is_attached && !c->is_orphan;
+    c->is_attached = false;
+    c->loop = NULL;
+    crew_unlock(c);
+    c->pool = NULL;
+    if (is_attached)
+        loop_post(p->loop, &c->detach_post);
 }
 
 static int
 pool_clear(PyObject *self)
 {
     struct pool *p = (struct pool *)self;
+    if (p->crew != NULL) {
+        let_crew_go(p);
+        Py_CLEAR(p->crew->on_thread_start);
+        Py_CLEAR(p->crew->on_thread_end);
+        Py_CLEAR(p->crew->on_surplus);
+        Py_CLEAR(p->crew->on_acquire);
+        Py_CLEAR(p->crew->may_release);
+        Py_CLEAR(p->crew->on_job_end);
+        Py_CLEAR(p->crew->on_park);
+    }
     Py_CLEAR(p->loop);
     Py_CLEAR(p->threads);
     Py_CLEAR(p->work);
+    Py_CLEAR(p->context_vars);
     return 0;
 }
 
@@ -738,49 +449,79 @@ pool_dealloc(PyObject *self)
     PyObject_GC_UnTrack(self);
     if (p->weakrefs != NULL)
         PyObject_ClearWeakRefs(self);
-    pool_clear(self);
-    Py_CLEAR(p->name);
     if (p->crew != NULL) {
-        crew_close(p->crew);
+        let_crew_go(p); /* the hooks stay: threads that end now run them */
         crew_release(p->crew);
     }
+    Py_XDECREF(p->loop);
+    Py_XDECREF(p->threads);
+    Py_XDECREF(p->work);
+    Py_XDECREF(p->context_vars);
+    Py_XDECREF(p->name);
+    Py_XDECREF((PyObject *)p->job_type);
+    Py_XDECREF((PyObject *)p->lease_type);
     type->tp_free(self);
     Py_DECREF(type);
+}
+
+enum count {
+    COUNT_THREADS,
+    COUNT_THREADS_MAX,
+    COUNT_RUNNING,
+    COUNT_IDLE,
+    COUNT_QUEUED,
+    COUNT_LEASED,
+    COUNT_PARKED,
+    COUNT_PEAK
+};
+
+static size_t
+count_of(struct crew *c, enum count count)
+{
+    size_t n = 0;
+    switch (count) {
+    case COUNT_THREADS:
+        return c->slots;
+    case COUNT_THREADS_MAX:
+        return c->threads_max;
+    case COUNT_RUNNING:
+        return c->threads_n;
+    case COUNT_IDLE:
+        return c->idle_n;
+    case COUNT_QUEUED:
+        return c->queued;
+    case COUNT_PEAK:
+        return c->threads_peak;
+    case COUNT_LEASED:
+    case COUNT_PARKED:
+        break;
+    }
+    LIST_FOR_EACH(node, &c->held) {
+        n += count == COUNT_LEASED || !CONTAINER_OF(node, struct lease, held)->has_slot;
+    }
+    return n;
+}
+
+static PyObject *
+get_count(PyObject *self, void *closure)
+{
+    struct crew *c = ((struct pool *)self)->crew;
+    crew_lock(c);
+    size_t n = count_of(c, (enum count)(intptr_t)closure);
+    crew_unlock(c);
+    return PyLong_FromSize_t(n);
 }
 
 static PyObject *
 pool_repr(PyObject *self)
 {
     struct pool *p = (struct pool *)self;
-    return PyUnicode_FromFormat("<Pool %R threads=%zu/%zu idle=%zu queued=%zu>", p->name,
-                                p->crew->threads_n, p->threads_max, p->crew->idle_n,
-                                p->crew->queued);
-}
-
-enum count { COUNT_THREADS, COUNT_RUNNING, COUNT_IDLE, COUNT_QUEUED };
-
-static PyObject *
-get_count(PyObject *self, void *closure)
-{
-    struct pool *p = (struct pool *)self;
-    size_t n = 0;
-    pthread_mutex_lock(&p->crew->lock);
-    switch ((enum count)(intptr_t)closure) {
-    case COUNT_THREADS:
-        n = p->threads_max;
-        break;
-    case COUNT_RUNNING:
-        n = p->crew->threads_n;
-        break;
-    case COUNT_IDLE:
-        n = p->crew->idle_n;
-        break;
-    case COUNT_QUEUED:
-        n = p->crew->queued;
-        break;
-    }
-    pthread_mutex_unlock(&p->crew->lock);
-    return PyLong_FromSize_t(n);
+    struct crew *c = p->crew;
+    crew_lock(c);
+    size_t running = c->threads_n, idle = c->idle_n, queued = c->queued;
+    crew_unlock(c);
+    return PyUnicode_FromFormat("<Pool %R threads=%zu/%zu idle=%zu queued=%zu>", p->name, running,
+                                c->threads_max, idle, queued);
 }
 
 static PyObject *
@@ -790,11 +531,200 @@ get_is_closed(PyObject *self, void *unused)
     return PyBool_FromLong(((struct pool *)self)->crew->is_closed);
 }
 
+static PyObject *
+get_affinity(PyObject *self, void *unused)
+{
+    (void)unused;
+    static const char *const names[] = { "request", "transaction", "call" };
+    return PyUnicode_FromString(names[((struct pool *)self)->crew->affinity]);
+}
+
+static int
+refuse_delete(PyObject *value)
+{
+    if (value != NULL)
+        return 0;
+    PyErr_SetString(PyExc_TypeError, "an attribute of a Pool cannot be deleted");
+    return -1;
+}
+
+static int
+set_threads(PyObject *self, PyObject *value, void *unused)
+{
+    (void)unused;
+    struct crew *c = ((struct pool *)self)->crew;
+    Py_ssize_t n = refuse_delete(value) == 0 ? PyNumber_AsSsize_t(value, PyExc_OverflowError) : -1;
+    if (n == -1 && PyErr_Occurred())
+        return -1;
+    if (n < 1 || (size_t)n > c->threads_max) {
+        PyErr_Format(PyExc_ValueError, "threads must be 1 to threads_max (%zu), not %zd",
+                     c->threads_max, n);
+        return -1;
+    }
+    crew_lock(c);
+    c->slots = (size_t)n;
+    crew_dispatch(c);
+    crew_unlock(c);
+    return 0;
+}
+
+static int
+set_affinity(PyObject *self, PyObject *value, void *unused)
+{
+    (void)unused;
+    struct crew *c = ((struct pool *)self)->crew;
+    enum affinity affinity;
+    const char *name = refuse_delete(value) == 0 ? PyUnicode_AsUTF8(value) : NULL;
+    if (name == NULL || affinity_of(name, &affinity) < 0)
+        return -1;
+    crew_lock(c);
+    c->affinity = affinity;
+    crew_unlock(c);
+    return 0;
+}
+
+/* --- hooks */
+
+static PyObject **
+hook_of(PyObject *self, void *closure)
+{
+    return (PyObject **)((char *)((struct pool *)self)->crew + (intptr_t)closure);
+}
+
+static PyObject *
+get_hook(PyObject *self, void *closure)
+{
+    PyObject *hook = *hook_of(self, closure);
+    return Py_NewRef(hook != NULL ? hook : Py_None);
+}
+
+static int
+set_hook(PyObject *self, PyObject *value, void *closure)
+{
+    struct crew *c = ((struct pool *)self)->crew;
+    if (refuse_delete(value) < 0)
+        return -1;
+    if (value != Py_None && !PyCallable_Check(value)) {
+        PyErr_SetString(PyExc_TypeError, "a hook must be callable, or None");
+        return -1;
+    }
+    PyObject **hook = hook_of(self, closure);
+    Py_XSETREF(*hook, value == Py_None ? NULL : Py_NewRef(value));
+    crew_lock(c);
+    c->has_surplus_hook = c->on_surplus != NULL;
+    c->has_release_hook = c->may_release != NULL;
+    crew_unlock(c);
+    return 0;
+}
+
+/* A new tuple of value's items, each of which is_right. */
+static PyObject *
+tuple_of(PyObject *value, int (*is_right)(PyObject *item), const char *what)
+{
+    if (refuse_delete(value) < 0)
+        return NULL;
+    PY_OWNED PyObject *tuple = PySequence_Tuple(value);
+    if (tuple == NULL)
+        return NULL;
+    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(tuple); i++) {
+        if (!is_right(PyTuple_GET_ITEM(tuple, i))) {
+            PyErr_Format(PyExc_TypeError, "must be a tuple of %s", what);
+            return NULL;
+        }
+    }
+    return py_take(&tuple);
+}
+
+static int
+is_code(PyObject *item)
+{
+    return PyCode_Check(item);
+}
+
+static int
+is_context_var(PyObject *item)
+{
+    return PyContextVar_CheckExact(item);
+}
+
+static PyObject *
+get_context_vars(PyObject *self, void *unused)
+{
+    (void)unused;
+    return Py_NewRef(((struct pool *)self)->context_vars);
+}
+
+static int
+set_context_vars(PyObject *self, PyObject *value, void *unused)
+{
+    (void)unused;
+    PyObject *tuple = tuple_of(value, is_context_var, "contextvars.ContextVar");
+    if (tuple == NULL)
+        return -1;
+    Py_XSETREF(((struct pool *)self)->context_vars, tuple);
+    return 0;
+}
+
+/* closure: which of the crew's tuples. */
+static PyObject **
+codes_of(PyObject *self, void *closure)
+{
+    return (PyObject **)((char *)((struct pool *)self)->crew + (uintptr_t)closure);
+}
+
+static PyObject *
+get_codes(PyObject *self, void *closure)
+{
+    return Py_NewRef(*codes_of(self, closure));
+}
+
+static int
+set_codes(PyObject *self, PyObject *value, void *closure)
+{
+    struct pool *p = (struct pool *)self;
+    PyObject *tuple = tuple_of(value, is_code, "code objects");
+    if (tuple == NULL)
+        return -1;
+    if (PyTuple_GET_SIZE(tuple) > 0 && pool_attach(p) < 0) {
+        Py_DECREF(tuple);
+        return -1;
+    }
+    Py_XSETREF(*codes_of(self, closure), tuple);
+    WRITE(p->crew->blocking_n, (size_t)PyTuple_GET_SIZE(p->crew->blocking_code));
+    return 0;
+}
+
+static PyObject *
+get_park_timeout(PyObject *self, void *unused)
+{
+    (void)unused;
+    int64_t ns = ((struct pool *)self)->crew->park_timeout_ns;
+    return ns == 0 ? Py_NewRef(Py_None) : PyFloat_FromDouble((double)ns * 1e-9);
+}
+
+static int
+set_park_timeout(PyObject *self, PyObject *value, void *unused)
+{
+    (void)unused;
+    struct crew *c = ((struct pool *)self)->crew;
+    int64_t ns;
+    if (refuse_delete(value) < 0 || seconds_of(value, "park_timeout", &ns) < 0)
+        return -1;
+    crew_lock(c);
+    c->park_timeout_ns = ns;
+    crew_unlock(c);
+    return 0;
+}
+
 #define FAST(f) ((PyCFunction)(void (*)(void))(f))
 
 static PyMethodDef pool_methods[] = {
     { "submit", FAST(meth_submit), METH_FASTCALL,
       "Queue fn(*args); returns a future of the loop." },
+    { "lease", FAST(meth_lease), METH_VARARGS | METH_KEYWORDS,
+      "A new claim to one thread; label says whose it is." },
+    { "holders", meth_holders, METH_NOARGS,
+      "[(label, where), ...] of every lease that has a slot." },
     { "close", meth_close, METH_NOARGS,
       "Take no more jobs; what is queued still runs, then the threads end." },
     { "stop", FAST(meth_stop), METH_VARARGS | METH_KEYWORDS,
@@ -810,18 +740,44 @@ static PyMemberDef pool_members[] = {
     { NULL, 0, 0, 0, NULL },
 };
 
+#define HOOK(member, doc)                                                                          \
+    { #member, get_hook, set_hook, doc, (void *)offsetof(struct crew, member) }
+
 static PyGetSetDef pool_getset[] = {
-    { "threads", get_count, NULL, "How many threads there may be.", (void *)COUNT_THREADS },
+    { "threads", get_count, set_threads, "How many jobs run at once.", (void *)COUNT_THREADS },
+    { "threads_max", get_count, NULL, "How many threads there may be.", (void *)COUNT_THREADS_MAX },
     { "running", get_count, NULL, "Threads that have been started.", (void *)COUNT_RUNNING },
-    { "idle", get_count, NULL, "Threads that wait for a job.", (void *)COUNT_IDLE },
+    { "idle", get_count, NULL, "Threads that belong to nobody.", (void *)COUNT_IDLE },
     { "queued", get_count, NULL, "Jobs that wait for a thread.", (void *)COUNT_QUEUED },
+    { "leased", get_count, NULL, "Threads that belong to a lease.", (void *)COUNT_LEASED },
+    { "parked", get_count, NULL, "Of these, those without a slot.", (void *)COUNT_PARKED },
+    { "peak", get_count, NULL, "The most threads that there were.", (void *)COUNT_PEAK },
     { "closed", get_is_closed, NULL, NULL, NULL },
+    { "affinity", get_affinity, set_affinity,
+      "How long a thread belongs to a lease: request, transaction or call.", NULL },
+    { "context_vars", get_context_vars, set_context_vars,
+      "Context variables that are set to a new lease for each request.", NULL },
+    { "blocking_code", get_codes, set_codes,
+      "Code objects inside which a thread waits for the loop.",
+      (void *)offsetof(struct crew, blocking_code) },
+    { "working_code", get_codes, set_codes,
+      "Code objects inside which it computes after all, while it waits further out.",
+      (void *)offsetof(struct crew, working_code) },
+    HOOK(on_thread_start, "Called first on a new thread."),
+    HOOK(on_thread_end, "Called last on a thread."),
+    HOOK(on_surplus, "Called on a thread that comes back when enough are idle already."),
+    HOOK(on_acquire, "Called on a thread that a lease has got, before its first job."),
+    HOOK(may_release, "Called on a thread: may its lease give it back?"),
+    HOOK(on_job_end, "Called on a thread after each job, before its result is delivered."),
+    HOOK(on_park,
+         "Called on a thread whose lease has had no job for park_timeout, once until the next."),
+    { "park_timeout", get_park_timeout, set_park_timeout, "Seconds until on_park, or None.", NULL },
     { NULL, NULL, NULL, NULL, NULL },
 };
 
 static PyType_Slot pool_slots[] = {
-    { Py_tp_doc,
-      "Pool(loop, threads, name, queue=100000): a fixed set of threads for synchronous code." },
+    { Py_tp_doc, "Pool(loop, threads, name, queue=100000, *, threads_max=None, queue_timeout=None, "
+                 "idle_timeout=None, affinity='request'): a set of threads for synchronous code." },
     { Py_tp_new, pool_new },
     { Py_tp_dealloc, pool_dealloc },
     { Py_tp_traverse, pool_traverse },
@@ -840,9 +796,27 @@ static PyType_Spec pool_spec = {
     .slots = pool_slots,
 };
 
+static int
+add_exception(PyObject *module, const char *full_name, const char *doc)
+{
+    PY_OWNED PyObject *type = PyErr_NewExceptionWithDoc(full_name, doc, PyExc_RuntimeError, NULL);
+    return type != NULL ? PyModule_AddObjectRef(module, strchr(full_name, '.') + 1, type) : -1;
+}
+
 int
 sync_add_types(PyObject *module)
 {
-    PY_OWNED PyObject *type = PyType_FromModuleAndSpec(module, &pool_spec, NULL);
-    return type != NULL ? PyModule_AddType(module, (PyTypeObject *)type) : -1;
+    PyType_Spec *const specs[] = { &pool_spec, &lease_spec, &job_spec };
+    for (size_t i = 0; i < ARRAY_LEN(specs); i++) {
+        PY_OWNED PyObject *type = PyType_FromModuleAndSpec(module, specs[i], NULL);
+        if (type == NULL || PyModule_AddType(module, (PyTypeObject *)type) < 0)
+            return -1;
+    }
+    if (add_exception(module, "_ringcorn.QueueFull", "As many jobs as may wait do so already.") <
+            0 ||
+        add_exception(module, "_ringcorn.NoThread",
+                      "Requests keep all threads that there may be.") < 0)
+        return -1;
+    return add_exception(module, "_ringcorn.QueueTimeout",
+                         "A job waited for a thread for too long.");
 }

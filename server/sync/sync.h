@@ -1,38 +1,127 @@
-/* sync.h: synchronous Python code beside the loop: fixed sets of persistent threads whose job loop
- * is C.
+/* sync.h: synchronous Python code beside the loop: sets of persistent threads whose job loop is C.
  *
- *   pool.c   one set of threads and its queue: the type _ringcorn.Pool
+ *   crew.c    threads, slots and leases: who runs what, when. Knows jobs as structs, not as Python
+ *   turn.c    what the loop does for a crew once a turn: parking, deadlines, threads to start
+ *   blocked.c which threads only wait for the loop
+ *   thread.c  a thread of Python's that runs jobs: its start, its loop, the hooks that run on it
+ *   job.c     a job that is a Python call, and its way back as a future
+ *   pool.c    the type _ringcorn.Pool: a crew that Python sees
+ *   lease.c   the type _ringcorn.Lease: a request's claim to one thread
  *
- * A job is a callable and its arguments; its result comes back as an asyncio future of the loop.
+ * A worker has two pools. `executor` (sync.executor_threads) runs calls that belong to nobody: run_in_executor(None, ...),
+ * asyncio.to_thread, name look-ups, files. `sync` (sync.threads) runs thread-sensitive code, through leases:
  *
- *     submit() ──> queued ──thread free──> running ──> posted ──loop's phase 3──> future done
- *                     └──────future cancelled──────────┘  (loop_post(): wakes a sleeping loop)
+ *   slot     the right to run. There are sync.threads of them; a lease has one only while its code runs
+ *   thread   belongs to a lease from its first job until it is closed, so that thread-locals and the
+ *            database connection stay with the request. At most sync.threads_max
  *
- * A pool starts a thread only when a job finds none idle and fewer than the set's size run, and
- * keeps it until the pool is closed: with it stay its PyThreadState and all that is bound to a
- * thread, such as a database connection. Idle threads are taken last in, first out: the warmest
- * first.
+ *     lease_submit() ──> waiting ──slot (and thread)──> running ──> posted to the loop
+ *        (FIFO over all leases: fairness by arrival)        │
+ *                                                           └─ no job left: HOLDING the slot, then
+ *        PARKED (thread kept, slot given away) when someone waits and the loop has turned 8 times since the result was
+ *        delivered: the request awaits something else. Wall time would count a blocked loop as parked.
  *
- * A worker has two pools: `sync` for views (sync.threads), `executor` for run_in_executor(None,
- * ...), DNS and files (sync.executor_threads), so that a name look-up never waits behind a view. A
- * stand-alone loop makes its executor on demand.
+ * A lease whose running job blocks in code that waits for the loop (asgiref's run_until_future, AnyIO's from_thread; pool.blocking_code)
+ * loses its slot too, after 10 samples 5 ms apart while someone waits.
  *
- * Threads are daemon threading.Thread objects named "<pool>-<n>", so current_thread(),
- * thread-locals and debuggers see what they expect. While idle they wait in a futex without the
- * GIL: they do not hold up the end of the interpreter. */
+ * Locks: a crew's mutex is taken with or without the GIL, and the GIL is never asked for while it is held. A thread gives the GIL
+ * away before it posts a result: the loop, woken by it, finds the GIL free. */
 #ifndef RINGCORN_SYNC_H
 #define RINGCORN_SYNC_H
 
 #include "py/py.h"
 
+struct crew; /* the threads of one pool: plain memory, counted */
+struct lease;
+
 enum { POOL_QUEUE_MAX = 100 * 1000 }; /* jobs that may wait where the caller sets no bound */
 
-/* Adds _ringcorn.Pool. 0, or -1 with an exception set. */
+/* Adds _ringcorn.Pool and _ringcorn.Lease. 0, or -1 with an exception set. */
 int sync_add_types(PyObject *module);
 
-/* Queues fn(*args): as Pool.submit(). Returns a new future of the pool's loop; NULL with
- * RuntimeError where the pool is closed, belongs to the parent of a fork, or its queue is full.
- * pool: a _ringcorn.Pool. May run Python (starting a thread). */
+/* --- jobs and leases without Python: for WSGI requests, handed over in the I/O phase ------------------------------------ */
+
+enum sync_drop { SYNC_DROP_TIMEOUT, SYNC_DROP_CLOSED, SYNC_DROP_NO_THREAD };
+
+/* Embedded in its owner. Exactly one of these ends it: end(), drop(), or a lease_withdraw() that returned true. */
+struct sync_job {
+    void (*run)(
+        struct sync_job *job); /* on the lease's thread, GIL held; leaves no exception set */
+    /* After run(), on the same thread, without the GIL, when the thread already counts as free (or runs for the next): posts the
+     * result (loop_post(), loop_post_io()). The last that the crew does with job and, after the last job of a closed lease, with
+     * the lease. */
+    void (*end)(struct sync_job *job);
+    /* One of many short jobs that need the loop for nothing: a thread runs them one after the other without giving the GIL away in between
+     * (end() is called with it, then), and another thread is woken only where that makes no headway, because a job waits or computes
+     * for long. */
+    bool is_batched;
+    /* Will not run: its wait took longer than sync.queue_timeout, the crew was stopped, or it is optional and there is no thread for it.
+     * Loop's thread, any GIL state. */
+    void (*drop)(struct sync_job *job, enum sync_drop why);
+    /* the crew's: */
+    struct list link;
+    struct lease *lease;
+    bool is_optional; /* does not wait for a thread when requests keep all of threads_max */
+};
+
+/* A claim to one thread. Embedded in its owner, which outlives every job of it; the pool outlives the lease. The crew's, under its
+ * lock. */
+struct lease {
+    struct crew *crew;
+    struct list jobs;    /* not begun, oldest first */
+    struct list wait;    /* crew's queues for a slot */
+    struct list held;    /* crew's list of leases that have a thread */
+    struct list holding; /* crew's list of leases that have a slot and no job */
+    struct sync_thread
+        *thread; /* NULL until the first job, after the end, and where it was given back */
+    struct sync_job *running;
+    uint64_t arrived;         /* its place in the queue */
+    int64_t wait_ns, slot_ns; /* since when it waits, or has its slot */
+    uint64_t
+        delivered_turn; /* loop turn in which the last result was delivered; parking counts from it */
+    unsigned delivering; /* results that are on their way to the loop */
+    unsigned blocked_samples;
+    bool has_slot, is_closed, is_paused, is_resuming;
+    bool gives_back;  /* slot and thread, when its jobs are done */
+    bool is_optional; /* waits for a thread, and its job is optional */
+    char label[96];   /* who: "GET /path", for reports; "" = unknown */
+};
+
+struct crew *pool_crew(PyObject *pool); /* borrowed from the pool */
+
+/* All on the loop's thread, any GIL state, unless said otherwise. */
+void lease_init(struct lease *l, struct crew *crew, const char *label);
+/* job->run, end and drop are set. 0; -EAGAIN: sync.queue jobs wait already; -ESHUTDOWN: the crew is closed. On failure nothing of job
+ * is called. */
+int lease_submit(struct lease *l, struct sync_job *job);
+/* Takes back a job that has not begun: nothing of it will be called. False: it runs, or has run. */
+bool lease_withdraw(struct lease *l, struct sync_job *job);
+/* No more parking: what is queued still runs, then the thread is free. To be called exactly once; also right after lease_submit() for a
+ * lease of one job, which then costs nothing more: its thread goes from job to job. */
+void lease_close(struct lease *l);
+
+/* On the lease's thread inside run(), without the GIL: the code waits for the client, so its slot is another's until resume (which
+ * waits for a slot). */
+void lease_pause(struct lease *l);
+void lease_resume(struct lease *l);
+
+/* --- with Python: GIL held ---------------------------------------------------------------------------------------------- */
+
+/* Queues fn(*args) for any idle thread: as Pool.submit(). Returns a new future of the pool's loop; NULL with RuntimeError where the
+ * pool is closed, belongs to the parent of a fork, or its queue is full. pool: a _ringcorn.Pool. May run Python (starting a thread). */
 PyObject *pool_submit(PyObject *pool, PyObject *fn, PyObject *const *args, Py_ssize_t n);
+
+/* Makes a lease for a request and sets it in every variable of pool.context_vars, in the current context. Returns a new
+ * _ringcorn.Lease; NULL without an exception where pool.context_vars is empty, and with one on failure. */
+PyObject *pool_enter(PyObject *pool, const char *label);
+
+/* As Lease.submit(fn, *args), on the loop's thread: a new future. */
+PyObject *lease_call(PyObject *lease, PyObject *fn, PyObject *const *args, Py_ssize_t n);
+
+/* As Lease.close(): the request has ended. Late calls still work: each takes a thread for itself. */
+void lease_end(PyObject *lease);
+
+/* A job of it met a full queue, or waited for longer than sync.queue_timeout. */
+bool lease_was_refused(PyObject *lease);
 
 #endif

@@ -12,6 +12,7 @@
 
 #include "worker/signals.h"
 #include "worker/worker.h"
+#include "wsgi/wsgi.h"
 
 #include <errno.h>
 #include <pthread.h>
@@ -27,6 +28,7 @@ enum {
 static volatile sig_atomic_t got_term;
 static struct io *volatile woken;
 static const struct asgi *volatile reported;
+static const struct exchanges *volatile reported_exchanges;
 
 static void
 on_term(int signal_number)
@@ -68,8 +70,10 @@ on_report(int signal_number)
     int saved = errno;
     const struct asgi *asgi = reported;
     /* The list of requests is the loop thread's, which is the main one. The kernel prefers it unless it blocks the signal. */
-    if (asgi != NULL && gettid() == getpid())
+    if (asgi != NULL && gettid() == getpid()) {
         asgi_report_signal_safe(asgi, REPORTED_MAX);
+        exchanges_report_signal_safe(reported_exchanges, REPORTED_MAX);
+    }
     char line[512] = "[";
     size_t n = 1 + put_number(line + 1, getpid());
     static const char live_text[] = "] live:";
@@ -157,9 +161,10 @@ signals_install(void)
 }
 
 void
-signals_attach(struct io *io, const struct asgi *asgi)
+signals_attach(struct io *io, const struct asgi *asgi, const struct exchanges *exchanges)
 {
     woken = io;
+    reported_exchanges = exchanges;
     reported = asgi;
 }
 

@@ -1,6 +1,7 @@
 /* worker.c: one worker process, built out of the lower folders and taken down again.
  *
  *   worker_run() ─> embed_start() ─> ringcorn.worker.run() ─> attach ─> serve ─> (requests) ─> drained ─> detach ─> embed_stop()
+ *   worker_check() ─> embed_start() ─> ringcorn.check.run() ─> embed_stop()
  *
  * Runs on:  the process's main thread. Without the GIL: on_control() and everything called from the loop's I/O phase.
  * Owns:     struct worker, the one instance of everything per process. */
@@ -15,6 +16,7 @@
 
 #include "py/embed.h"
 #include "worker/signals.h"
+#include "wsgi/wsgi.h"
 
 enum { WORKER_LISTENERS_MAX = 1024 };
 
@@ -27,7 +29,8 @@ static struct worker {
     struct io *io;           /* the loop's */
     struct net net;
     struct conn_ops conn_ops;
-    struct asgi asgi;
+    struct asgi asgi;        /* the application is one of the two; asgi has the struct http_app of both */
+    struct wsgi wsgi;
     struct io_op control;
     struct {
         int32_t id;
@@ -159,10 +162,11 @@ on_turn(void *self)
 {
     (void)self;
     net_turn(&w.net);
+    exchanges_turn(&w.wsgi.exchanges);
     if (signals_take_term())
         ask_to_go();
     /* A quick end does not wait for clients that linger. */
-    if (w.is_draining && !w.drained_is_told && w.asgi.http.in_hand == 0 &&
+    if (w.is_draining && !w.drained_is_told && w.asgi.http.in_hand == 0 && !exchanges_are_at_threads(&w.wsgi.exchanges) &&
         (w.net.conns_n == 0 || w.is_quitting)) {
         w.drained_is_told = true;
         w.events |= EVENT_DRAINED;
@@ -173,7 +177,7 @@ static bool
 on_has_work(void *self)
 {
     (void)self;
-    return w.events != 0 || asgi_has_work(&w.asgi);
+    return w.events != 0 || asgi_has_work(&w.asgi) || exchanges_have_work(&w.wsgi.exchanges);
 }
 
 static int
@@ -182,6 +186,7 @@ on_run(void *self)
     (void)self;
     if (asgi_run(&w.asgi) < 0)
         return -1;
+    exchanges_run(&w.wsgi.exchanges);
     static const struct {
         enum worker_event event;
         const char *name;
@@ -208,7 +213,10 @@ static int64_t
 on_next_ns(void *self)
 {
     (void)self;
-    return signals_have_term() ? 0 : net_next_ns(&w.net);
+    int64_t net = net_next_ns(&w.net), exchanges = exchanges_next_ns(&w.wsgi.exchanges);
+    if (signals_have_term())
+        return 0;
+    return net < 0 ? exchanges : exchanges < 0 || net < exchanges ? net : exchanges;
 }
 
 static const struct loop_client client = {
@@ -253,10 +261,21 @@ worker_attach(PyObject *module, PyObject *loop)
     io_op_init(&w.control, on_control);
     io_poll(io, &w.control, w.args->control, POLLIN);
     w.is_attached = true;
-    signals_attach(io, &w.asgi);
+    wsgi_init(&w.wsgi, &w.asgi.http);
+    signals_attach(io, &w.asgi, &w.wsgi.exchanges);
     if (pthread_atfork(NULL, NULL, forked_child) != 0)
         return PyErr_NoMemory();
-    loop_attach(loop, &client, NULL);
+    loop_attach(loop, &client, &w);
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+begin_serving(void)
+{
+    w.is_serving = true;
+    int err = control_send(w.args->control, CONTROL_READY, (int32_t)w.args->slot, -1);
+    if (err < 0)
+        log_warning("the master cannot be told that this worker is ready: %s", strerror(-err));
     Py_RETURN_NONE;
 }
 
@@ -264,15 +283,22 @@ static PyObject *
 worker_serve(PyObject *module, PyObject *args)
 {
     (void)module;
-    PyObject *app, *context, *state;
-    if (!PyArg_ParseTuple(args, "OOO", &app, &context, &state) ||
-        asgi_serve(&w.asgi, app, context, state) < 0)
+    PyObject *app, *websocket_app, *context, *state, *pool;
+    if (!PyArg_ParseTuple(args, "OOOOO", &app, &websocket_app, &context, &state, &pool) ||
+        asgi_serve(&w.asgi, app, websocket_app, context, state, pool) < 0)
         return NULL;
-    w.is_serving = true;
-    int err = control_send(w.args->control, CONTROL_READY, (int32_t)w.args->slot, -1);
-    if (err < 0)
-        log_warning("the master cannot be told that this worker is ready: %s", strerror(-err));
-    Py_RETURN_NONE;
+    return begin_serving();
+}
+
+static PyObject *
+worker_serve_wsgi(PyObject *module, PyObject *args)
+{
+    (void)module;
+    PyObject *app, *context, *pool;
+    if (!PyArg_ParseTuple(args, "OOO", &app, &context, &pool) ||
+        wsgi_serve(&w.wsgi, w.loop, app, context, pool) < 0)
+        return NULL;
+    return begin_serving();
 }
 
 static PyObject *
@@ -287,14 +313,17 @@ static PyObject *
 worker_cancel_all(PyObject *module, PyObject *unused)
 {
     (void)module, (void)unused;
-    return PyLong_FromSize_t(asgi_cancel_all(&w.asgi));
+    return PyLong_FromSize_t(asgi_cancel_all(&w.asgi) + exchanges_cancel_all(&w.wsgi.exchanges));
 }
 
 static PyObject *
 worker_in_hand(PyObject *module, PyObject *unused)
 {
     (void)module, (void)unused;
-    return asgi_in_hand(&w.asgi);
+    PyObject *list = asgi_in_hand(&w.asgi);
+    if (list != NULL && exchanges_in_hand(&w.wsgi.exchanges, list) < 0)
+        Py_CLEAR(list);
+    return list;
 }
 
 /* Ends what is still in hand and lets go of the loop, which can be closed then. */
@@ -304,12 +333,13 @@ worker_detach(PyObject *module, PyObject *unused)
     (void)module, (void)unused;
     if (w.loop == NULL)
         Py_RETURN_NONE;
-    signals_attach(NULL, NULL);
+    signals_attach(NULL, NULL, NULL);
     while (w.listeners_n > 0)
         unlisten(w.listeners_n - 1);
     asgi_abandon(&w.asgi);
+    exchanges_abandon(&w.wsgi.exchanges);
     io_cancel(w.io, &w.control);
-    loop_attach(w.loop, NULL, NULL);
+    loop_detach(w.loop, &w);
     w.io = NULL;
     Py_CLEAR(w.callback);
     Py_CLEAR(w.loop);
@@ -327,6 +357,7 @@ worker_free(PyObject *module, PyObject *unused)
     net_fini(&w.net);
     http_fini(&w.asgi.http);
     asgi_fini(&w.asgi);
+    wsgi_fini(&w.wsgi);
     control_send(w.args->control, CONTROL_DRAINED, (int32_t)w.args->slot, -1); /* a master that is gone need not know */
     Py_RETURN_NONE;
 }
@@ -334,6 +365,7 @@ worker_free(PyObject *module, PyObject *unused)
 static PyMethodDef worker_methods[] = {
     { "attach", worker_attach, METH_O, NULL },
     { "serve", worker_serve, METH_VARARGS, NULL },
+    { "serve_wsgi", worker_serve_wsgi, METH_VARARGS, NULL },
     { "notify", worker_notify, METH_O, NULL },
     { "cancel_all", worker_cancel_all, METH_NOARGS, NULL },
     { "in_hand", worker_in_hand, METH_NOARGS, NULL },
@@ -366,31 +398,51 @@ strings_list(const struct conf_strings *strings)
     return list;
 }
 
-/* What ringcorn.worker.run() needs to know. */
+/* Seconds; None = off. New. */
+static PyObject *
+seconds(int64_t ms)
+{
+    return ms == 0 ? Py_NewRef(Py_None) : PyFloat_FromDouble((double)ms / 1000);
+}
+
+/* What ringcorn.worker.run() needs to know: a new dict. */
 static PyObject *
 options_new(const struct conf *conf)
 {
     static const char *const io[] = { "auto", "io_uring", "epoll" };
     static const char *const lifespan[] = { "auto", "on", "off" };
     static const char *const levels[] = { "debug", "info", "warning", "error" };
-    PY_OWNED PyObject *first = strings_list(&conf->import_first);
-    if (first == NULL)
-        return NULL;
-    return Py_BuildValue("{s:I,s:i,s:s,s:O,s:s,s:O,s:s,s:s,s:s,s:I,s:I,s:d}", "slot", w.args->slot,
-                         "stacks_signal", WORKER_STACKS_SIGNAL, "app",
-                         conf->app, "factory", conf->factory ? Py_True : Py_False, "app_dir", conf->app_dir, "import_first",
-                         first, "io", io[conf->io], "lifespan", lifespan[conf->lifespan], "log_level",
-                         levels[conf->log_level], "sync_threads", conf->sync_threads,
-                         "executor_threads", conf->sync_executor_threads, "graceful",
-                         (double)conf->timeout_graceful_ms / 1000);
+    static const char *const interface[] = { "auto", "asgi", "wsgi" };
+    static const char *const affinity[] = { "request", "transaction", "call" };
+    static const char *const websocket[] = { "message", "call", "connection" };
+    static const char *const one_hop[] = { "auto", "off" };
+    /* N steals, also where the building fails; a NULL among them fails it with its exception. */
+    return Py_BuildValue(
+        "{s:I,s:I,s:i,s:s,s:O,s:s,s:s,s:N,s:s,s:s,s:s,s:d,"
+        "s:I,s:I,s:s,s:s,s:I,s:I,s:N,s:N,s:N,s:s,s:s,s:s,s:s}",
+        "slot", w.args->slot, "workers", conf->workers, "stacks_signal", WORKER_STACKS_SIGNAL, "app",
+        conf->app, "factory", conf->factory ? Py_True : Py_False, "app_dir", conf->app_dir,
+        "interface", interface[conf->interface], "import_first", strings_list(&conf->import_first),
+        "io", io[conf->io], "lifespan", lifespan[conf->lifespan], "log_level",
+        levels[conf->log_level], "graceful", (double)conf->timeout_graceful_ms / 1000,
+        "sync_threads", conf->sync_threads, "sync_threads_max", conf->sync_threads_max,
+        "sync_affinity", affinity[conf->sync_affinity], "sync_websocket",
+        websocket[conf->sync_websocket], "executor_threads", conf->sync_executor_threads,
+        "sync_queue", conf->sync_queue, "sync_queue_timeout", seconds(conf->sync_queue_timeout_ms),
+        "sync_idle_timeout", seconds(conf->sync_idle_timeout_ms), "sync_park_close_db",
+        seconds(conf->sync_park_close_db_ms), "django_one_hop", one_hop[conf->django_one_hop],
+        "django_conn_max_age", conf->django_conn_max_age, "django_start_hop",
+        conf->django_start_hop_is_moved ? "move" : "stock", "anyio_threads",
+        conf->anyio_threads_are_stock ? "stock" : "auto");
 }
 
+/* run() of the module called name; returns the exit code. */
 static int
-run_python(void)
+run_python(const char *name)
 {
     PY_OWNED PyObject *module = PyModule_Create(&worker_module);
     PY_OWNED PyObject *options = options_new(w.args->conf);
-    PY_OWNED PyObject *python = PyImport_ImportModule("ringcorn.worker");
+    PY_OWNED PyObject *python = PyImport_ImportModule(name);
     PY_OWNED PyObject *result = NULL; /* up here: no goto may jump over an owned local */
     if (module == NULL || options == NULL || python == NULL)
         goto failed;
@@ -415,12 +467,12 @@ failed:
     return EXIT_CODE_APP;
 }
 
-int
-worker_run(const struct worker_args *args)
+/* From the start of Python to its end. */
+static int
+run(const struct worker_args *args, const char *name)
 {
     const struct conf *conf = args->conf;
     w.args = args;
-    signals_install();
     if (conf_export_env(conf) < 0 || PyImport_AppendInittab("_ringcorn", PyInit__ringcorn) < 0) {
         log_error("out of memory while starting Python");
         return EXIT_CODE_SYSTEM;
@@ -439,9 +491,24 @@ worker_run(const struct worker_args *args)
     int code = embed_start(&options);
     if (code != 0)
         return code;
-    code = run_python();
+    code = run_python(name);
     if (embed_stop() < 0)
         log_warning("Python ended with unflushed output");
+    return code;
+}
+
+int
+worker_run(const struct worker_args *args)
+{
+    signals_install();
+    int code = run(args, "ringcorn.worker");
     close(args->control);
     return code;
+}
+
+int
+worker_check(const struct worker_args *args)
+{
+    signal(SIGPIPE, SIG_IGN); /* a database that hangs up is an error, not the end */
+    return run(args, "ringcorn.check");
 }

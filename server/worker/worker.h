@@ -64,6 +64,10 @@ struct worker_args {
 
 int worker_run(const struct worker_args *args);
 
+/* For --check-config: starts Python in this (just forked) process, imports the application and prints what there is to say about it
+ * (python/ringcorn/check.py). No loop, no socket, signals stay as they are; args->control is -1. Returns the exit code. */
+int worker_check(const struct worker_args *args);
+
 /* Fills in what --version prints about Python and the loop's backend, one "name value" a line. */
 void worker_versions(FILE *out);
 

@@ -25,6 +25,11 @@ async def plain_receive(scope, receive, send):
     await send(END)
 
 
+def plain_wsgi(environ, start_response):
+    start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", "13")])
+    return [BODY]
+
+
 async def lifespan(receive, send):
     while True:
         message = await receive()
@@ -46,6 +51,12 @@ def make_starlette():
 
 def make_fastapi():
     from fastapi import FastAPI
+    from pydantic import BaseModel
+
+    class Item(BaseModel):
+        name: str
+        price: float
+        tags: list[str]
 
     api = FastAPI()
 
@@ -53,18 +64,39 @@ def make_fastapi():
     async def index():
         return {"hello": "world"}
 
-    @api.get("/sync")
+    @api.get("/sync", response_model=Item)
     def index_sync():
-        return {"hello": "world"}
+        return {"name": "item", "price": 12.5, "tags": ["a", "b"]}
 
     return api
 
 
+def make_burning():
+    """For the GIL: an endpoint that computes in Python on a thread, and one on the loop that does next to nothing."""
+    import time
+
+    from starlette.applications import Starlette
+    from starlette.responses import PlainTextResponse
+    from starlette.routing import Route
+
+    def burn(request):
+        end = time.thread_time() + 0.05
+        n = 0
+        while time.thread_time() < end:
+            n += sum(range(100))
+        return PlainTextResponse("burnt")
+
+    async def index(request):
+        return PlainTextResponse("Hello, World!")
+
+    return Starlette(routes=[Route("/", index), Route("/burn", burn)])
+
+
+MAKERS = {"starlette": make_starlette, "fastapi": make_fastapi, "burning": make_burning}
+
+
 def __getattr__(name):
-    if name == "starlette":
-        globals()[name] = make_starlette()
-    elif name == "fastapi":
-        globals()[name] = make_fastapi()
-    else:
+    if name not in MAKERS:
         raise AttributeError(name)
+    globals()[name] = MAKERS[name]()
     return globals()[name]

@@ -6,12 +6,16 @@
 
 What is measured: user and system time of the server's whole process tree, divided by the requests it answered, while wrk keeps 64 connections busy; one worker each. Every round runs every server once,
 in turn, so that a busy minute of the machine hits all alike; the figure is the median over the rounds. Requests per second are
-printed too, but on a machine that also runs wrk they say less.
+printed too, but on a machine that also runs wrk they say less. Two cases differ: `crossing` (crossing.py) and `gil` (gil.py).
+
+    cases.py       what is measured, and the ratios that must hold      servers.py     how each server is started
+    processes.py   processes, their CPU time and memory                 apps.py        what is served; Django: tests/apps/pg_project
 
 Results: build/bench/<time>.json (with every round) and .svg, and build/bench/latest.*.
 """
 
 import argparse
+import contextlib
 import html
 import importlib.metadata
 import json
@@ -19,194 +23,87 @@ import os
 import platform
 import re
 import shutil
-import signal
-import socket
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).resolve().parent
 OUT = ROOT / "build" / "bench"
+sys.path.insert(0, str(ROOT / "tests" / "tools"))
+
+import gil  # noqa: E402
+from cases import CASES  # noqa: E402
+from postgres import Postgres  # noqa: E402
+from processes import Running, cpu_seconds, free_port, rss_kib  # noqa: E402
+from servers import SERVERS  # noqa: E402
+
 CONNECTIONS = 64
-
-# As a browser sends them; with Host eleven headers (wrk adds Host by itself).
-HEADERS = {
-    "User-Agent": "Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128.0",
-    "Accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8",
-    "Accept-Language": "en-US,en;q=0.5",
-    "Accept-Encoding": "gzip, deflate, br, zstd",
-    "Connection": "keep-alive",
-    "Cookie": "sessionid=abcdefghijklmnopqrstuvwxyz012345; csrftoken=ABCDEFGHIJKLMNOPQRSTUVWXYZ012345",
-    "Upgrade-Insecure-Requests": "1",
-    "Sec-Fetch-Dest": "document",
-    "Sec-Fetch-Mode": "navigate",
-    "X-Forwarded-For": "203.0.113.7",
-}
-
-# case: title, application, path, headers, {peer or "best": ratio that must hold}
-# "best" is the cheaper of uvicorn and granian.
-CASES = {
-    "plain": ("plaintext, bare application, only Host", "apps:plain", "/", {}, {"best": 0.45, "fastpysgi": 0.6}),
-    "headers": ("plaintext with receive(), 11 headers", "apps:plain_receive", "/", HEADERS, {"best": 0.3}),
-    "starlette": ("Starlette route", "apps:starlette", "/", HEADERS, {"best": 0.6}),
-    "fastapi": ("FastAPI async endpoint", "apps:fastapi", "/", HEADERS, {"best": 0.85}),
-    "fastapi-sync": ("FastAPI sync endpoint", "apps:fastapi", "/sync", HEADERS, {}),
-}
-EXTRA = {"fastapi-sync"}  # only when asked for
+CROSSING_US = 8.0  # an empty job of ours costs at most so much, one at a time or many
+CROSSING_ROUNDS_MIN = 3
 
 
-# ------------------------------------------------------------------ servers
+# ------------------------------------------------------------------ starting
 
 
-def ringcorn(io):
-    def command(args, app, port):
-        return [args.program, "--bind", f"127.0.0.1:{port}", "--workers", "1", "--io", io, "--no-access-log", "--app-dir", HERE, app]
-
-    return command
-
-
-def uvicorn(args, app, port):
-    return [
-        args.bin / "uvicorn", app, "--app-dir", HERE, "--port", port, "--loop", "uvloop", "--http", "httptools",
-        "--no-access-log", "--log-level", "warning",
-    ]  # fmt: skip
+def environment(args, case, extra):
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("RINGCORN_", "PYTHON", "PG"))}
+    env["VIRTUAL_ENV"] = str(args.venv.absolute())
+    env["PYTHONPATH"] = str(case.folder)
+    env["PYTHONDONTWRITEBYTECODE"] = "1"
+    return {**env, **case.env, **extra}
 
 
-def granian(args, app, port):
-    return [
-        args.bin / "granian", "--interface", "asgi", "--port", port, "--workers", "1", "--no-access-log", "--log-level", "warning",
-        "--working-dir", HERE, app,
-    ]  # fmt: skip
+@contextlib.contextmanager
+def database(args, case):
+    """A PostgreSQL with the project's tables, where the case needs one; its variables of the environment."""
+    if not case.needs_postgres:
+        yield {}
+        return
+    with Postgres(max_connections=500, log_min_messages="warning", log_connections="off", log_disconnections="off") as pg:
+        variables = {"PG_PORT": str(pg.port)}
+        subprocess.run([args.bin / "python", "tables.py"], cwd=case.folder, env=environment(args, case, variables), check=True)
+        yield variables
 
 
-def fastpysgi(args, app, port):
-    return [args.bin / "python", HERE / "run_fastpysgi.py", app, port]
-
-
-def hypercorn(args, app, port):
-    return [args.bin / "hypercorn", "--bind", f"127.0.0.1:{port}", "--workers", "1", "-k", "uvloop", app]
-
-
-SERVERS = {
-    "ringcorn": ringcorn("io_uring"),
-    "ringcorn-epoll": ringcorn("epoll"),
-    "uvicorn": uvicorn,
-    "granian": granian,
-    "fastpysgi": fastpysgi,
-    "hypercorn": hypercorn,
-}
-DEFAULT_SERVERS = ["ringcorn", "ringcorn-epoll", "uvicorn", "granian", "fastpysgi"]
-PEERS = ["uvicorn", "granian"]
-
-
-# ------------------------------------------------------------------ processes
-
-
-def tree(pid):
-    """A process and all its descendants."""
-    parents = {}
-    for name in os.listdir("/proc"):
-        if name.isdigit():
-            try:
-                fields = Path(f"/proc/{name}/stat").read_text().rsplit(")", 1)[1].split()
-            except OSError:
-                continue
-            parents.setdefault(int(fields[1]), []).append(int(name))
-    found, queue = [], [pid]
-    while queue:
-        one = queue.pop()
-        found.append(one)
-        queue += parents.get(one, [])
-    return found
-
-
-def cpu_seconds(pid):
-    """CPU time of the tree, to the nanosecond: the processes' CPU clocks (clock_getcpuclockid(3)). They count every thread, ended
-    ones and the kernel's helpers of io_uring too."""
-    total = 0.0
-    for one in tree(pid):
+@contextlib.contextmanager
+def serving(name, args):
+    """{server: Running} of a case; those that do not come up are left out, and said."""
+    case, running = CASES[name], {}
+    servers = [s for s in case.servers if not args.servers or s in args.servers]
+    with database(args, case) as variables:
         try:
-            total += time.clock_gettime(~one << 3 | 2)
-        except OSError:
-            pass  # it ended meanwhile
-    return total
+            for server in servers:
+                interface, command = SERVERS[server]
+                port = free_port()
+                env = environment(args, case, {**variables, **case.env_of.get(server, {}), **({"PG_APP": server} if variables else {})})
+                try:
+                    running[server] = Running(
+                        server, command(args, case, port), port, case.path, env, case.folder, args.pin.split(",")[0] if args.pin else None
+                    )
+                except (RuntimeError, OSError) as e:
+                    print(f"  {server}: left out: {e}", file=sys.stderr)
+            yield running
+        finally:
+            for one in running.values():
+                one.stop()
 
 
-def rss_kib(pid):
-    total = 0
-    for one in tree(pid):
-        try:
-            total += int(re.search(r"^Pss:\s+(\d+)", Path(f"/proc/{one}/smaps_rollup").read_text(), re.M)[1])
-        except (OSError, TypeError):
-            pass
-    return total
-
-
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
-def answers(port, path):
-    try:
-        with socket.create_connection(("127.0.0.1", port), 1) as s:
-            # Keep-alive, and all of the answer is read: fastpysgi 0.6 ends when a client that asked for a close goes first.
-            s.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
-            s.settimeout(5)
-            return s.recv(65536).startswith(b"HTTP/1.1 200")
-    except OSError:
-        return False
-
-
-class Running:
-    def __init__(self, name, args, app, path):
-        self.name, self.port = name, free_port()
-        env = {k: v for k, v in os.environ.items() if not k.startswith(("RINGCORN_", "PYTHON"))}
-        env["VIRTUAL_ENV"] = str(args.venv.absolute())
-        env["PYTHONPATH"] = str(HERE)
-        env["PYTHONDONTWRITEBYTECODE"] = "1"
-        self.log = tempfile.TemporaryFile()
-        command = [str(part) for part in SERVERS[name](args, app, self.port)]
-        if args.pin:
-            command = ["taskset", "-c", args.pin.split(",")[0], *command]
-        self.process = subprocess.Popen(command, env=env, stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log, start_new_session=True)
-        deadline = time.monotonic() + 20
-        while not answers(self.port, path):
-            if self.process.poll() is not None or time.monotonic() > deadline:
-                text = self.output()
-                self.stop()
-                raise RuntimeError(f"{name} does not answer: {' '.join(command)}\n{text}")
-            time.sleep(0.05)
-
-    def output(self):
-        self.log.seek(0)
-        return self.log.read()[-2000:].decode(errors="replace")
-
-    def stop(self):
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
-            try:
-                self.process.wait(5)
-            except subprocess.TimeoutExpired:
-                for pid in tree(self.process.pid):
-                    try:
-                        os.kill(pid, signal.SIGKILL)
-                    except ProcessLookupError:
-                        pass
-                self.process.wait()
-        self.log.close()
+def in_turn(running, rounds):
+    """Every server once a round, each round beginning with another."""
+    order = list(running)
+    for i in range(rounds):
+        for server in order[i % len(order) :] + order[: i % len(order)]:
+            yield server, running[server]
 
 
 # ------------------------------------------------------------------ load
 
 
 def load(port, path, headers, seconds, args):
-    """One run of wrk; returns (requests, seconds)."""
+    """One run of wrk; returns (requests, seconds, answers that were no 2xx or 3xx, socket errors)."""
     command = ["wrk", "-t", "1", "-c", str(CONNECTIONS), "-d", f"{seconds}s", "--timeout", "10s"]
     for name, value in headers.items():
         command += ["-H", f"{name}: {value}"]
@@ -221,95 +118,128 @@ def load(port, path, headers, seconds, args):
     return int(match[1]), float(match[2]) / (1000 if match[3] == "ms" else 1), int(bad[1]) if bad else 0, sum(map(int, errors.groups())) if errors else 0
 
 
-def run_case(name, servers, args):
-    title, app, path, headers, _ = CASES[name]
-    print(f"\n{title}", flush=True)
-    running, rounds = {}, {s: [] for s in servers}
-    try:
-        for server in servers:
-            try:
-                running[server] = Running(server, args, app, path)
-            except (RuntimeError, OSError) as e:
-                print(f"  {server}: left out: {e}", file=sys.stderr)
+def run_load(name, args):
+    case, result = CASES[name], {}
+    with serving(name, args) as running:
         for server, one in list(running.items()):
             try:
-                load(one.port, path, headers, 1, args)  # warm
+                load(one.port, case.path, case.headers, 1, args)  # warm
             except RuntimeError as e:
                 print(f"  {server}: left out: {e}\n{one.output()}", file=sys.stderr)
                 running.pop(server).stop()
-        order = list(running)
-        for i in range(args.rounds):
-            for server in order[i % len(order) :] + order[: i % len(order)]:
-                one = running[server]
-                before = cpu_seconds(one.process.pid)
-                try:
-                    requests, seconds, bad, errors = load(one.port, path, headers, args.seconds, args)
-                except RuntimeError as e:
-                    sys.exit(f"{server} stopped answering: {e}\n{one.output()}")
-                cpu = cpu_seconds(one.process.pid) - before
-                rounds[server].append(
-                    {"us": cpu / requests * 1e6, "rps": requests / seconds, "cpu_share": cpu / seconds, "bad": bad, "errors": errors}
-                )
+        rounds = {server: [] for server in running}
+        for server, one in in_turn(running, args.rounds):
+            before = cpu_seconds(one.process.pid)
+            try:
+                requests, seconds, bad, errors = load(one.port, case.path, case.headers, args.seconds, args)
+            except RuntimeError as e:
+                sys.exit(f"{server} stopped answering: {e}\n{one.output()}")
+            cpu = cpu_seconds(one.process.pid) - before
+            rounds[server].append({"us": cpu / requests * 1e6, "rps": requests / seconds, "cpu_share": cpu / seconds, "bad": bad, "errors": errors})
         memory = {server: rss_kib(one.process.pid) for server, one in running.items()}
-    finally:
-        for one in running.values():
-            one.stop()
+    for server, runs in rounds.items():
+        us = [r["us"] for r in runs]
+        result[server] = {
+            "us": statistics.median(us), "us_min": min(us), "us_max": max(us),
+            "rps": statistics.median(r["rps"] for r in runs), "pss_kib": memory[server],
+            "bad": sum(r["bad"] for r in runs), "errors": sum(r["errors"] for r in runs), "rounds": runs,
+        }  # fmt: skip
+    return result
+
+
+def run_crossing(name, args):
+    """In a process of its own; the figures have the form of the others."""
+    env = environment(args, CASES[name], {"PYTHONPATH": str(args.program.parent / "python")})
+    rounds = max(args.rounds, CROSSING_ROUNDS_MIN)
+    done = subprocess.run([args.bin / "python", HERE / "crossing.py", str(rounds)], env=env, capture_output=True, text=True)
+    if done.returncode != 0:
+        print(f"  left out: {done.stderr[-2000:]}", file=sys.stderr)
+        return {}
+    return {
+        what: {"us": statistics.median(us), "us_min": min(us), "us_max": max(us), "rounds": us} for what, us in json.loads(done.stdout).items()
+    }
+
+
+def run_gil(name, args):
+    with serving(name, args) as running:
+        rounds = {server: [] for server in running}
+        for server, one in in_turn(running, args.rounds):
+            times, burnt = gil.measure(one.port, args.seconds)
+            rounds[server].append({"times_ms": [round(t, 3) for t in times], "p99_ms": gil.share(times, 0.99), "burnt_per_s": burnt})
     result = {}
     for server, runs in rounds.items():
-        if runs:
-            us = [r["us"] for r in runs]
-            result[server] = {
-                "us": statistics.median(us), "us_min": min(us), "us_max": max(us),
-                "rps": statistics.median(r["rps"] for r in runs), "pss_kib": memory[server],
-                "bad": sum(r["bad"] for r in runs), "errors": sum(r["errors"] for r in runs), "rounds": runs,
-            }  # fmt: skip
+        times, each = [t for r in runs for t in r["times_ms"]], [r["p99_ms"] for r in runs]
+        result[server] = {
+            "p99_ms": gil.share(times, 0.99), "p99_ms_min": min(each), "p99_ms_max": max(each), "p50_ms": gil.share(times, 0.5),
+            "max_ms": max(times), "answers": len(times), "burnt_per_s": statistics.median(r["burnt_per_s"] for r in runs), "rounds": runs,
+        }  # fmt: skip
     return result
+
+
+RUN = {"load": run_load, "crossing": run_crossing, "gil": run_gil}
+FIGURE = {"load": "us", "crossing": "us", "gil": "p99_ms"}
 
 
 # ------------------------------------------------------------------ results
 
 
-def verdicts(case, result):
-    """[(what, ratio, limit)] for the ratios that the case must hold."""
-    limits = CASES[case][4]
-    ours = result.get("ringcorn")
-    found = []
-    if ours:
-        for peer, limit in limits.items():
-            if peer == "best":
-                best = min((result[p]["us"] for p in PEERS if p in result), default=None)
-                label = "the better of uvicorn and granian"
-            else:
-                best, label = result.get(peer, {}).get("us"), peer
-            if best:
-                found.append((f"ringcorn / {label}", ours["us"] / best, limit))
-        if "ringcorn-epoll" in result:
-            found.append(("epoll / io_uring", result["ringcorn-epoll"]["us"] / ours["us"], 1.15))
+def verdicts(name, result):
+    """[(what, figure, limit)] for what the case must hold. A ratio without its peers is no ratio: nothing is said then."""
+    case = CASES[name]
+    if case.kind == "crossing":
+        return [(f"{what}, us", r["us"], CROSSING_US) for what, r in result.items() if not what.endswith("uvloop")]
+    found, figure = [], FIGURE[case.kind]
+    for limit in case.limits:
+        peers = [p for p in limit.peers if p in result]
+        if peers and limit.ours in result:
+            best = min(result[p][figure] for p in peers)
+            found.append((limit.label(peers), result[limit.ours][figure] / best, limit.most))
     return found
 
 
-def table(case, result):
-    ours = result.get("ringcorn", {}).get("us")
-    print(f"  {'server':16} {'us/request':>10} {'(min..max)':>16} {'ratio':>7} {'req/s':>9} {'MiB':>6}")
-    for server, r in sorted(result.items(), key=lambda item: item[1]["us"]):
-        ratio = f"{ours / r['us']:.2f}" if ours else ""
-        notes = "".join(f"  {r[k]} {k}!" for k in ("bad", "errors") if r[k])
-        spread = f"({r['us_min']:.1f}..{r['us_max']:.1f})"
-        print(f"  {server:16} {r['us']:10.2f} {spread:>16} {ratio:>7} {r['rps']:9.0f} {r['pss_kib'] / 1024:6.1f}{notes}")
-    for what, ratio, limit in verdicts(case, result):
-        print(f"  {what}: {ratio:.2f} (at most {limit}) {'ok' if ratio <= limit else 'MISSED'}")
+def table(name, result):
+    kind = CASES[name].kind
+    ours = result.get("ringcorn", result.get("ringcorn-wsgi", {})).get(FIGURE[kind])
+    if kind == "load":
+        print(f"  {'server':20} {'us/request':>10} {'(min..max)':>18} {'ratio':>7} {'req/s':>9} {'MiB':>6}")
+    elif kind == "gil":
+        print(f"  {'server':20} {'p99, ms':>10} {'(min..max)':>18} {'ratio':>7} {'p50':>7} {'max':>7} {'answers':>8} {'burnt/s':>8}")
+    else:
+        print(f"  {'what':26} {'us/job':>8} {'(min..max)':>18}")
+    for server, r in sorted(result.items(), key=lambda item: item[1][FIGURE[kind]]):
+        figure = r[FIGURE[kind]]
+        ratio = f"{ours / figure:.2f}" if ours else ""
+        spread = f"({r[FIGURE[kind] + '_min']:.1f}..{r[FIGURE[kind] + '_max']:.1f})"
+        if kind == "load":
+            notes = "".join(f"  {r[k]} {k}!" for k in ("bad", "errors") if r[k])
+            print(f"  {server:20} {figure:10.2f} {spread:>18} {ratio:>7} {r['rps']:9.0f} {r['pss_kib'] / 1024:6.1f}{notes}")
+        elif kind == "gil":
+            rest = f"{r['p50_ms']:7.1f} {r['max_ms']:7.1f} {r['answers']:8} {r['burnt_per_s']:8.1f}"
+            print(f"  {server:20} {figure:10.2f} {spread:>18} {ratio:>7} {rest}")
+        else:
+            print(f"  {server:26} {figure:8.2f} {spread:>18}")
+    for what, value, limit in verdicts(name, result):
+        print(f"  {what}: {value:.3f} (at most {limit}) {'ok' if value <= limit else 'MISSED'}")
+    for limit in CASES[name].limits:
+        if missing := [server for server in (limit.ours, *limit.peers) if server not in result]:
+            print(f"  {limit.label(limit.peers)}: without {', '.join(missing)}, which was not measured")
     sys.stdout.flush()
 
 
-COLORS = {"ringcorn": "#c2410c", "ringcorn-epoll": "#fb923c", "uvicorn": "#64748b", "granian": "#94a3b8", "fastpysgi": "#b6c2d1", "hypercorn": "#d5dce5"}
+COLORS = {
+    "ringcorn": "#c2410c", "ringcorn-epoll": "#fb923c", "ringcorn-auto": "#ea580c", "ringcorn-wsgi": "#9a3412", "ringcorn-wsgi-epoll": "#f97316",
+    "uvicorn": "#64748b", "granian": "#94a3b8", "fastpysgi": "#b6c2d1", "hypercorn": "#d5dce5",
+}  # fmt: skip
 
 
 def picture(results, machine):
     """Bars, one group a case, scaled to the dearest server of the case."""
-    width, bar, gap, left, right = 760, 18, 6, 130, 90
+    width, bar, gap, left, right = 760, 18, 6, 150, 90
     parts, y = [], 46
     for case, result in results.items():
-        parts.append(f'<text x="16" y="{y}" class="t">{html.escape(CASES[case][0])}</text>')
+        if CASES[case].kind != "load" or not result:
+            continue
+        parts.append(f'<text x="16" y="{y}" class="t">{html.escape(CASES[case].title)}</text>')
         y += 10
         most = max((r["us"] for r in result.values()), default=1)
         for server, r in sorted(result.items(), key=lambda item: item[1]["us"]):
@@ -330,11 +260,17 @@ def picture(results, machine):
     )
 
 
+VERSIONS = {
+    "uvicorn", "uvloop", "httptools", "granian", "fastpysgi", "hypercorn", "gunicorn", "uwsgi",
+    "starlette", "fastapi", "pydantic", "anyio", "django", "asgiref", "psycopg",
+}  # fmt: skip
+
+
 def versions(args):
     found = {}
     for path in importlib.metadata.distributions():
         name = (path.metadata["Name"] or "").lower()
-        if name in ("uvicorn", "uvloop", "httptools", "granian", "fastpysgi", "hypercorn", "starlette", "fastapi", "pydantic"):
+        if name in VERSIONS:
             found[name] = path.version
     out = subprocess.run([args.program, "--version"], capture_output=True, text=True).stdout
     found["ringcorn"] = out.strip().splitlines()
@@ -345,8 +281,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--program", type=Path, default=ROOT / "build" / "ringcorn")
     parser.add_argument("--venv", type=Path, default=ROOT / "build" / "bench-venv")
-    parser.add_argument("--cases", default=",".join(c for c in CASES if c not in EXTRA), help=f"of {','.join(CASES)}")
-    parser.add_argument("--servers", default=",".join(DEFAULT_SERVERS), help=f"of {','.join(SERVERS)}")
+    parser.add_argument("--cases", default=",".join(CASES), help=f"of {','.join(CASES)}")
+    parser.add_argument("--servers", default="", help=f"of {','.join(SERVERS)}; a case leaves out what is not for it")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=int, default=2, help="of each run of wrk")
     parser.add_argument("--pin", default="", help="SERVER_CPU,WRK_CPU: taskset for both (none by default)")
@@ -354,10 +290,11 @@ def main():
     args = parser.parse_args()
     args.program = args.program.absolute()
     args.bin = args.venv.absolute() / "bin"
+    args.here = HERE
     if shutil.which("wrk") is None:
         sys.exit("wrk is not installed: apt-get install wrk")
-    cases, servers = args.cases.split(","), args.servers.split(",")
-    for kind, names, known in (("case", cases, CASES), ("server", servers, SERVERS)):
+    cases, args.servers = args.cases.split(","), list(filter(None, args.servers.split(",")))
+    for kind, names, known in (("case", cases, CASES), ("server", args.servers, SERVERS)):
         for name in names:
             if name not in known:
                 sys.exit(f"no {kind} {name}; there are {', '.join(known)}")
@@ -368,7 +305,8 @@ def main():
     print(f"{machine}\n{args.rounds} rounds of {args.seconds} s, {CONNECTIONS} connections, one worker each")
     results, missed = {}, 0
     for case in cases:
-        results[case] = run_case(case, servers, args)
+        print(f"\n{case}: {CASES[case].title}", flush=True)
+        results[case] = RUN[CASES[case].kind](case, args)
         table(case, results[case])
         missed += sum(ratio > limit for _, ratio, limit in verdicts(case, results[case]))
 
@@ -378,7 +316,7 @@ def main():
         {
             "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "machine": machine, "versions": versions(args),
             "connections": CONNECTIONS, "rounds": args.rounds, "seconds": args.seconds, "load": os.getloadavg(),
-            "cases": {c: {"title": CASES[c][0], "servers": r, "ratios": [{"what": w, "ratio": x, "at_most": m} for w, x, m in verdicts(c, r)]} for c, r in results.items()},
+            "cases": {c: {"title": CASES[c].title, "servers": r, "ratios": [{"what": w, "ratio": x, "at_most": m} for w, x, m in verdicts(c, r)]} for c, r in results.items()},
         },
         indent=1,
     )  # fmt: skip

@@ -1,6 +1,5 @@
 """Libraries that live on asyncio, on the server's own loop: drivers, HTTP clients, streams, processes; against the real thing."""
 
-import os
 import shutil
 import signal
 import socket
@@ -21,47 +20,9 @@ def free_port():
         return s.getsockname()[1]
 
 
-def postgres_programs():
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
-    return found[-1].parent if found else Path(shutil.which("initdb") or "/nowhere/initdb").parent
-
-
 @pytest.fixture(scope="session")
-def postgres(tmp_path_factory):
-    """A PostgreSQL of our own, in a temporary folder; it refuses to run as root, so then as user postgres."""
-    programs = postgres_programs()
-    if not (programs / "postgres").exists():
-        pytest.fail("PostgreSQL is not installed: apt-get install postgresql")
-    folder = tmp_path_factory.mktemp("postgres")
-    user = {}
-    if os.geteuid() == 0:
-        user = {"user": "postgres", "group": "postgres"}
-        shutil.chown(folder, "postgres", "postgres")
-        for parent in folder.parents:  # the way there must be open to it
-            if parent.is_relative_to("/tmp") and parent != Path("/tmp"):
-                parent.chmod(parent.stat().st_mode | 0o011)
-    port = free_port()
-    env = {"PATH": os.environ["PATH"], "LC_ALL": "C"}
-    subprocess.run(
-        [programs / "initdb", "-D", folder / "data", "-A", "trust", "-U", "postgres", "--no-sync"],
-        check=True, capture_output=True, cwd="/", env=env, **user,
-    )  # fmt: skip
-    with open(folder / "log", "w") as log:
-        process = subprocess.Popen(
-            [programs / "postgres", "-D", folder / "data", "-p", str(port), "-k", folder, "-c", "fsync=off", "-c", "listen_addresses=127.0.0.1"],
-            stdout=log, stderr=log, cwd="/", env=env, **user,
-        )  # fmt: skip
-
-    def accepts():
-        with socket.socket(socket.AF_UNIX) as s:
-            return s.connect_ex(f"{folder}/.s.PGSQL.{port}") == 0 and "ready to accept" in (folder / "log").read_text()
-
-    try:
-        wire.eventually(accepts, 30, "PostgreSQL")
-        yield f"host=127.0.0.1 port={port} user=postgres dbname=postgres"
-    finally:
-        process.send_signal(signal.SIGINT)  # fast shutdown
-        process.wait(30)
+def postgres(pg):
+    return pg.dsn
 
 
 @pytest.fixture(scope="session")

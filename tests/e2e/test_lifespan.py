@@ -99,8 +99,8 @@ def test_task_made_at_start_runs_between_requests(server):
 
 def test_every_worker_has_its_lifespan(server):
     s = server("lifespans:full", "--workers", "3")
-    harness.wire.eventually(lambda: len(s.workers()) == 3)
-    harness.time.sleep(0.5)
+    for slot in range(3):
+        s.wait_log(rf"worker {slot} is ready")
     assert s.stop() == 0
     assert "".join(s.out.lines).count("shutdown seen") == 3
 

@@ -30,7 +30,8 @@ def write_app(folder, version, text=None):
 def serve(server, tmp_path, *args, **options):
     write_app(tmp_path, "v1")
     started = server("changing:app", "-w", 2, "--app-dir", tmp_path, *args, app_dir=None, **options)
-    started.wait_log(r"worker 1 is ready")
+    for slot in range(2):
+        started.wait_log(rf"worker {slot} is ready")
     started.baseline()
     return started
 

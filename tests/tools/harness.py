@@ -29,7 +29,7 @@ ERROR_LINE = re.compile(r"\] (error|critical): |AddressSanitizer|runtime error:|
 TRACEBACK = "Traceback (most recent call last)"
 LIVE_LINE = re.compile(r"\[(\d+)\].*?\blive: (.+)$")
 # Counters that must be 0 once every client is gone; the others go back to where they were.
-LIVE_ZERO = ("conns", "cycles", "chunks", "held", "read_blocks", "jobs")
+LIVE_ZERO = ("conns", "cycles", "chunks", "held", "read_blocks", "jobs", "leases")
 LIVE_SAME = ("polls",)
 
 

@@ -1,5 +1,6 @@
 """`make test-all`: `make test` for every Python from 3.11 that this machine has, the suite against an ASan/UBSan build, the
-stress scenarios, the frameworks' version matrix, CPython's own asyncio tests. The last line is the sum.
+loads on PostgreSQL at full length, the stress scenarios, the frameworks' version matrix, CPython's own asyncio tests, Django's own
+tests. The last line is the sum.
 
 Pythons come from pyenv (all installed versions) and from python3.X on PATH; of several with the same X.Y the newest is taken.
 """
@@ -14,17 +15,31 @@ import sys
 import time
 from pathlib import Path
 
+import django_suite
+
 ROOT = Path(__file__).resolve().parents[2]
 MINORS = range(11, 20)
+# AnyIO's backend is made ours under names that are not public.
+ANYIO = ["tests/e2e/test_clients.py", "tests/e2e/test_anyio_threads.py", "tests/loop/test_anyio_backend.py", "-k", "anyio"]
 # Other versions of frameworks than the pinned ones: name -> (requirements, tests, least Python minor).
+DJANGO = [
+    "tests/e2e/test_django.py", "tests/e2e/test_django_by_view.py", "tests/e2e/test_django_postgres.py", "tests/e2e/test_database_hooks.py",
+    "tests/e2e/test_hints.py", "tests/e2e/test_check_config.py",
+]  # fmt: skip
+LEASES = ["tests/e2e/test_leases.py", "tests/e2e/test_leases_django.py"]
+CHANNELS = ["tests/loop/test_websocket_lease.py"]
 MATRIX = {
-    "Django 6": (["Django>=6.0,<7"], ["tests/e2e/test_django.py"], 12),
+    "newest Django": (["Django>=6.1"], DJANGO, 12),
+    "Django 6.0": (["Django~=6.0.0"], DJANGO, 12),
     # 4.2 does not cancel an async view whose client has left; 5.0 is the first to do so.
-    "Django 4.2": (
-        ["Django~=4.2.0"], ["tests/e2e/test_django.py", "-k", "not test_page and not test_form and not leaves_an_async_view"], 11,
+    "Django 4.2": (["Django~=4.2.0"], [*DJANGO, "-k", "not test_page and not test_form and not leaves_an_async_view"], 11),
+    "asgiref 3.8.1": (["asgiref==3.8.1"], [*DJANGO, *LEASES], 11),
+    **{f"asgiref {v}": ([f"asgiref=={v}"], [*LEASES, *CHANNELS], 11) for v in ("3.9.2", "3.10.0", "3.11.1", "3.12.1", "3.13.0")},
+    "Starlette 0.40, FastAPI 0.115": (
+        ["fastapi==0.115.0", "starlette<0.39"], ["tests/e2e/test_frameworks.py", *ANYIO[:-1], "fastapi or starlette or anyio"], 11,
     ),
-    "Starlette 0.40, FastAPI 0.115": (["fastapi==0.115.0", "starlette<0.39"], ["tests/e2e/test_frameworks.py", "-k", "fastapi or starlette"], 11),
-    "AnyIO 4.4": (["anyio==4.4.0"], ["tests/e2e/test_clients.py", "-k", "anyio"], 11),
+    **{f"AnyIO {v}": ([f"anyio=={v}"], ANYIO, 11) for v in ("4.4.0", "4.8.0", "4.11.0", "4.12.1")},
+    "newest AnyIO": (["anyio>=4.16"], ANYIO, 11),
 }
 
 
@@ -79,7 +94,7 @@ class Sum:
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--make", default="make")
-    parser.add_argument("--only", default="", help="3.12,asan,stress,matrix,asyncio: only these parts")
+    parser.add_argument("--only", default="", help="3.12,asan,loads,stress,matrix,asyncio: only these parts")
     args = parser.parse_args()
     only = set(filter(None, args.only.split(",")))
     make = [*shlex.split(args.make), "--no-print-directory"]
@@ -111,6 +126,13 @@ def main():
             },
         )  # fmt: skip
 
+    if not only or "loads" in only:
+        total.run("Django on PostgreSQL at full length, build", [*make, "all", "venv"])
+        total.run(
+            "Django on PostgreSQL at full length", ["build/venv/bin/python", "-m", "pytest", "-q", "tests/e2e/test_django_postgres.py"],
+            {"RINGCORN_TEST_FULL": "1"},
+        )  # fmt: skip
+
     if not only or "stress" in only:
         total.run("Stress", [*make, "stress"])
 
@@ -119,6 +141,16 @@ def main():
         if foreign.exists():
             total.run("CPython's asyncio tests, build", [*make, "all", "venv"])
             total.run("CPython's asyncio tests", ["build/venv/bin/python", foreign], {"PYTHONPATH": str(ROOT / "build/python")})
+
+    if not only or "django" in only:
+        for version, minors in django_suite.VERSIONS.items():
+            minor = next((minor for minor in minors if (3, minor) in found), None)
+            if minor is None:
+                print(f"Django {version}'s tests: no Python for it here, left out")
+                continue
+            python = "python3" if default_version == (3, minor) else found[3, minor]
+            total.run(f"Django {version}'s own tests, build", [*make, "all", f"PYTHON={python}"])
+            total.run(f"Django {version}'s own tests", [sys.executable, ROOT / "tests/tools/django_suite.py", "--versions", version])
 
     if not only or "matrix" in only:
         for name, (requirements, tests, least) in MATRIX.items():

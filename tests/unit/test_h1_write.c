@@ -105,6 +105,33 @@ app_299(struct c_req *q)
 }
 
 static void
+app_phrase(struct c_req *q)
+{
+    size_t bad;
+    last = h1_start_as(q->h, 200, SLICE("Fine \xe9"), NULL, 0, &bad);
+    h1_write(q->h, "x", 1, NULL, true);
+    c_end(q);
+}
+
+static void
+app_phrase_empty(struct c_req *q)
+{
+    size_t bad;
+    h1_start_as(q->h, 404, SLICE(""), NULL, 0, &bad);
+    h1_write(q->h, "x", 1, NULL, true);
+    c_end(q);
+}
+
+static void
+app_phrase_299(struct c_req *q)
+{
+    size_t bad;
+    h1_start_as(q->h, 299, SLICE("Odd"), NULL, 0, &bad);
+    h1_write(q->h, "x", 1, NULL, true);
+    c_end(q);
+}
+
+static void
 app_fail_before(struct c_req *q)
 {
     h1_fail(q->h, 500);
@@ -201,6 +228,12 @@ static const struct framing framings[] = {
       false },
     { "a status without a name", G11, app_299, "HTTP/1.1 299 \r\ncontent-length: 1\r\n\r\nx",
       false },
+    { "a phrase of the application's own", G11, app_phrase,
+      "HTTP/1.1 200 Fine \xe9\r\ncontent-length: 1\r\n\r\nx", false },
+    { "an empty phrase", G11, app_phrase_empty, "HTTP/1.1 404 \r\ncontent-length: 1\r\n\r\nx",
+      false },
+    { "a phrase for a status without one", G11, app_phrase_299,
+      "HTTP/1.1 299 Odd\r\ncontent-length: 1\r\n\r\nx", false },
     { "h1_fail() before the start", G11, app_fail_before,
       "HTTP/1.1 500 Internal Server Error\r\ncontent-type: text/plain; charset=utf-8\r\n"
       "content-length: 22\r\n\r\nInternal Server Error\n",
@@ -284,7 +317,9 @@ static void
 app_try(struct c_req *q)
 {
     enum http_write got = start(q, try_status, try_v, try_n);
-    size_t bad = last_bad;
+    size_t bad = last_bad, check_bad = 99;
+    bool is_same = h1_check_start(try_status, (struct slice){ 0 }, try_v, try_n, &check_bad) == got;
+    ok(is_same && check_bad == bad, "h1_check_start() says the same");
     bool started = h1_is_started(q->h);
     c_hello(q); /* nothing has changed: another start is fine */
     if (got == HTTP_OK)
@@ -351,6 +386,10 @@ test_refused(enum io_backend backend)
     try(&f, "status 100", 100, NULL, 0, HTTP_BAD_STATUS, 99);
     try(&f, "status 1000", 1000, NULL, 0, HTTP_BAD_STATUS, 99);
     try(&f, "status -1", -1, NULL, 0, HTTP_BAD_STATUS, 99);
+    size_t bad;
+    ok(h1_check_start(200, SLICE("OK\r\nX-Evil: 1"), NULL, 0, &bad) == HTTP_BAD_STATUS,
+       "line end in a phrase");
+    ok(h1_check_start(200, SLICE("O\0K"), NULL, 0, &bad) == HTTP_BAD_STATUS, "NUL in a phrase");
     fix_close(&f, "refused");
 }
 

@@ -1,0 +1,68 @@
+"""What can be said of an application without serving it: for ``ringcorn --check-config``, and the warnings at start.
+
+After the C side found the configuration right, it calls run() in the main thread of a process of its own. No loop runs, nothing listens,
+lifespan is not spoken. The application is imported as a worker would import it, with the exit codes and the lines of a start that
+fails. Then come the settings that defeat persistent connections, and how many connections to the databases this configuration needs,
+beside what the databases allow.
+"""
+
+import faulthandler
+import os
+import sys
+import time
+import traceback
+
+from . import connection_count, log, sqlalchemy_hints
+from .app import AppError, load_by
+from .connection_count import django_is_up
+
+
+def run(worker, options):
+    """Returns the exit code."""
+    log.setup(options["log_level"])
+    faulthandler.register(options["stacks_signal"], file=sys.stderr, all_threads=True)
+    began = time.monotonic()
+    try:
+        _, interface = load_by(options)
+    except AppError as e:
+        if e.show is not None:
+            traceback.print_exception(e.show)
+        print(f"ringcorn: {e}", file=sys.stderr, flush=True)
+        return e.code
+    _say(f"{options['app']} was imported in {time.monotonic() - began:.2f} s")
+    from .worker import _auto_threads
+
+    threads = options["sync_threads"] or _auto_threads(interface)
+    warn(django_hints, threads, interface, options, say=_say)
+    warn(sqlalchemy_hints.find, threads, say=_say)
+    for line in connection_count.lines(options["workers"], threads, max(threads, options["sync_threads_max"])):
+        _say(line)
+    if connection_count.is_asking():
+        os._exit(0)
+    return 0
+
+
+def django_hints(threads, interface, options):
+    """The settings of Django that defeat persistent connections, a line each. *threads*: sync.threads in effect. No loop runs."""
+    if not django_is_up():
+        return []
+    from .django import hints
+
+    return hints.find(threads, interface == "asgi", options["django_conn_max_age"])
+
+
+def warn(find, *args, say=None):
+    """Says what find(*args) returns; in the log, at start. Nothing in it keeps an application from being served."""
+    try:
+        lines = find(*args)
+    except Exception as e:
+        lines = [f"the settings of the application could not be judged: {type(e).__name__}: {e}"]
+    for line in lines:
+        if say is None:
+            log.warning("%s", line)
+        else:
+            say(f"warning: {line}")
+
+
+def _say(line):
+    print(f"ringcorn: {line}", flush=True)

@@ -1,0 +1,104 @@
+/* check.c: --check-config, after the configuration itself was found right: a child that starts Python, imports the application and
+ * says what it thinks of it. It listens nowhere and serves nothing; whom it runs as and how long it may take is as for a worker.
+ *
+ * Runs on:  the only thread, before anything else of the master exists. */
+#include <errno.h>
+#include <poll.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "base/base.h"
+#include "master.h"
+#include "privileges.h"
+#include "worker/worker.h"
+
+enum { DUMP_MS = 200 }; /* from the signal that asks for stacks to SIGKILL */
+
+static int
+run_child(const struct master_args *args, const struct privileges *privileges)
+{
+    const struct conf *conf = args->conf;
+    int err = privileges_drop(privileges);
+    if (err < 0) {
+        log_operator("cannot become %s: %s", conf->user != NULL ? conf->user : conf->group,
+                     strerror(-err));
+        return EXIT_CODE_SYSTEM;
+    }
+    struct worker_args worker = {
+        .conf = conf,
+        .control = -1,
+        .access_fd = -1,
+        .exe = args->exe,
+        .argc = args->argc,
+        .argv = args->argv,
+    };
+    return worker_check(&worker);
+}
+
+/* Whether the process ends in time; 0 = there is no limit. */
+static bool
+ends_within(pid_t pid, int64_t ms)
+{
+    FD_OWNED int pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
+    if (pidfd < 0 || ms <= 0)
+        return true; /* waitpid() does the waiting */
+    struct pollfd p = { .fd = pidfd, .events = POLLIN };
+    int64_t end_ns = clock_ns() + ms * NS_PER_MS;
+    for (;;) {
+        int64_t left_ms = (end_ns - clock_ns() + NS_PER_MS - 1) / NS_PER_MS;
+        int n =
+            left_ms <= 0 ? 0 : poll(&p, 1, (int)left_ms); /* at most a day, as the schema has it */
+        if (n < 0 && errno == EINTR)
+            continue;
+        return n != 0;
+    }
+}
+
+int
+master_check(const struct master_args *args)
+{
+    const struct conf *conf = args->conf;
+    struct privileges privileges = { 0 };
+    if (privileges_find(conf, &privileges) < 0)
+        return EXIT_CODE_SYSTEM;
+    fflush(NULL); /* what stdio holds would be written twice */
+    pid_t pid = fork();
+    if (pid == 0) {
+        int code = run_child(args, &privileges);
+        fflush(NULL);
+        _exit(code);
+    }
+    privileges_fini(&privileges);
+    if (pid < 0) {
+        log_operator("cannot check the application: fork: %s", strerror(errno));
+        return EXIT_CODE_SYSTEM;
+    }
+    bool is_late = !ends_within(pid, conf->timeout_startup_ms);
+    if (is_late) {
+        log_operator(
+            "the application is not imported after %.1f s (timeouts.startup); its stacks follow",
+            (double)conf->timeout_startup_ms / 1000);
+        kill(pid, WORKER_STACKS_SIGNAL);
+        if (!ends_within(pid, DUMP_MS))
+            kill(pid, SIGKILL);
+    }
+    int status;
+    while (waitpid(pid, &status, 0) < 0) {
+        if (errno != EINTR) {
+            log_operator("cannot check the application: waitpid: %s", strerror(errno));
+            return EXIT_CODE_SYSTEM;
+        }
+    }
+    if (is_late)
+        return EXIT_CODE_APP;
+    if (WIFSIGNALED(status)) {
+        const char *name = sigabbrev_np(WTERMSIG(status));
+        log_operator("the process that imported the application died of signal %d (%s)",
+                     WTERMSIG(status), name != NULL ? name : "real-time");
+        return EXIT_CODE_APP;
+    }
+    return WEXITSTATUS(status);
+}

@@ -1,0 +1,17 @@
+"""Creates and fills the tables, once for each PostgreSQL: tables.py, with the settings' environment."""
+
+import os
+
+import django
+
+ITEMS = 200  # named "item 0" and so on
+
+if __name__ == "__main__":
+    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "project.settings")
+    django.setup()
+    from django.db import connection
+    from shop.models import Item
+
+    with connection.schema_editor() as editor:
+        editor.create_model(Item)
+    Item.objects.bulk_create(Item(name=f"item {i}", price=i) for i in range(ITEMS))

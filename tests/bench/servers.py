@@ -1,0 +1,84 @@
+"""How each server is started: one worker process; where it runs synchronous code in threads of its own, eight of them.
+
+A server is (interface, command): the command is a function of (args, case, port). args.bin is the peers' virtual environment.
+"""
+
+THREADS = 8
+
+
+def ringcorn(io, interface="asgi", threads=THREADS):
+    def command(args, case, port):
+        return [
+            args.program, "--bind", f"127.0.0.1:{port}", "--workers", "1", "--threads", threads, "--io", io, "--interface", interface,
+            "--no-access-log", "--app-dir", case.folder, case.apps[interface],
+        ]  # fmt: skip
+
+    return interface, command
+
+
+def uvicorn(args, case, port):
+    return [
+        args.bin / "uvicorn", case.apps["asgi"], "--app-dir", case.folder, "--port", port, "--loop", "uvloop", "--http", "httptools",
+        "--no-access-log", "--log-level", "warning",
+    ]  # fmt: skip
+
+
+def granian(args, case, port):
+    return [
+        args.bin / "granian", "--interface", "asgi", "--port", port, "--workers", "1", "--no-access-log", "--log-level", "warning",
+        "--working-dir", case.folder, case.apps["asgi"],
+    ]  # fmt: skip
+
+
+def granian_wsgi(args, case, port):
+    return [
+        args.bin / "granian", "--interface", "wsgi", "--port", port, "--workers", "1", "--blocking-threads", THREADS, "--no-access-log",
+        "--log-level", "warning", "--working-dir", case.folder, case.apps["wsgi"],
+    ]  # fmt: skip
+
+
+def gunicorn(kind, *options):
+    def command(args, case, port):
+        return [
+            args.bin / "gunicorn", "--worker-class", kind, "--workers", "1", "--bind", f"127.0.0.1:{port}", "--chdir", case.folder,
+            "--keep-alive", "75", "--log-level", "warning", *options, case.apps["asgi" if kind == "asgi" else "wsgi"],
+        ]  # fmt: skip
+
+    return command
+
+
+def uwsgi(args, case, port):
+    # Its keep-alive (--http11-socket) gives each connection a thread for good: 56 of 64 connections would never be answered. So it
+    # closes after each answer, and must say so, or wrk asks once more on a connection that ends.
+    return [
+        args.bin / "uwsgi", "--http-socket", f"127.0.0.1:{port}", "--processes", "1", "--threads", THREADS, "--disable-logging",
+        "--need-app", "--add-header", "Connection: close", "--die-on-term", "--listen", "128", "--virtualenv", args.venv.absolute(), "--chdir", case.folder,
+        "--module", case.apps["wsgi"],
+    ]  # fmt: skip
+
+
+def fastpysgi(args, case, port):
+    return [args.bin / "python", args.here / "run_fastpysgi.py", case.apps["asgi"], port]
+
+
+def hypercorn(args, case, port):
+    return [args.bin / "hypercorn", "--bind", f"127.0.0.1:{port}", "--workers", "1", "-k", "uvloop", case.apps["asgi"]]
+
+
+SERVERS = {
+    "ringcorn": ringcorn("io_uring"),
+    "ringcorn-epoll": ringcorn("epoll"),
+    "ringcorn-auto": ringcorn("io_uring", threads="auto"),
+    "ringcorn-wsgi": ringcorn("io_uring", "wsgi"),
+    "ringcorn-wsgi-epoll": ringcorn("epoll", "wsgi"),
+    "uvicorn": ("asgi", uvicorn),
+    "granian": ("asgi", granian),
+    "gunicorn-asgi": ("asgi", gunicorn("asgi")),
+    "fastpysgi": ("asgi", fastpysgi),
+    "hypercorn": ("asgi", hypercorn),
+    "granian-wsgi": ("wsgi", granian_wsgi),
+    "gunicorn-gthread": ("wsgi", gunicorn("gthread", "--threads", str(THREADS))),
+    "uwsgi": ("wsgi", uwsgi),
+}
+ASGI_PEERS = ["uvicorn", "granian", "gunicorn-asgi"]
+WSGI_PEERS = ["granian-wsgi", "gunicorn-gthread", "uwsgi"]
