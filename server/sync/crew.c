@@ -243,6 +243,7 @@ take_slot(struct crew *c, struct lease *l)
 {
     l->has_slot = true;
     l->slot_ns = coarse_ns();
+    l->slot_jobs = 0;
     l->blocked_samples = 0;
     c->slots_used++;
 }
@@ -336,6 +337,7 @@ begin(struct crew *c, struct lease *l)
     struct sync_thread *t = l->thread;
     unhold(c, l);
     l->running = CONTAINER_OF(list_pop(&l->jobs), struct sync_job, link);
+    l->slot_jobs++;
     c->queued--;
     c->busy_n++;
     if (l->running->is_batched)
@@ -351,7 +353,8 @@ begin(struct crew *c, struct lease *l)
 static bool
 has_had_its_turn(struct crew *c, struct lease *l)
 {
-    return c->waiting > 0 && coarse_ns() - l->slot_ns >= TENURE_NS && crew_is_short(c);
+    return c->waiting > 0 && l->slot_jobs >= TENURE_JOBS &&
+           coarse_ns() - l->slot_ns >= TENURE_NS && crew_is_short(c);
 }
 
 static void

@@ -20,9 +20,11 @@ enum {
 };
 
 #define SAMPLE_NS (5 * NS_PER_MS)
-/* A lease that has had its slot for so long queues again before its next job. Long, for a request that keeps its slot to its end needs no
- * thread more than there are slots; but one that never pauses must not shut the others out. */
+/* A lease that has had its slot for so long and so many jobs queues again before its next. Both are much, for a request that keeps its slot
+ * to its end needs no thread more than there are slots, however slow it is; but one that never pauses must not shut the others out. */
 #define TENURE_NS      NS_PER_S
+enum { TENURE_JOBS = 1000 };
+
 #define START_RETRY_NS NS_PER_S /* after a thread could not be started */
 /* A thread that has just become idle sleeps for so long with an alarm: a job that is handed over meanwhile needs no wake-up at once,
  * it is found at the latest then. */

@@ -81,6 +81,7 @@ struct lease {
         delivered_turn; /* loop turn in which the last result was delivered; parking counts from it */
     unsigned delivering; /* results that are on their way to the loop */
     unsigned blocked_samples;
+    unsigned slot_jobs; /* begun since it has its slot */
     bool has_slot, is_closed, is_paused, is_resuming;
     bool gives_back;  /* slot and thread, when its jobs are done */
     bool is_optional; /* waits for a thread, and its job is optional */
