@@ -315,6 +315,14 @@ attach(struct crew *c, struct lease *l, struct sync_thread *t)
     list_add_tail(&c->held, &l->held);
 }
 
+static void
+end_check(struct crew *c, struct sync_thread *t)
+{
+    t->orders &= ~(unsigned)ORDER_CHECK;
+    c->checks_n -= t->is_checked;
+    t->is_checked = false;
+}
+
 /* The lease loses thread and slot. The thread is the caller's to place. */
 static struct sync_thread *
 detach(struct crew *c, struct lease *l)
@@ -326,7 +334,8 @@ detach(struct crew *c, struct lease *l)
     l->thread = NULL;
     l->gives_back = false;
     t->lease = NULL;
-    t->orders &= ~(unsigned)(ORDER_CHECK | ORDER_PARK);
+    t->orders &= ~(unsigned)ORDER_PARK;
+    end_check(c, t);
     return t;
 }
 
@@ -346,6 +355,7 @@ begin(struct crew *c, struct lease *l)
     t->loop = c->loop;
     t->was_parked = false;
     t->orders &= ~(unsigned)ORDER_PARK;
+    end_check(c, t);
     wake(c, t);
 }
 
@@ -353,8 +363,8 @@ begin(struct crew *c, struct lease *l)
 static bool
 has_had_its_turn(struct crew *c, struct lease *l)
 {
-    return c->waiting > 0 && l->slot_jobs >= TENURE_JOBS &&
-           coarse_ns() - l->slot_ns >= TENURE_NS && crew_is_short(c);
+    return c->waiting > 0 && l->slot_jobs >= TENURE_JOBS && coarse_ns() - l->slot_ns >= TENURE_NS &&
+           crew_is_short(c);
 }
 
 static void
@@ -465,7 +475,7 @@ next_lease(struct crew *c)
     if (kept == NULL)
         return NULL;
     /* Those before it that get a thread which is being started keep a slot each. */
-    size_t coming = c->starting_n + startable(c), slots = free_slots(c), n = 0;
+    size_t coming = c->starting_n + c->checks_n + startable(c), slots = free_slots(c), n = 0;
     LIST_FOR_EACH(node, &c->wait_new) {
         if (n == coming || CONTAINER_OF(node, struct lease, wait)->arrived > kept->arrived)
             break;
@@ -480,7 +490,7 @@ count_wanted(struct crew *c)
 {
     size_t slots = free_slots(c);
     size_t n = c->needy < slots ? c->needy : slots;
-    size_t coming = c->starting_n + c->idle_n + c->has_scout;
+    size_t coming = c->starting_n + c->checks_n + c->idle_n + c->has_scout;
     n = n > coming ? n - coming : 0;
     if (n > 0) {
         size_t max = startable(c);
@@ -552,7 +562,7 @@ crew_dispatch(struct crew *c)
 bool
 crew_has_no_thread(struct crew *c)
 {
-    return c->idle_n + c->starting_n + startable(c) == 0;
+    return c->idle_n + c->starting_n + c->checks_n + startable(c) == 0;
 }
 
 bool
@@ -562,7 +572,7 @@ crew_is_short(struct crew *c)
         return false;
     if (c->optional_n > 0 && free_slots(c) == 0 && crew_has_no_thread(c))
         return true; /* optional jobs wait for a slot, but not for a thread: are there slots that nobody uses? */
-    size_t coming = c->starting_n + startable(c) + c->idle_n;
+    size_t coming = c->starting_n + c->checks_n + startable(c) + c->idle_n;
     size_t able = c->waiting - c->needy + (c->needy < coming ? c->needy : coming);
     return able > free_slots(c) || (c->affinity == AFFINITY_TRANSACTION && c->needy > coming);
 }
@@ -572,8 +582,11 @@ static void
 let_go(struct crew *c, struct lease *l)
 {
     if (c->has_release_hook) {
-        l->thread->orders |= ORDER_CHECK;
-        wake(c, l->thread);
+        struct sync_thread *t = l->thread;
+        c->checks_n += !t->is_checked;
+        t->is_checked = true;
+        t->orders |= ORDER_CHECK;
+        wake(c, t);
     } else {
         place(c, detach(c, l));
     }
@@ -864,9 +877,17 @@ crew_checked(struct crew *c, struct sync_thread *t, bool may_release)
 {
     crew_lock(c);
     struct lease *l = t->lease;
-    if (may_release && l != NULL && l->running == NULL && !l->has_slot && list_is_empty(&l->jobs) &&
-        !c->is_orphan)
-        detach(c, l);
+    if (c->is_orphan) {
+        crew_unlock(c);
+        return;
+    }
+    end_check(c, t);
+    if (may_release && l != NULL && l->running == NULL && !l->has_slot && list_is_empty(&l->jobs)) {
+        place(c, detach(c, l));
+    } else if (c->waiting > 0) { /* for threads, perhaps, this one among them */
+        crew_dispatch(c);
+        WRITE(c->needs_turn, true);
+    }
     crew_unlock(c);
 }
 

@@ -59,6 +59,7 @@ struct sync_thread {
     bool is_scout;         /* has ORDER_SCOUT, or is on it */
     bool is_soon;          /* of a scout: it did not wait for the GIL for long. Its own */
     bool is_new_to_lease;  /* on_acquire has not run */
+    bool is_checked;       /* may_release is being asked: it may be free soon */
     bool was_parked;       /* on_park has run since its last job, or is about to */
     bool is_clean;         /* on_surplus has run since its last job: it holds nothing */
     int64_t idle_since_ns; /* while in crew->idle, where there is an idle timeout */
@@ -75,6 +76,7 @@ struct crew {
     size_t threads_max;
     size_t threads_n;  /* running or being started */
     size_t starting_n; /* of these, not yet there */
+    size_t checks_n;   /* of these, is_checked */
     size_t wanted;     /* to be started; read without the lock */
     size_t threads_peak;
     size_t idle_n, idle_used_n; /* free threads; of these, not clean */

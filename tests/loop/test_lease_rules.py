@@ -408,6 +408,33 @@ def test_affinity_transaction_gives_clean_threads_back_when_parked(make_pool, ru
     run(main)
 
 
+@pytest.mark.parametrize("is_clean", [True, False])
+def test_no_thread_is_started_while_one_may_be_given_back(make_pool, run, is_clean):
+    pool = make_pool(1, threads_max=4, affinity="transaction")
+    asking, answer = threading.Event(), threading.Event()
+
+    def may_release():
+        asking.set()
+        assert answer.wait(10)
+        return is_clean
+
+    pool.may_release = may_release
+
+    async def main():
+        first, second = pool.lease("first"), pool.lease("second")
+        one = await first.submit(threading.get_ident)
+        future = second.submit(threading.get_ident)
+        await until(asking.is_set)
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert pool.running == 1 and not future.done()
+        answer.set()
+        assert (await future == one) is is_clean
+        assert pool.running == (1 if is_clean else 2)
+
+    run(main)
+
+
 def test_affinity_transaction_without_a_hook_is_always_clean(make_pool, run):
     pool = make_pool(2, threads_max=2, affinity="transaction")
 
