@@ -269,6 +269,15 @@ def _make_backend(stock, _eventloop, loop, pool, threads, default_limiter):
         finally:
             threadlocals.current_cancel_scope = no_scope
 
+    def is_cancelled(scope):
+        while scope is not None:
+            if scope.cancel_called:
+                return True
+            if scope.shield:
+                return False
+            scope = scope._parent_scope
+        return False
+
     async def beside(run, lease, func, args, abandon_on_cancel, limiter):
         """A call of a request whose thread is busy: on one of AnyIO's own.
 
@@ -370,7 +379,10 @@ def _make_backend(stock, _eventloop, loop, pool, threads, default_limiter):
         async def _run_in_scope(cls, lease, is_apart, func, args):
             """is_apart: beside the slots."""
             task = current_task(loop)
-            await (asyncio.sleep(0) if task._must_cancel else cls.checkpoint_if_cancelled())
+            state = states.get(task)
+            scope = state.cancel_scope if state is not None else None
+            if task._must_cancel or is_cancelled(scope):
+                await asyncio.sleep(0)  # raises, unless nobody is left to cancel this task; stock does so always
             if not lease.has_slot and not is_apart and not lease.is_busy:
                 # Once shielded, the call cannot be cancelled any more: what may take long comes before.
                 try:
@@ -384,11 +396,10 @@ def _make_backend(stock, _eventloop, loop, pool, threads, default_limiter):
             if library.get() is not None:
                 context.run(library.set, None)
             try:
-                state = states.get(task)
-                if state is None or state.cancel_scope is None:
+                if scope is None:
                     return await submit(call, context, func, args)
-                with CancelScope(shield=True) as scope:
-                    return await submit(call_in_scope, context, func, args, scope._parent_scope)
+                with CancelScope(shield=True):
+                    return await submit(call_in_scope, context, func, args, scope)
             except _Carried as carried:
                 e = carried.unpack()
             try:

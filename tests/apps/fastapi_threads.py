@@ -9,6 +9,7 @@ import sqlite3
 import tempfile
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 
@@ -191,7 +192,39 @@ async def parallel(n: int = 5):
     return {"ok": True}
 
 
+meetings = {}
+
+
+@app.get("/meet/{name}")
+def meet(name: str, n: int) -> dict[str, int]:
+    """Ends when n requests are here; each waits in its thread for the loop."""
+
+    async def wait():
+        event, here = meetings.setdefault(name, (asyncio.Event(), []))
+        here.append(1)
+        if len(here) == n:
+            event.set()
+        await event.wait()
+
+    anyio.from_thread.run(wait)
+    return {"n": n}
+
+
 # ------------------------------------------------------------------ executors, side by side
+
+
+executors = {}
+
+
+@app.get("/own/{how}")
+async def own(how: str, n: int):
+    """n calls that wait for each other, by a limiter or an executor of the application's own."""
+    barrier, limiter, executor = executors.setdefault(how, (threading.Barrier(n), anyio.CapacityLimiter(n), ThreadPoolExecutor(n)))
+    if how == "limiter":
+        await anyio.to_thread.run_sync(barrier.wait, 20, limiter=limiter)
+    else:
+        await asyncio.get_running_loop().run_in_executor(executor, barrier.wait, 20)
+    return {"ok": True}
 
 
 @app.get("/reads")

@@ -133,6 +133,20 @@ def test_many_nested_calls_at_once(start):
     assert all(r.json()["nested"] == [3, 2, 1, 0] for r in answers.values())
 
 
+def test_calls_that_wait_for_the_loop_keep_no_slot(start):
+    """Three slots, and ten requests that each wait for the others."""
+    s = start(APP, "--sync-threads", 3)
+    assert drive(s, [f"/meet/all?n=10&{n}" for n in range(10)], 10)[0] == {200: 10}
+    assert drive(s, [f"/counted?{n}" for n in range(30)], 10)[0] == {200: 30}
+    assert s.get("/most").json()["most"] <= 3
+
+
+@pytest.mark.parametrize("how", ["limiter", "executor"])
+def test_limiters_and_executors_of_the_application_are_its_own(either, how):
+    """More calls at once than threads of ours."""
+    assert drive(either, [f"/own/{how}?n=12&{n}" for n in range(12)], 12)[0] == {200: 12}
+
+
 def test_contexts(either):
     assert either.get("/contexts").json() == {"seen": "request", "after": "request"}
 

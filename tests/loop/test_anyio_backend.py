@@ -9,6 +9,7 @@ import contextvars
 import gc
 import importlib.util
 import logging
+import random
 import threading
 import traceback
 import weakref
@@ -902,6 +903,91 @@ def test_requests_that_keep_their_threads_starve_nobody(ours):
         await main()
 
     ours.run(outer)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_storm(ours, seed):
+    """Calls, nested and parallel ones, limiters, deadlines and cancellations at random: nothing hangs, nothing stays.
+
+    What is abandoned calls nothing on the loop: in a scope that was cancelled and is over, AnyIO's checkpoints never return."""
+    chance = random.Random(seed)
+    sleeps = threading.Event()
+    limiter_tokens = []
+    running = []
+
+    def work(depth):
+        running.append(1)
+        try:
+            return do(depth)
+        finally:
+            running.pop()
+
+    def do(depth):
+        sleeps.wait(chance.random() * 0.003)
+        what = chance.randrange(6)
+        if what == 0 and depth:
+            return from_thread.run(below, depth - 1)
+        if what == 1:
+            from_thread.check_cancelled()
+        if what == 2:
+            raise ValueError(depth)
+        return from_thread.run_sync(int) if what == 3 else depth
+
+    async def below(depth):
+        await anyio.lowlevel.checkpoint()
+        return await to_thread(work, depth)
+
+    async def one(limiter):
+        for _ in range(chance.randrange(1, 6)):
+            what = chance.randrange(8)
+            try:
+                if what == 0:
+                    with anyio.move_on_after(chance.random() * 0.003):
+                        await to_thread(work, 2)
+                elif what == 1:
+                    await asyncio.gather(*(to_thread(work, 2) for _ in range(3)))
+                elif what == 2:
+                    async with anyio.create_task_group() as group:
+                        group.start_soon(to_thread, work, 2)
+                        group.start_soon(to_thread, work, 2)
+                        if chance.random() < 0.5:
+                            await asyncio.sleep(0.001)
+                            group.cancel_scope.cancel()
+                elif what == 3:
+                    with CancelScope(shield=True):
+                        await to_thread(work, 1, limiter=limiter if chance.random() < 0.5 else anyio.CapacityLimiter(1))
+                elif what == 4:
+                    with anyio.move_on_after(0.001):
+                        await to_thread(work, 0, abandon_on_cancel=True)
+                elif what == 5:
+                    await asyncio.wait_for(to_thread(work, 0), 0.002)
+                elif what == 6:
+                    await asyncio.sleep(chance.random() * 0.002)
+                else:
+                    await to_thread(work, 3)
+            except (ValueError, TimeoutError, BaseExceptionGroup, concurrent.futures.CancelledError):
+                pass
+
+    async def main():
+        limiter = anyio.CapacityLimiter(2 * THREADS)
+        tasks = []
+        for _ in range(150):
+            tasks.append(ours.task(one, limiter))
+            await asyncio.sleep(chance.random() * 0.002)
+        await asyncio.gather(*tasks, return_exceptions=True)
+        # What a cancellation left behind may still run for a moment, and wait for the loop.
+        while running or ours.pool.leased > 1:
+            await asyncio.sleep(0.002)
+        limiter_tokens.append(limiter.borrowed_tokens)
+        limiter_tokens.append(anyio.to_thread.current_default_thread_limiter().borrowed_tokens)
+
+    async def outer():
+        await main()
+        barrier = threading.Barrier(THREADS)
+        await asyncio.gather(*(ours.task(to_thread, barrier.wait, 10) for _ in range(THREADS)))
+
+    ours.run(outer)
+    assert limiter_tokens == [0, 0]
 
 
 def test_a_failing_self_test_leaves_stock(loop, run, caplog):
