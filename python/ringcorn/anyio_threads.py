@@ -13,7 +13,6 @@ AnyIO is never imported for its own sake: where the application has not done so 
 import asyncio
 import concurrent.futures
 import importlib.metadata
-import importlib.util
 import re
 import sys
 import threading
@@ -23,6 +22,7 @@ from contextvars import ContextVar, copy_context
 from _ringcorn import NoThread
 
 from . import log
+from .imports import when_imported
 
 _BACKEND = "anyio._backends._asyncio"
 _LEAST = (4, 4)  # earlier ones have no place for another backend
@@ -42,29 +42,7 @@ async def install(loop, pool, threads, stock=False):
     if "anyio" in sys.modules:
         await _adapt(loop, pool, threads, stock)
     else:
-        sys.meta_path.insert(0, _Finder(loop, (loop, pool, threads, stock)))
-
-
-class _Finder:
-    """Sees one import, once."""
-
-    def __init__(self, loop, args):
-        self.loop = loop
-        self.args = args
-
-    def find_spec(self, name, path=None, target=None):
-        if name != _BACKEND:
-            return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(name)
-        if spec is not None and not self.loop.is_closed():
-            # The import may run in any thread; by the loop's next turn it is over, or AnyIO's lock makes us wait for it.
-            self.loop.call_soon_threadsafe(self._begin)
-        return spec
-
-    def _begin(self):
-        """In a task: outside one, older versions of AnyIO do not know which event loop runs."""
-        self.task = self.loop.create_task(_adapt(*self.args), name="ringcorn-anyio")
+        when_imported(_BACKEND, loop, lambda: _adapt(loop, pool, threads, stock), "ringcorn-anyio")
 
 
 async def _adapt(loop, pool, threads, stock):

@@ -10,7 +10,6 @@ asgiref is never imported for its own sake: where the application has not done s
 
 import asyncio
 import contextvars
-import importlib.util
 import os
 import sys
 import threading
@@ -19,6 +18,7 @@ import weakref
 import _ringcorn
 
 from . import hooks, log
+from .imports import when_imported
 
 _MODULE = "asgiref.sync"
 LEAST = (3, 8)  # before, create_task() below async_to_sync() can hang, with any server
@@ -32,7 +32,7 @@ async def install(app, loop, pool):
     """Leads asgiref to *pool*, now or when it is imported. Returns the application to serve. Called with the loop running."""
     if _MODULE in sys.modules:
         return await _Adapter(loop, pool).install(app)
-    sys.meta_path.insert(0, _Finder(loop, pool))
+    when_imported(_MODULE, loop, lambda: _Adapter(loop, pool).install(None), "ringcorn-asgiref")
     return app
 
 
@@ -224,24 +224,3 @@ class _WithExecutor:
             return
         async with self.context_type(executor=lease):
             await self.app(scope, receive, send)
-
-
-class _Finder:
-    """Sees one import, once: the self-test needs the loop, so it is made from there."""
-
-    def __init__(self, loop, pool):
-        self.loop = loop
-        self.pool = pool
-
-    def find_spec(self, name, path=None, target=None):
-        if name != _MODULE:
-            return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(name)
-        if spec is not None and not self.loop.is_closed():
-            # The import may run in any thread; by the loop's next turn it is over, or its lock makes us wait for it.
-            self.loop.call_soon_threadsafe(self._begin)
-        return spec
-
-    def _begin(self):
-        self.task = self.loop.create_task(_Adapter(self.loop, self.pool).install(None), name="ringcorn-asgiref")

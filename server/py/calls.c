@@ -200,13 +200,3 @@ calls_timer_handle_cancelled(PyObject *self, PyObject *handle)
     (void)handle;
     Py_RETURN_NONE;
 }
-
-int
-loop_call_soon(PyObject *loop, PyObject *callback, PyObject *context)
-{
-    struct loop *l = loop_of(loop);
-    if (loop_check_open(l) < 0)
-        return -1;
-    struct handle *h = handle_new(l, callback, NULL, 0, context);
-    return h != NULL ? loop_push(l, (PyObject *)h) : -1;
-}

@@ -62,10 +62,6 @@ void loop_detach(PyObject *loop, void *self);
  * with an exception set where it cannot be had. Once a client is attached the loop stays in this thread. */
 struct io *loop_io(PyObject *loop);
 
-/* As loop.call_soon(callback, context=context) without arguments and without handing out a handle. Steals nothing.
- * context may be NULL (the current one is copied). Returns 0 or -1 with an exception set. */
-int loop_call_soon(PyObject *loop, PyObject *callback, PyObject *context);
-
 /* As loop.create_future(): a real asyncio.Future, new. */
 PyObject *loop_create_future(PyObject *loop);
 
