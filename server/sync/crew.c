@@ -788,6 +788,31 @@ crew_lease_give_back(struct lease *l)
     crew_unlock(c);
 }
 
+void
+crew_move(struct sync_job *job, struct lease *to, bool only_alone)
+{
+    struct lease *from = job->lease;
+    struct crew *c = from->crew;
+
+    crew_lock(c);
+    if (!c->is_orphan && !(only_alone && !list_is_empty(&from->jobs))) {
+        ASSERT(from->running == job && to->thread == NULL && list_is_empty(&to->jobs));
+        to->thread = from->thread;
+        to->thread->lease = to;
+        list_del(&from->held);
+        list_add_tail(&c->held, &to->held);
+        to->running = job;
+        to->has_slot = from->has_slot;
+        to->slot_ns = from->slot_ns;
+        to->blocked_samples = from->blocked_samples;
+        from->thread = NULL;
+        from->running = NULL;
+        from->has_slot = from->gives_back = false;
+        job->lease = to;
+    }
+    crew_unlock(c);
+}
+
 /* --- a thread's side ----------------------------------------------------------------------------- */
 
 void

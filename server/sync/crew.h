@@ -22,7 +22,7 @@ enum {
 #define SAMPLE_NS (5 * NS_PER_MS)
 /* A lease that has had its slot for so long and so many jobs queues again before its next. Both are much, for a request that keeps its slot
  * to its end needs no thread more than there are slots, however slow it is; but one that never pauses must not shut the others out. */
-#define TENURE_NS      NS_PER_S
+#define TENURE_NS NS_PER_S
 enum { TENURE_JOBS = 1000 };
 
 #define START_RETRY_NS NS_PER_S /* after a thread could not be started */
@@ -181,6 +181,9 @@ bool crew_has_queued(struct lease *l, struct sync_job *job); /* it has not begun
 void crew_lease_init(struct lease *l, struct crew *crew);    /* without counting it */
 void crew_lease_close(struct lease *l);
 void crew_lease_give_back(struct lease *l);
+/* On the thread of job, which runs: job, thread and slot are to's from here on, which has none of them. only_alone: not where other jobs wait
+ * for the same lease. */
+void crew_move(struct sync_job *job, struct lease *to, bool only_alone);
 
 /* How many threads may be started now, and the caller starts one: 1 and counted as starting, or 0. */
 bool crew_begin_start(struct crew *c);

@@ -43,6 +43,19 @@ lease_end(PyObject *lease)
     lease_close(&o->lease);
 }
 
+void
+lease_take_job(PyObject *lease, struct sync_job *job)
+{
+    crew_move(job, &lease_of(lease)->lease, false);
+}
+
+void
+lease_give_job(PyObject *lease, struct sync_job *job, struct lease *to)
+{
+    if (job->lease == &lease_of(lease)->lease)
+        crew_move(job, to, true);
+}
+
 bool
 lease_was_refused(PyObject *lease)
 {

@@ -122,6 +122,13 @@ PyObject *lease_call(PyObject *lease, PyObject *fn, PyObject *const *args, Py_ss
 /* As Lease.close(): the request has ended. Late calls still work: each takes a thread for itself. */
 void lease_end(PyObject *lease);
 
+/* On the thread of job, inside run(). job, its thread and its slot become the lease's, which pool_enter() has just made: what the request calls
+ * meanwhile waits for that thread, as it would for any job of the lease. */
+void lease_take_job(PyObject *lease, struct sync_job *job);
+/* The opposite: they are to's again, in which job was submitted. Not where other jobs of the lease wait: those are next on the thread, and keep
+ * the lease alive; until run() has returned and the crew knows it, that takes the GIL (is_batched). */
+void lease_give_job(PyObject *lease, struct sync_job *job, struct lease *to);
+
 /* A job of it met a full queue, or waited for longer than sync.queue_timeout. */
 bool lease_was_refused(PyObject *lease);
 

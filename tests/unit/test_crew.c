@@ -263,6 +263,47 @@ test_one_lease(void)
     leave_all(c);
 }
 
+/* A job that was submitted alone becomes one of a lease while it runs, and is alone again at its end. */
+static void
+test_move(void)
+{
+    struct crew *c = crew_of(1, 2);
+    struct lease alone, l;
+    struct step_job a, b;
+    struct sync_thread *t = &played[0];
+
+    lease_init(&alone, c, "GET /");
+    lease_init(&l, c, "GET /");
+    lease_submit(&alone, job_init(&a));
+    lease_close(&alone);
+    CHECK(start(c, t) == NEXT_JOB && begins(t) == &a.sync);
+    crew_move(&a.sync, &l, false);
+    CHECK(a.sync.lease == &l && l.thread == t && l.running == &a.sync && l.has_slot &&
+          t->lease == &l);
+    CHECK(alone.thread == NULL && alone.running == NULL && !alone.has_slot && c->slots_used == 1);
+    crew_move(&a.sync, &alone, true);
+    CHECK(a.sync.lease == &alone && alone.thread == t && l.thread == NULL && !l.has_slot);
+    crew_move(&a.sync, &l, false);
+    lease_submit(&l, job_init(&b));
+    CHECK(c->wanted == 0 && c->queued == 1);
+    lease_close(&l);
+    crew_move(&a.sync, &alone, true);
+    ok(a.sync.lease == &l && l.thread == t, "others of its lease wait: it stays");
+    CHECK(ends(c, t, &a.sync) == NEXT_JOB && begins(t) == &b.sync && l.running == &b.sync);
+    CHECK(ends(c, t, &b.sync) == NEXT_SLEEP && l.thread == NULL && c->idle_n == 1);
+    /* One that does not end with its job keeps the thread. */
+    lease_init(&alone, c, "GET /");
+    lease_init(&l, c, "GET /");
+    lease_submit(&alone, job_init(&a));
+    lease_close(&alone);
+    CHECK(begins(t) == &a.sync);
+    crew_move(&a.sync, &l, false);
+    CHECK(ends(c, t, &a.sync) == NEXT_SLEEP && l.thread == t && c->holding_n == 1);
+    lease_close(&l);
+    CHECK(c->idle_n == 1 && c->slots_used == 0);
+    leave_all(c);
+}
+
 static void
 test_order(void)
 {
@@ -922,6 +963,7 @@ main(void)
 {
     rng_state = 4711;
     test_one_lease();
+    test_move();
     test_order();
     test_overtaking();
     test_withdrawing();
