@@ -133,14 +133,14 @@ wait_until(struct exchange *ex, bool (*is_over)(const struct exchange *ex))
     if (!is_over(ex)) {
         if (has_slot) {
             pthread_mutex_unlock(&ex->lock);
-            lease_pause(&ex->lease);
+            lease_pause(ex->job.lease);
             pthread_mutex_lock(&ex->lock);
         }
         while (!is_over(ex))
             pthread_cond_wait(&ex->changed, &ex->lock);
         if (has_slot) {
             pthread_mutex_unlock(&ex->lock);
-            lease_resume(&ex->lease);
+            lease_resume(ex->job.lease);
             pthread_mutex_lock(&ex->lock);
         }
     }
@@ -322,6 +322,15 @@ exchange_fail(struct exchange *ex, bool later)
     end(ex, later);
 }
 
+void
+exchange_return(struct exchange *ex)
+{
+    pthread_mutex_lock(&ex->lock);
+    if (!ex->is_ended)
+        ex->is_returned = ex->is_ended = true;
+    end(ex, true);
+}
+
 /* --- the answer: the loop's side ------------------------------------------------------------------------------------------------------ */
 
 /* The head, where it is not started yet. False: nothing can be sent. */
@@ -385,7 +394,7 @@ ask_for_body(struct exchange *ex)
     }
 }
 
-bool
+enum bytes_next
 bytes_to_client(struct exchange *ex)
 {
     struct h1 *h = ex->h;
@@ -395,15 +404,17 @@ bytes_to_client(struct exchange *ex)
     ex->out_first = ex->out_last = NULL;
     ex->out_bytes = 0;
     bool is_complete = ex->is_complete, is_failed = ex->is_failed, is_ended = ex->is_ended;
-    bool wants_body = ex->wants_body;
+    bool is_returned = ex->is_returned, wants_body = ex->wants_body;
     pthread_mutex_unlock(&ex->lock);
     enum http_write result = HTTP_OK;
     if (pieces != NULL || is_complete)
         result = send_pieces(ex, pieces, is_complete);
     if (is_ended) {
+        if (UNLIKELY(is_returned))
+            return BYTES_RETURN;
         if (is_failed)
             h1_fail(h, 500);
-        return true;
+        return BYTES_END;
     }
     pthread_mutex_lock(&ex->lock);
     if (result == HTTP_FULL)
@@ -414,7 +425,7 @@ bytes_to_client(struct exchange *ex)
         ask_for_body(ex);
     bytes_wake(ex);
     pthread_mutex_unlock(&ex->lock);
-    return false;
+    return BYTES_MORE;
 }
 
 /* --- the body -------------------------------------------------------------------------------------------------------------------------- */

@@ -17,15 +17,17 @@ enum {
     ROOM_ANSWER = 2 * 1024, /* of a room made to measure: what the answer gets */
     BODY_IN_ROOM_MAX = 512,
     KEPT_MAX = 256,        /* exchanges kept for reuse: 1.3 MiB */
-    RETURNED_MS = 10,      /* sent Python objects wait no longer than this for a thread that has the GIL anyway */
+    DATA_TAG = 1,          /* in h1_data(), which others fill too */
+    SENT_MS = 10,      /* sent Python objects wait no longer than this for a thread that has the GIL anyway */
 };
 
 #define TO(state) (1u << (state))
 
 static const unsigned next_states[] = {
     [EXCHANGE_GATHERING] = TO(EXCHANGE_HANDED) | TO(EXCHANGE_REFUSED) | TO(EXCHANGE_OVER),
-    [EXCHANGE_HANDED] = TO(EXCHANGE_OVER),
+    [EXCHANGE_HANDED] = TO(EXCHANGE_RETURNED) | TO(EXCHANGE_OVER),
     [EXCHANGE_REFUSED] = TO(EXCHANGE_OVER),
+    [EXCHANGE_RETURNED] = TO(EXCHANGE_OVER),
     [EXCHANGE_OVER] = 0,
 };
 
@@ -166,13 +168,6 @@ room_take(struct exchange *ex, size_t n)
 
 /* --- both ends of a connection --------------------------------------------------------------------------------------------------- */
 
-struct conn_ends {
-    uint16_t client_port, server_port;
-    uint8_t client_n, server_n;
-    bool is_unix;
-    char text[]; /* client, server */
-};
-
 static size_t
 address_text(const struct sockaddr_storage *addr, char *text, size_t room, uint16_t *port)
 {
@@ -196,35 +191,28 @@ address_text(const struct sockaddr_storage *addr, char *text, size_t room, uint1
     return 0;
 }
 
-/* Made once a connection. NULL = out of memory. */
-static const struct conn_ends *
-ends_of(struct h1 *h)
+struct exchange_conn *
+exchange_conn(struct h1 *h)
 {
     void **slot = h1_conn_data(h);
     if (LIKELY(*slot != NULL))
         return *slot;
     char text[INET6_ADDRSTRLEN + sizeof(((struct sockaddr_un *)0)->sun_path)];
-    struct conn_ends ends = { 0 };
+    struct exchange_conn conn = { .kept = NULL };
     const struct sockaddr_storage *peer = h1_peer(h);
     if (peer->ss_family != AF_UNIX) /* the client of a unix socket has no address */
-        ends.client_n = (uint8_t)address_text(peer, text, INET6_ADDRSTRLEN, &ends.client_port);
+        conn.client_n = (uint8_t)address_text(peer, text, INET6_ADDRSTRLEN, &conn.client_port);
     const struct sockaddr_storage *local = h1_local(h);
-    ends.is_unix = local->ss_family == AF_UNIX;
-    ends.server_n = (uint8_t)address_text(local, text + ends.client_n, sizeof(text) - ends.client_n,
-                                          &ends.server_port);
-    struct conn_ends *kept = malloc(sizeof(*kept) + ends.client_n + ends.server_n);
+    conn.is_unix = local->ss_family == AF_UNIX;
+    conn.server_n = (uint8_t)address_text(local, text + conn.client_n, sizeof(text) - conn.client_n,
+                                          &conn.server_port);
+    struct exchange_conn *kept = malloc(sizeof(*kept) + conn.client_n + conn.server_n);
     if (kept == NULL)
         return NULL;
-    *kept = ends;
-    memcpy(kept->text, text, (size_t)ends.client_n + ends.server_n);
+    *kept = conn;
+    memcpy(kept->text, text, (size_t)conn.client_n + conn.server_n);
     *slot = kept;
     return kept;
-}
-
-void
-exchange_conn_freed(void *conn_data)
-{
-    free(conn_data);
 }
 
 /* --- the head ------------------------------------------------------------------------------------------------------------------- */
@@ -242,7 +230,7 @@ static struct exchange *
 copy_head(struct exchanges *s, struct h1 *h)
 {
     const struct http_request *r = h1_request(h);
-    const struct conn_ends *ends = ends_of(h);
+    const struct exchange_conn *ends = exchange_conn(h);
     if (ends == NULL)
         return NULL;
     size_t table = r->headers_n * sizeof(struct http_header);
@@ -287,21 +275,37 @@ label_fill(char *label, const struct http_request *r)
 
 /* --- the end -------------------------------------------------------------------------------------------------------------------- */
 
-/* refs: the loop's, and others that end here too. */
-static void
-over(struct exchange *ex, unsigned refs)
+static struct h1 *
+leave(struct exchange *ex)
 {
     struct h1 *h = ex->h;
     to(ex, EXCHANGE_OVER);
     list_del(&ex->link);
     list_del(&ex->work);
+    list_del(&ex->user);
     *h1_data(h) = NULL;
     ex->h = NULL;
     live.cycles--;
     atomic_store(&ex->is_broken, true);
     atomic_store(&ex->is_gone, true);
-    h1_end(h);
+    return h;
+}
+
+/* refs: the loop's, and others that end here too. */
+static void
+over(struct exchange *ex, unsigned refs)
+{
+    h1_end(leave(ex));
     give_here(ex, refs);
+}
+
+struct h1 *
+exchange_part(struct exchange *ex)
+{
+    ASSERT(ex->state == EXCHANGE_RETURNED);
+    struct h1 *h = leave(ex);
+    give_here(ex, 1);
+    return h;
 }
 
 static void
@@ -349,17 +353,26 @@ exchange_posted(struct post *post, PyObject *loop)
 {
     struct exchange *ex = CONTAINER_OF(post, struct exchange, post);
     if (LIKELY(loop != NULL && ex->h != NULL)) {
-        if (bytes_to_client(ex))
+        enum bytes_next next = bytes_to_client(ex);
+        if (LIKELY(next == BYTES_END)) {
             over(ex, 2); /* the loop's reference and the post's */
-        else
-            give_here(ex, 1);
+            return;
+        }
+        if (next == BYTES_RETURN) {
+            to(ex, EXCHANGE_RETURNED);
+            ex->set->returned(ex);
+        }
+        give_here(ex, 1);
         return;
     }
-    /* Left behind at the worker's end, or withdrawn meanwhile. Without a loop this is the thread that posted. */
+    /* Left behind at the worker's end. Without a loop this is the thread that posted. */
     pthread_mutex_lock(&ex->lock);
     ex->is_posted = false;
     bytes_drop(ex);
+    bool is_returned = ex->is_returned;
     pthread_mutex_unlock(&ex->lock);
+    if (is_returned && loop != NULL)
+        ex->set->returned(ex);
     exchange_give(ex);
 }
 
@@ -433,6 +446,21 @@ gather_begin(struct exchange *ex)
     return bytes_receive(ex);
 }
 
+/* A body that is awaited before a thread is asked for. */
+static bool
+is_gathered(struct h1 *h)
+{
+    const struct http_request *r = h1_request(h);
+    return r->has_body && r->content_length <= EXCHANGE_BODY_WHOLE_MAX &&
+           (!r->expects_continue || h1_body_is_complete(h));
+}
+
+bool
+exchange_will_be_whole(struct h1 *h)
+{
+    return !h1_request(h)->has_body || is_gathered(h);
+}
+
 void
 exchange_begin(struct exchanges *s, struct h1 *h, void (*serve)(struct exchange *ex))
 {
@@ -448,24 +476,31 @@ exchange_begin(struct exchanges *s, struct h1 *h, void (*serve)(struct exchange 
     ex->h = h;
     ex->begun_ns = s->http->net->now_ns;
     list_init(&ex->work);
+    list_init(&ex->user);
     list_add_tail(&s->all, &ex->link);
     live.cycles++;
-    *h1_data(h) = ex;
+    *h1_data(h) = (void *)((uintptr_t)ex | DATA_TAG);
     label_fill(ex->label, &ex->req);
     ex->body_is_complete = !ex->req.has_body;
-    bool is_gathered = ex->req.has_body && ex->req.content_length <= EXCHANGE_BODY_WHOLE_MAX &&
-                       (!ex->req.expects_continue || h1_body_is_complete(h));
-    int err = is_gathered ? gather_begin(ex) : 0;
+    bool gathers = is_gathered(h);
+    int err = gathers ? gather_begin(ex) : 0;
     h1_head_done(h);
     if (UNLIKELY(err < 0))
         refuse(ex, 503);
-    else if (is_gathered && !ex->body_is_complete)
+    else if (gathers && !ex->body_is_complete)
         h1_want_body(h);
     else
         hand_over(ex);
 }
 
 /* --- what connections say ----------------------------------------------------------------------------------------------------------- */
+
+struct exchange *
+exchange_of(void *h1_data)
+{
+    uintptr_t data = (uintptr_t)h1_data;
+    return data & DATA_TAG ? (struct exchange *)(data & ~(uintptr_t)DATA_TAG) : NULL;
+}
 
 void
 exchange_event(struct exchange *ex, unsigned events)
@@ -548,6 +583,8 @@ exchanges_turn(struct exchanges *s)
             over(ex, 1);
             continue;
         }
+        if (ex->state == EXCHANGE_RETURNED) /* whoever has it looks for himself */
+            continue;
         if (events & HTTP_DRAINED && ex->state == EXCHANGE_HANDED)
             on_drained(ex);
         if (events & HTTP_BODY)
@@ -557,10 +594,10 @@ exchanges_turn(struct exchanges *s)
     }
     if (UNLIKELY(s->http->draining))
         atomic_store(&s->tells_idle, true);
-    if (LIKELY(atomic_load_explicit(&s->returned, memory_order_relaxed) == NULL))
-        s->returned_ns = 0;
-    else if (s->returned_ns == 0)
-        s->returned_ns = clock_ns();
+    if (LIKELY(atomic_load_explicit(&s->sent, memory_order_relaxed) == NULL))
+        s->sent_ns = 0;
+    else if (s->sent_ns == 0)
+        s->sent_ns = clock_ns();
 }
 
 /* --- Python objects that were sent ------------------------------------------------------------------------------------------------ */
@@ -573,17 +610,17 @@ exchange_release(struct exchanges *s, void *owner)
         piece_free(piece);
         return;
     }
-    piece->next = atomic_load(&s->returned);
-    while (!atomic_compare_exchange_weak(&s->returned, &piece->next, piece))
+    piece->next = atomic_load(&s->sent);
+    while (!atomic_compare_exchange_weak(&s->sent, &piece->next, piece))
         ;
 }
 
 void
 exchanges_collect(struct exchanges *s)
 {
-    if (LIKELY(atomic_load_explicit(&s->returned, memory_order_relaxed) == NULL))
+    if (LIKELY(atomic_load_explicit(&s->sent, memory_order_relaxed) == NULL))
         return;
-    struct piece *piece = atomic_exchange(&s->returned, NULL);
+    struct piece *piece = atomic_exchange(&s->sent, NULL);
     while (piece != NULL) {
         struct piece *next = piece->next;
         Py_DECREF(piece->bytes); /* exactly bytes: runs no Python */
@@ -595,14 +632,14 @@ exchanges_collect(struct exchanges *s)
 bool
 exchanges_have_work(const struct exchanges *s)
 {
-    return UNLIKELY(s->returned_ns != 0) && clock_ns() - s->returned_ns >= RETURNED_MS * NS_PER_MS;
+    return UNLIKELY(s->sent_ns != 0) && clock_ns() - s->sent_ns >= SENT_MS * NS_PER_MS;
 }
 
 void
 exchanges_run(struct exchanges *s)
 {
     exchanges_collect(s);
-    s->returned_ns = 0;
+    s->sent_ns = 0;
 }
 
 int64_t
@@ -610,7 +647,7 @@ exchanges_next_ns(const struct exchanges *s)
 {
     if (!list_is_empty(&s->work))
         return 0;
-    return s->returned_ns != 0 ? s->returned_ns + RETURNED_MS * NS_PER_MS : -1;
+    return s->sent_ns != 0 ? s->sent_ns + SENT_MS * NS_PER_MS : -1;
 }
 
 /* --- the worker's end ----------------------------------------------------------------------------------------------------------------- */
@@ -627,6 +664,8 @@ cancel(struct exchange *ex)
         over(ex, 1);
         return;
     }
+    if (ex->state == EXCHANGE_RETURNED) /* it goes on as whatever it was given back for */
+        return;
     if (withdraw(ex)) {
         h1_fail(ex->h, 503);
         over(ex, 2);

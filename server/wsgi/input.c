@@ -1,4 +1,4 @@
-/* input.c: wsgi.input: the request's body as a file to read from (PEP 3333, "Input and Error Streams"). It ends where the body ends, also
+/* input.c: the request's body as a file to read from: wsgi.input (PEP 3333, "Input and Error Streams"). It ends where the body ends, also
  * where that came in chunks (wsgi.input_terminated).
  *
  * A short body is there when the application is called. Of a long one each piece is waited for without the GIL. A client that goes in the
@@ -19,6 +19,7 @@ struct input {
     struct wsgi_names *names;
     struct exchange *ex; /* NULL once over */
     bool is_busy;        /* somebody reads */
+    bool is_kept;        /* ex is counted: see input_keep() */
 };
 
 /* NULL with an exception set. To be given back by leave(). */
@@ -27,11 +28,11 @@ enter(PyObject *self)
 {
     struct input *in = (struct input *)self;
     if (UNLIKELY(in->ex == NULL)) {
-        PyErr_SetString(PyExc_ValueError, "wsgi.input was read after the request had ended");
+        PyErr_SetString(PyExc_ValueError, "the request's body was read after the request had ended");
         return NULL;
     }
     if (UNLIKELY(in->is_busy)) {
-        PyErr_SetString(PyExc_RuntimeError, "wsgi.input is being read by another thread");
+        PyErr_SetString(PyExc_RuntimeError, "the request's body is being read by another thread");
         return NULL;
     }
     in->is_busy = true;
@@ -309,7 +310,7 @@ input_new(struct wsgi_names *n, struct exchange *ex)
         return NULL;
     in->names = n;
     in->ex = ex;
-    in->is_busy = false;
+    in->is_busy = in->is_kept = false;
     return (PyObject *)in;
 }
 
@@ -319,10 +320,20 @@ input_end(PyObject *self)
     ((struct input *)self)->ex = NULL;
 }
 
+void
+input_keep(PyObject *self)
+{
+    struct input *in = (struct input *)self;
+    in->is_kept = true;
+    exchange_take(in->ex);
+}
+
 static void
 input_dealloc(PyObject *self)
 {
     PyTypeObject *type = Py_TYPE(self);
+    if (((struct input *)self)->is_kept)
+        exchange_give(((struct input *)self)->ex);
     PyObject_Free(self);
     Py_DECREF(type);
 }

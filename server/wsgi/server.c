@@ -3,6 +3,8 @@
  * Runs on:  the loop's thread; the callbacks of struct http_app without Python. */
 #include "wsgi/wsgi.h"
 
+#include <stdlib.h>
+
 static struct wsgi *
 wsgi_of(struct http_app *http)
 {
@@ -19,7 +21,7 @@ static void
 on_event(struct http_app *http, struct h1 *h, unsigned events)
 {
     (void)http;
-    struct exchange *ex = *h1_data(h);
+    struct exchange *ex = exchange_of(*h1_data(h));
     if (ex != NULL)
         exchange_event(ex, events);
 }
@@ -34,7 +36,7 @@ static void
 on_conn_freed(struct http_app *http, void *conn_data)
 {
     (void)http;
-    exchange_conn_freed(conn_data);
+    free(conn_data); /* struct exchange_conn */
 }
 
 void
@@ -42,6 +44,14 @@ wsgi_init(struct wsgi *w, struct http_app *http)
 {
     *w = (struct wsgi){ .app = NULL };
     exchanges_init(&w->exchanges, http);
+}
+
+int
+wsgi_open(struct wsgi *w, PyObject *loop, PyObject *pool)
+{
+    if ((w->names = wsgi_names_new(w->exchanges.http)) == NULL)
+        return -1;
+    return exchanges_open(&w->exchanges, loop, pool);
 }
 
 int
@@ -56,7 +66,7 @@ wsgi_serve(struct wsgi *w, PyObject *loop, PyObject *app, PyObject *context, PyO
         PyErr_SetString(PyExc_TypeError, "context must be a contextvars.Context");
         return -1;
     }
-    if ((w->names = wsgi_names_new(http)) == NULL || exchanges_open(&w->exchanges, loop, pool) < 0)
+    if (wsgi_open(w, loop, pool) < 0)
         return -1;
     w->app = Py_NewRef(app);
     w->context = Py_NewRef(context);

@@ -32,6 +32,8 @@ struct wsgi_names;
 /* What all exchanges of a loop share. */
 struct exchanges {
     struct http_app *http;
+    void *user;                          /* of whoever opened it */
+    void (*returned)(struct exchange *ex); /* see exchange_return(). The loop's thread, any GIL state */
     PyObject *loop;                      /* new: threads post to it, perhaps after its end */
     PyObject *pool;                      /* new */
     struct crew *crew;                   /* the pool's */
@@ -42,8 +44,8 @@ struct exchanges {
     struct exchange *kept;               /* for reuse: the loop's */
     unsigned kept_n;
     _Atomic(struct exchange *) spent;    /* given back by threads */
-    _Atomic(struct piece *) returned;    /* Python objects whose bytes were sent: for whoever has the GIL */
-    int64_t returned_ns;                 /* since when the oldest of them has been there; 0 = none. The loop's */
+    _Atomic(struct piece *) sent;        /* Python objects whose bytes were sent: for whoever has the GIL */
+    int64_t sent_ns;                     /* since when the oldest of them has been there; 0 = none. The loop's */
     int64_t refused_logged_ns;           /* the last line about requests that no thread had time for */
     unsigned refused;                    /* of those, since that line */
 };
@@ -61,6 +63,8 @@ void wsgi_init(struct wsgi *w, struct http_app *http);
 /* app: a WSGI callable; context: as in the struct; pool: a _ringcorn.Pool. http hands its requests to us from here on. GIL held; 0 or
  * -1 with an exception set. */
 int wsgi_serve(struct wsgi *w, PyObject *loop, PyObject *app, PyObject *context, PyObject *pool);
+/* Only what others need for exchanges of their own: names and the set. GIL held; 0 or -1 with an exception set. */
+int wsgi_open(struct wsgi *w, PyObject *loop, PyObject *pool);
 /* GIL held. The net is closed already (net_fini), and exchanges_abandon() was called. A thread that was left behind keeps what it needs. */
 void wsgi_fini(struct wsgi *w);
 
@@ -97,15 +101,27 @@ enum {
     EXCHANGE_PATIENCE_MS = 2,             /* a thread that waits longer for its client gives its slot away */
 };
 
-/* Both ends of a connection as text, made once and hung on h1_conn_data(). */
+/* What hangs on a connection (h1_conn_data()) from its first request on: its ends as text, and what the application keeps there. */
+struct exchange_conn {
+    void *kept; /* the application's; NULL at first */
+    uint16_t client_port, server_port;
+    uint8_t client_n, server_n;
+    bool is_unix;
+    char text[]; /* client, server */
+};
+
+/* Borrowed from the connection; NULL = out of memory. */
+struct exchange_conn *exchange_conn(struct h1 *h);
+
+/* The same of one request. */
 struct exchange_ends {
     struct slice client, server; /* addresses; of a unix socket: "" and its path */
     unsigned client_port, server_port;
     bool is_unix;
 };
 
-/* REFUSED: no thread will have it, it is answered in the next turn. */
-enum exchange_state { EXCHANGE_GATHERING, EXCHANGE_HANDED, EXCHANGE_REFUSED, EXCHANGE_OVER };
+/* REFUSED: no thread will have it, it is answered in the next turn. RETURNED: its thread has given it back, see exchange_return(). */
+enum exchange_state { EXCHANGE_GATHERING, EXCHANGE_HANDED, EXCHANGE_REFUSED, EXCHANGE_RETURNED, EXCHANGE_OVER };
 
 /* The head of an answer, as start_response() gave it: copied memory. */
 struct answer {
@@ -145,6 +161,7 @@ struct exchange {
     enum exchange_state state;
     struct list link; /* set->all */
     struct list work; /* set->work */
+    struct list user; /* of whom it was returned to */
     unsigned events;  /* enum http_event, not yet handled */
     struct h1 *h;     /* NULL once over */
     int64_t begun_ns;
@@ -156,6 +173,7 @@ struct exchange {
 
     /* the thread's */
     pthread_t thread;     /* that runs it: set before serve() */
+    void *left;           /* what the thread hands back with it, see exchange_return() */
     struct answer answer; /* its head, until is_started */
     struct piece first;   /* the first small piece, in room */
     bool first_is_used;
@@ -170,6 +188,7 @@ struct exchange {
     bool is_full;                       /* the connection has more than enough unsent */
     bool is_complete;                   /* nothing follows what was handed over */
     bool is_failed;                     /* 500, if it is not too late */
+    bool is_returned;                   /* the thread gives it back to the loop */
     bool is_ended;                      /* the thread needs the loop no more */
     bool end_is_told;                   /* a post that says so was made, or is under way */
     atomic_bool is_cancelled;           /* nobody is to wait for the client */
@@ -187,16 +206,23 @@ struct exchange {
 };
 
 void exchanges_init(struct exchanges *s, struct http_app *http);
-int exchanges_open(struct exchanges *s, PyObject *loop, PyObject *pool); /* GIL held; 0 or -1 with an exception set */
+/* GIL held; 0 or -1 with an exception set. */
+int exchanges_open(struct exchanges *s, PyObject *loop, PyObject *pool);
 void exchanges_fini(struct exchanges *s);                                /* GIL held; nothing is in hand, or at threads */
 
 /* Begins one for h, which has just been parsed: in http_app.begin. Always takes the request; what cannot be done is answered with 503. */
 void exchange_begin(struct exchanges *s, struct h1 *h, void (*serve)(struct exchange *ex));
+/* Would its thread find all of the body? Not where that is long, comes in chunks, or waits for 100 Continue. */
+bool exchange_will_be_whole(struct h1 *h);
+/* Which exchange h1_data() is; NULL: none (of a request that is not ours). */
+struct exchange *exchange_of(void *h1_data);
 /* http_app.event of its connection. */
 void exchange_event(struct exchange *ex, unsigned events);
-/* http_app.release for what exchange_*() gave to h1_write(), and http_app.conn_freed for what they hung on the connection. */
+/* http_app.release for what exchange_*() gave to h1_write(): owners with OWNER_TAG. */
+enum { OWNER_TAG = 2 };
 void exchange_release(struct exchanges *s, void *owner);
-void exchange_conn_freed(void *conn_data);
+/* A returned one: the request goes its own way, which ends in h1_end(). Returns its h1, and leaves h1_data() NULL. */
+struct h1 *exchange_part(struct exchange *ex);
 
 /* --- exchanges: the thread's side -------------------------------------------------------------------------------------------- */
 
@@ -226,6 +252,10 @@ void piece_free(struct piece *piece); /* without a Python object */
 void exchange_end(struct exchange *ex, bool later);
 void exchange_fail(struct exchange *ex, bool later);
 
+/* The thread will not answer: when it is free again, set->returned(ex) tells the loop, and exchange_part() is to follow. Nothing may have
+ * been handed over. Any GIL state. */
+void exchange_return(struct exchange *ex);
+
 /* Waits until there are unread bytes of the body: 1, 0 at its end, -EPIPE where the client is gone. No GIL. Only one thread at a time may
  * be in it, or look at what it found: ex->in[in_start..in_end). */
 int exchange_read(struct exchange *ex);
@@ -233,11 +263,16 @@ int exchange_read(struct exchange *ex);
 /* Drops Python objects that were sent. GIL held; may run Python. */
 void exchanges_collect(struct exchanges *s);
 
+/* The body as a file (input.c): new. The request's thread, GIL held, as for the next two. One of them ends it: after that ex is not used. */
+PyObject *input_new(struct wsgi_names *n, struct exchange *ex);
+void input_end(PyObject *input);  /* nobody can read it any more */
+void input_keep(PyObject *input); /* the thread is done, and all of the body is there: it stays while input does */
+
 /* --- private to the folder ----------------------------------------------------------------------------------------------------- */
 
 /* bytes.c */
-enum { OWNER_TAG = 2 };                                      /* of the pieces that h1_write() holds */
-bool bytes_to_client(struct exchange *ex);                   /* the loop's side of a post: h is there. True: the request is over */
+enum bytes_next { BYTES_MORE, BYTES_END, BYTES_RETURN };     /* the thread goes on; it has ended; it gives the request back */
+enum bytes_next bytes_to_client(struct exchange *ex);        /* the loop's side of a post: h is there */
 void bytes_drop(struct exchange *ex);                        /* what was handed over and is not wanted any more; lock held */
 int bytes_receive(struct exchange *ex);                      /* takes what h1_body() has; lock held, or not handed over. 0 or -ENOMEM */
 void bytes_wake(struct exchange *ex);                        /* lock held */
@@ -279,9 +314,6 @@ int wsgi_key(struct wsgi_names *n, struct slice name, PyObject **key);
 PyObject *wsgi_value(struct wsgi_names *n, struct slice name, struct slice value); /* new: str */
 
 PyObject *environ_new(struct wsgi *w, const struct exchange *ex, PyObject *input);         /* new */
-
-PyObject *input_new(struct wsgi_names *n, struct exchange *ex);  /* new: wsgi.input */
-void input_end(PyObject *input);                                 /* the request is over */
 
 /* start_response, and write: bound to one request. */
 struct start {
