@@ -1,10 +1,10 @@
 """The types of the extension module _ringcorn that the Python part uses."""
 
 from asyncio import Future
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextvars import Context, ContextVar
 from types import CodeType
-from typing import Any, Literal, final
+from typing import Any, BinaryIO, Literal, final
 
 def live() -> dict[str, int]: ...
 
@@ -91,6 +91,17 @@ class QueueFull(RuntimeError): ...  # sync.queue jobs wait already
 class NoThread(RuntimeError): ...  # requests keep all of sync.threads_max, see Lease.submit_optional()
 
 class QueueTimeout(RuntimeError): ...  # a job waited for longer than sync.queue_timeout
+
+@final
+class Exchange:
+    """A request that its thread answers without the loop (server/asgi/direct.c); of no use once the function that it was given to has returned."""
+
+    scope: dict[str, Any]  # as an ASGI application gets it
+    body: BinaryIO  # the request's, as a whole
+    is_gone: bool  # the client has closed its side
+    def start(self, status: int, headers: Iterable[tuple[bytes, bytes]], /) -> None: ...
+    def write(self, data: bytes, /) -> None: ...  # waits while the client is slow; ClientDisconnected once it has gone
+    def finish(self, data: bytes = b"", /) -> None: ...  # the last piece: the answer is complete
 
 @final
 class Lease:

@@ -5,6 +5,8 @@ The C side (server/worker/worker.c) calls run() in the main thread and hands ove
     attach(loop)                    gives the server's part of each turn to the loop
     serve(app, websocket_app, context, state, pool)
                                     tells the master that this worker is ready; requests come from here on
+    direct(pool, run, not_mine)     before serve(): run(exchange), on a thread, answers requests to synchronous code (server/asgi/direct.c);
+                                    returns teach(scope, is_sync), for the application to say which those are
     serve_wsgi(app, context, pool)  the same for a WSGI application
     notify(callback)                callback("drain" | "quit" | "drained"), on the loop
     cancel_all(), in_hand()         the requests that are being answered
@@ -201,11 +203,18 @@ class _Serving:
             await _start_threads(self.loop, self.pool)
             self.worker.serve_wsgi(self.app, lifespan.context, self.pool)
         else:
+            self._go_direct()
             self.worker.serve(self.app, self.websocket_app, lifespan.context, lifespan.state, self.pool)
         self.is_ready = True
         await self.drained
         await lifespan.shutdown()
         return 0
+
+    def _go_direct(self):
+        """Where the application is Django's handler itself: what its paths lead to is learned, and sync views are served without the loop."""
+        handler = sys.modules.get("ringcorn.django.handler")
+        if handler is not None and type(self.app) is handler.Handler:
+            self.app.go_direct(self.loop, self.pool, self.worker)
 
     async def _adapt(self):
         """Leads the threads of frameworks to ours: one line each. Nothing is imported that the application has not imported."""

@@ -4,12 +4,15 @@
  *   http_cycle.c  one request: begun, run as a task, ended in one function only
  *   scope.c       the scope dictionary, built from the parser's slices        names.c   constants, cached header pairs
  *   receive.c     the receive() callable      send.c   the send() callable    wait.c    the awaitable both return
+ *   direct.c      requests that go to a thread without a task on the loop: which, and what their thread sees    guess.c  which those are
  *
  * A request, from head to end:
  *
  *     http begin() ──> queued ──asgi_run()──> RUNNING ──task done──> ended (h1_end)
- *      (I/O phase,                (GIL)        receive(), send(); HTTP_BODY, HTTP_DRAINED and HTTP_GONE wake them
- *       no GIL)
+ *      (I/O phase,  │             (GIL)        ↑ receive(), send(); HTTP_BODY, HTTP_DRAINED and HTTP_GONE wake them
+ *       no GIL)     └──> exchange ──on a thread, answered there──> ended (h1_end)
+ *              guess.c   (direct.c, wsgi/)     │
+ *                                              └─ given back: it was no request for a thread, or not all of it was
  *
  * The callbacks of http/ may come without the GIL, so they only fill arrays and lists of plain memory; asgi_run() works those
  * off with the GIL held. Everything runs on the loop thread. */
@@ -19,9 +22,11 @@
 #include "py/py.h"
 
 #include "http/http.h"
+#include "wsgi/wsgi.h"
 
 struct cycle;
 struct asgi_names;
+struct guesses;
 
 /* A growing array of pointers that can be filled without the GIL. */
 struct asgi_queue {
@@ -44,6 +49,12 @@ struct asgi {
     struct list work;        /* cycles with events to handle */
     struct asgi_queue begun; /* struct h1 * whose head has been parsed */
     struct asgi_queue trash; /* owners (see send.c) to be released with the GIL held */
+    struct exchanges *exchanges; /* of the direct path; NULL = there is none. See asgi_direct() */
+    struct wsgi_names *wsgi_names;
+    PyObject *direct;        /* new: direct(exchange), as the next */
+    PyObject *not_mine;
+    struct guesses *guesses;
+    struct list returned;    /* exchanges that their threads gave back to the loop */
     bool has_run_out;        /* an array could not grow: begun requests were refused since, said once */
 };
 
@@ -55,6 +66,13 @@ void asgi_fini(struct asgi *a);
 /* app, websocket_app: any ASGI 3 callables. context, state, pool: as in struct asgi. */
 int asgi_serve(struct asgi *a, PyObject *app, PyObject *websocket_app, PyObject *context, PyObject *state,
                PyObject *pool);
+
+/* Requests whose path led to synchronous code before go to a thread at once, with no task and no GIL on the loop: direct(exchange) is called
+ * there (_ringcorn.Exchange, direct.c). It returns None where it has answered; not_mine where it has done nothing, and the request is the
+ * application's after all; or a function(receive, send) whose coroutine goes on with it on the loop. w: opened by this; pool: a
+ * _ringcorn.Pool. Before asgi_serve(). Returns a new function(scope, is_sync), by which the application says what it has found on the
+ * loop; NULL with an exception set. */
+PyObject *asgi_direct(struct asgi *a, struct wsgi *w, PyObject *pool, PyObject *direct, PyObject *not_mine);
 
 /* For struct loop_client. */
 bool asgi_has_work(const struct asgi *a);
@@ -91,6 +109,7 @@ struct cycle {
     struct list work;      /* asgi->work */
     struct list waits;     /* struct wait, suspended in receive() or send() */
     unsigned events;       /* enum http_event, not yet handled */
+    PyObject *early;       /* new: the body, where a thread had the request before (direct.c); or NULL */
     bool body_is_told;     /* the last http.request message was handed out */
     bool is_full;          /* more than the high-water mark is unsent; until HTTP_DRAINED */
     bool is_cancelled;     /* by us, at the drain's end */
@@ -128,7 +147,7 @@ struct wait {
 struct asgi_names {
     /* types, borrowed from the module that names holds */
     PyObject *module;
-    PyTypeObject *cycle_type, *receive_type, *send_type, *wait_type;
+    PyTypeObject *cycle_type, *receive_type, *send_type, *wait_type, *direct_type;
     PyObject *report;         /* ringcorn.log.request_failed(label, exception, what, client_is_gone) */
     PyObject *refused;        /* ringcorn.overload.refused(label, pool, exception) -> bool */
     PyObject *as_coroutine;   /* ringcorn.app.as_coroutine(awaitable) */
@@ -151,7 +170,10 @@ struct asgi_names {
     PyObject *methods[8];     /* GET, HEAD, POST, ... as str */
     struct header_cache *headers;
     PyObject *server_tuple;   /* of the last connection's local address */
-    struct sockaddr_storage server_addr;
+    char server_text[108];    /* the same as text */
+    size_t server_text_n;
+    unsigned server_port;
+    bool has_servers;         /* there were others before: threads may have changed the template meanwhile */
 };
 
 struct asgi_names *names_new(const struct conf *conf);
@@ -159,7 +181,10 @@ void names_free(struct asgi_names *names);
 PyObject *names_method(struct asgi_names *names, struct slice method);            /* new */
 PyObject *names_header(struct asgi_names *names, struct slice name, struct slice value); /* new: (name, value) */
 
-PyObject *scope_new(struct asgi *a, struct cycle *cycle);          /* new */
+/* New. addresses: of scope_addresses() or scope_ends(). GIL held, any thread. */
+PyObject *scope_new(struct asgi *a, const struct http_request *r, PyObject *addresses);
+PyObject *scope_addresses(struct asgi_names *n, struct h1 *h); /* (client, server): borrowed from the connection */
+PyObject *scope_ends(struct asgi_names *n, const struct exchange_ends *ends); /* the same, new */
 PyObject *channel_new(PyTypeObject *type, struct cycle *cycle);    /* new */
 PyObject *wait_value(struct cycle *cycle, PyObject *value);        /* new; steals value, also on failure; NULL = None */
 PyObject *wait_until(struct cycle *cycle, enum wait_kind kind, PyObject *message); /* new; message: of WAIT_SEND, else NULL */
@@ -169,8 +194,11 @@ PyObject *receive_last(struct cycle *cycle);     /* new: http.disconnect, also a
 PyObject *send_message(struct cycle *cycle, PyObject *event); /* new: a struct wait, not of WAIT_SEND */
 bool cycle_is_here(const struct cycle *cycle);   /* is this the loop's thread? */
 bool cycle_must_yield(const struct cycle *cycle);
-struct cycle *cycle_new(struct asgi *a, struct h1 *h);             /* new */
+struct cycle *cycle_new(struct asgi *a, struct h1 *h, const char *label); /* new. label: NULL = from the request's head, which is still there */
 int cycle_start(struct cycle *cycle);                              /* -1: an exception that is not the request's */
+/* Goes on with what a thread gave back, by the lease that it had. scope: borrowed; left: NULL, or what makes the coroutine in the application's
+ * place. context: where the lease is set. */
+int cycle_resume(struct cycle *cycle, PyObject *scope, PyObject *left, PyObject *context);
 int cycle_events(struct cycle *cycle);
 /* Was a call of the request turned away, as too many waited for a thread, or for too long (sync.queue, sync.queue_timeout)? */
 bool cycle_was_refused(const struct cycle *cycle);
@@ -181,7 +209,23 @@ void cycle_hold(struct cycle *cycle);
 void cycle_abandon(struct cycle *cycle);
 PyObject *send_call(PyObject *self, PyObject *const *args, size_t nargsf, PyObject *kwnames);
 void held_release(void *owner); /* send.c: GIL held */
+/* Pairs of bytes, of http.response.start: borrowed slices. 0 or -1 with an exception set. */
+int send_header_of(PyObject *pair, size_t i, struct http_header *out);
+void send_set_start_error(enum http_write err, PyObject *pairs, size_t bad, long status); /* why h1_start() refused it */
 
-extern PyType_Spec cycle_spec, receive_spec, send_spec, wait_spec;
+/* guess.c: which paths lead to synchronous code. Any thread. */
+struct guesses *guesses_new(void); /* NULL = out of memory */
+bool guess_is_sync(struct guesses *g, struct slice path);
+/* NEVER: a thread gave it back, whatever the application says of it on the loop. */
+enum guess { GUESS_SYNC = 1, GUESS_ASYNC, GUESS_NEVER };
+void guess_learn(struct guesses *g, struct slice path, enum guess guess);
+
+/* direct.c */
+bool direct_takes(struct asgi *a, struct h1 *h); /* begins it, where it is one; http_app.begin */
+int direct_run(struct asgi *a);                  /* those that were given back; -1 as cycle_start() */
+void direct_abandon(struct asgi *a);
+void direct_fini(struct asgi *a);
+
+extern PyType_Spec cycle_spec, receive_spec, send_spec, wait_spec, direct_spec;
 
 #endif

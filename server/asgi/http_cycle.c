@@ -165,7 +165,7 @@ cycle_done(PyObject *self, PyObject *const *args, size_t nargsf, PyObject *kwnam
 }
 
 struct cycle *
-cycle_new(struct asgi *a, struct h1 *h)
+cycle_new(struct asgi *a, struct h1 *h, const char *label)
 {
     struct cycle *cycle = PyObject_GC_New(struct cycle, a->names->cycle_type);
     if (cycle == NULL)
@@ -173,14 +173,17 @@ cycle_new(struct asgi *a, struct h1 *h)
     cycle->call = cycle_done;
     cycle->asgi = a;
     cycle->h = h;
-    cycle->task = cycle->lease = NULL;
+    cycle->task = cycle->lease = cycle->early = NULL;
     list_init(&cycle->link);
     list_init(&cycle->work);
     list_init(&cycle->waits);
     cycle->events = 0;
     cycle->body_is_told = cycle->is_full = cycle->is_cancelled = cycle->is_refused = cycle->is_held = false;
     cycle->begun_ns = a->http.net->now_ns;
-    label_fill(cycle, h1_request(h));
+    if (label != NULL)
+        snprintf(cycle->label, sizeof(cycle->label), "%s", label);
+    else
+        label_fill(cycle, h1_request(h));
     PyObject_GC_Track(cycle);
     *h1_data(h) = cycle;
     list_add_tail(&a->cycles, &cycle->link);
@@ -188,22 +191,23 @@ cycle_new(struct asgi *a, struct h1 *h)
     return cycle;
 }
 
-/* app(scope, receive, send) in the request's context: new reference to its coroutine, and to scope["path"] in *path. */
+/* fn(scope, receive, send), or fn(receive, send) where scope is NULL, in the request's context: new reference to its coroutine. */
 static PyObject *
-call_app(struct asgi *a, struct cycle *cycle, PyObject *context, PyObject **path)
+call_in(struct cycle *cycle, PyObject *context, PyObject *fn, PyObject *scope)
 {
+    struct asgi *a = cycle->asgi;
     struct asgi_names *n = a->names;
-    PY_OWNED PyObject *scope = scope_new(a, cycle);
-    h1_head_done(cycle->h);
-    *path = scope == NULL ? NULL : Py_XNewRef(PyDict_GetItemWithError(scope, n->s_path));
-    PY_OWNED PyObject *receive = scope == NULL ? NULL : channel_new(n->receive_type, cycle);
+    PY_OWNED PyObject *receive = channel_new(n->receive_type, cycle);
     PY_OWNED PyObject *send = receive == NULL ? NULL : channel_new(n->send_type, cycle);
     if (send == NULL || PyContext_Enter(context) < 0)
         return NULL;
     PyObject *args[] = { scope, receive, send };
-    cycle->lease = pool_enter(a->pool, cycle->label);
-    PyObject *coro =
-        UNLIKELY(cycle->lease == NULL && PyErr_Occurred()) ? NULL : PyObject_Vectorcall(a->app, args, 3, NULL);
+    size_t skipped = scope == NULL;
+    if (LIKELY(cycle->lease == NULL))
+        cycle->lease = pool_enter(a->pool, cycle->label);
+    PyObject *coro = UNLIKELY(cycle->lease == NULL && PyErr_Occurred())
+                         ? NULL
+                         : PyObject_Vectorcall(fn, args + skipped, 3 - skipped, NULL);
     if (UNLIKELY(coro == NULL)) {
         PyObject *type, *value, *traceback;
         PyErr_Fetch(&type, &value, &traceback);
@@ -233,13 +237,12 @@ cycle_refuse(struct cycle *cycle)
     return -1;
 }
 
-int
-cycle_start(struct cycle *cycle)
+/* Runs a coroutine as the request's task. coro: NULL with an exception set is what ends the request. */
+static int
+run(struct cycle *cycle, PyObject *coro, PyObject *context, PyObject *scope)
 {
     struct asgi *a = cycle->asgi;
-    PY_OWNED PyObject *context = PyContext_Copy(a->context);
-    PY_OWNED PyObject *path = NULL; /* names the task */
-    PY_OWNED PyObject *coro = context == NULL ? NULL : call_app(a, cycle, context, &path);
+    PyObject *path = scope == NULL ? NULL : PyDict_GetItemWithError(scope, a->names->s_path); /* names the task */
     PY_OWNED PyObject *task = coro == NULL ? NULL : task_start(a->loop, coro, context, path);
     if (UNLIKELY(task == NULL))
         return cycle_refuse(cycle);
@@ -257,6 +260,26 @@ cycle_start(struct cycle *cycle)
         return cycle_refuse(cycle);
     cycle->task = py_take(&task);
     return 0;
+}
+
+int
+cycle_start(struct cycle *cycle)
+{
+    struct asgi *a = cycle->asgi;
+    PY_OWNED PyObject *context = PyContext_Copy(a->context);
+    PyObject *addresses = context == NULL ? NULL : scope_addresses(a->names, cycle->h);
+    PY_OWNED PyObject *scope = addresses == NULL ? NULL : scope_new(a, h1_request(cycle->h), addresses);
+    h1_head_done(cycle->h);
+    PY_OWNED PyObject *coro = scope == NULL ? NULL : call_in(cycle, context, a->app, scope);
+    return run(cycle, coro, context, scope);
+}
+
+int
+cycle_resume(struct cycle *cycle, PyObject *scope, PyObject *left, PyObject *context)
+{
+    PY_OWNED PyObject *coro = left == NULL ? call_in(cycle, context, cycle->asgi->app, scope)
+                                           : call_in(cycle, context, left, NULL);
+    return run(cycle, coro, context, scope);
 }
 
 int
@@ -286,6 +309,7 @@ cycle_clear(PyObject *self)
 {
     Py_CLEAR(((struct cycle *)self)->task);
     Py_CLEAR(((struct cycle *)self)->lease);
+    Py_CLEAR(((struct cycle *)self)->early);
     return 0;
 }
 

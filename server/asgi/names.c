@@ -82,10 +82,11 @@ names_fill(struct asgi_names *n, const struct conf *conf)
     n->receive_type = (PyTypeObject *)module_attr(n->module, "_Receive");
     n->send_type = (PyTypeObject *)module_attr(n->module, "_Send");
     n->wait_type = (PyTypeObject *)module_attr(n->module, "_Wait");
+    n->direct_type = (PyTypeObject *)module_attr(n->module, "Exchange");
     n->disconnected = module_attr(n->module, "ClientDisconnected");
     PY_OWNED PyObject *asyncio = PyImport_ImportModule("asyncio");
     if (n->cycle_type == NULL || n->receive_type == NULL || n->send_type == NULL ||
-        n->wait_type == NULL || n->disconnected == NULL || asyncio == NULL)
+        n->wait_type == NULL || n->direct_type == NULL || n->disconnected == NULL || asyncio == NULL)
         return -1;
     PY_OWNED PyObject *log = PyImport_ImportModule("ringcorn.log");
     PY_OWNED PyObject *overload = PyImport_ImportModule("ringcorn.overload");
@@ -175,6 +176,7 @@ names_free(struct asgi_names *n)
     Py_CLEAR(n->receive_type);
     Py_CLEAR(n->send_type);
     Py_CLEAR(n->wait_type);
+    Py_CLEAR(n->direct_type);
     free(n);
 }
 

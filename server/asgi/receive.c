@@ -47,11 +47,27 @@ receive_last(struct cycle *cycle)
     return PyDict_Copy(n->disconnect_template);
 }
 
+/* The body that a thread had before it gave the request back. */
+static PyObject *
+early_message(struct cycle *cycle)
+{
+    PyObject *early = cycle->early;
+    const struct slice body = { PyBytes_AS_STRING(early), (size_t)PyBytes_GET_SIZE(early) };
+    PyObject *message = body_message(cycle->asgi->names, body, true);
+    if (message == NULL)
+        return NULL;
+    cycle->body_is_told = true;
+    Py_CLEAR(cycle->early);
+    return message;
+}
+
 PyObject *
 receive_next(struct cycle *cycle)
 {
     struct asgi_names *n = cycle->asgi->names;
     struct h1 *h = cycle->h;
+    if (UNLIKELY(cycle->early != NULL) && !h1_is_finished(h))
+        return early_message(cycle);
     if (!cycle->body_is_told && !h1_is_finished(h)) { /* after the answer nobody waits for the rest of a body */
         struct slice body = h1_body(h);
         bool is_last = h1_body_is_complete(h);

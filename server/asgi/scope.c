@@ -3,54 +3,68 @@
  * commonest values too (GET, HTTP/1.1, no query, the server's usual address), so that only what differs is set. */
 #include "asgi.h"
 
-#include <arpa/inet.h>
-
 /* (host, port) for IP, (path, None) for a unix listener, None where there is no name. */
 static PyObject *
-address_new(const struct sockaddr_storage *addr, bool is_local)
+address_new(struct slice text, unsigned port, bool is_path)
 {
-    char text[INET6_ADDRSTRLEN];
-    if (addr->ss_family == AF_INET) {
-        const struct sockaddr_in *in = (const struct sockaddr_in *)addr;
-        inet_ntop(AF_INET, &in->sin_addr, text, sizeof(text));
-        return Py_BuildValue("(si)", text, (int)ntohs(in->sin_port));
+    if (text.n == 0)
+        return Py_NewRef(Py_None);
+    if (is_path) {
+        PY_OWNED PyObject *path = PyUnicode_DecodeFSDefaultAndSize(text.p, (Py_ssize_t)text.n);
+        return path == NULL ? NULL : PyTuple_Pack(2, path, Py_None);
     }
-    if (addr->ss_family == AF_INET6) {
-        const struct sockaddr_in6 *in6 = (const struct sockaddr_in6 *)addr;
-        inet_ntop(AF_INET6, &in6->sin6_addr, text, sizeof(text));
-        return Py_BuildValue("(si)", text, (int)ntohs(in6->sin6_port));
-    }
-    if (addr->ss_family == AF_UNIX && is_local) {
-        const struct sockaddr_un *un = (const struct sockaddr_un *)addr;
-        PY_OWNED PyObject *path = PyUnicode_DecodeFSDefaultAndSize(
-            un->sun_path, (Py_ssize_t)strnlen(un->sun_path, sizeof(un->sun_path)));
-        return path == NULL ? NULL : Py_BuildValue("(OO)", path, Py_None);
-    }
-    return Py_NewRef(Py_None); /* the client of a unix socket has no address */
+    return Py_BuildValue("(s#I)", text.p, (Py_ssize_t)text.n, port);
 }
 
-/* (client, server), made once a connection and kept in its slot. Nearly all connections share the server's address. */
-static PyObject *
-addresses_of(struct asgi_names *n, struct h1 *h)
+static bool
+is_usual_server(const struct asgi_names *n, const struct exchange_ends *ends)
 {
-    void **slot = h1_conn_data(h);
-    if (LIKELY(*slot != NULL))
-        return *slot;
-    PY_OWNED PyObject *client = address_new(h1_peer(h), false);
-    const struct sockaddr_storage *local = h1_local(h);
+    return n->server_tuple != NULL && n->server_port == ends->server_port &&
+           n->server_text_n == ends->server.n &&
+           memcmp(n->server_text, ends->server.p, ends->server.n) == 0;
+}
+
+PyObject *
+scope_ends(struct asgi_names *n, const struct exchange_ends *ends)
+{
+    PY_OWNED PyObject *client = address_new(ends->client, ends->client_port, false);
     if (client == NULL)
         return NULL;
-    if (n->server_tuple == NULL || memcmp(local, &n->server_addr, sizeof(*local)) != 0) {
-        PyObject *server = address_new(local, true);
+    /* Nearly all connections share the server's address. */
+    if (UNLIKELY(!is_usual_server(n, ends))) {
+        PY_OWNED PyObject *server = address_new(ends->server, ends->server_port, ends->is_unix);
         if (server == NULL)
             return NULL;
-        Py_XSETREF(n->server_tuple, server);
-        n->server_addr = *local;
-        if (PyDict_SetItem(n->scope_template, n->s_server, server) < 0)
+        if (ends->server.n > sizeof(n->server_text))
+            return PyTuple_Pack(2, client, server);
+        memcpy(n->server_text, ends->server.p, ends->server.n);
+        n->server_text_n = ends->server.n;
+        n->server_port = ends->server_port;
+        n->has_servers = n->server_tuple != NULL;
+        Py_XSETREF(n->server_tuple, py_take(&server));
+        if (PyDict_SetItem(n->scope_template, n->s_server, n->server_tuple) < 0)
             return NULL;
     }
-    *slot = PyTuple_Pack(2, client, n->server_tuple);
-    return *slot; /* borrowed from the connection */
+    return PyTuple_Pack(2, client, n->server_tuple);
+}
+
+PyObject *
+scope_addresses(struct asgi_names *n, struct h1 *h)
+{
+    struct exchange_conn *conn = exchange_conn(h);
+    if (UNLIKELY(conn == NULL))
+        return PyErr_NoMemory();
+    if (UNLIKELY(conn->kept == NULL)) {
+        const struct exchange_ends ends = {
+            .client = { conn->text, conn->client_n },
+            .server = { conn->text + conn->client_n, conn->server_n },
+            .client_port = conn->client_port,
+            .server_port = conn->server_port,
+            .is_unix = conn->is_unix,
+        };
+        conn->kept = scope_ends(n, &ends);
+    }
+    return conn->kept;
 }
 
 static int
@@ -128,13 +142,10 @@ set(PyObject *scope, PyObject *key, PyObject *value)
 }
 
 PyObject *
-scope_new(struct asgi *a, struct cycle *cycle)
+scope_new(struct asgi *a, const struct http_request *r, PyObject *addresses)
 {
     struct asgi_names *n = a->names;
-    struct h1 *h = cycle->h;
-    const struct http_request *r = h1_request(h);
-    PyObject *addresses = addresses_of(n, h); /* first: it may change the template */
-    PY_OWNED PyObject *scope = addresses == NULL ? NULL : PyDict_Copy(n->scope_template);
+    PY_OWNED PyObject *scope = PyDict_Copy(n->scope_template);
     if (scope == NULL || PyDict_SetItem(scope, n->s_client, PyTuple_GET_ITEM(addresses, 0)) < 0 ||
         set(scope, n->s_asgi, PyDict_Copy(n->asgi_template)) < 0 ||
         set(scope, n->s_extensions, PyDict_New()) < 0 ||
@@ -144,7 +155,7 @@ scope_new(struct asgi *a, struct cycle *cycle)
         set(scope, n->s_state, PyDict_Copy(a->state)) < 0)
         return NULL;
     PyObject *server = PyTuple_GET_ITEM(addresses, 1);
-    if (UNLIKELY(server != n->server_tuple) && PyDict_SetItem(scope, n->s_server, server) < 0)
+    if (UNLIKELY(n->has_servers || server != n->server_tuple) && PyDict_SetItem(scope, n->s_server, server) < 0)
         return NULL;
     if (UNLIKELY(r->version_minor == 0) && PyDict_SetItem(scope, n->s_http_version, n->version_10) < 0)
         return NULL;

@@ -35,9 +35,8 @@ out_of_order(PyObject *type, const char *why)
     return PyErr_Format(PyExc_RuntimeError, "unexpected ASGI message %R: %s", type, why);
 }
 
-/* Why http/ refused the answer's head. */
-static void
-set_start_error(enum http_write err, PyObject *headers, size_t bad, long status)
+void
+send_set_start_error(enum http_write err, PyObject *headers, size_t bad, long status)
 {
     if (err == HTTP_BAD_STATUS) {
         PyErr_Format(PyExc_ValueError, "http.response.start: status %ld is not between 200 and 999",
@@ -56,8 +55,8 @@ set_start_error(enum http_write err, PyObject *headers, size_t bad, long status)
 }
 
 /* Borrows: the slices live as long as the pair's owner does. */
-static int
-header_of(PyObject *pair, size_t i, struct http_header *out)
+int
+send_header_of(PyObject *pair, size_t i, struct http_header *out)
 {
     PyObject *name, *value;
     if (LIKELY(PyTuple_CheckExact(pair) && PyTuple_GET_SIZE(pair) == 2)) {
@@ -147,7 +146,7 @@ send_start(struct cycle *cycle, PyObject *event)
                 return NULL;
             pair = copy;
         }
-        if (header_of(pair, i, &table[i]) < 0)
+        if (send_header_of(pair, i, &table[i]) < 0)
             return NULL;
     }
     if (UNLIKELY(cycle->h == NULL || h1_is_started(cycle->h))) /* by what ran meanwhile */
@@ -159,7 +158,7 @@ send_start(struct cycle *cycle, PyObject *event)
         if (err == HTTP_BROKEN)
             PyErr_SetString(n->disconnected, "the client has gone");
         else
-            set_start_error(err, pairs, bad, status);
+            send_set_start_error(err, pairs, bad, status);
         return NULL;
     }
     return wait_value(cycle, NULL);

@@ -1,6 +1,8 @@
 /* server.c: one application behind one loop. What the I/O phase has parsed waits here for the Python phase. */
 #include "asgi.h"
 
+#include <stdlib.h>
+
 static bool
 queue_push(struct asgi_queue *q, void *item)
 {
@@ -21,6 +23,8 @@ static void
 on_begin(struct http_app *http, struct h1 *h)
 {
     struct asgi *a = (struct asgi *)http;
+    if (a->direct != NULL && direct_takes(a, h))
+        return;
     if (LIKELY(queue_push(&a->begun, h)))
         return;
     if (!a->has_run_out) {
@@ -36,6 +40,11 @@ static void
 on_event(struct http_app *http, struct h1 *h, unsigned events)
 {
     struct asgi *a = (struct asgi *)http;
+    struct exchange *ex = exchange_of(*h1_data(h));
+    if (ex != NULL) {
+        exchange_event(ex, events);
+        return;
+    }
     struct cycle *cycle = *h1_data(h);
     if (cycle == NULL)
         return; /* still in the begun queue: cycle_start() looks for itself */
@@ -49,15 +58,20 @@ on_event(struct http_app *http, struct h1 *h, unsigned events)
 static void
 on_release(struct http_app *http, void *owner)
 {
-    if (!queue_push(&((struct asgi *)http)->trash, owner))
+    struct asgi *a = (struct asgi *)http;
+    if ((uintptr_t)owner & OWNER_TAG)
+        exchange_release(a->exchanges, owner);
+    else if (!queue_push(&a->trash, owner))
         log_error("out of memory: an output buffer is lost");
 }
 
 static void
 on_conn_freed(struct http_app *http, void *conn_data)
 {
-    if (conn_data != NULL)
-        on_release(http, conn_data);
+    struct exchange_conn *conn = conn_data;
+    if (conn->kept != NULL) /* (client, server) */
+        on_release(http, conn->kept);
+    free(conn);
 }
 
 int
@@ -78,6 +92,7 @@ asgi_init(struct asgi *a, PyObject *loop, const struct conf *conf, struct net *n
     };
     list_init(&a->cycles);
     list_init(&a->work);
+    list_init(&a->returned);
     a->names = names_new(conf);
     return a->names == NULL ? -1 : 0;
 }
@@ -95,6 +110,8 @@ void
 asgi_fini(struct asgi *a)
 {
     empty_trash(a);
+    if (a->exchanges != NULL && exchanges_are_at_threads(a->exchanges))
+        return; /* a thread that was left behind keeps what it needs */
     free(a->trash.v);
     free(a->begun.v);
     Py_CLEAR(a->app);
@@ -102,6 +119,7 @@ asgi_fini(struct asgi *a)
     Py_CLEAR(a->context);
     Py_CLEAR(a->state);
     Py_CLEAR(a->pool);
+    direct_fini(a);
     if (a->names != NULL)
         names_free(a->names);
     a->names = NULL;
@@ -135,7 +153,7 @@ asgi_serve(struct asgi *a, PyObject *app, PyObject *websocket_app, PyObject *con
 bool
 asgi_has_work(const struct asgi *a)
 {
-    return a->begun.n > 0 || !list_is_empty(&a->work) || a->trash.n > 0;
+    return a->begun.n > 0 || !list_is_empty(&a->work) || a->trash.n > 0 || !list_is_empty(&a->returned);
 }
 
 int
@@ -144,7 +162,7 @@ asgi_run(struct asgi *a)
     /* Starting a cycle may not refill begun (requests are parsed in the I/O phase only), but h1_end() may. */
     for (size_t i = 0; i < a->begun.n; i++) {
         struct h1 *h = a->begun.v[i];
-        struct cycle *cycle = cycle_new(a, h);
+        struct cycle *cycle = cycle_new(a, h, NULL);
         int err = cycle == NULL ? -1 : cycle_start(cycle);
         Py_XDECREF(cycle);
         if (UNLIKELY(err < 0)) {
@@ -156,6 +174,8 @@ asgi_run(struct asgi *a)
         loop_flush_if_due(a->loop);
     }
     a->begun.n = 0;
+    if (UNLIKELY(!list_is_empty(&a->returned)) && direct_run(a) < 0)
+        return -1;
     struct list *node;
     while ((node = list_pop(&a->work)) != NULL) {
         struct cycle *cycle = CONTAINER_OF(node, struct cycle, work);
@@ -203,6 +223,7 @@ asgi_abandon(struct asgi *a)
         h1_end(a->begun.v[i]);
     }
     a->begun.n = 0;
+    direct_abandon(a);
     while (!list_is_empty(&a->cycles))
         cycle_abandon(CONTAINER_OF(a->cycles.next, struct cycle, link));
     a->loop = NULL;
@@ -262,6 +283,7 @@ asgi_add_types(PyObject *module)
         { "_Receive", &receive_spec },
         { "_Send", &send_spec },
         { "_Wait", &wait_spec },
+        { "Exchange", &direct_spec },
     };
     for (size_t i = 0; i < ARRAY_LEN(types); i++) {
         PY_OWNED PyObject *type = PyType_FromModuleAndSpec(module, types[i].spec, NULL);

@@ -290,6 +290,17 @@ worker_serve(PyObject *module, PyObject *args)
     return begin_serving();
 }
 
+/* Before serve(), for requests that go to a thread at once. */
+static PyObject *
+worker_direct(PyObject *module, PyObject *args)
+{
+    (void)module;
+    PyObject *pool, *direct, *not_mine;
+    if (!PyArg_ParseTuple(args, "OOO", &pool, &direct, &not_mine))
+        return NULL;
+    return asgi_direct(&w.asgi, &w.wsgi, pool, direct, not_mine);
+}
+
 static PyObject *
 worker_serve_wsgi(PyObject *module, PyObject *args)
 {
@@ -365,6 +376,7 @@ worker_free(PyObject *module, PyObject *unused)
 static PyMethodDef worker_methods[] = {
     { "attach", worker_attach, METH_O, NULL },
     { "serve", worker_serve, METH_VARARGS, NULL },
+    { "direct", worker_direct, METH_VARARGS, NULL },
     { "serve_wsgi", worker_serve_wsgi, METH_VARARGS, NULL },
     { "notify", worker_notify, METH_O, NULL },
     { "cancel_all", worker_cancel_all, METH_NOARGS, NULL },

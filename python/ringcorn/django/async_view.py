@@ -14,6 +14,8 @@ from .watch import Watch
 
 
 async def serve(handler, plan, guess, scope, receive, send, trips):
+    if handler.teach is not None:
+        handler.teach(scope, False)
     try:
         file = await body.read(receive, trips.loop)
     except RequestAborted:

@@ -3,7 +3,7 @@
 *exchange* is the request, to the thread that has it:
 
     scope                    as of ASGI
-    body                     a file: read(), readline(), close(); waits for the client
+    body                     a file, which is there as a whole: read(), readline(), close()
     start(status, headers)   the head, as pairs of bytes
     write(data)              a piece of the body; waits while the client is slow
     finish(data=b"")         the last of it
@@ -15,6 +15,7 @@ from contextvars import copy_context
 from django.urls import set_script_prefix
 
 from . import answer, async_view, contexts, urls
+from .hops import enter_thread
 from .job import Job
 from .signals import started
 from .watch import Watch
@@ -22,8 +23,8 @@ from .watch import Watch
 NOT_MINE = object()
 
 
-def run(handler, plan, exchange):
-    """On the thread, in a context of the request's own. Raises what the application raises.
+def run(handler, plan, loop, exchange):
+    """On the thread, as a job of the request's lease, in a context of the request's own. Raises what the application raises.
 
     Returns None where the request is answered; NOT_MINE where it was not touched, and is to be served by the handler as an ASGI
     application; or a function of (receive, send) that makes a coroutine: what is left to do, in the same context, on the loop."""
@@ -39,7 +40,7 @@ def run(handler, plan, exchange):
     job = Job(handler, plan, scope, exchange.body, guess)
     is_left = False
     try:
-        context.run(job.run)
+        context.run(_run, loop, context, job)
         if job.view_is_async:
             is_left = True
             return lambda receive, send: _respond(handler, plan, job, context, receive, send)
@@ -56,6 +57,11 @@ def run(handler, plan, exchange):
         if not is_left:
             context.run(job.close)
     return None
+
+
+def _run(loop, context, job):
+    enter_thread(loop, context, [])
+    job.run()
 
 
 def _write(response, exchange):

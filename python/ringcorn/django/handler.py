@@ -3,6 +3,8 @@
 A handler that Django has made becomes one of these by its __class__ (__init__.py), so whoever wraps it keeps it, and it remains an ASGIHandler.
 """
 
+import functools
+
 from asgiref.sync import ThreadSensitiveContext
 from django.core.handlers.asgi import ASGIHandler
 
@@ -10,11 +12,10 @@ from . import async_view, direct, sync_view, urls
 from .hops import Asgiref
 from .plan import Plan
 
-NOT_MINE = direct.NOT_MINE
-
 
 class Handler(ASGIHandler):
     _plan = None
+    teach = None  # the server's teach(scope, is_sync): which requests may go to direct.run() at once
 
     async def __call__(self, scope, receive, send):
         plan = self._plan
@@ -46,6 +47,8 @@ class Handler(ASGIHandler):
         twin.__dict__ = self.__dict__
         return twin
 
-    def run_sync(self, exchange):
-        """See direct.py."""
-        return direct.run(self, self._plan, exchange)
+    def go_direct(self, loop, pool, worker):
+        """Before the first request: those to sync views are to reach their threads without the loop (direct.py)."""
+        plan = self._plan
+        if plan.pool is pool and pool.context_vars and plan.why_not_sync is None and not plan.sync_by_async:
+            self.teach = worker.direct(pool, functools.partial(direct.run, self, plan, loop), direct.NOT_MINE)

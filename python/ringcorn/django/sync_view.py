@@ -1,4 +1,5 @@
-"""A request whose URL leads to a synchronous view: one trip to its thread for everything, and one to close, which nobody waits for.
+"""A request whose URL leads to a synchronous view, and that came by the loop: one trip to its thread for everything, and one to close, which
+nobody waits for. (Most are on their thread from the first: direct.py.)
 
 On the loop: the body is read before, the answer sent after; the iterator of a streaming answer is pulled on the thread.
 """
@@ -37,6 +38,8 @@ async def serve(handler, plan, guess, scope, receive, send, trips):
             file.close()
             job = None
             raise
+        if handler.teach is not None:
+            handler.teach(scope, not job.view_is_async)
         if job.view_is_async:
             going_on = plan.async_chain.go_on(job.request)
             return await async_view.respond(plan, job.request, file, going_on, job.inside, send, trips, watch, context)

@@ -64,7 +64,7 @@ def script_prefix(scope):
 
 
 def guess(scope):
-    """Looks up a scope's path. On the loop's thread."""
+    """Looks up a scope's path. On the loop's thread, or on the request's."""
     path = scope["path"]
     if prefix := script_prefix(scope):
         path = path.removeprefix(prefix)

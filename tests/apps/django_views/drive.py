@@ -139,12 +139,13 @@ class PoolDriver(Driver):
 
 class DirectDriver(PoolDriver):
     async def serve_leased(self, exchange, lease):
-        from ringcorn.django.handler import NOT_MINE
-
-        if not hasattr(self.handler, "run_sync"):  # it was not understood
+        if not hasattr(self.handler, "go_direct"):  # it was not understood
             return await super().serve_leased(exchange, lease)
-        left = await lease.submit(contextvars.copy_context().run, self.handler.run_sync, exchange)
-        if left is NOT_MINE:
+        from ringcorn.django import direct
+
+        run = contextvars.copy_context().run
+        left = await lease.submit(run, direct.run, self.handler, self.handler._plan, asyncio.get_running_loop(), exchange)
+        if left is direct.NOT_MINE:
             await super().serve_leased(exchange, lease)
         elif left is not None:
             exchange.is_told = True

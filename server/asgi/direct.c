@@ -1,0 +1,516 @@
+/* direct.c: requests to synchronous code that go to a thread at once: the loop hands over a copy of the head without the GIL (wsgi/), and the
+ * thread builds the scope, calls the application's adapter, and hands the answer back the same way. No task, no receive() and send().
+ *
+ * To the application it is as if the adapter were a job of the request's lease: the lease is in the context, has the thread, and is closed at
+ * the end. A long body is not awaited here: as of old the loop takes it in, and no thread waits for a client that is slow.
+ *
+ * What the thread sees of the request is a _ringcorn.Exchange:
+ *
+ *     scope, body                        as of ASGI; a file, which is there as a whole
+ *     start(status, headers), write(data), finish(data=b"")
+ *     is_gone                            the client has closed its side
+ *
+ * The path tells which requests these are (guess.c). The adapter knows better: a request that it does not want comes back to the loop and
+ * goes on as any other, with nothing of it lost.
+ *
+ * Runs on:  direct_takes(), on_returned(): the loop's thread, any GIL state; serve(): the request's thread, GIL held; the rest: the loop's
+ *           thread, GIL held. */
+#include "asgi.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+enum { HEADERS_ON_STACK = 48 };
+
+static const char asgi_capsule[] = "_ringcorn.asgi";
+
+struct direct {
+    PyObject_HEAD
+    struct asgi *asgi;
+    struct exchange *ex; /* NULL once the thread is done with it */
+    PyObject *scope;     /* new, as all below */
+    PyObject *lease;     /* whose job this is; NULL once closed, or the cycle's */
+    PyObject *body;
+    PyObject *left;    /* what goes on with it on the loop, or NULL */
+    PyObject *context; /* of the request, once it was given back */
+    bool is_finished;
+};
+
+static void
+report(struct direct *d, PyObject *exception, const char *what)
+{
+    struct exchange *ex = d->ex;
+    bool is_gone =
+        atomic_load(&ex->is_gone) || atomic_load(&ex->is_broken) || atomic_load(&ex->is_cancelled);
+    PY_OWNED PyObject *done = PyObject_CallFunction(d->asgi->names->report, "sOsO", ex->label,
+                                                    exception != NULL ? exception : Py_None, what,
+                                                    is_gone ? Py_True : Py_False);
+    if (done == NULL) {
+        log_error("%s: %s", ex->label, what);
+        PyErr_WriteUnraisable(d->asgi->names->report);
+    }
+}
+
+/* --- the answer --------------------------------------------------------------------------------------------------------------- */
+
+static struct exchange *
+exchange_of_direct(struct direct *d)
+{
+    if (UNLIKELY(d->ex == NULL))
+        PyErr_SetString(PyExc_RuntimeError, "the request is not this thread's any more");
+    return d->ex;
+}
+
+static int
+take_head(struct exchange *ex, long status, PyObject *pairs)
+{
+    size_t n = (size_t)PySequence_Fast_GET_SIZE(pairs), bad = 0;
+    struct http_header on_stack[HEADERS_ON_STACK], *table = on_stack;
+    MEM_OWNED struct http_header *on_heap = NULL;
+    if (n > HEADERS_ON_STACK && (table = on_heap = calloc(n, sizeof(*table))) == NULL) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    for (size_t i = 0; i < n; i++) {
+        if (send_header_of(PySequence_Fast_GET_ITEM(pairs, (Py_ssize_t)i), i, &table[i]) < 0)
+            return -1;
+    }
+    int code = status > 0 && status < 1000 ? (int)status : 0;
+    enum http_write err = h1_check_start(code, (struct slice){ 0 }, table, n, &bad);
+    if (UNLIKELY(err != HTTP_OK)) {
+        send_set_start_error(err, pairs, bad, status);
+        return -1;
+    }
+    if (UNLIKELY(exchange_start(ex, code, (struct slice){ 0 }, table, n, UINT64_MAX) < 0)) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    return 0;
+}
+
+static PyObject *
+direct_start(PyObject *self, PyObject *const *args, Py_ssize_t n)
+{
+    struct direct *d = (struct direct *)self;
+    struct exchange *ex = exchange_of_direct(d);
+    if (ex == NULL)
+        return NULL;
+    if (n != 2) {
+        PyErr_SetString(PyExc_TypeError, "start() takes a status and a list of headers");
+        return NULL;
+    }
+    if (ex->answer.status != 0) {
+        PyErr_SetString(PyExc_RuntimeError, "start() was called before");
+        return NULL;
+    }
+    long status = PyLong_AsLong(args[0]);
+    if (status == -1 && PyErr_Occurred())
+        return NULL;
+    PY_OWNED PyObject *pairs =
+        PySequence_Fast(args[1], "start(): the headers must be an iterable of pairs");
+    if (pairs == NULL || take_head(ex, status, pairs) < 0)
+        return NULL;
+    Py_RETURN_NONE;
+}
+
+/* 0, also where the client is gone and may be; -1 with an exception set. */
+static int
+send_piece(struct direct *d, PyObject *data, bool is_last)
+{
+    struct exchange *ex = d->ex;
+    if (UNLIKELY(!PyBytes_Check(data))) {
+        PyErr_Format(PyExc_TypeError, "the body must be bytes, not %.100s", Py_TYPE(data)->tp_name);
+        return -1;
+    }
+    if (UNLIKELY(ex->answer.status == 0 || d->is_finished)) {
+        PyErr_SetString(PyExc_RuntimeError,
+                        d->is_finished ? "the answer is finished" : "start() must come first");
+        return -1;
+    }
+    if (PyBytes_GET_SIZE(data) == 0)
+        return 0;
+    int err = is_last ? exchange_add(ex, data) : exchange_write(ex, data);
+    if (UNLIKELY(err == -ENOMEM)) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    if (UNLIKELY(err < 0) && !is_last) {
+        PyErr_SetString(d->asgi->names->disconnected, "the client has gone");
+        return -1;
+    }
+    return 0;
+}
+
+static PyObject *
+direct_write(PyObject *self, PyObject *data)
+{
+    struct direct *d = (struct direct *)self;
+    if (exchange_of_direct(d) == NULL || send_piece(d, data, false) < 0)
+        return NULL;
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+direct_finish(PyObject *self, PyObject *const *args, Py_ssize_t n)
+{
+    struct direct *d = (struct direct *)self;
+    if (exchange_of_direct(d) == NULL)
+        return NULL;
+    if (n > 1) {
+        PyErr_SetString(PyExc_TypeError, "finish() takes the last piece of the body, or nothing");
+        return NULL;
+    }
+    if (send_piece(d, n == 1 ? args[0] : d->asgi->names->empty_bytes, true) < 0)
+        return NULL;
+    d->is_finished = true;
+    exchange_end(d->ex, false);
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+get_is_gone(PyObject *self, void *unused)
+{
+    (void)unused;
+    struct exchange *ex = ((struct direct *)self)->ex;
+    return PyBool_FromLong(ex == NULL || atomic_load(&ex->is_gone) || atomic_load(&ex->is_broken));
+}
+
+/* --- a request on its thread ----------------------------------------------------------------------------------------------------- */
+
+/* In the request's context. */
+static struct direct *
+direct_new(struct asgi *a, struct exchange *ex)
+{
+    PY_OWNED PyObject *addresses = scope_ends(a->names, &ex->ends);
+    PY_OWNED PyObject *scope = addresses == NULL ? NULL : scope_new(a, &ex->req, addresses);
+    PY_OWNED PyObject *body = scope == NULL ? NULL : input_new(a->wsgi_names, ex);
+    PY_OWNED PyObject *lease = body == NULL ? NULL : pool_enter(a->pool, ex->label);
+    struct direct *d = lease == NULL ? NULL : PyObject_GC_New(struct direct, a->names->direct_type);
+    if (d == NULL)
+        return NULL;
+    d->asgi = a;
+    d->ex = ex;
+    d->scope = py_take(&scope);
+    d->lease = py_take(&lease);
+    d->body = py_take(&body);
+    d->left = d->context = NULL;
+    d->is_finished = false;
+    PyObject_GC_Track(d);
+    return d;
+}
+
+/* Back to the loop: left goes on with it there, or the application where it is NULL. */
+static void
+give_back(struct direct *d, PyObject *left, PyObject *context)
+{
+    struct exchange *ex = d->ex;
+    d->left = Py_XNewRef(left);
+    d->context = Py_NewRef(context);
+    if (left != NULL)
+        input_keep(d->body);
+    else
+        input_end(d->body);
+    ex->left = Py_NewRef((PyObject *)d);
+    exchange_return(ex);
+}
+
+static void
+conclude(struct direct *d, PyObject *result, PyObject *context)
+{
+    struct asgi *a = d->asgi;
+    struct exchange *ex = d->ex;
+    if (LIKELY(result == Py_None)) {
+        guess_learn(a->guesses, ex->req.path, GUESS_SYNC);
+        if (UNLIKELY(!d->is_finished)) {
+            exchange_fail(ex, false);
+            if (!atomic_load(&ex->is_gone))
+                report(d, NULL,
+                       ex->answer.status != 0
+                           ? "the application returned before the response was complete"
+                           : "the application returned without a response");
+        }
+    } else if (ex->answer.status != 0) {
+        exchange_fail(ex, false);
+        report(d, NULL, "the application has begun to answer, and gives the request back");
+    } else {
+        guess_learn(a->guesses, ex->req.path, GUESS_NEVER);
+        give_back(d, result == a->not_mine ? NULL : result, context);
+    }
+}
+
+static void
+call(struct direct *d, PyObject *context)
+{
+    struct exchange *ex = d->ex;
+    PY_OWNED PyObject *result = PyObject_CallOneArg(d->asgi->direct, (PyObject *)d);
+    PY_OWNED PyObject *exception = result == NULL ? PyErr_GetRaisedException() : NULL;
+    if (LIKELY(result != NULL)) {
+        conclude(d, result, context);
+    } else {
+        bool has_begun = ex->is_started;
+        exchange_fail(ex, false);
+        report(d, exception, has_begun ? "exception after the response had begun" : "exception");
+    }
+}
+
+static void
+serve(struct exchange *ex)
+{
+    struct asgi *a = ex->set->user;
+    exchanges_collect(ex->set);
+    PY_OWNED PyObject *context = PyContext_Copy(a->context);
+    PY_OWNED PyObject *owner = NULL;
+    bool is_inside = context != NULL && PyContext_Enter(context) == 0;
+    if (UNLIKELY(!is_inside || (owner = (PyObject *)direct_new(a, ex)) == NULL)) {
+        PyObject *raised = PyErr_GetRaisedException();
+        exchange_fail(ex, true);
+        log_error("%s: it cannot be begun", ex->label);
+        if (is_inside)
+            PyContext_Exit(context);
+        PyErr_SetRaisedException(raised);
+        PyErr_WriteUnraisable(a->direct);
+        return;
+    }
+    struct direct *d = (struct direct *)owner;
+    PY_OWNED PyObject *lease = Py_NewRef(d->lease);
+    lease_take_job(lease, &ex->job);
+    call(d, context);
+    if (UNLIKELY(PyContext_Exit(context) < 0))
+        PyErr_WriteUnraisable(context); /* the application has entered another, and not left it */
+    bool is_left = ex->left != NULL, goes_on_here = is_left && d->left != NULL;
+    if (LIKELY(!is_left)) {
+        input_end(d->body);
+        Py_CLEAR(d->lease);
+    }
+    d->ex = NULL;
+    /* What runs Python comes before the last: from there to the end of the job nobody else has the GIL, and the lease stays as it is. */
+    Py_CLEAR(context);
+    Py_CLEAR(owner);
+    if (LIKELY(!is_left))
+        lease_end(lease);
+    if (LIKELY(!goes_on_here))
+        lease_give_job(lease, &ex->job, &ex->lease);
+}
+
+/* --- between the two ---------------------------------------------------------------------------------------------------------------- */
+
+bool
+direct_takes(struct asgi *a, struct h1 *h)
+{
+    if (!guess_is_sync(a->guesses, h1_request(h)->path) || !exchange_will_be_whole(h))
+        return false;
+    exchange_begin(a->exchanges, h, serve);
+    return true;
+}
+
+static void
+on_returned(struct exchange *ex)
+{
+    struct asgi *a = ex->set->user;
+    if (ex->h != NULL)
+        list_add_tail(&a->returned, &ex->user);
+    else /* left behind at the worker's end */
+        a->http.release(&a->http, ex->left);
+}
+
+static int
+take_over(struct asgi *a, struct exchange *ex)
+{
+    PY_OWNED PyObject *owner = ex->left;
+    struct direct *d = ex->left;
+    ex->left = NULL;
+    size_t n = ex->in_end - ex->in_start;
+    PY_OWNED PyObject *early =
+        d->left != NULL || n == 0 ? NULL
+                                  : PyBytes_FromStringAndSize(ex->in + ex->in_start, (Py_ssize_t)n);
+    bool has_failed = PyErr_Occurred() != NULL;
+    char label[EXCHANGE_LABEL_SIZE];
+    memcpy(label, ex->label, sizeof(label));
+    int64_t begun_ns = ex->begun_ns;
+    struct h1 *h = exchange_part(ex);
+    struct cycle *cycle = has_failed ? NULL : cycle_new(a, h, label);
+    PY_OWNED PyObject *cycle_owner = (PyObject *)cycle;
+    if (UNLIKELY(cycle == NULL)) {
+        PyErr_WriteUnraisable(a->app);
+        lease_end(d->lease);
+        h1_fail(h, 503);
+        h1_end(h);
+        return 0;
+    }
+    cycle->begun_ns = begun_ns;
+    cycle->lease = py_take(&d->lease);
+    cycle->early = py_take(&early);
+    cycle->body_is_told = d->left != NULL;
+    return cycle_resume(cycle, d->scope, d->left, d->context);
+}
+
+int
+direct_run(struct asgi *a)
+{
+    struct list *node;
+    while ((node = list_pop(&a->returned)) != NULL) {
+        if (take_over(a, CONTAINER_OF(node, struct exchange, user)) < 0)
+            return -1;
+        loop_flush_if_due(a->loop);
+    }
+    return 0;
+}
+
+void
+direct_abandon(struct asgi *a)
+{
+    struct list *node;
+    while ((node = list_pop(&a->returned)) != NULL) {
+        struct exchange *ex = CONTAINER_OF(node, struct exchange, user);
+        PY_OWNED PyObject *left = ex->left;
+        lease_end(((struct direct *)left)->lease);
+        ex->left = NULL;
+        struct h1 *h = exchange_part(ex);
+        h1_fail(h, 503);
+        h1_end(h);
+    }
+}
+
+/* teach(scope, is_sync): called on the loop. */
+static PyObject *
+teach(PyObject *capsule, PyObject *const *args, Py_ssize_t n)
+{
+    struct asgi *a = PyCapsule_GetPointer(capsule, asgi_capsule);
+    if (a == NULL)
+        return NULL;
+    if (a->guesses == NULL) /* the worker has ended */
+        Py_RETURN_NONE;
+    if (n != 2 || !PyDict_Check(args[0])) {
+        PyErr_SetString(PyExc_TypeError,
+                        "it takes a scope, and whether that leads to synchronous code");
+        return NULL;
+    }
+    PyObject *raw_path = PyDict_GetItemWithError(args[0], a->names->s_raw_path);
+    int is_sync = PyObject_IsTrue(args[1]);
+    if (is_sync < 0 || (raw_path == NULL && PyErr_Occurred()))
+        return NULL;
+    size_t root = (size_t)PyBytes_GET_SIZE(a->names->root_path_bytes);
+    if (raw_path != NULL && PyBytes_Check(raw_path) && (size_t)PyBytes_GET_SIZE(raw_path) >= root) {
+        const struct slice path = { PyBytes_AS_STRING(raw_path) + root,
+                                    (size_t)PyBytes_GET_SIZE(raw_path) - root };
+        guess_learn(a->guesses, path, is_sync ? GUESS_SYNC : GUESS_ASYNC);
+    }
+    Py_RETURN_NONE;
+}
+
+static PyMethodDef teach_def = { "teach", (PyCFunction)(void (*)(void))teach, METH_FASTCALL,
+                                 "teach(scope, is_sync): what a request's path leads to." };
+
+PyObject *
+asgi_direct(struct asgi *a, struct wsgi *w, PyObject *pool, PyObject *direct, PyObject *not_mine)
+{
+    if (!PyCallable_Check(direct)) {
+        PyErr_SetString(PyExc_TypeError, "direct must be callable");
+        return NULL;
+    }
+    if (wsgi_open(w, a->loop, pool) < 0)
+        return NULL;
+    if ((a->guesses = guesses_new()) == NULL)
+        return PyErr_NoMemory();
+    PY_OWNED PyObject *capsule =
+        PyCapsule_New(a, asgi_capsule, NULL); /* a outlives the interpreter */
+    PY_OWNED PyObject *teaches = capsule != NULL ? PyCFunction_New(&teach_def, capsule) : NULL;
+    if (teaches == NULL)
+        return NULL;
+    w->exchanges.user = a;
+    w->exchanges.returned = on_returned;
+    a->exchanges = &w->exchanges;
+    a->wsgi_names = w->names;
+    a->not_mine = Py_NewRef(not_mine);
+    a->direct = Py_NewRef(direct);
+    return py_take(&teaches);
+}
+
+void
+direct_fini(struct asgi *a)
+{
+    Py_CLEAR(a->direct);
+    Py_CLEAR(a->not_mine);
+    free(a->guesses);
+    a->guesses = NULL;
+}
+
+/* --- the type ------------------------------------------------------------------------------------------------------------------------- */
+
+static int
+direct_traverse(PyObject *self, visitproc visit, void *arg)
+{
+    struct direct *d = (struct direct *)self;
+    Py_VISIT(Py_TYPE(self));
+    Py_VISIT(d->scope);
+    Py_VISIT(d->lease);
+    Py_VISIT(d->left);
+    Py_VISIT(d->context);
+    return 0;
+}
+
+static int
+direct_clear(PyObject *self)
+{
+    struct direct *d = (struct direct *)self;
+    Py_CLEAR(d->scope);
+    Py_CLEAR(d->lease);
+    Py_CLEAR(d->body);
+    Py_CLEAR(d->left);
+    Py_CLEAR(d->context);
+    return 0;
+}
+
+static void
+direct_dealloc(PyObject *self)
+{
+    PyTypeObject *type = Py_TYPE(self);
+    PyObject_GC_UnTrack(self);
+    direct_clear(self);
+    PyObject_GC_Del(self);
+    Py_DECREF(type);
+}
+
+#define FAST(f) ((PyCFunction)(void (*)(void))(f))
+
+static PyMethodDef direct_methods[] = {
+    { "start", FAST(direct_start), METH_FASTCALL,
+      "start(status, headers): the head of the answer; headers are pairs of bytes." },
+    { "write", direct_write, METH_O,
+      "write(data): a piece of the body; waits while the client is slow." },
+    { "finish", FAST(direct_finish), METH_FASTCALL,
+      "finish(data=b''): the last piece of the body." },
+    { NULL, NULL, 0, NULL },
+};
+
+static PyMemberDef direct_members[] = {
+    { "scope", Py_T_OBJECT_EX, offsetof(struct direct, scope), Py_READONLY,
+      "As an ASGI application gets it." },
+    { "body", Py_T_OBJECT_EX, offsetof(struct direct, body), Py_READONLY,
+      "The request's body, a file to read from." },
+    { NULL, 0, 0, 0, NULL },
+};
+
+static PyGetSetDef direct_getset[] = {
+    { "is_gone", get_is_gone, NULL, "Whether the client has closed its side.", NULL },
+    { NULL, NULL, NULL, NULL, NULL },
+};
+
+static PyType_Slot direct_slots[] = {
+    { Py_tp_doc, "A request on the thread that answers it." },
+    { Py_tp_dealloc, direct_dealloc },
+    { Py_tp_traverse, direct_traverse },
+    { Py_tp_clear, direct_clear },
+    { Py_tp_methods, direct_methods },
+    { Py_tp_members, direct_members },
+    { Py_tp_getset, direct_getset },
+    { 0, NULL },
+};
+
+PyType_Spec direct_spec = {
+    .name = "_ringcorn.Exchange",
+    .basicsize = sizeof(struct direct),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_DISALLOW_INSTANTIATION |
+             Py_TPFLAGS_IMMUTABLETYPE,
+    .slots = direct_slots,
+};
