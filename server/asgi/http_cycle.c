@@ -108,6 +108,7 @@ cycle_part(struct cycle *cycle)
     cycle->h = NULL;
     live.cycles--;
     h1_end(h);
+    loop_note_request(cycle->asgi->loop, cycle->lease == NULL || !lease_was_used(cycle->lease));
     if (cycle->lease != NULL)
         lease_end(cycle->lease);
     Py_CLEAR(cycle->lease);

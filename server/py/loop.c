@@ -25,6 +25,7 @@ static struct list all_loops = { &all_loops, &all_loops };
 static void
 forked_child(void)
 {
+    gil_forked();
     LIST_FOR_EACH(node, &all_loops) {
         struct loop *l = CONTAINER_OF(node, struct loop, all);
         if (l->io != NULL) {
@@ -334,6 +335,24 @@ set_flag(PyObject *self, PyObject *value, void *closure)
     return 0;
 }
 
+static PyObject *
+get_is_first(PyObject *self, void *unused)
+{
+    (void)unused;
+    return PyBool_FromLong(loop_of(self)->gil.interval != NULL);
+}
+
+static int
+set_is_first(PyObject *self, PyObject *value, void *unused)
+{
+    (void)unused;
+    int on = value != NULL ? PyObject_IsTrue(value) : 0;
+    if (on < 0)
+        return -1;
+    gil_go_first(&loop_of(self)->gil, on != 0);
+    return 0;
+}
+
 /* A list of what is queued, for those who look. */
 static PyObject *
 get_ready(PyObject *self, void *unused)
@@ -600,6 +619,8 @@ static PyGetSetDef loop_getset[] = {
     { "_current_handle", get_object, set_object, NULL, FIELD(FIELD_CURRENT_HANDLE) },
     { "_default_executor", get_object, set_object, NULL, FIELD(FIELD_DEFAULT_EXECUTOR) },
     { "_executor_pool", get_object, set_object, NULL, FIELD(FIELD_EXECUTOR_POOL) },
+    { "_goes_first", get_is_first, set_is_first,
+      "Before threads that compute, where that can be had: see gil.c.", NULL },
     { "_closed", get_flag, set_flag, NULL, FLAG(is_closed) },
     { "_stopping", get_flag, set_flag, NULL, FLAG(is_stopping) },
     { "_debug", get_flag, set_flag, NULL, FLAG(is_debug) },

@@ -134,6 +134,13 @@ struct fd_entry {
     bool has_changed; /* mask was changed by a thread that may not touch the io */
 };
 
+/* gil.c. The loop's thread; interval is written with the GIL. */
+struct loop_gil {
+    unsigned long *interval;    /* CPython's, in us; NULL where the loop does not go first */
+    int64_t taken_ns, given_ns; /* when it last got the GIL and gave it away, where it goes first */
+    int async_share;            /* moving average of loop_note_request() */
+};
+
 struct loop {
     PyObject_HEAD
     struct py_state *state;
@@ -167,6 +174,7 @@ struct loop {
 
     struct loop_late *late; /* the loop's thread: to do when the GIL is given away, the last noted first */
 
+    struct loop_gil gil;
     int64_t step_ns;
     int64_t flushed_ns; /* when output was last handed to the kernel in this turn; 0 = not yet */
 
@@ -220,6 +228,20 @@ PyObject *turn_run_once(PyObject *self, PyObject *unused);
 
 void loop_drop_ready(struct loop *l); /* may run Python */
 void loop_end_posts(struct loop *l);  /* no more posts; those that wait are freed */
+
+/* --- the GIL (gil.c, interval.c) --------------------------------------------------------------- */
+
+/* The loop goes before threads that compute, or no longer. Nothing happens where that cannot be had. GIL held. */
+void gil_go_first(struct loop_gil *g, bool is_first);
+void gil_forked(void); /* in the child, before anything else */
+
+/* Instead of PyEval_SaveThread() and PyEval_RestoreThread(). */
+PyThreadState *gil_give(struct loop_gil *g);
+void gil_take(struct loop_gil *g, PyThreadState *state);
+
+/* The number of microseconds that sys.setswitchinterval() sets for this interpreter; NULL where it cannot be found. It is read and
+ * written atomically: other threads read it when they begin to wait for the GIL. GIL held; no exception is set. */
+unsigned long *interval_find(void);
 
 /* --- call_soon() and its like (calls.c): methods of LoopCore ---------------------------------- */
 

@@ -5,7 +5,8 @@
  *   loop.c     the event loop: the object, its io, fork                             turn.c    one turn: wait, GIL, what runs
  *   calls.c    call_soon and its like                                               handle.c  callbacks to run
  *   timers.c   call_later and call_at                                               fds.c     add_reader and add_writer
- *   task.c     a coroutine started at once                                          private.h what these files share
+ *   task.c     a coroutine started at once                                          gil.c     the loop beside threads that compute
+ *   interval.c where CPython's switch interval lies                                 private.h what these files share
  *
  * All with the GIL held and on the loop's thread unless said otherwise. */
 #ifndef RINGCORN_PY_H
@@ -73,6 +74,10 @@ int loop_report(PyObject *loop, const char *message);
  * even when it has work. Any thread, no GIL needed. */
 void loop_helper_begin(PyObject *loop);
 void loop_helper_end(PyObject *loop);
+
+/* A request has ended that the loop has served. is_async: no lease of a thread was used for it. Where there are none such the loop has
+ * no reason to go before threads that compute. The loop's thread. */
+void loop_note_request(PyObject *loop, bool is_async);
 
 /* Where the loop runs. Any thread, no GIL needed. */
 bool loop_runs_here(PyObject *loop);

@@ -3,7 +3,7 @@
  * The GIL. A turn gives it away before io_wait() only where the wait may block or another thread of
  * ours runs Python: a release with work at hand can cost a whole switch interval (5 ms) when some
  * thread computes. It is taken back once a turn, and not at all when what happened concerned C
- * alone (bytes of a half-read request, a send that completed).
+ * alone (bytes of a half-read request, a send that completed). gil.c has how.
  *
  * Runs on:  the loop's thread with the GIL, unless a function says otherwise. */
 #include "py/private.h"
@@ -332,7 +332,7 @@ turn_io(struct loop *l)
         if (released == NULL &&
             (timeout != 0 || l->late != NULL ||
              atomic_load_explicit(&l->helpers, memory_order_relaxed) > 0)) {
-            released = PyEval_SaveThread();
+            released = gil_give(&l->gil);
             l->is_released = true;
             do_late(l);
         }
@@ -353,7 +353,7 @@ turn_io(struct loop *l)
         if (next != INT64_MAX && next <= clock_ns())
             break;
     }
-    PyEval_RestoreThread(released);
+    gil_take(&l->gil, released);
     l->is_released = false;
 }
 

@@ -242,7 +242,7 @@ static void
 take_slot(struct crew *c, struct lease *l)
 {
     l->has_slot = true;
-    l->slot_ns = coarse_ns();
+    WRITE(l->slot_ns, coarse_ns());
     l->slot_jobs = 0;
     l->blocked_samples = 0;
     c->slots_used++;

@@ -57,6 +57,12 @@ lease_give_job(PyObject *lease, struct sync_job *job, struct lease *to)
 }
 
 bool
+lease_was_used(PyObject *lease)
+{
+    return READ(lease_of(lease)->lease.slot_ns) != 0;
+}
+
+bool
 lease_was_refused(PyObject *lease)
 {
     return READ(lease_of(lease)->was_refused);

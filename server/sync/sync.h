@@ -129,6 +129,9 @@ void lease_take_job(PyObject *lease, struct sync_job *job);
  * the lease alive; until run() has returned and the crew knows it, that takes the GIL (is_batched). */
 void lease_give_job(PyObject *lease, struct sync_job *job, struct lease *to);
 
+/* It has had the right to run a job. */
+bool lease_was_used(PyObject *lease);
+
 /* A job of it met a full queue, or waited for longer than sync.queue_timeout. */
 bool lease_was_refused(PyObject *lease);
 
