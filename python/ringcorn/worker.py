@@ -41,6 +41,7 @@ def run(worker, options):
     use_pidfds()
     loop = new_event_loop(io=options["io"])
     asyncio.set_event_loop(loop)
+    loop._goes_first = options["loop_first"]
     pools = _Pools(loop, options)
     worker.attach(loop)
     if options["slot"] == 0:  # one of them says it for all

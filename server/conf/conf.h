@@ -88,6 +88,7 @@ struct conf {
     enum conf_ws_lease sync_websocket;
     unsigned sync_executor_threads;
     unsigned sync_queue;
+    enum conf_switch sync_loop_first;
     int64_t sync_queue_timeout_ms, sync_idle_timeout_ms, sync_park_close_db_ms; /* 0 = off */
 
     enum conf_switch django_one_hop;

@@ -195,6 +195,9 @@ const struct key schema[] = {
       "threads of a worker for asyncio.to_thread, run_in_executor(None, ...), name look-ups and "
       "files",
       .min = 1, .max = 1024 },
+    { "sync.loop_first", KEY_WORD, FIELD(sync_loop_first), "auto", NULL,
+      "the event loop goes before threads that compute in Python; off = as Python does it",
+      .words = switch_words },
     { "sync.queue", KEY_COUNT, FIELD(sync_queue), "1000", NULL,
       "requests that may wait for a thread; then 503", .min = 1, .max = 1000 * 1000 },
     { "sync.queue_timeout", KEY_DURATION, FIELD(sync_queue_timeout_ms), "30s", NULL,

@@ -431,7 +431,7 @@ options_new(const struct conf *conf)
     /* N steals, also where the building fails; a NULL among them fails it with its exception. */
     return Py_BuildValue(
         "{s:I,s:I,s:i,s:s,s:O,s:s,s:s,s:N,s:s,s:s,s:s,s:d,"
-        "s:I,s:I,s:s,s:s,s:I,s:I,s:N,s:N,s:N,s:s,s:s,s:s,s:s}",
+        "s:I,s:I,s:s,s:s,s:I,s:O,s:I,s:N,s:N,s:N,s:s,s:s,s:s,s:s}",
         "slot", w.args->slot, "workers", conf->workers, "stacks_signal", WORKER_STACKS_SIGNAL, "app",
         conf->app, "factory", conf->factory ? Py_True : Py_False, "app_dir", conf->app_dir,
         "interface", interface[conf->interface], "import_first", strings_list(&conf->import_first),
@@ -440,6 +440,7 @@ options_new(const struct conf *conf)
         "sync_threads", conf->sync_threads, "sync_threads_max", conf->sync_threads_max,
         "sync_affinity", affinity[conf->sync_affinity], "sync_websocket",
         websocket[conf->sync_websocket], "executor_threads", conf->sync_executor_threads,
+        "loop_first", conf->sync_loop_first == CONF_SWITCH_AUTO ? Py_True : Py_False,
         "sync_queue", conf->sync_queue, "sync_queue_timeout", seconds(conf->sync_queue_timeout_ms),
         "sync_idle_timeout", seconds(conf->sync_idle_timeout_ms), "sync_park_close_db",
         seconds(conf->sync_park_close_db_ms), "django_one_hop", one_hop[conf->django_one_hop],
