@@ -106,7 +106,8 @@ CASES = {
     ),
     "crossing": Case("an empty job to a pool thread and back, in process", kind="crossing"),
     "gil": Case(
-        "an async endpoint while 8 threads burn CPU in Python", "apps:burning", kind="gil", servers=[*OURS, "uvicorn", "granian"],
+        "an async endpoint while 8 threads burn CPU in Python", "apps:burning", kind="gil",
+        servers=[*OURS, "ringcorn-off", "uvicorn", "granian"],
         limits=[Limit(["uvicorn"], 0.25)],
     ),
 }  # fmt: skip

@@ -6,11 +6,11 @@ A server is (interface, command): the command is a function of (args, case, port
 THREADS = 8
 
 
-def ringcorn(io, interface="asgi", threads=THREADS):
+def ringcorn(io, interface="asgi", threads=THREADS, *options):
     def command(args, case, port):
         return [
             args.program, "--bind", f"127.0.0.1:{port}", "--workers", "1", "--threads", threads, "--io", io, "--interface", interface,
-            "--no-access-log", "--app-dir", case.folder, case.apps[interface],
+            "--no-access-log", "--app-dir", case.folder, *options, case.apps[interface],
         ]  # fmt: skip
 
     return interface, command
@@ -69,6 +69,7 @@ SERVERS = {
     "ringcorn": ringcorn("io_uring"),
     "ringcorn-epoll": ringcorn("epoll"),
     "ringcorn-auto": ringcorn("io_uring", threads="auto"),
+    "ringcorn-off": ringcorn("io_uring", "asgi", THREADS, "--sync-loop-first", "off"),
     "ringcorn-wsgi": ringcorn("io_uring", "wsgi"),
     "ringcorn-wsgi-epoll": ringcorn("epoll", "wsgi"),
     "uvicorn": ("asgi", uvicorn),
