@@ -86,7 +86,7 @@ def told(request, **more):
             "path": request.path,
             "query": request.META["QUERY_STRING"],
             "host": request.get_host(),
-            "client": request.META["REMOTE_ADDR"],
+            "client": request.META.get("REMOTE_ADDR"),  # unknown where it has reset the connection
             "server": [request.META["SERVER_NAME"], request.META["SERVER_PORT"]],
             "size": len(body),
             "sha256": hashlib.sha256(body).hexdigest(),
