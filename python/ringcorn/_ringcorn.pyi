@@ -94,11 +94,10 @@ class QueueTimeout(RuntimeError): ...  # a job waited for longer than sync.queue
 
 @final
 class Exchange:
-    """A request that its thread answers without the loop (server/asgi/direct.c); of no use once the function that it was given to has returned."""
+    """A request that its thread answers without the loop (server/asgi/direct_type.c); of no use once the function that it was given to has returned."""
 
     scope: dict[str, Any]  # as an ASGI application gets it
     body: BinaryIO  # the request's, as a whole
-    is_gone: bool  # the client has closed its side
     def start(self, status: int, headers: Iterable[tuple[bytes, bytes]], /) -> None: ...
     def write(self, data: bytes, /) -> None: ...  # waits while the client is slow; ClientDisconnected once it has gone
     def finish(self, data: bytes = b"", /) -> None: ...  # the last piece: the answer is complete

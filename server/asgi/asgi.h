@@ -4,7 +4,7 @@
  *   http_cycle.c  one request: begun, run as a task, ended in one function only
  *   scope.c       the scope dictionary, built from the parser's slices        names.c   constants, cached header pairs
  *   receive.c     the receive() callable      send.c   the send() callable    wait.c    the awaitable both return
- *   direct.c      requests that go to a thread without a task on the loop: which, and what their thread sees    guess.c  which those are
+ *   direct.c      requests that go to a thread without a task on the loop    direct_type.c  what their thread sees    guess.c  which those are
  *
  * A request, from head to end:
  *
@@ -68,7 +68,7 @@ int asgi_serve(struct asgi *a, PyObject *app, PyObject *websocket_app, PyObject 
                PyObject *pool);
 
 /* Requests whose path led to synchronous code before go to a thread at once, with no task and no GIL on the loop: direct(exchange) is called
- * there (_ringcorn.Exchange, direct.c). It returns None where it has answered; not_mine where it has done nothing, and the request is the
+ * there (_ringcorn.Exchange, direct_type.c). It returns None where it has answered; not_mine where it has done nothing, and the request is the
  * application's after all; or a function(receive, send) whose coroutine goes on with it on the loop. w: opened by this; pool: a
  * _ringcorn.Pool. Before asgi_serve(). Returns a new function(scope, is_sync), by which the application says what it has found on the
  * loop; NULL with an exception set. */
@@ -143,6 +143,18 @@ struct wait {
     bool must_yield;      /* suspend once although satisfied: the step has run for too long */
 };
 
+/* A request on a thread, _ringcorn.Exchange. */
+struct direct {
+    PyObject_HEAD
+    struct asgi *asgi;
+    struct exchange *ex; /* NULL once the thread is done with it */
+    PyObject *scope;     /* new, as all below */
+    PyObject *lease;     /* whose job this is; NULL once closed, or the cycle's */
+    PyObject *body;
+    PyObject *left;    /* what goes on with it on the loop, or NULL */
+    PyObject *context; /* of the request, once it was given back */
+    bool is_finished;
+};
 
 struct asgi_names {
     /* types, borrowed from the module that names holds */
@@ -219,6 +231,8 @@ bool guess_is_sync(struct guesses *g, struct slice path);
 /* NEVER: a thread gave it back, whatever the application says of it on the loop. */
 enum guess { GUESS_SYNC = 1, GUESS_ASYNC, GUESS_NEVER };
 void guess_learn(struct guesses *g, struct slice path, enum guess guess);
+
+struct direct *direct_new(struct asgi *a, struct exchange *ex); /* new; in the request's context */
 
 /* direct.c */
 bool direct_takes(struct asgi *a, struct h1 *h); /* begins it, where it is one; http_app.begin */
