@@ -3,6 +3,7 @@
  * A thread whose code waits for the loop (asgiref's run_until_future, AnyIO's from_thread) computes nothing. Its frames are
  * looked at every 5 ms while someone waits; BLOCKED_SAMPLES sightings in a row take its slot. Fewer would hit calls that only
  * pass through there. What it runs for others meanwhile (pool.working_code: asgiref's calls below async_to_sync()) is work.
+ * Nobody is looked at while a slot more would help nobody, or every job ends soon: under such a load the loop does without the GIL.
  *
  * Runs on:  the loop's thread; looking, with the GIL. */
 #include "sync/private.h"
@@ -10,6 +11,9 @@
 #include <stdlib.h>
 
 enum { FRAMES_MAX = 8 };
+
+/* A job that has not had its slot for so long is not one that waits. (The slot of a lease that goes from job to job may be older.) */
+#define LONG_NS (2 * SAMPLE_NS)
 
 static bool
 may_be_blocked(struct crew *c)
@@ -93,10 +97,32 @@ blocked_sample(struct crew *c)
     free(samples);
 }
 
+/* Lock held. */
+static bool
+has_run_for_long(struct crew *c, int64_t now)
+{
+    LIST_FOR_EACH(node, &c->held) {
+        struct lease *l = CONTAINER_OF(node, struct lease, held);
+        if (l->has_slot && l->running != NULL && now - l->slot_ns >= LONG_NS)
+            return true;
+    }
+    return false;
+}
+
 bool
 blocked_is_due(struct crew *c)
 {
-    return may_be_blocked(c) && clock_ns() >= c->sample_due_ns;
+    if (!may_be_blocked(c))
+        return false;
+    int64_t now = clock_ns();
+    if (now < c->sample_due_ns)
+        return false;
+    crew_lock(c);
+    bool is_due = crew_is_short(c) && has_run_for_long(c, now);
+    crew_unlock(c);
+    if (!is_due)
+        c->sample_due_ns = now + SAMPLE_NS;
+    return is_due;
 }
 
 int64_t

@@ -2,8 +2,10 @@
 
 import asyncio
 import contextvars
+import ctypes
 import hashlib
 import os
+import sys
 import threading
 import time
 
@@ -214,6 +216,13 @@ def file(request):
     return FileResponse(open(__file__, "rb"))
 
 
+def hold_gil(request):
+    """A C function that does not give the GIL away."""
+    print("the GIL is held", file=sys.stderr, flush=True)
+    ctypes.PyDLL(None).usleep(int(float(request.GET["s"]) * 1e6))
+    return HttpResponse("held")
+
+
 def large(request):
     return HttpResponse(b"x" * int(request.GET["size"]))
 
@@ -263,6 +272,7 @@ urlpatterns = [
     path("endless/<slug:name>", endless),
     path("file", file),
     path("large", large),
+    path("hold-gil", hold_gil),
     path("boom", boom),
     path("odd", odd),
 ]

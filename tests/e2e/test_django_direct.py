@@ -4,7 +4,9 @@ import hashlib
 import json
 import os
 import random
+import select
 import signal
+import socket
 import threading
 
 import pytest
@@ -427,6 +429,49 @@ def test_full_queue(server):
         r = late.get("/sync")
         assert r.status == 503 and int(r.get("retry-after")) > 0
         assert held.response().body == b"slow" and waits.response().json()["way"] == "direct"
+
+
+def test_queue_timeout(server):
+    s = server("direct_django:application", *ONE, "--sync-queue-timeout", "300ms", env=PLAIN)
+    learn(s, "/slow?s=0", "/sync")
+    with s.connect() as held, s.connect() as late:
+        held.send(wire.request("GET", "/slow?s=2"))
+        wire.eventually(lambda: s.live(s.workers()[0])["cycles"] == 1)
+        r = late.get("/sync")
+        assert r.status == 503 and int(r.get("retry-after")) > 0
+        s.wait_log(r"GET /sync .*sync\.queue_timeout.*GET /slow")
+        assert held.response().body == b"slow"
+        assert late.get("/sync").json()["way"] == "direct"
+
+
+def test_the_loop_needs_no_gil(server):
+    """A thread keeps the GIL in C. Meanwhile a large answer is sent, and requests are read, handed over and refused."""
+    s = server("direct_django:application", "--sync-threads", "2", "--sync-threads-max", "2", env=PLAIN)
+    size = 30_000_000
+    learn(s, "/large?size=1", "/hold-gil?s=0", "/sync")
+    with s.connect() as one, s.connect() as other:  # so that both threads are there
+        for name, c in (("one", one), ("other", other)):
+            c.send(wire.request("GET", f"/hold/{name}"))
+            wire.eventually(lambda name=name: state_of(s, name) == "holding")
+        for name, c in (("one", one), ("other", other)):
+            s.get(f"/release/{name}")
+            assert c.response().body == b"released"
+    with s.connect(rcvbuf=4096) as large, s.connect() as gil:
+        large.send(wire.request("GET", f"/large?size={size}"))
+        large.head()
+        wire.eventually(lambda: (live := s.live(s.workers()[0]))["held"] == 1 and live["cycles"] == 0, 10, "the answer is the loop's")
+        since = len(s.err.lines)
+        gil.send(wire.request("GET", "/hold-gil?s=5"))
+        s.wait_log("the GIL is held", since=since)
+        with s.connect() as waits, s.connect() as wrong:
+            waits.send(wire.request("GET", "/sync"))
+            wrong.send(b"GET /sync HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n")
+            assert wrong.response().status == 400
+            large.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
+            assert large.exactly(size) == b"x" * size
+            assert not select.select([gil.sock, waits.sock], [], [], 0)[0], "all that was while the GIL was held"
+            assert waits.response().json()["way"] == "direct"
+        assert gil.response().body == b"held"
 
 
 def test_drain(server):
