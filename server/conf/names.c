@@ -105,8 +105,11 @@ names_near_option(const char *option)
                 snprintf(store[n++], NAME_MAX_KEY, "%.*s", (int)word, p);
             p += word + strspn(p + word, " ");
         }
-        for (size_t end = n, j = first; schema[i].type == KEY_BOOL && j < end && n < NAMES; j++)
-            snprintf(store[n++], NAME_MAX_KEY, "--no-%.*s", NAME_MAX_KEY - 6, store[j] + 2);
+        for (size_t end = n, j = first; schema[i].type == KEY_BOOL && j < end && n < NAMES; j++) {
+            char option_of[NAME_MAX_KEY]; /* a copy: gcc's -Og takes two rows of store for one */
+            memcpy(option_of, store[j], NAME_MAX_KEY);
+            snprintf(store[n++], NAME_MAX_KEY, "--no-%.*s", NAME_MAX_KEY - 6, option_of + 2);
+        }
     }
     for (size_t i = 0; i < cli_options_n && n < NAMES; i++)
         snprintf(store[n++], NAME_MAX_KEY, "%s", cli_options[i].name);
