@@ -671,11 +671,12 @@ crew_submit(struct lease *l, struct sync_job *job, enum submit how, bool *is_wai
     int err = 0;
 
     crew_lock(c);
-    bool is_apart =
-        how == SUBMIT_APART && l->thread != NULL && l->running == NULL && list_is_empty(&l->jobs);
+    /* A request that has its thread is served to its end: there are at most threads_max such jobs, and no more may wait of each. */
+    bool is_under_way = l->thread != NULL && l->running == NULL && list_is_empty(&l->jobs);
+    bool is_apart = how == SUBMIT_APART && is_under_way;
     if (c->is_closed) {
         err = -ESHUTDOWN;
-    } else if (!is_apart && is_queue_full(c)) {
+    } else if (!is_under_way && is_queue_full(c)) {
         err = -EAGAIN;
     } else {
         job->lease = l;

@@ -502,6 +502,34 @@ def test_the_queue_is_bounded(make_pool, run):
     run(main)
 
 
+def test_a_full_queue_refuses_no_request_that_is_under_way(make_pool, run):
+    """Else the end of a dependency, a COMMIT, would be lost. One whose thread has a job already may be refused."""
+    pool = make_pool(1, threads_max=3, queue=1)
+
+    async def main():
+        holds, parked, other = pool.lease(), pool.lease(), pool.lease()
+        thread = await parked.submit(threading.get_ident)
+        there = await holds.submit(threading.get_ident)  # parked has lost the slot to it
+        assert not parked.has_slot and parked.has_thread and holds.has_slot
+        waits = other.submit(int)
+        with pytest.raises(_ringcorn.QueueFull):
+            pool.lease().submit(int)
+        assert await holds.submit(threading.get_ident) == there
+        gate = Gate()
+        kept = parked.submit(gate)
+        await until(gate.began.is_set)
+        with pytest.raises(_ringcorn.QueueFull):
+            more = [parked.submit(int) for _ in range(3)]
+            assert not more
+        gate.opened.set()
+        assert await kept == thread
+        for lease in (holds, parked, other):
+            lease.close()
+        await waits
+
+    run(main)
+
+
 def test_who_waits_for_too_long_is_told_and_the_log_names_the_holders(make_pool, run, capfd):
     pool = make_pool(1, threads_max=4, queue_timeout=0.1)
 
