@@ -26,6 +26,8 @@ enum {
 
 /* Counters of coverage builds, which _exit() would lose. */
 extern void __gcov_dump(void) __attribute__((weak));
+/* LeakSanitizer's report, which it makes in exit(). */
+extern int __lsan_do_recoverable_leak_check(void) __attribute__((weak));
 
 /* `name`, or the program's, cut by the kernel to 15 bytes; seen in top and ps -o comm. */
 static void
@@ -80,6 +82,8 @@ run(struct master *m, unsigned slot, const struct generation *g, int control)
     fflush(NULL);
     if (__gcov_dump != NULL)
         __gcov_dump();
+    if (__lsan_do_recoverable_leak_check != NULL)
+        (void)__lsan_do_recoverable_leak_check();
     _exit(code);
 }
 
