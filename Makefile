@@ -261,7 +261,8 @@ deps-test:
 deps-bench:
 	$(Q)tests/tools/deps.sh $(PYTHON) build bench
 
-build/venv$(PYTAG)/.ready: tests/tools/requirements.txt
+# A debug Python has an ABI of its own, for which there are no wheels with C parts.
+build/venv$(PYTAG)/.ready: tests/tools/requirements$(if $(filter %d,$(PY_VERSION)),-debug).txt
 build/bench-venv$(PYTAG)/.ready: tests/tools/requirements-bench.txt
 build/lint-venv/.ready: tests/tools/requirements-lint.txt
 build/%/.ready:
@@ -284,9 +285,22 @@ conformance: all venv ## only the tables of raw requests
 	$(Q)$(VENV_PYTHON) -m pytest -q tests/conformance $(PYTEST)
 
 .PHONY: stress
-stress: deps-bench ## reload, kill -9, idle connections, long polls, growth, Ctrl-C; STRESS='reload kill --io epoll --short'
+stress: deps-bench ## reload, kill -9, idle connections, long polls, growth, Ctrl-C, mixed; STRESS='reload kill --io epoll --short'
 	$(Q)$(MAKE) --no-print-directory PYTHON=$(PYTHON) all $(BENCH_VENV)/.ready
 	$(Q)RINGCORN_BIN=$(PROGRAM) $(BENCH_VENV)/bin/python tests/stress/run.py $(STRESS)
+
+# The clients are the default Python's; only the servers run in the debug Python.
+.PHONY: stress-asan stress-debug
+PYTHON_DEBUG ?= python3-dbg
+DEBUG_VERSION = $(shell $(PYTHON_DEBUG) -c 'import sysconfig; print(sysconfig.get_config_var("LDVERSION"))')
+stress-asan: deps-bench ## the mixed load under ASan; STRESS='--minutes 30'
+	$(Q)$(MAKE) --no-print-directory VARIANT=asan all venv
+	$(Q)build/venv/bin/python tests/stress/mixed.py --program build/asan/ringcorn $(STRESS)
+stress-debug: deps-bench ## the mixed load on a debug Python (PYTHON_DEBUG=python3-dbg), which counts references; STRESS='--minutes 30'
+	$(if $(DEBUG_VERSION),,$(error $(PYTHON_DEBUG) is not there: apt-get install python3-dbg))
+	$(Q)$(MAKE) --no-print-directory venv
+	$(Q)$(MAKE) --no-print-directory PYTHON=$(PYTHON_DEBUG) VARIANT=debug all venv
+	$(Q)build/venv/bin/python tests/stress/mixed.py --program build/debug-$(DEBUG_VERSION)/ringcorn --venv build/venv-$(DEBUG_VERSION) $(STRESS)
 
 .PHONY: fuzz
 # libFuzzer, by clang. New inputs are kept in build/fuzz/; what crashes belongs into tests/fuzz/regression/<target>/.

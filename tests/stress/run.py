@@ -21,6 +21,7 @@ import harness  # noqa: E402
 import idle  # noqa: E402
 import kill  # noqa: E402
 import long_poll  # noqa: E402
+import mixed  # noqa: E402
 import reload  # noqa: E402
 
 # name -> scenario, its bounds for --short
@@ -32,6 +33,7 @@ SCENARIOS = {
     "ctrl-c": (ctrl_c.scenario, {}),
     "idle": (idle.scenario, {"connections": 2000}),
     "long-poll": (long_poll.scenario, {"polls": 2000}),
+    "mixed": (mixed.scenario, {"minutes": 0.5}),
     "growth": (growth.scenario, {"millions": 0.2}),
 }
 

@@ -1,6 +1,6 @@
 """`make test-all`: `make test` for every Python from 3.11 that this machine has, the suite against an ASan/UBSan build, the
-loads on PostgreSQL at full length, the stress scenarios, the frameworks' version matrix, CPython's own asyncio tests, Django's own
-tests. The last line is the sum.
+loads on PostgreSQL at full length, the stress scenarios (the mixed load also under ASan and on a debug Python), the frameworks'
+version matrix, CPython's own asyncio tests, Django's own tests. The last line is the sum.
 
 Pythons come from pyenv (all installed versions) and from python3.X on PATH; of several with the same X.Y the newest is taken.
 """
@@ -94,7 +94,8 @@ class Sum:
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--make", default="make")
-    parser.add_argument("--only", default="", help="3.12,asan,loads,stress,matrix,asyncio: only these parts")
+    parser.add_argument("--only", default="", help="3.12,asan,loads,stress,mixed,matrix,asyncio: only these parts")
+    parser.add_argument("--minutes", type=float, default=1, help="of each mixed load (1)")
     args = parser.parse_args()
     only = set(filter(None, args.only.split(",")))
     make = [*shlex.split(args.make), "--no-print-directory"]
@@ -135,6 +136,13 @@ def main():
 
     if not only or "stress" in only:
         total.run("Stress", [*make, "stress"])
+    if not only or "mixed" in only:
+        minutes = f"STRESS=--minutes {args.minutes:g}"
+        total.run("Mixed load, ASan and UBSan", [*make, "stress-asan", minutes])
+        if shutil.which("python3-dbg"):
+            total.run("Mixed load, a debug Python", [*make, "stress-debug", minutes])
+        else:
+            print("Mixed load: no debug Python here (apt-get install python3-dbg), left out")
 
     if not only or "asyncio" in only:
         foreign = ROOT / "tests/loop/cpython_asyncio.py"

@@ -7,6 +7,7 @@
     PG_POOL=1         OPTIONS["pool"]: psycopg's own pool (Django 5.1)
     PG_SECOND=1       a second alias to the same database
     MIDDLEWARE_SET    none, four (security, common, csrf, clickjacking) or seven (as `startproject` has it)
+    PG_URLS           the urls (project.urls by default)
     MIDDLEWARE_EXTRA  names of classes or functions in project.middleware, comma separated, put behind the set
 """
 
@@ -36,7 +37,7 @@ env = os.environ.get
 SECRET_KEY = "a test's key, of no value"
 DEBUG = False
 ALLOWED_HOSTS = ["*"]
-ROOT_URLCONF = "project.urls"
+ROOT_URLCONF = env("PG_URLS", "project.urls")
 ASGI_APPLICATION = "project.asgi.application"
 WSGI_APPLICATION = "project.wsgi.application"
 INSTALLED_APPS = ["django.contrib.auth", "django.contrib.contenttypes", "django.contrib.sessions", "django.contrib.messages", "shop"]

@@ -1,0 +1,87 @@
+"""What is alive in this process, counted when nothing is going on: for comparing two moments of rest.
+
+take() is asked for by a request, which itself is alive then: one request, always the same one, is part of every count.
+"""
+
+import collections
+import gc
+import os
+import sys
+import threading
+import types
+import weakref
+
+import _ringcorn
+
+# What each request has some of, and which must all be gone once the requests are over.
+OF_REQUESTS = (
+    "Context", "Token", "Task", "_asyncio.Task", "Future", "_asyncio.Future", "coroutine", "async_generator", "generator", "frame", "traceback",
+    "Lease", "Job", "_Receive", "_Send", "_Wait", "_Cycle", "_Input", "_StartResponse", "_Write", "TimerHandle", "Handle",
+    "ASGIRequest", "WSGIRequest", "HttpResponse", "StreamingHttpResponse", "Request", "Connection", "Cursor",
+    "TemporaryUploadedFile", "BytesIO", "SpooledTemporaryFile",
+)  # fmt: skip
+
+
+def collect():
+    """Until the collector finds nothing more: finalisers may leave more to collect."""
+    for _ in range(10):
+        if gc.collect() == 0:
+            break
+
+
+_pools = []
+
+
+def pools():
+    if not _pools:
+        # The worker froze what there was when it began to serve, its pools among it; from now on all is counted.
+        gc.unfreeze()
+        _pools.extend(weakref.ref(one) for one in gc.get_objects() if type(one) is _ringcorn.Pool)
+    names = ("threads", "threads_max", "running", "idle", "queued", "leased", "parked", "peak")
+    return {pool.name: {name: getattr(pool, name) for name in names} for one in _pools if (pool := one()) is not None}
+
+
+def light():
+    """Without a collection: for asking until the pools have come to rest."""
+    return {"pid": os.getpid(), "pools": pools(), "threads": threading.active_count()}
+
+
+def take():
+    collect()
+    # None of our own containers may be alive when the references are counted, so that is done first.
+    references = sys.gettotalrefcount() if hasattr(sys, "gettotalrefcount") else None
+    counts = collections.Counter(type(one).__name__ for one in gc.get_objects())
+    return {
+        **light(),
+        "references": references,
+        "blocks": sys.getallocatedblocks(),
+        "objects": sum(counts.values()),
+        "of_requests": {name: counts[name] for name in OF_REQUESTS if counts[name]},
+        "types": dict(counts),
+        "names": sorted(thread.name.rstrip("0123456789") for thread in threading.enumerate()),
+    }
+
+
+def describe(name, most=40):
+    """What there is of a type, and who refers to it: to look into a difference."""
+    found = []
+    objects = gc.get_objects()
+    for one in objects:
+        if type(one).__name__ == name and len(found) < most:
+            holders = [
+                f"{type(holder).__name__} {repr(holder)[:120]}"
+                for holder in gc.get_referrers(one)
+                if holder is not objects and holder is not found and not isinstance(holder, types.FrameType)
+            ]
+            found.append(f"{repr(one)[:200]} <- {holders[:4]}")
+    return found
+
+
+def references():
+    """Who is referred to how often: the constants, and what the collector knows, summed by type."""
+    found = {repr(one): sys.getrefcount(one) for one in (None, True, False, NotImplemented, Ellipsis, (), "", b"", *range(-5, 257))}
+    for one in gc.get_objects():
+        n = sys.getrefcount(one)
+        name = f"type {one.__qualname__}" if isinstance(one, type) else f"a {type(one).__name__}"
+        found[name] = found.get(name, 0) + n
+    return found
