@@ -74,8 +74,10 @@ def main():
     folders = [os.path.dirname(include)]
     if platinclude and platinclude not in folders and os.path.exists(platinclude):
         folders.append(platinclude)
-    # -isystem: warnings inside CPython's headers are not ours to mend.
-    assign("PY_CFLAGS", " ".join(f"-isystem {folder}" for folder in folders))
+    # -isystem: warnings inside CPython's headers are not ours to mend. But gcc follows links there, and those of Debian's debug Python
+    # lead to the plain one's folder, with the plain one's pyconfig.h.
+    option = "-I" if "d" in getattr(sys, "abiflags", "") else "-isystem "
+    assign("PY_CFLAGS", " ".join(f"{option}{folder}" for folder in folders))
     assign("PY_LDFLAGS", " ".join(flags))
 
 
