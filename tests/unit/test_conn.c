@@ -255,7 +255,7 @@ static void
 test_mirror(struct fix *f)
 {
     enum { N = 3000000 };
-    char *data = malloc(N), *back = malloc(N), head[128];
+    char *data = malloc(N), *back = malloc(N + 1), head[128]; /* + 1: to see the end */
     for (int i = 0; i < N; i++)
         data[i] = (char)(i * 31 + i / 997);
     int fd = fix_connect(f);
@@ -278,7 +278,7 @@ test_mirror(struct fix *f)
             }
             continue;
         }
-        k = recv(fd, back + in, N - in + (in == N), 0);
+        k = recv(fd, back + in, N + 1 - in, 0);
         in += k > 0 ? (size_t)k : 0;
         eof = k == 0;
     }
