@@ -681,6 +681,7 @@ crew_submit(struct lease *l, struct sync_job *job, enum submit how, bool *is_wai
     } else {
         job->lease = l;
         job->is_optional = how == SUBMIT_OPTIONAL;
+        job->is_out = false;
         list_add_tail(&l->jobs, &job->link);
         c->queued++;
         l->gives_back = false;
@@ -730,7 +731,7 @@ lease_withdraw(struct lease *l, struct sync_job *job)
 
     crew_lock(c);
     bool is_queued = !list_is_empty(&job->link);
-    if (is_queued && c->is_orphan) {
+    if (is_queued && (c->is_orphan || job->is_out)) {
         list_del(&job->link);
     } else if (is_queued) {
         list_del(&job->link);
@@ -1011,6 +1012,7 @@ take_jobs(struct crew *c, struct lease *l, struct list *jobs)
     struct list *node;
     while ((node = list_pop(&l->jobs)) != NULL) {
         c->queued--;
+        CONTAINER_OF(node, struct sync_job, link)->is_out = true;
         list_add_tail(jobs, node);
     }
     if (!l->is_resuming)
@@ -1025,13 +1027,26 @@ crew_drop_queued(struct crew *c, struct lease *l, struct list *jobs)
         end_if_over(c, l);
 }
 
+void
+crew_drop(struct crew *c, struct list *jobs, enum sync_drop why)
+{
+    for (;;) {
+        crew_lock(c); /* a future that is cancelled in another thread, or by what drop() runs, takes its job away */
+        struct list *node = list_pop(jobs);
+        crew_unlock(c);
+        if (node == NULL)
+            return;
+        struct sync_job *job = CONTAINER_OF(node, struct sync_job, link);
+        job->drop(job, why);
+    }
+}
+
 /* The loop's phase 3, or wherever a loop that has been closed gives its posts back. */
 static void
 drop_all(struct post *post, PyObject *loop)
 {
     struct crew *c = CONTAINER_OF(post, struct crew, drop_post);
     struct list jobs;
-    struct list *node;
     (void)loop;
 
     list_init(&jobs);
@@ -1039,10 +1054,7 @@ drop_all(struct post *post, PyObject *loop)
     c->is_dropping = false;
     list_splice(&jobs, &c->dropped);
     crew_unlock(c);
-    while ((node = list_pop(&jobs)) != NULL) {
-        struct sync_job *job = CONTAINER_OF(node, struct sync_job, link);
-        job->drop(job, SYNC_DROP_CLOSED);
-    }
+    crew_drop(c, &jobs, SYNC_DROP_CLOSED);
     crew_release(c);
 }
 

@@ -209,6 +209,9 @@ void crew_drop_queued(struct crew *c, struct lease *l,
                       struct list *jobs);                 /* all of its jobs go to jobs */
 void crew_dismiss(struct crew *c, struct sync_thread *t); /* an idle thread leaves */
 
+/* Lock not held, the loop's thread: drop() for what crew_drop_queued() has put into jobs. Whoever withdraws one of them meanwhile has it. */
+void crew_drop(struct crew *c, struct list *jobs, enum sync_drop why);
+
 /* The crew is closed: what is queued will not run. The jobs are dropped on the loop's thread. Any thread; the caller has a reference to
  * the loop. */
 void crew_post_dropped(struct crew *c, PyObject *loop);

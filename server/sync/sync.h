@@ -62,6 +62,7 @@ struct sync_job {
     struct list link;
     struct lease *lease;
     bool is_optional; /* does not wait for a thread when requests keep all of threads_max */
+    bool is_out;      /* no longer its lease's, about to be dropped: link is in a list of those */
 };
 
 /* A claim to one thread. Embedded in its owner, which outlives every job of it; the pool outlives the lease. The crew's, under its

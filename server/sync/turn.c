@@ -150,6 +150,7 @@ client_turn(void *self)
     }
     if (now >= c->idle_due_ns)
         end_idle_threads(c, now);
+    bool has_expired = !list_is_empty(&expired), has_unserved = !list_is_empty(&unserved);
     crew_unlock(c);
 
     if (is_logged) {
@@ -159,15 +160,10 @@ client_turn(void *self)
             who, (double)c->queue_timeout_ns * 1e-9, c->refusals - 1, holders);
         c->refusals = 0;
     }
-    struct list *node;
-    while ((node = list_pop(&expired)) != NULL) {
-        struct sync_job *job = CONTAINER_OF(node, struct sync_job, link);
-        job->drop(job, SYNC_DROP_TIMEOUT);
-    }
-    while ((node = list_pop(&unserved)) != NULL) {
-        struct sync_job *job = CONTAINER_OF(node, struct sync_job, link);
-        job->drop(job, SYNC_DROP_NO_THREAD);
-    }
+    if (has_expired)
+        crew_drop(c, &expired, SYNC_DROP_TIMEOUT);
+    if (has_unserved)
+        crew_drop(c, &unserved, SYNC_DROP_NO_THREAD);
 }
 
 /* --- phase 3 -------------------------------------------------------------------------------------- */
@@ -184,17 +180,13 @@ static void
 drop_needy(struct crew *c)
 {
     struct list jobs;
-    struct list *node;
     list_init(&jobs);
     crew_lock(c);
     LIST_FOR_EACH_SAFE(other, &c->wait_new) {
         crew_drop_queued(c, CONTAINER_OF(other, struct lease, wait), &jobs);
     }
     crew_unlock(c);
-    while ((node = list_pop(&jobs)) != NULL) {
-        struct sync_job *job = CONTAINER_OF(node, struct sync_job, link);
-        job->drop(job, SYNC_DROP_TIMEOUT);
-    }
+    crew_drop(c, &jobs, SYNC_DROP_TIMEOUT);
 }
 
 static int

@@ -502,32 +502,32 @@ def test_the_queue_is_bounded(make_pool, run):
     run(main)
 
 
-def test_a_full_queue_refuses_no_request_that_is_under_way(make_pool, run):
-    """Else the end of a dependency, a COMMIT, would be lost. One whose thread has a job already may be refused."""
-    pool = make_pool(1, threads_max=3, queue=1)
+def test_a_job_that_waited_for_too_long_may_be_cancelled_by_the_end_of_another(make_pool, run, capfd):
+    """Futures of another thread's calls run their callbacks at once, while further jobs are yet to be told."""
+    pool = make_pool(1, queue=10, queue_timeout=0.1)
+    futures, answers = [], []
 
     async def main():
-        holds, parked, other = pool.lease(), pool.lease(), pool.lease()
-        thread = await parked.submit(threading.get_ident)
-        there = await holds.submit(threading.get_ident)  # parked has lost the slot to it
-        assert not parked.has_slot and parked.has_thread and holds.has_slot
-        waits = other.submit(int)
-        with pytest.raises(_ringcorn.QueueFull):
-            pool.lease().submit(int)
-        assert await holds.submit(threading.get_ident) == there
         gate = Gate()
-        kept = parked.submit(gate)
+        first = pool.submit(gate)
         await until(gate.began.is_set)
-        with pytest.raises(_ringcorn.QueueFull):
-            more = [parked.submit(int) for _ in range(3)]
-            assert not more
+
+        def submit():
+            futures.extend(pool.submit(answers.append, i) for i in range(3))
+            futures[0].add_done_callback(lambda future: answers.append(futures[1].cancel()))
+
+        await asyncio.to_thread(submit)
+        await until(lambda: all(future.done() for future in futures))
+        assert answers == [True] and futures[1].cancelled()
+        for future in (futures[0], futures[2]):
+            assert isinstance(future.exception(), _ringcorn.QueueTimeout)
+        assert pool.queued == 0
         gate.opened.set()
-        assert await kept == thread
-        for lease in (holds, parked, other):
-            lease.close()
-        await waits
+        await first
+        assert await pool.submit(lambda: "goes on") == "goes on"
 
     run(main)
+    assert "waited for a thread for longer than sync.queue_timeout" in capfd.readouterr().err
 
 
 def test_who_waits_for_too_long_is_told_and_the_log_names_the_holders(make_pool, run, capfd):
