@@ -671,12 +671,13 @@ crew_submit(struct lease *l, struct sync_job *job, enum submit how, bool *is_wai
     int err = 0;
 
     crew_lock(c);
-    /* A request that has its thread is served to its end: there are at most threads_max such jobs, and no more may wait of each. */
-    bool is_under_way = l->thread != NULL && l->running == NULL && list_is_empty(&l->jobs);
-    bool is_apart = how == SUBMIT_APART && is_under_way;
+    /* A request that has its thread has been let in: refused in its middle it could not even close what it has opened. So one job of each
+     * has a place, and those are no more than there are threads. */
+    bool has_place = l->thread != NULL && list_is_empty(&l->jobs);
+    bool is_apart = how == SUBMIT_APART && has_place && l->running == NULL;
     if (c->is_closed) {
         err = -ESHUTDOWN;
-    } else if (!is_under_way && is_queue_full(c)) {
+    } else if (!has_place && is_queue_full(c)) {
         err = -EAGAIN;
     } else {
         job->lease = l;

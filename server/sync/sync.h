@@ -93,8 +93,8 @@ struct crew *pool_crew(PyObject *pool); /* borrowed from the pool */
 
 /* All on the loop's thread, any GIL state, unless said otherwise. */
 void lease_init(struct lease *l, struct crew *crew, const char *label);
-/* job->run, end and drop are set. 0; -EAGAIN: sync.queue jobs wait already; -ESHUTDOWN: the crew is closed. On failure nothing of job
- * is called. */
+/* job->run, end and drop are set. 0; -EAGAIN: sync.queue jobs wait already, and l has no thread yet or another job that waits;
+ * -ESHUTDOWN: the crew is closed. On failure nothing of job is called. */
 int lease_submit(struct lease *l, struct sync_job *job);
 /* Takes back a job that has not begun: nothing of it will be called. False: it runs, or has run. */
 bool lease_withdraw(struct lease *l, struct sync_job *job);

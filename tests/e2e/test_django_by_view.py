@@ -278,6 +278,18 @@ def test_stream_waits_for_its_client(server):
     wait_state(s, "ended")
 
 
+@pytest.mark.parametrize("size", [0, 10])
+def test_stream_of_small_pieces_ends_when_its_client_leaves(server, size):
+    """Events that come one by one, or nothing at all for now: the thread is free at the next piece."""
+    s = start(server, "default", *AUTO)
+    c = s.connect()
+    c.send(wire.request("GET", f"/stream/endless/?size={size}&pause=0.01"))
+    c.exactly(15)
+    wait_state(s, "running")
+    c.close()
+    wait_state(s, "ended")
+
+
 def test_stream_that_fails(server):
     """The client sees that the answer is not whole; what is to be closed is closed."""
     s = start(server, "default", *AUTO, receivers="1")

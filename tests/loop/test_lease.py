@@ -502,6 +502,34 @@ def test_the_queue_is_bounded(make_pool, run):
     run(main)
 
 
+@pytest.mark.parametrize("is_parked", [False, True])
+def test_a_full_queue_refuses_no_lease_that_has_its_thread(make_pool, run, is_parked):
+    """A request goes on to its end, however many wait behind it."""
+    pool = make_pool(1, queue=2, threads_max=2)
+
+    async def main():
+        gate, other_gate = Gate(), Gate()
+        lease = pool.lease()
+        first = lease.submit(gate)
+        await until(gate.began.is_set)
+        others = [pool.submit(other_gate), pool.submit(int)]
+        gate.opened.set()
+        await first
+        if is_parked:
+            await until(other_gate.began.is_set)  # it has the slot now
+            others.append(pool.submit(int))
+        with pytest.raises(_ringcorn.QueueFull):
+            pool.submit(int)
+        assert lease.has_thread and lease.has_slot is not is_parked
+        second = lease.submit(threading.get_ident)
+        other_gate.opened.set()
+        assert await second == gate.ident
+        lease.close()
+        await asyncio.gather(*others)
+
+    run(main)
+
+
 def test_a_job_that_waited_for_too_long_may_be_cancelled_by_the_end_of_another(make_pool, run, capfd):
     """Futures of another thread's calls run their callbacks at once, while further jobs are yet to be told."""
     pool = make_pool(1, queue=10, queue_timeout=0.1)

@@ -60,7 +60,7 @@ def test_it_begins_though_all_slots_run_and_the_queue_is_full(loop, pool, run):
         await gate.begun.wait()
         queued = [other.submit(int) for other in others[1:]]
         with pytest.raises(_ringcorn.QueueFull):
-            pool.lease("one more").submit(int)
+            pool.submit(int)
         assert await first.submit_apart(threading.get_ident) == ident
         first.close()
         for lease in others:

@@ -319,12 +319,15 @@ async def slow_state(request):
 
 
 def endless(request):
+    size, pause = int(request.GET.get("size", 10_000)), float(request.GET.get("pause", 0))
+
     def pieces():
         Slow.state, Slow.pieces = "running", 0
         try:
             while True:
                 Slow.pieces += 1
-                yield b"x" * 10_000
+                yield b"x" * size
+                time.sleep(pause)
         finally:
             Slow.state = "ended"
 
