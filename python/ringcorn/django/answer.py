@@ -62,6 +62,7 @@ class _Stream:
         self.iterator = None
         self.pieces = deque()
         self.is_told = False
+        self.is_wanted = True
         self.news = None
 
     async def parts(self, trips, context):
@@ -80,7 +81,9 @@ class _Stream:
                         self.news = self.loop.create_future()
                         await self.news
             finally:
-                pulling.cancel()
+                if not pulling.done():  # the client has left: the iterator is at its next piece, or will be
+                    self.is_wanted = False
+                    pulling.cancel()
             is_over = pulling.result()
 
     def _pull(self):
@@ -89,6 +92,8 @@ class _Stream:
             self.iterator = iter(self.response)
         size = 0
         for piece in self.iterator:
+            if not self.is_wanted:
+                return False
             if not piece:
                 continue
             size += len(piece)

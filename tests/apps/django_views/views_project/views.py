@@ -5,6 +5,7 @@ import functools
 import hashlib
 import io
 import threading
+import time
 
 from asgiref.sync import async_to_sync, sync_to_async
 from django.contrib import messages
