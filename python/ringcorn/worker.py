@@ -30,6 +30,7 @@ from .lifespan import Lifespan, LifespanFailed
 from .loop import new_event_loop, stop_pool, use_pidfds
 
 QUIT_SECONDS = 0.5  # what cancelled requests get to clean up
+REST_SECONDS = 0.02  # between two looks whether threads are done with what follows an answer
 THREADS_SECONDS = 1.0  # what sync calls that still run get before they are named and left behind
 
 
@@ -179,6 +180,7 @@ class _Serving:
         self.options = options
         self.drained = loop.create_future()
         self.is_ready = False
+        self.is_quitting = False
 
     async def run(self):
         self.worker.notify(self._on_event)
@@ -208,6 +210,7 @@ class _Serving:
             self.worker.serve(self.app, self.websocket_app, lifespan.context, lifespan.state, self.pool)
         self.is_ready = True
         await self.drained
+        await self._threads_are_done()
         await lifespan.shutdown()
         return 0
 
@@ -216,6 +219,11 @@ class _Serving:
         handler = sys.modules.get("ringcorn.django.handler")
         if handler is not None and type(self.app) is handler.Handler:
             self.app.go_direct(self.loop, self.pool, self.worker)
+
+    async def _threads_are_done(self):
+        """What requests have left to their threads when they were answered: Django's close() and request_finished."""
+        while (self.pool.leased or self.pool.queued) and not self.is_quitting:
+            await asyncio.sleep(REST_SECONDS)
 
     async def _adapt(self):
         """Leads the threads of frameworks to ours: one line each. Nothing is imported that the application has not imported."""
@@ -236,6 +244,7 @@ class _Serving:
         if what == "drain" and self.options["graceful"]:
             self.loop.call_later(self.options["graceful"], self._on_event, "quit")
         elif what == "quit":
+            self.is_quitting = True
             for label in self.worker.in_hand():
                 log.info("%s: still in hand, cancelled", label)
             self.worker.cancel_all()

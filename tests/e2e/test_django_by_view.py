@@ -6,6 +6,7 @@ import functools
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -287,6 +288,17 @@ def test_stream_of_small_pieces_ends_when_its_client_leaves(server, size):
     wait_state(s, "running")
     c.close()
     wait_state(s, "ended")
+
+
+@pytest.mark.parametrize("graceful", ["30s", "100ms"])
+def test_worker_that_leaves_waits_for_what_follows_an_answer(server, graceful):
+    """Nobody waits for close() and request_finished but the worker's end, within the time that requests in hand have."""
+    s = start(server, "default", *AUTO, "--timeouts-graceful", graceful)
+    assert s.get("/closes/late/?seconds=3").body == b"closes late"
+    s.send_signal(signal.SIGTERM)
+    assert s.wait_exit() == 0
+    is_closed = "closed at last" in s.log
+    assert is_closed is (graceful == "30s") and is_closed is not ("did not end, it is left behind" in s.log)
 
 
 def test_stream_that_fails(server):

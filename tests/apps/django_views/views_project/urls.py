@@ -37,6 +37,7 @@ urlpatterns = [
     path("stream/endless/", views.endless, name="endless"),
     path("async/stream/of/sync/", views.async_stream_of_sync, name="async_stream_of_sync"),
     path("async/session/read/", views.async_session_read, name="session_read"),
+    path("closes/late/", views.closes_late, name="closes_late"),
     path("slow/state/", views.slow_state, name="slow_state"),
     path("included/", include([path("sync/", views.sync, name="included_sync"), path("async/", views.async_, name="included_async")])),
     *_sync_and_async,

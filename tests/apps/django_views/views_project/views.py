@@ -4,6 +4,7 @@ import asyncio
 import functools
 import hashlib
 import io
+import sys
 import threading
 import time
 
@@ -317,6 +318,16 @@ async def slow_state(request):
     if request.GET.get("go_on"):
         Slow.go_on.set()
     return JsonResponse({"state": Slow.state, "pieces": Slow.pieces})
+
+
+def closes_late(request):
+    def close():
+        time.sleep(float(request.GET["seconds"]))
+        print("closed at last", file=sys.stderr, flush=True)
+
+    response = HttpResponse("closes late")
+    response._resource_closers.append(close)
+    return response
 
 
 def endless(request):
