@@ -24,8 +24,9 @@ def is_refusal(exception):
     return False
 
 
-def refused(label, pool, exception=None):
+def refused(label, pool, exception=None, is_answer=True):
     """A request got no thread of *pool*. Called on the loop's thread, by the C side, once a request; says it, and who has the threads.
+    *is_answer*: the client is told so; else it has an answer, or a part of one, as the application went on without.
 
     Returns whether *exception*, with which the request ended, says no more than that."""
     global _unsaid, _said_at
@@ -34,8 +35,9 @@ def refused(label, pool, exception=None):
     if now - _said_at >= SECONDS:
         holders = pool.holders()
         log.failed(
-            "%s: no thread was free, the answer is 503%s; %d of %d threads run%s",
+            "%s: no thread was free%s%s; %d of %d threads run%s",
             label,
+            ", the answer is 503" if is_answer else "",
             f" (as for {_unsaid - 1} requests before)" if _unsaid > 1 else "",
             len(holders),
             pool.threads,

@@ -41,14 +41,16 @@ report(struct cycle *cycle, PyObject *exception, const char *what)
     }
 }
 
-/* A call of the request got no thread: a line says who has them. Returns whether that is what exception says (NULL: none), which then
- * needs no report of its own. */
+/* A call of the request got no thread: a line says who has them, and whether the client gets 503 for it. Returns whether that is what
+ * exception says (NULL: none), which then needs no report of its own. */
 static bool
 report_refused(struct cycle *cycle, PyObject *exception)
 {
     PyObject *refused = cycle->asgi->names->refused;
+    bool is_answer = cycle->is_refused || !h1_is_sending(cycle->h);
     PY_OWNED PyObject *is_cause =
-        PyObject_CallFunction(refused, "sOO", cycle->label, cycle->asgi->pool, exception != NULL ? exception : Py_None);
+        PyObject_CallFunction(refused, "sOOO", cycle->label, cycle->asgi->pool,
+                              exception != NULL ? exception : Py_None, is_answer ? Py_True : Py_False);
     if (is_cause == NULL) {
         log_error("%s: no thread was free", cycle->label);
         PyErr_WriteUnraisable(refused);

@@ -153,7 +153,7 @@ def test_no_thread_is_503(server, path, options):
 
 def test_refused_call_that_the_application_does_without(server):
     s = server("leases:app", *ONE, "--sync-queue-timeout", "200ms")
-    s.expect_errors("no thread was free")
+    s.expect_errors(r"GET /forgiving: no thread was free; 1 of 1 threads run")
     holder = begin(s, "/blocking?name=holder&gate=g")
     wait_started(s, "holder")
     answer = s.get("/forgiving?name=refused&gate=g")
