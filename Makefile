@@ -253,13 +253,15 @@ VENV_PYTHON := $(VENV)/bin/python
 BENCH_VENV  := build/bench-venv$(PYTAG)
 
 # Debian packages, where this may install them.
-.PHONY: deps-build deps-test deps-bench
+.PHONY: deps-build deps-test deps-bench deps-debug
 deps-build:
 	$(Q)tests/tools/deps.sh $(PYTHON) build
 deps-test:
 	$(Q)tests/tools/deps.sh $(PYTHON) build test
 deps-bench:
 	$(Q)tests/tools/deps.sh $(PYTHON) build bench
+deps-debug:
+	$(Q)tests/tools/deps.sh $(PYTHON) build bench debug
 
 # A debug Python has an ABI of its own, for which there are no wheels with C parts.
 build/venv$(PYTAG)/.ready: tests/tools/requirements$(if $(filter %d,$(PY_VERSION)),-debug).txt
@@ -296,7 +298,7 @@ DEBUG_VERSION = $(shell $(PYTHON_DEBUG) -c 'import sysconfig; print(sysconfig.ge
 stress-asan: deps-bench ## the mixed load under ASan; STRESS='--minutes 30'
 	$(Q)$(MAKE) --no-print-directory VARIANT=asan all venv
 	$(Q)build/venv/bin/python tests/stress/mixed.py --program build/asan/ringcorn $(STRESS)
-stress-debug: deps-bench ## the mixed load on a debug Python (PYTHON_DEBUG=python3-dbg), which counts references; STRESS='--minutes 30'
+stress-debug: deps-debug ## the mixed load on a debug Python (PYTHON_DEBUG=python3-dbg), which counts references; STRESS='--minutes 30'
 	$(if $(DEBUG_VERSION),,$(error $(PYTHON_DEBUG) is not there: apt-get install python3-dbg))
 	$(Q)$(MAKE) --no-print-directory venv
 	$(Q)$(MAKE) --no-print-directory PYTHON=$(PYTHON_DEBUG) VARIANT=debug all venv

@@ -75,13 +75,3 @@ def describe(name, most=40):
             ]
             found.append(f"{repr(one)[:200]} <- {holders[:4]}")
     return found
-
-
-def references():
-    """Who is referred to how often: the constants, and what the collector knows, summed by type."""
-    found = {repr(one): sys.getrefcount(one) for one in (None, True, False, NotImplemented, Ellipsis, (), "", b"", *range(-5, 257))}
-    for one in gc.get_objects():
-        n = sys.getrefcount(one)
-        name = f"type {one.__qualname__}" if isinstance(one, type) else f"a {type(one).__name__}"
-        found[name] = found.get(name, 0) + n
-    return found

@@ -279,8 +279,3 @@ async def census_take(request):
 @route
 async def census_describe(request):
     return JsonResponse({"found": census.describe(request.GET["name"])})
-
-
-@route
-async def census_references(request):
-    return JsonResponse(census.references())
