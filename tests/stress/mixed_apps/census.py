@@ -5,6 +5,7 @@ take() is asked for by a request, which itself is alive then: one request, alway
 
 import collections
 import gc
+import linecache
 import os
 import sys
 import threading
@@ -23,7 +24,8 @@ OF_REQUESTS = (
 
 
 def collect():
-    """Until the collector finds nothing more: finalisers may leave more to collect."""
+    """Until the collector finds nothing more: finalisers may leave more to collect. Tracebacks have filled a cache with sources."""
+    linecache.clearcache()
     for _ in range(10):
         if gc.collect() == 0:
             break
