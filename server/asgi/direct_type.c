@@ -113,6 +113,10 @@ send_piece(struct direct *d, PyObject *data, bool is_last)
                         d->is_finished ? "the answer is finished" : "start() must come first");
         return -1;
     }
+    if (UNLIKELY(atomic_load(&ex->is_gone)) && !is_last) { /* a stream without end would not end */
+        PyErr_SetString(d->asgi->names->disconnected, "the client has gone");
+        return -1;
+    }
     if (PyBytes_GET_SIZE(data) == 0)
         return 0;
     int err = is_last ? exchange_add(ex, data) : exchange_write(ex, data);

@@ -807,6 +807,7 @@ crew_move(struct sync_job *job, struct lease *to, bool only_alone)
         to->running = job;
         to->has_slot = from->has_slot;
         to->slot_ns = from->slot_ns;
+        to->slot_jobs = from->slot_jobs;
         to->blocked_samples = from->blocked_samples;
         from->thread = NULL;
         from->running = NULL;

@@ -5,7 +5,7 @@
     scope                    as of ASGI
     body                     a file, which is there as a whole: read(), readline(), close()
     start(status, headers)   the head, as pairs of bytes
-    write(data)              a piece of the body; waits while the client is slow
+    write(data)              a piece of the body, or none; waits while the client is slow, raises where it has gone
     finish(data=b"")         the last of it
 """
 
@@ -66,8 +66,7 @@ def _run(loop, context, job):
 
 def _write(response, exchange):
     for piece in response:
-        if piece:
-            exchange.write(piece)
+        exchange.write(piece)
     exchange.finish()
 
 
