@@ -132,10 +132,12 @@ static PyObject *
 meth_lease(PyObject *self, PyObject *args, PyObject *kwargs)
 {
     static char *names[] = { "label", NULL };
-    const char *label = "";
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|s:lease", names, &label))
+    PyObject *label = NULL;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|U:lease", names, &label))
         return NULL;
-    return lease_new((struct pool *)self, label);
+    Py_ssize_t n; /* not looked at: a path may have a NUL, and is cut there */
+    const char *text = label != NULL ? PyUnicode_AsUTF8AndSize(label, &n) : "";
+    return text != NULL ? lease_new((struct pool *)self, text) : NULL;
 }
 
 struct holder {

@@ -74,6 +74,7 @@ def test_results_exceptions_and_arguments(make_pool, run, loop):
         long = pool.lease("x" * 500)
         assert long.label == "x" * 95
         assert pool.lease().label == ""
+        assert pool.lease("WS /cut\0here").label == "WS /cut", "a client's path may be anything"
         assert isinstance(pool.lease("GET /" + "ü" * 80).label, str), "also where a character is cut in two"
 
     run(main)
