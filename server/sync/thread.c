@@ -152,6 +152,8 @@ static int
 prune(struct pool *p)
 {
     for (Py_ssize_t i = PyList_GET_SIZE(p->threads); i-- > 0;) {
+        if (i >= PyList_GET_SIZE(p->threads)) /* another thread was here while Python ran */
+            continue;
         PY_OWNED PyObject *thread = Py_NewRef(PyList_GET_ITEM(p->threads, i));
         PY_OWNED PyObject *ident = PyObject_GetAttrString(thread, "ident");
         PY_OWNED PyObject *is_alive =
