@@ -279,6 +279,21 @@ def test_stream_waits_for_its_client(server):
     wait_state(s, "ended")
 
 
+def test_answer_is_closed_though_others_have_all_slots(server):
+    """What follows an answer has no client that could come again, so it does not wait for a slot as calls do: for sync.queue_timeout."""
+    s = start(server, "default", *AUTO, "--threads", "1", "--sync-threads-max", "3", "--sync-queue-timeout", "200ms")
+    stream, busy = s.connect(rcvbuf=4096), s.connect()
+    stream.send(wire.request("GET", "/stream/endless/"))
+    stream.exactly(10_000)
+    busy.send(wire.request("GET", "/slow/"))  # begins when the stream waits for its client
+    wire.eventually(lambda: state(s)["begun"] == 1, 20 * harness.SLOW)
+    stream.close()
+    wire.eventually(lambda: state(s)["closed"] == 1, 5 * harness.SLOW)
+    assert state(s, go_on=True)["state"] == "ended"
+    assert busy.response().status == 200
+    busy.close()
+
+
 @pytest.mark.parametrize("size", [0, 10])
 def test_stream_of_small_pieces_ends_when_its_client_leaves(server, size):
     """Events that come one by one, or nothing at all for now: the thread is free at the next piece."""

@@ -89,6 +89,6 @@ async def _close(request, response, trips, outside):
         response.closed = True
         request.close()
     elif contexts.ARE_APART:
-        await trips.run(response.close, context=outside)
+        await trips.run(response.close, context=outside, is_last=True)
     else:
-        await trips.run(response.close)
+        await trips.run(response.close, is_last=True)

@@ -88,4 +88,4 @@ async def _stream(handler, plan, job, context, receive, send):
     finally:
         if watch is not None:
             watch.end()
-        await trips.run(job.close, context=context)
+        await trips.run(job.close, context=context, is_last=True)

@@ -52,12 +52,17 @@ class Leased:
         """Whether synchronous code of the request may have run, and so may have left a connection there."""
         return self.lease.has_thread
 
-    async def run(self, fn, *args, context=None):
+    def _submit(self, is_last):
+        """*is_last*: what follows the answer. A request that has lost its slot does not wait for another, as it might for too long: no
+        client comes again for that."""
+        return self.lease.submit_apart if is_last and not self.lease.has_slot else self.lease.submit
+
+    async def run(self, fn, *args, context=None, is_last=False):
         """fn(*args) on the thread. *context*: run in this one, and leave its variables where they are."""
         inside = copy_context() if context is None else context
         inner_tasks = []
         try:
-            result = await self.lease.submit(inside.run, _job, self.loop, inside, inner_tasks, fn, args)
+            result = await self._submit(is_last)(inside.run, _job, self.loop, inside, inner_tasks, fn, args)
         except asyncio.CancelledError:
             for task in inner_tasks:  # what async_to_sync() waits for in the thread
                 task.cancel()
@@ -67,9 +72,9 @@ class Leased:
                 restore(inside)
         return result
 
-    def start(self, context, fn, *args):
+    def start(self, context, fn, *args, is_last=False):
         """As run(), without waiting: a future."""
-        return self.lease.submit(context.run, _job, self.loop, context, [], fn, args)
+        return self._submit(is_last)(context.run, _job, self.loop, context, [], fn, args)
 
 
 def _inside(context, fn, args):
@@ -87,12 +92,12 @@ class Asgiref:
     def __init__(self, loop):
         self.loop = loop
 
-    async def run(self, fn, *args, context=None):
+    async def run(self, fn, *args, context=None, is_last=False):
         if context is not None:
             return await sync_to_async(context.run, thread_sensitive=True)(_inside, context, fn, args)
         return await sync_to_async(fn, thread_sensitive=True)(*args)
 
-    def start(self, context, fn, *args):
+    def start(self, context, fn, *args, is_last=False):
         return self.loop.create_task(self.run(fn, *args, context=context), context=copy_context())
 
 

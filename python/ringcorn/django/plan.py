@@ -87,4 +87,4 @@ class Plan:
     async def send_finished(self, trips, outside):
         """For a request that was given up before it had a response."""
         if trips.may_have_used_thread or not has_nothing_to_finish():
-            await trips.run(functools.partial(signals.request_finished.send, sender=self.sender), context=outside)
+            await trips.run(functools.partial(signals.request_finished.send, sender=self.sender), context=outside, is_last=True)

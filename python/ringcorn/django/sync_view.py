@@ -61,6 +61,6 @@ async def serve(handler, plan, guess, scope, receive, send, trips):
             # Behind whatever of the request still runs on its thread.
             closing = copy_context() if context is None else context
             if is_ours:
-                trips.start(closing, job.close_unattended)
+                trips.start(closing, job.close_unattended, is_last=True)
             else:
-                await trips.start(closing, job.close)
+                await trips.start(closing, job.close, is_last=True)

@@ -291,11 +291,13 @@ class Slow:
 
     state = "idle"
     pieces = 0  # of the endless stream
+    begun = closed = 0
     go_on = threading.Event()
 
 
 def slow(request):
     Slow.state = "running"
+    Slow.begun += 1
     Slow.go_on.clear()
     for _ in range(1000):
         if Slow.go_on.wait(0.01):
@@ -317,7 +319,7 @@ async def async_slow(request):
 async def slow_state(request):
     if request.GET.get("go_on"):
         Slow.go_on.set()
-    return JsonResponse({"state": Slow.state, "pieces": Slow.pieces})
+    return JsonResponse({"state": Slow.state, "pieces": Slow.pieces, "begun": Slow.begun, "closed": Slow.closed})
 
 
 def closes_late(request):
@@ -343,7 +345,12 @@ def endless(request):
         finally:
             Slow.state = "ended"
 
-    return StreamingHttpResponse(pieces())
+    def close():
+        Slow.closed += 1
+
+    response = StreamingHttpResponse(pieces())
+    response._resource_closers.append(close)
+    return response
 
 
 def not_found(request, exception):
