@@ -109,6 +109,7 @@ class Lease:
     label: str
     is_busy: bool  # a job of it runs or waits
     has_thread: bool
+    was_used: bool
     has_slot: bool
     has_no_thread: bool  # a job of it has raised NoThread
     thread_ident: int | None

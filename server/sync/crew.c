@@ -626,6 +626,8 @@ crew_lease_init(struct lease *l, struct crew *c)
     l->running = NULL;
     l->delivered_turn = 0;
     l->delivering = 0;
+    l->slot_ns = 0;
+    l->slot_jobs = 0;
     l->has_slot = l->is_closed = l->is_paused = l->is_resuming = l->gives_back = false;
     l->label[0] = '\0';
 }

@@ -153,6 +153,13 @@ thread_of(PyObject *self)
 }
 
 static PyObject *
+get_was_used(PyObject *self, void *unused)
+{
+    (void)unused;
+    return PyBool_FromLong(lease_was_used(self));
+}
+
+static PyObject *
 get_has_slot(PyObject *self, void *unused)
 {
     (void)unused;
@@ -249,6 +256,7 @@ static PyGetSetDef lease_getset[] = {
     { "label", get_label, NULL, "Whose it is.", NULL },
     { "is_busy", get_is_busy, NULL, "A job of it runs or waits.", NULL },
     { "has_thread", get_has_thread, NULL, "It has its thread now.", NULL },
+    { "was_used", get_was_used, NULL, "A job of it has run, or could have.", NULL },
     { "has_slot", get_has_slot, NULL, "A job of it would begin at once, or runs.", NULL },
     { "has_no_thread", get_has_no_thread, NULL, "A job of it has raised NoThread.", NULL },
     { "thread_ident", get_thread_ident, NULL, "Of its thread, as threading.get_ident(); or None.",

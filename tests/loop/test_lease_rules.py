@@ -453,11 +453,15 @@ def test_affinity_can_be_changed(make_pool, run):
 
     async def main():
         lease = pool.lease()
+        assert not lease.was_used
         await lease.submit(int)
-        assert lease.has_thread
+        assert lease.has_thread and lease.was_used
         pool.affinity = "call"
         await lease.submit(int)
-        assert not lease.has_thread and pool.affinity == "call"
+        assert not lease.has_thread and lease.was_used and pool.affinity == "call"
+        other = pool.lease()
+        await other.submit(int)
+        assert not other.has_thread and other.was_used
 
     run(main)
 

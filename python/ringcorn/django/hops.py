@@ -50,7 +50,7 @@ class Leased:
     @property
     def may_have_used_thread(self):
         """Whether synchronous code of the request may have run, and so may have left a connection there."""
-        return self.lease.has_thread
+        return self.lease.was_used
 
     def _submit(self, is_last):
         """*is_last*: what follows the answer. A request that has lost its slot does not wait for another, as it might for too long: no
