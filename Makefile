@@ -1,6 +1,7 @@
 # Ringcorn: every way in. `make help` lists the targets.
 #
 #   PYTHON=python3.13   build for another Python: build/release-3.13/ringcorn     CC=clang   another compiler
+#   PYTHON=python3-dbg  build for a debug Python, which counts references: build/debug-3.11d/ringcorn with VARIANT=debug
 #   VARIANT=debug       as `make debug`: build/debug/ringcorn                     V=1        show the commands
 #   PREFIX= DESTDIR=    where `make install` puts things                          WERROR=1   warnings are errors
 
@@ -162,7 +163,7 @@ tsan: ## build/tsan/ringcorn: ThreadSanitizer
 
 .PHONY: help
 help: ## this list
-	@sed -n '3,6s/^# //p' Makefile
+	@sed -n '3,7s/^# //p' Makefile
 	@echo
 	@grep -hE '^[a-z][a-zA-Z_. -]*:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([^:]*):.*## (.*)/\1\t\2/' | \
 	    awk -F'\t' '{ printf "  %-22s %s\n", $$1, $$2 }'

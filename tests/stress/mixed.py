@@ -480,8 +480,9 @@ class Run:
         """The run has shown what it is for."""
         for site in self.sites:
             total = site.total
-            for name in ("answered", "exceptions", "left", "refused", "reloads", "workers told to go", "backends ended", "bursts", "rests"):
-                assert total[name] > 0 or (name == "workers told to go" and total["reloads"]), f"{site.name}: no {name}: {figures}"
+            for name in ("answered", "exceptions", "left", "refused", "backends ended", "bursts", "rests"):
+                assert total[name] > 0, f"{site.name}: no {name}: {figures}"
+            assert total["reloads"] + total["workers told to go"] > 0, f"{site.name}: no reload: {figures}"
             assert total["answered"] > total["sent"] / 2, f"{site.name}: hardly anything was answered: {figures}"
 
 
