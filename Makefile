@@ -54,7 +54,7 @@ EXTENSION := $(PYDIR)/_ringcorn$(PY_EXT_SUFFIX)
 # ------------------------------------------------------------------ sources
 # Ranks as in the README's map. What may not know Python is compiled without its include path.
 
-PLAIN_FOLDERS  := base conf metrics io net http master
+PLAIN_FOLDERS  := base conf metrics io net ws http master
 PYTHON_FOLDERS := py sync wsgi asgi guard worker
 
 sources = $(foreach folder,$(1),$(sort $(wildcard server/$(folder)/*.c)))
@@ -64,7 +64,7 @@ PLAIN_SOURCES     := $(call sources,$(PLAIN_FOLDERS))
 PROGRAM_SOURCES   := $(filter-out server/io/sim.c,$(PLAIN_SOURCES)) $(call sources,$(PYTHON_FOLDERS)) \
                      $(wildcard server/main.c)
 EXTENSION_SOURCES := $(filter-out server/io/sim.c server/py/embed.c, \
-                     $(call sources,base conf metrics io net http py sync wsgi asgi guard))
+                     $(call sources,base conf metrics io net ws http py sync wsgi asgi guard))
 PYTHON_FILES      := $(shell find python -name '*.py' -o -name '*.pyi' -o -name py.typed 2>/dev/null)
 UNIT_SOURCES      := $(sort $(wildcard tests/unit/test_*.c))
 UNIT_PROGRAMS     := $(patsubst tests/unit/%.c,$(OBJ)/unit/%,$(UNIT_SOURCES))
@@ -75,11 +75,12 @@ C_FILES           := $(wildcard server/*.[ch] server/*/*.[ch] tests/unit/*.[ch] 
 # ------------------------------------------------------------------ libraries
 
 PKG_CONFIG ?= pkg-config
-PACKAGES   := liburing yaml-0.1
+PACKAGES   := liburing yaml-0.1 zlib
 have_pkg    = $(shell $(PKG_CONFIG) --exists $(1) 2>/dev/null && echo yes)
 
 apt_of_liburing := liburing-dev
 apt_of_yaml-0.1 := libyaml-dev
+apt_of_zlib     := zlib1g-dev
 
 MISSING := $(strip $(if $(shell command -v $(PKG_CONFIG)),,pkg-config) \
              $(foreach p,$(PACKAGES),$(if $(call have_pkg,$(p)),,$(apt_of_$(p)))))
@@ -100,6 +101,10 @@ LLHTTP_OBJECTS := $(patsubst $(LLHTTP_SHARE)/llhttp/%.c,$(OBJ)/llhttp/%.o,$(LLHT
 # Debian 13 and later have the one, Debian 12 the other.
 MISSING += $(if $(LLHTTP_SOURCES),,$(shell apt-cache show libllhttp-dev >/dev/null 2>&1 && echo libllhttp-dev || echo node-llhttp))
 endif
+
+# wslay comes without a .pc file.
+MISSING += $(if $(shell echo '\#include <wslay/wslay.h>' | $(CC) $(CPPFLAGS) -E - >/dev/null 2>&1 && echo yes),,libwslay-dev)
+WSLAY_LIBS := -lwslay
 
 # ------------------------------------------------------------------ flags
 
@@ -137,7 +142,7 @@ CPP     := -D_GNU_SOURCE -DRINGCORN_VERSION='"$(VERSION)"' \
            -DRINGCORN_LIBURING_VERSION='"$(call pkg_version,liburing)"' \
            -DRINGCORN_LIBYAML_VERSION='"$(call pkg_version,yaml-0.1)"' -Iserver $(LIB_CFLAGS) $(LLHTTP_CFLAGS) $(CPPFLAGS)
 LINK    := $(HARDEN_LD) $(LD_$(VARIANT)) -pthread $(LDFLAGS)
-LIBS    := $(LIB_LIBS) $(LLHTTP_LIBS)
+LIBS    := $(LIB_LIBS) $(LLHTTP_LIBS) $(WSLAY_LIBS)
 
 is_python    = $(filter $(PYTHON_FOLDERS),$(word 2,$(subst /, ,$(1))))
 # Where the interpreter's home is concerns one file alone.
