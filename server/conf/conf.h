@@ -108,6 +108,16 @@ struct conf {
     uint64_t limit_body;
     unsigned limit_connections;
 
+    bool ws_enabled;
+    uint64_t ws_max_size; /* bytes of a message, inflated */
+    unsigned ws_queue;    /* messages that wait for the application before reading stops */
+    int64_t ws_ping_interval_ms, ws_ping_timeout_ms, ws_drain_ms; /* 0 = off */
+    unsigned ws_drain_code;
+    bool ws_deflate;
+    unsigned ws_deflate_window_bits, ws_deflate_mem_level, ws_deflate_level;
+    bool ws_deflate_no_takeover;
+    size_t ws_deflate_min_size, ws_deflate_memory; /* bytes; memory: 0 = off */
+
     char *root_path;
     enum conf_lifespan lifespan;
     unsigned http_lenient; /* enum conf_lenient, ored */

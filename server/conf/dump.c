@@ -182,11 +182,14 @@ conf_print(const struct conf *conf, FILE *out)
     for (size_t i = 0; i < schema_n; i++) {
         const struct key *k = &schema[i];
         size_t n = key_group_size(k);
+        const char *inner = memchr(k->name, '.', n); /* a group within a group */
+        int indent = inner != NULL ? 2 : 0;
+        size_t skip = inner != NULL ? (size_t)(inner + 1 - k->name) : 0;
         if (n > 0 && (n != group_n || memcmp(group, k->name, n) != 0))
-            fprintf(out, "%.*s:\n", (int)n, k->name);
+            fprintf(out, "%*s%.*s:\n", indent, "", (int)(n - skip), k->name + skip);
         group = k->name;
         group_n = n;
-        fprintf(out, "%s%s:", n > 0 ? "  " : "", n > 0 ? k->name + n + 1 : k->name);
+        fprintf(out, "%*s%s:", n > 0 ? indent + 2 : 0, "", n > 0 ? k->name + n + 1 : k->name);
         print_value(conf, k, out);
         fputc('\n', out);
     }

@@ -72,7 +72,7 @@ const struct key *schema_by_variable(const char *suffix);
 
 /* The group's first key when name is that of a group ("timeouts"), or NULL. */
 const struct key *schema_group(const char *name);
-/* Bytes of the group in the key's name; 0 = top level. */
+/* Bytes of the group in the key's name, "websocket.deflate" of websocket.deflate.level; 0 = top level. */
 size_t key_group_size(const struct key *k);
 
 /* Each writes NUL-terminated text of at most size bytes. */

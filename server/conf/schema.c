@@ -265,6 +265,42 @@ const struct key schema[] = {
       "open connections of a worker (less where the limit of descriptors is smaller)", .min = 1,
       .max = 10 * 1000 * 1000 },
 
+    { "websocket.enabled", KEY_BOOL, FIELD(ws_enabled), "true", NULL,
+      .help = "WebSockets are served; false = Upgrade is ignored" },
+    { "websocket.max_size", KEY_SIZE, FIELD(ws_max_size), "16MiB", "--ws-max-size",
+      "size of a message, as the application gets it; then close code 1009", .min = 1,
+      .max = 1024 * MIB },
+    { "websocket.queue", KEY_COUNT, FIELD(ws_queue), "32", "--ws-max-queue",
+      "messages that wait for the application; then the connection is read no further", .min = 1,
+      .max = 65535 },
+    { "websocket.ping_interval", KEY_DURATION, FIELD(ws_ping_interval_ms), "20s",
+      "--ws-ping-interval", "between pings", .max = DAY, .zero = "off" },
+    { "websocket.ping_timeout", KEY_DURATION, FIELD(ws_ping_timeout_ms), "20s",
+      "--ws-ping-timeout", "without a sign of life after a ping; then the connection is closed",
+      .max = DAY, .zero = "off" },
+    { "websocket.drain", KEY_DURATION, FIELD(ws_drain_ms), "10s", NULL,
+      "over which open WebSockets are closed when a worker leaves, so that their clients do not "
+      "return together",
+      .max = DAY, .zero = "off" },
+    { "websocket.drain_code", KEY_COUNT, FIELD(ws_drain_code), "1012", NULL,
+      "close code they get", .min = 1000, .max = 4999 },
+    { "websocket.deflate.enabled", KEY_BOOL, FIELD(ws_deflate), "true",
+      "--ws-per-message-deflate", .help = "permessage-deflate, for clients that offer it" },
+    { "websocket.deflate.window_bits", KEY_COUNT, FIELD(ws_deflate_window_bits), "12", NULL,
+      "window of both directions, as a power of two", .min = 9, .max = 15 },
+    { "websocket.deflate.mem_level", KEY_COUNT, FIELD(ws_deflate_mem_level), "5", NULL,
+      "memory of zlib's hash tables", .min = 1, .max = 9 },
+    { "websocket.deflate.level", KEY_COUNT, FIELD(ws_deflate_level), "6", NULL,
+      "how hard zlib tries", .min = 1, .max = 9 },
+    { "websocket.deflate.no_context_takeover", KEY_BOOL, FIELD(ws_deflate_no_takeover), "false",
+      NULL, .help = "each message is compressed on its own: less memory, larger messages" },
+    { "websocket.deflate.min_size", KEY_SIZE, FIELD(ws_deflate_min_size), "128", NULL,
+      "size of a message from which it is compressed", .max = 1024 * MIB, .zero = "off" },
+    { "websocket.deflate.memory", KEY_SIZE, FIELD(ws_deflate_memory), "64MiB", NULL,
+      "memory of a worker's compressors; beyond it messages go as they are, and new connections "
+      "do without",
+      .max = 64 * 1024 * (uint64_t)MIB, .zero = "off" },
+
     { "root_path", KEY_TEXT, FIELD(root_path), "", NULL,
       "the path a proxy has cut off before it passed the request on", .value = "PATH",
       .fault = root_path_fault, .is_empty_ok = true },
@@ -302,7 +338,7 @@ _Static_assert(ARRAY_LEN(schema) <= KEYS_MAX, "KEYS_MAX is too small");
 size_t
 key_group_size(const struct key *k)
 {
-    const char *dot = strchr(k->name, '.');
+    const char *dot = strrchr(k->name, '.');
     return dot ? (size_t)(dot - k->name) : 0;
 }
 

@@ -193,7 +193,7 @@ take_group(struct walk *y, const char *group, const yaml_node_t *node)
             continue;
         struct where w = where_of(y, key, name);
         const struct key *k = schema_by_name(name);
-        const struct key *first = group == NULL ? schema_group(name) : NULL;
+        const struct key *first = schema_group(name);
         bool *seen = k != NULL       ? &y->seen[k - schema]
                      : first != NULL ? &y->opened[first - schema]
                                      : NULL;

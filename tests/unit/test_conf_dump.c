@@ -157,7 +157,10 @@ test_groups_stand_together(void)
     for (size_t i = 0; i < schema_n; i++) {
         char line[NAME_MAX_KEY];
         size_t n = key_group_size(&schema[i]);
-        snprintf(line, sizeof(line), "\n%.*s:\n", (int)n, schema[i].name);
+        const char *inner = memchr(schema[i].name, '.', n);
+        size_t skip = inner != NULL ? (size_t)(inner + 1 - schema[i].name) : 0;
+        snprintf(line, sizeof(line), "\n%s%.*s:\n", inner != NULL ? "  " : "", (int)(n - skip),
+                 schema[i].name + skip);
         char *first = n > 0 ? strstr(text, line) : NULL;
         if (n > 0)
             ok(first != NULL && strstr(first + 1, line) == NULL, "%.*s: is there once", (int)n,
