@@ -1,10 +1,11 @@
-/* asgi.h: ASGI 3 (https://asgi.readthedocs.io, HTTP spec_version 2.5) on top of http/ and the event loop.
+/* asgi.h: ASGI 3 (https://asgi.readthedocs.io, HTTP and WebSocket spec_version 2.5) on top of http/ and the event loop.
  *
  *   server.c      one application behind one loop: the list of work between the I/O phase and the Python phase
  *   http_cycle.c  one request: begun, run as a task, ended in one function only
  *   scope.c       the scope dictionary, built from the parser's slices        names.c   constants, cached header pairs
  *   receive.c     the receive() callable      send.c   the send() callable    wait.c    the awaitable both return
  *   direct.c      requests that go to a thread without a task on the loop    direct_type.c  what their thread sees    guess.c  which those are
+ *   ws_receive.c, ws_send.c   the same two of a WebSocket
  *
  * A request, from head to end:
  *
@@ -115,6 +116,10 @@ struct cycle {
     bool is_cancelled;     /* by us, at the drain's end */
     bool is_refused;       /* 503 was sent in place of the application's own error: see send_start() */
     bool is_held;          /* see cycle_hold() */
+    bool is_websocket;
+    bool connect_is_told, disconnect_is_told;
+    bool is_accepted;      /* websocket.accept was sent */
+    bool is_closed;        /* websocket.close was */
     int64_t begun_ns;
     struct post lost;      /* from the finalizer to the loop */
     char label[CYCLE_LABEL_SIZE];
@@ -167,15 +172,19 @@ struct asgi_names {
     PyObject *future_type;    /* asyncio.Future */
     PyObject *wait_done;      /* the one satisfied wait with the result None */
     PyObject *empty_bytes, *root_path_bytes;
+    PyObject *websocket_template;
     PyObject *scope_template, *asgi_template, *request_template, *disconnect_template;
 #define ASGI_STRINGS(X)                                                                            \
     X(type) X(asgi) X(version) X(spec_version) X(http_version) X(server) X(client) X(scheme)       \
     X(method) X(root_path) X(path) X(raw_path) X(query_string) X(headers) X(state) X(extensions)   \
-    X(status) X(body) X(more_body) X(http)
+    X(status) X(body) X(more_body) X(http) X(websocket) X(ws) X(subprotocol) X(subprotocols)       \
+    X(text) X(bytes) X(code) X(reason)
 #define X(name) PyObject *s_##name;
     ASGI_STRINGS(X)
 #undef X
     PyObject *http_request, *http_disconnect, *response_start, *response_body; /* message types */
+    PyObject *ws_connect, *ws_receive, *ws_disconnect, *ws_accept, *ws_send, *ws_close;
+    PyObject *ws_response, *ws_response_start, *ws_response_body;
     PyObject *version_10, *version_11;
     PyObject *loop_kwname;    /* ("loop",) */
     PyObject *exception, *add_done_callback, *cancel, *set_result, *done;    /* method names */
@@ -204,6 +213,27 @@ void wait_wake_all(struct cycle *cycle);                           /* may run Py
 PyObject *receive_next(struct cycle *cycle);     /* new: a message; or NULL, without an exception when it must wait */
 PyObject *receive_last(struct cycle *cycle);     /* new: http.disconnect, also after the end */
 PyObject *send_message(struct cycle *cycle, PyObject *event); /* new: a struct wait, not of WAIT_SEND */
+PyObject *ws_receive_next(struct cycle *cycle);  /* the same of a WebSocket */
+PyObject *ws_receive_last(struct cycle *cycle);
+PyObject *ws_send_message(struct cycle *cycle, PyObject *type, PyObject *event);
+/* send.c: these also deny a WebSocket. */
+PyObject *send_start(struct cycle *cycle, PyObject *event);
+PyObject *send_body(struct cycle *cycle, PyObject *event);
+
+enum { HEADERS_ON_STACK = 48 };
+
+/* The headers of a message, which its owners keep. */
+struct header_table {
+    PyObject *pairs; /* new: the application's sequence */
+    PyObject *copies; /* new: tuples made of pairs that are none, or NULL */
+    struct http_header *v;
+    size_t n;
+    struct http_header *on_heap;
+    struct http_header on_stack[HEADERS_ON_STACK];
+};
+/* what: the message's type, for exceptions. 0, or -1 with an exception set and nothing to drop. May run Python. */
+int headers_take(struct cycle *cycle, PyObject *event, const char *what, struct header_table *out);
+void headers_drop(struct header_table *table); /* may run Python; the pending exception stays */
 bool cycle_is_here(const struct cycle *cycle);   /* is this the loop's thread? */
 bool cycle_must_yield(const struct cycle *cycle);
 struct cycle *cycle_new(struct asgi *a, struct h1 *h, const char *label); /* new. label: NULL = from the request's head, which is still there */
@@ -222,7 +252,7 @@ void cycle_abandon(struct cycle *cycle);
 PyObject *send_call(PyObject *self, PyObject *const *args, size_t nargsf, PyObject *kwnames);
 void held_release(void *owner); /* send.c: GIL held */
 /* Pairs of bytes, of http.response.start: borrowed slices. 0 or -1 with an exception set. */
-int send_header_of(PyObject *pair, size_t i, struct http_header *out);
+int send_header_of(PyObject *pair, size_t i, const char *what, struct http_header *out); /* what: the message's type */
 void send_set_start_error(enum http_write err, PyObject *pairs, size_t bad, long status); /* why h1_start() refused it */
 
 /* guess.c: which paths lead to synchronous code. Any thread. */

@@ -132,7 +132,7 @@ serve(struct exchange *ex)
 bool
 direct_takes(struct asgi *a, struct h1 *h)
 {
-    if (!guess_is_sync(a->guesses, h1_request(h)->path) || !exchange_will_be_whole(h))
+    if (h1_request(h)->is_websocket || !guess_is_sync(a->guesses, h1_request(h)->path) || !exchange_will_be_whole(h))
         return false;
     exchange_begin(a->exchanges, h, serve);
     loop_note_request(a->loop, false);

@@ -13,12 +13,21 @@
 static void
 label_fill(struct cycle *cycle, const struct http_request *r)
 {
-    size_t n = r->method.n < 16 ? r->method.n : 16;
-    memcpy(cycle->label, r->method.p, n);
+    struct slice method = r->is_websocket ? SLICE("WS") : r->method;
+    size_t n = method.n < 16 ? method.n : 16;
+    memcpy(cycle->label, method.p, n);
     cycle->label[n++] = ' ';
     size_t room = CYCLE_LABEL_SIZE - 1 - n, path = r->path.n < room ? r->path.n : room;
     memcpy(cycle->label + n, r->path.p, path); /* http/ lets only visible ASCII through */
     cycle->label[n + path] = '\0';
+}
+
+/* The application will say no more to an open WebSocket, and not because it was done. */
+static void
+close_websocket(struct cycle *cycle, unsigned code)
+{
+    if (cycle->is_accepted)
+        h1_ws_close(cycle->h, code, SLICE(""));
 }
 
 /* The head is what failed (the application did not make the whole of an answer): status where it is not too late. */
@@ -130,12 +139,13 @@ cycle_end(struct cycle *cycle, PyObject *task, PyObject *exception)
         if (is_refused)
             ; /* said */
         else if (!was_cancelled)
-            report(cycle, raised, h1_is_sending(h) ? "exception after the response had begun" : "exception");
+            report(cycle, raised, h1_is_sending(h) && !cycle->is_accepted ? "exception after the response had begun" : "exception");
         else if (cycle->is_cancelled)
             log_warning("%s: cancelled, the worker is stopping", cycle->label);
         else if (!h1_is_gone(h))
             report(cycle, raised, "the application cancelled its own task");
         fail(cycle, is_refused ? 503 : 500);
+        close_websocket(cycle, cycle->is_cancelled ? cycle->asgi->http.conf->ws_drain_code : WS_INTERNAL_ERROR);
     } else if (UNLIKELY(!h1_is_finished(h)) && !h1_is_broken(h) && !h1_is_gone(h)) {
         report(cycle, NULL, h1_is_started(h) ? "the application returned before the response was complete"
                                              : "the application returned without a response");
@@ -151,6 +161,7 @@ cycle_abandon(struct cycle *cycle)
 {
     log_warning("%s: left behind, its task did not end", cycle->label);
     fail(cycle, 500);
+    close_websocket(cycle, cycle->asgi->http.conf->ws_drain_code);
     cycle_part(cycle);
 }
 
@@ -182,6 +193,8 @@ cycle_new(struct asgi *a, struct h1 *h, const char *label)
     list_init(&cycle->waits);
     cycle->events = 0;
     cycle->body_is_told = cycle->is_full = cycle->is_cancelled = cycle->is_refused = cycle->is_held = false;
+    cycle->connect_is_told = cycle->disconnect_is_told = cycle->is_accepted = cycle->is_closed = false;
+    cycle->is_websocket = h1_request(h)->is_websocket;
     cycle->begun_ns = a->http.net->now_ns;
     if (label != NULL)
         snprintf(cycle->label, sizeof(cycle->label), "%s", label);
@@ -206,7 +219,7 @@ call_in(struct cycle *cycle, PyObject *context, PyObject *fn, PyObject *scope)
         return NULL;
     PyObject *args[] = { scope, receive, send };
     size_t skipped = scope == NULL;
-    if (LIKELY(cycle->lease == NULL))
+    if (LIKELY(cycle->lease == NULL) && !cycle->is_websocket) /* whose leases are ringcorn.websocket_lease's */
         cycle->lease = pool_enter(a->pool, cycle->label);
     PyObject *coro = UNLIKELY(cycle->lease == NULL && PyErr_Occurred())
                          ? NULL
@@ -273,7 +286,7 @@ cycle_start(struct cycle *cycle)
     PyObject *addresses = context == NULL ? NULL : scope_addresses(a->names, cycle->h);
     PY_OWNED PyObject *scope = addresses == NULL ? NULL : scope_new(a, h1_request(cycle->h), addresses);
     h1_head_done(cycle->h);
-    PY_OWNED PyObject *coro = scope == NULL ? NULL : call_in(cycle, context, a->app, scope);
+    PY_OWNED PyObject *coro = scope == NULL ? NULL : call_in(cycle, context, cycle->is_websocket ? a->websocket_app : a->app, scope);
     return run(cycle, coro, context, scope);
 }
 

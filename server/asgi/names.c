@@ -65,6 +65,12 @@ make_templates(struct asgi_names *n, const struct conf *conf)
         PyDict_SetItem(n->scope_template, n->s_method, n->methods[0]) < 0 ||
         PyDict_SetItem(n->scope_template, n->s_query_string, n->empty_bytes) < 0)
         return -1;
+    n->websocket_template = PyDict_Copy(n->scope_template);
+    if (n->websocket_template == NULL || PyDict_DelItem(n->websocket_template, n->s_method) < 0 ||
+        PyDict_SetItem(n->websocket_template, n->s_type, n->s_websocket) < 0 ||
+        PyDict_SetItem(n->websocket_template, n->s_scheme, n->s_ws) < 0 ||
+        PyDict_SetItem(n->websocket_template, n->s_subprotocols, Py_None) < 0)
+        return -1;
     if (PyDict_SetItem(n->request_template, n->s_type, n->http_request) < 0 ||
         PyDict_SetItem(n->request_template, n->s_body, n->empty_bytes) < 0 ||
         PyDict_SetItem(n->request_template, n->s_more_body, Py_False) < 0)
@@ -116,6 +122,15 @@ names_fill(struct asgi_names *n, const struct conf *conf)
         { &n->http_disconnect, "http.disconnect" },
         { &n->response_start, "http.response.start" },
         { &n->response_body, "http.response.body" },
+        { &n->ws_connect, "websocket.connect" },
+        { &n->ws_receive, "websocket.receive" },
+        { &n->ws_disconnect, "websocket.disconnect" },
+        { &n->ws_accept, "websocket.accept" },
+        { &n->ws_send, "websocket.send" },
+        { &n->ws_close, "websocket.close" },
+        { &n->ws_response, "websocket.http.response" },
+        { &n->ws_response_start, "websocket.http.response.start" },
+        { &n->ws_response_body, "websocket.http.response.body" },
         { &n->version_10, "1.0" },
         { &n->version_11, "1.1" },
         { &n->exception, "exception" },
@@ -168,7 +183,9 @@ names_free(struct asgi_names *n)
         &n->response_start,  &n->response_body,     &n->version_10,       &n->version_11,
         &n->exception,       &n->add_done_callback, &n->cancel,           &n->set_result,
         &n->done,            &n->server_tuple,      &n->report,           &n->loop_kwname,  &n->refused,
-        &n->as_coroutine,
+        &n->as_coroutine,    &n->websocket_template, &n->ws_connect,      &n->ws_receive,
+        &n->ws_disconnect,   &n->ws_accept,         &n->ws_send,          &n->ws_close,
+        &n->ws_response,     &n->ws_response_start, &n->ws_response_body,
     };
     for (size_t i = 0; i < ARRAY_LEN(rest); i++)
         Py_CLEAR(*rest[i]);

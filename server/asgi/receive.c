@@ -44,6 +44,8 @@ receive_last(struct cycle *cycle)
         PyErr_SetString(PyExc_RuntimeError, "receive() was called after the server had ended");
         return NULL;
     }
+    if (cycle->is_websocket)
+        return ws_receive_last(cycle);
     return PyDict_Copy(n->disconnect_template);
 }
 
@@ -66,6 +68,8 @@ receive_next(struct cycle *cycle)
 {
     struct asgi_names *n = cycle->asgi->names;
     struct h1 *h = cycle->h;
+    if (cycle->is_websocket)
+        return ws_receive_next(cycle);
     if (UNLIKELY(cycle->early != NULL) && !h1_is_finished(h))
         return early_message(cycle);
     if (!cycle->body_is_told && !h1_is_finished(h)) { /* after the answer nobody waits for the rest of a body */

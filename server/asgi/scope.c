@@ -42,7 +42,8 @@ scope_ends(struct asgi_names *n, const struct exchange_ends *ends)
         n->server_port = ends->server_port;
         n->has_servers = n->server_tuple != NULL;
         Py_XSETREF(n->server_tuple, py_take(&server));
-        if (PyDict_SetItem(n->scope_template, n->s_server, n->server_tuple) < 0)
+        if (PyDict_SetItem(n->scope_template, n->s_server, n->server_tuple) < 0 ||
+            PyDict_SetItem(n->websocket_template, n->s_server, n->server_tuple) < 0)
             return NULL;
     }
     return PyTuple_Pack(2, client, n->server_tuple);
@@ -141,14 +142,47 @@ set(PyObject *scope, PyObject *key, PyObject *value)
     return err;
 }
 
+/* What the client offers, in its order. */
+static PyObject *
+subprotocols_new(const struct http_request *r)
+{
+    PY_OWNED PyObject *list = PyList_New(0);
+    for (unsigned i = 0; list != NULL && i < r->headers_n; i++) {
+        if (!slice_is(r->headers[i].name, "sec-websocket-protocol"))
+            continue;
+        for (struct slice rest = r->headers[i].value; rest.n > 0;) {
+            const char *comma = memchr(rest.p, ',', rest.n);
+            size_t n = comma != NULL ? (size_t)(comma - rest.p) : rest.n;
+            struct slice one = slice_trim((struct slice){ rest.p, n });
+            n += comma != NULL;
+            rest = (struct slice){ rest.p + n, rest.n - n };
+            if (one.n == 0)
+                continue;
+            PY_OWNED PyObject *text = PyUnicode_DecodeLatin1(one.p, (Py_ssize_t)one.n, NULL);
+            if (text == NULL || PyList_Append(list, text) < 0)
+                return NULL;
+        }
+    }
+    return py_take(&list);
+}
+
+static PyObject *
+extensions_new(struct asgi_names *n, bool is_websocket)
+{
+    PY_OWNED PyObject *extensions = PyDict_New();
+    if (extensions == NULL || (is_websocket && set(extensions, n->ws_response, PyDict_New()) < 0))
+        return NULL;
+    return py_take(&extensions);
+}
+
 PyObject *
 scope_new(struct asgi *a, const struct http_request *r, PyObject *addresses)
 {
     struct asgi_names *n = a->names;
-    PY_OWNED PyObject *scope = PyDict_Copy(n->scope_template);
+    PY_OWNED PyObject *scope = PyDict_Copy(r->is_websocket ? n->websocket_template : n->scope_template);
     if (scope == NULL || PyDict_SetItem(scope, n->s_client, PyTuple_GET_ITEM(addresses, 0)) < 0 ||
         set(scope, n->s_asgi, PyDict_Copy(n->asgi_template)) < 0 ||
-        set(scope, n->s_extensions, PyDict_New()) < 0 ||
+        set(scope, n->s_extensions, extensions_new(n, r->is_websocket)) < 0 ||
         set(scope, n->s_path, path_new(n, r->path)) < 0 ||
         set(scope, n->s_raw_path, raw_path_new(n, r->path)) < 0 ||
         set(scope, n->s_headers, headers_new(n, r)) < 0 ||
@@ -158,6 +192,8 @@ scope_new(struct asgi *a, const struct http_request *r, PyObject *addresses)
     if (UNLIKELY(n->has_servers || server != n->server_tuple) && PyDict_SetItem(scope, n->s_server, server) < 0)
         return NULL;
     if (UNLIKELY(r->version_minor == 0) && PyDict_SetItem(scope, n->s_http_version, n->version_10) < 0)
+        return NULL;
+    if (r->is_websocket && set(scope, n->s_subprotocols, subprotocols_new(r)) < 0)
         return NULL;
     if (!slice_is(r->method, "GET") && set(scope, n->s_method, names_method(n, r->method)) < 0)
         return NULL;

@@ -5,10 +5,7 @@
  * http_app.release to asgi->trash. */
 #include "asgi.h"
 
-enum {
-    HOLD_MIN = 16 * 1024, /* bytes; smaller bodies are copied (http/http.h, h1_write) */
-    HEADERS_ON_STACK = 48,
-};
+enum { HOLD_MIN = 16 * 1024 }; /* bytes; smaller bodies are copied (http/http.h, h1_write) */
 
 struct held {
     Py_buffer view;
@@ -56,7 +53,7 @@ send_set_start_error(enum http_write err, PyObject *headers, size_t bad, long st
 
 /* Borrows: the slices live as long as the pair's owner does. */
 int
-send_header_of(PyObject *pair, size_t i, struct http_header *out)
+send_header_of(PyObject *pair, size_t i, const char *what, struct http_header *out)
 {
     PyObject *name, *value;
     if (LIKELY(PyTuple_CheckExact(pair) && PyTuple_GET_SIZE(pair) == 2)) {
@@ -64,12 +61,12 @@ send_header_of(PyObject *pair, size_t i, struct http_header *out)
         value = PyTuple_GET_ITEM(pair, 1);
     } else {
         PyErr_Format(PyExc_TypeError,
-                     "http.response.start: header %zu must be a pair (name, value), not %R", i, pair);
+                     "%s: header %zu must be a pair (name, value), not %R", what, i, pair);
         return -1;
     }
     if (UNLIKELY(!PyBytes_Check(name) || !PyBytes_Check(value))) {
         PyErr_Format(PyExc_TypeError,
-                     "http.response.start: name and value of header %zu must be bytes, not %R", i, pair);
+                     "%s: name and value of header %zu must be bytes, not %R", what, i, pair);
         return -1;
     }
     out->name = (struct slice){ PyBytes_AS_STRING(name), (size_t)PyBytes_GET_SIZE(name) };
@@ -95,7 +92,74 @@ send_refused(struct cycle *cycle)
     return wait_value(cycle, NULL);
 }
 
-static PyObject *
+/* --- headers ---------------------------------------------------------------------------------------------------------- */
+
+void
+headers_drop(struct header_table *t)
+{
+    free(t->on_heap);
+    if (LIKELY(t->copies == NULL && Py_REFCNT(t->pairs) > 1)) { /* no Python runs */
+        Py_DECREF(t->pairs);
+        return;
+    }
+    PyObject *type, *value, *traceback;
+    PyErr_Fetch(&type, &value, &traceback);
+    Py_XDECREF(t->copies);
+    Py_DECREF(t->pairs);
+    PyErr_Restore(type, value, traceback);
+}
+
+int
+headers_take(struct cycle *cycle, PyObject *event, const char *what, struct header_table *out)
+{
+    PyObject *headers = item(event, cycle->asgi->names->s_headers);
+    if (headers == NULL && PyErr_Occurred())
+        return -1;
+    /* Any iterable of pairs; the pairs of a generator live in the list that PySequence_Fast makes of it. */
+    char why[96];
+    snprintf(why, sizeof(why), "%s: 'headers' must be an iterable of pairs", what);
+    PY_OWNED PyObject *pairs =
+        headers == NULL || headers == Py_None ? PyTuple_New(0) : PySequence_Fast(headers, why);
+    if (pairs == NULL)
+        return -1;
+    size_t count = (size_t)PySequence_Fast_GET_SIZE(pairs);
+    struct http_header *table = out->on_stack;
+    MEM_OWNED struct http_header *on_heap = NULL;
+    if (count > HEADERS_ON_STACK && (table = on_heap = calloc(count, sizeof(*table))) == NULL) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    PY_OWNED PyObject *copies = NULL; /* owns tuples made of pairs that are none */
+    for (size_t i = 0; i < count; i++) {
+        PyObject *pair = PySequence_Fast_GET_ITEM(pairs, (Py_ssize_t)i);
+        PY_OWNED PyObject *copy = NULL;
+        if (UNLIKELY(!PyTuple_CheckExact(pair)) && !PyBytes_Check(pair) && !PyUnicode_Check(pair)) {
+            /* Making the tuple may run Python, which may change the application's list: hold all that is in it. */
+            if (copies == NULL) {
+                PyObject *all = PySequence_Tuple(pairs);
+                if (all == NULL)
+                    return -1;
+                Py_SETREF(pairs, all);
+                if ((copies = PyList_New(0)) == NULL)
+                    return -1;
+            }
+            if ((copy = PySequence_Tuple(pair)) == NULL || PyList_Append(copies, copy) < 0)
+                return -1;
+            pair = copy;
+        }
+        if (send_header_of(pair, i, what, &table[i]) < 0)
+            return -1;
+    }
+    out->pairs = py_take(&pairs);
+    out->copies = py_take(&copies);
+    out->v = table;
+    out->n = count;
+    out->on_heap = on_heap;
+    on_heap = NULL;
+    return 0;
+}
+
+PyObject *
 send_start(struct cycle *cycle, PyObject *event)
 {
     struct asgi_names *n = cycle->asgi->names;
@@ -114,54 +178,24 @@ send_start(struct cycle *cycle, PyObject *event)
                             status_object);
     if (UNLIKELY(status >= 500 && status < 600 && cycle_was_refused(cycle)))
         return send_refused(cycle);
-    PyObject *headers = item(event, n->s_headers);
-    if (headers == NULL && PyErr_Occurred())
+    struct header_table table;
+    if (headers_take(cycle, event, "http.response.start", &table) < 0)
         return NULL;
-    /* Any iterable of pairs; the pairs of a generator live in the list that PySequence_Fast makes of it. */
-    PY_OWNED PyObject *pairs = headers == NULL || headers == Py_None
-                                   ? PyTuple_New(0)
-                                   : PySequence_Fast(headers, "http.response.start: 'headers' must be an iterable of pairs");
-    if (pairs == NULL)
-        return NULL;
-    size_t count = (size_t)PySequence_Fast_GET_SIZE(pairs);
-    struct http_header on_stack[HEADERS_ON_STACK], *table = on_stack;
-    MEM_OWNED struct http_header *on_heap = NULL;
-    if (count > HEADERS_ON_STACK && (table = on_heap = calloc(count, sizeof(*table))) == NULL)
-        return PyErr_NoMemory();
-    PY_OWNED PyObject *copies = NULL; /* owns tuples made of pairs that are none */
-    for (size_t i = 0; i < count; i++) {
-        PyObject *pair = PySequence_Fast_GET_ITEM(pairs, (Py_ssize_t)i);
-        PY_OWNED PyObject *copy = NULL;
-        if (UNLIKELY(!PyTuple_CheckExact(pair)) && !PyBytes_Check(pair) && !PyUnicode_Check(pair)) {
-            /* Making the tuple may run Python, which may change the application's list: hold all that is in it. */
-            if (copies == NULL) {
-                PyObject *all = PySequence_Tuple(pairs);
-                if (all == NULL)
-                    return NULL;
-                Py_SETREF(pairs, all);
-                if ((copies = PyList_New(0)) == NULL)
-                    return NULL;
-            }
-            if ((copy = PySequence_Tuple(pair)) == NULL || PyList_Append(copies, copy) < 0)
-                return NULL;
-            pair = copy;
-        }
-        if (send_header_of(pair, i, &table[i]) < 0)
-            return NULL;
-    }
-    if (UNLIKELY(cycle->h == NULL || h1_is_started(cycle->h))) /* by what ran meanwhile */
+    if (UNLIKELY(cycle->h == NULL || cycle->is_accepted || h1_is_started(cycle->h))) { /* by what ran meanwhile */
+        headers_drop(&table);
         return out_of_order(n->response_start, "the response has already been started");
+    }
     size_t bad = 0;
     enum http_write err =
-        h1_start(cycle->h, status > 0 && status < 1000 ? (int)status : 0, table, count, &bad);
+        h1_start(cycle->h, status > 0 && status < 1000 ? (int)status : 0, table.v, table.n, &bad);
     if (UNLIKELY(err < 0)) {
         if (err == HTTP_BROKEN)
             PyErr_SetString(n->disconnected, "the client has gone");
         else
-            send_set_start_error(err, pairs, bad, status);
-        return NULL;
+            send_set_start_error(err, table.pairs, bad, status);
     }
-    return wait_value(cycle, NULL);
+    headers_drop(&table);
+    return UNLIKELY(err < 0) ? NULL : wait_value(cycle, NULL);
 }
 
 static enum http_write
@@ -199,7 +233,7 @@ write_body(struct cycle *cycle, PyObject *body, bool is_last)
     return result;
 }
 
-static PyObject *
+PyObject *
 send_body(struct cycle *cycle, PyObject *event)
 {
     struct asgi_names *n = cycle->asgi->names;
@@ -266,6 +300,8 @@ send_message(struct cycle *cycle, PyObject *event)
             PyErr_SetString(PyExc_ValueError, "send(): the message has no 'type'");
         return NULL;
     }
+    if (cycle->is_websocket)
+        return ws_send_message(cycle, type, event);
     if (UNLIKELY(h1_is_finished(h))) {
         if (cycle->is_refused && is_type(type, n->response_body))
             return wait_value(cycle, NULL);

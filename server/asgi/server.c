@@ -144,6 +144,7 @@ asgi_serve(struct asgi *a, PyObject *app, PyObject *websocket_app, PyObject *con
     }
     Py_XSETREF(a->app, Py_NewRef(app));
     Py_XSETREF(a->websocket_app, Py_NewRef(websocket_app));
+    a->http.serves_websockets = true;
     Py_XSETREF(a->context, Py_NewRef(context));
     Py_XSETREF(a->state, Py_NewRef(state));
     Py_XSETREF(a->pool, Py_NewRef(pool));

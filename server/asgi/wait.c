@@ -232,7 +232,8 @@ static void
 wait_give_up(struct wait *w)
 {
     forget_future(w);
-    if (w->kind != WAIT_RECEIVE || w->cycle == NULL || w->cycle->h == NULL || !cycle_is_here(w->cycle))
+    if (w->kind != WAIT_RECEIVE || w->cycle == NULL || w->cycle->h == NULL || w->cycle->is_websocket ||
+        !cycle_is_here(w->cycle))
         return;
     LIST_FOR_EACH(node, &w->cycle->waits) {
         if (CONTAINER_OF(node, struct wait, link)->kind == WAIT_RECEIVE)

@@ -14,7 +14,8 @@
 
 static const unsigned h1_next[H1_STATES] = {
     [H1_HEAD] = TO(H1_IN_HAND) | TO(H1_CLOSED),
-    [H1_IN_HAND] = TO(H1_HEAD) | TO(H1_SKIP_BODY) | TO(H1_CLOSED),
+    [H1_IN_HAND] = TO(H1_HEAD) | TO(H1_WEBSOCKET) | TO(H1_SKIP_BODY) | TO(H1_CLOSED),
+    [H1_WEBSOCKET] = TO(H1_CLOSED),
     [H1_SKIP_BODY] = TO(H1_HEAD) | TO(H1_CLOSED),
     [H1_CLOSED] = 0,
 };
@@ -153,6 +154,9 @@ h1_readable(struct conn *c)
         if (h1_is_gone(h) && !h->r->told_gone)
             h1_tell_gone(h);
         break;
+    case H1_WEBSOCKET:
+        h1_ws_readable(h);
+        break;
     case H1_SKIP_BODY:
         readable_skip(h);
         break;
@@ -198,6 +202,12 @@ h1_begin(struct h1 *h)
     h->app->begin(h->app, h);
     if (!r->is_body_done && c->readable)
         conn_resume(c);
+}
+
+void
+h1_ws_begin(struct h1 *h)
+{
+    h1_to(h, H1_WEBSOCKET);
 }
 
 void
@@ -289,19 +299,25 @@ h1_end(struct h1 *h)
 {
     struct conn *c = &h->conn;
     struct h1_req *r = h->r;
-    ASSERT(h->state == H1_IN_HAND);
+    ASSERT(h->state == H1_IN_HAND || h->state == H1_WEBSOCKET);
     h->app->net->now_ns = clock_ns(); /* the application may have run for long: deadlines follow */
     if (h->app->access_fd >= 0)
         access_note(h);
     h->app->in_hand--;
     h1_head_give(h);
     r->is_head_taken = true;
+    if (h->state == H1_WEBSOCKET)
+        h1_ws_part(h);
     conn_unpin(c);
     if (r->refused || c->broken || c->state != CONN_OPEN) {
         h1_req_give(h);
         h1_to(h, H1_CLOSED);
         if (c->broken)
             conn_close(c);
+        return;
+    }
+    if (h->state == H1_WEBSOCKET) {
+        finish(h, true);
         return;
     }
     if (!r->finished) {
@@ -342,7 +358,7 @@ static void
 h1_drained(struct conn *c)
 {
     struct h1 *h = h1_of(c);
-    if (h->state == H1_IN_HAND) {
+    if (h->state == H1_IN_HAND || h->state == H1_WEBSOCKET) {
         h->app->event(h->app, h, HTTP_DRAINED);
     } else if (h->state == H1_HEAD) {
         if (has_input(h))
@@ -358,6 +374,8 @@ h1_timeout(struct conn *c)
     bool has_begun = h->state == H1_HEAD && has_input(h);
     if (has_begun || (h->state == H1_IN_HAND && h->r->want))
         h1_refuse(h, 408);
+    else if (h->state == H1_WEBSOCKET)
+        h1_ws_timeout(h);
     else if (h->state == H1_HEAD || h->state == H1_SKIP_BODY)
         finish(h, true); /* it said nothing, or was answered: it hears no more */
 }
@@ -370,6 +388,10 @@ h1_broken(struct conn *c, int err)
         log_error("no memory to answer a request; the connection is closed");
     if (h->state == H1_IN_HAND) {
         h1_tell_gone(h);
+        return;
+    }
+    if (h->state == H1_WEBSOCKET) {
+        h1_ws_broken(h);
         return;
     }
     h1_head_give(h);
@@ -385,7 +407,8 @@ h1_freed(struct conn *c)
     struct h1 *h = h1_of(c);
     h1_head_give(h);
     h1_req_give(h);
-    if (h->state == H1_IN_HAND) /* net_fini() in the middle of a request */
+    /* net_fini() in the middle of a request */
+    if (h->state == H1_IN_HAND || h->state == H1_WEBSOCKET)
         h->app->in_hand--;
     if (h->conn_data != NULL)
         h->app->conn_freed(h->app, h->conn_data);
@@ -427,7 +450,11 @@ http_init(struct http_app *app, struct conn_ops *ops)
         .flushed = h1_flushed,
         .app = app,
     };
-    return status_init(app);
+    h1_ws_configure(app);
+    int err = ws_shared_init(&app->own.ws);
+    if (err == 0 && (err = status_init(app)) < 0)
+        ws_shared_fini(&app->own.ws);
+    return err;
 }
 
 void
@@ -436,6 +463,7 @@ http_fini(struct http_app *app)
     if (app->own.access.n > 0)
         access_flush(app);
     h1_pools_fini(app);
+    ws_shared_fini(&app->own.ws);
     buf_free(&app->own.headers);
     buf_free(&app->own.access);
 }
@@ -449,6 +477,7 @@ http_drain(struct http_app *app)
         if (h->state == H1_HEAD && h->conn.state == CONN_OPEN && !has_input(h))
             deadline_idle(h);
     }
+    h1_ws_drain(app);
 }
 
 /* --- for the application ---------------------------------------------------------------------- */

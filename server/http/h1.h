@@ -26,9 +26,10 @@ enum {
 /*     HEAD --begin()--> IN_HAND --h1_end()--> HEAD, or SKIP_BODY -> HEAD, or CLOSED
  * HEAD       idle, or part of a head has come
  * IN_HAND    between begin() and h1_end(); the connection is pinned
+ * WEBSOCKET  from the 101 to h1_end(); pinned too
  * SKIP_BODY  the answer is done, the rest of the request's body is still coming
  * CLOSED     the connection closes by itself */
-enum h1_state { H1_HEAD, H1_IN_HAND, H1_SKIP_BODY, H1_CLOSED, H1_STATES };
+enum h1_state { H1_HEAD, H1_IN_HAND, H1_WEBSOCKET, H1_SKIP_BODY, H1_CLOSED, H1_STATES };
 
 struct head; /* h1_head.c: parser and headers, while a head is incomplete or in use by the app */
 
@@ -40,6 +41,7 @@ struct h1_req {
     void *data;
     /* for the access log: copy of the request line, from h1_head_done() on */
     char *line;
+    struct h1_ws *ws; /* NULL unless req.is_websocket */
     int64_t began_ns;
     /* body in: in->data[body_start..body_end) is decoded and not taken; conn.in_start is where
      * undecoded input begins */
@@ -124,6 +126,22 @@ uint64_t h1_body_missing(const struct h1 *h);
 /* h1_write.c: our own answer with a short text; queued, nothing closed. */
 void h1_write_own(struct h1 *h, int status, bool close);
 void h1_write_continue(struct h1 *h); /* 100 Continue, if it is still due */
+
+char *h1_put_header(char *p, const struct http_header *v, enum http_write *err);
+
+/* h1_ws.c */
+struct h1_ws;
+void h1_ws_configure(struct http_app *app);
+/* Of a request with Upgrade: websocket. is_upgrade: Connection says so too. 0 or the status to
+ * refuse with. */
+int h1_ws_check(struct h1 *h, bool is_upgrade);
+void h1_ws_free(struct h1_ws *w);
+void h1_ws_readable(struct h1 *h);
+void h1_ws_timeout(struct h1 *h);
+void h1_ws_broken(struct h1 *h);
+void h1_ws_part(struct h1 *h); /* in h1_end() */
+void h1_ws_drain(struct http_app *app);
+void h1_ws_begin(struct h1 *h); /* h1.c: IN_HAND -> WEBSOCKET */
 
 /* access.c */
 void access_note(struct h1 *h);      /* one line about the request that ends now */

@@ -109,7 +109,8 @@ h1_check_request_line(struct h1 *h, struct slice line)
 /* What was found while going over the headers. */
 struct found {
     struct http_header *host;
-    bool content_length, close, keep_alive;
+    bool content_length, close, keep_alive, upgrade;
+    bool websocket; /* Upgrade names it */
     unsigned codings;  /* in all Transfer-Encoding fields together */
     bool chunked_last; /* the last coding is `chunked` */
     bool unknown;      /* a coding that is not `chunked` */
@@ -182,7 +183,18 @@ check_connection(struct found *f, struct slice value)
             f->close = true;
         else if (slice_is_nocase(option, "keep-alive"))
             f->keep_alive = true;
+        else if (slice_is_nocase(option, "upgrade"))
+            f->upgrade = true;
     }
+}
+
+/* What else it may name is ignored: the request is answered as what it is without it. */
+static void
+check_upgrade(struct found *f, struct slice value)
+{
+    struct slice protocol;
+    while (list_next(&value, &protocol))
+        f->websocket |= slice_is_nocase(protocol, "websocket");
 }
 
 static int
@@ -203,6 +215,10 @@ check_header(struct http_request *req, struct found *f, struct http_header *v)
             return 417;
         req->expects_continue = true;
         return 0;
+    case 7:
+        if (memcmp(v->name.p, "upgrade", 7) == 0)
+            check_upgrade(f, v->value);
+        return 0;
     case 10:
         if (memcmp(v->name.p, "connection", 10) == 0)
             check_connection(f, v->value);
@@ -219,8 +235,6 @@ check_header(struct http_request *req, struct found *f, struct http_header *v)
             return 0;
         return check_transfer_encoding(f, v->value);
     default:
-        /* Upgrade is ignored: the request is answered as what it is without it. WebSockets will
-         * begin here. */
         return 0;
     }
 }
@@ -265,5 +279,5 @@ h1_check_headers(struct h1 *h)
         return 413;
     h->r->keep_alive = f.close ? false : req->version_minor >= 1 || f.keep_alive;
     h->r->client_closes = !h->r->keep_alive;
-    return 0;
+    return UNLIKELY(f.websocket) ? h1_ws_check(h, f.upgrade) : 0;
 }

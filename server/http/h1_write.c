@@ -89,8 +89,8 @@ special(const struct http_header *v, struct told *told)
 
 /* Copies name and value and checks them on the way. Returns where it ends, or NULL with *err set.
  * */
-static char *
-put_header(char *p, const struct http_header *v, enum http_write *err)
+char *
+h1_put_header(char *p, const struct http_header *v, enum http_write *err)
 {
     unsigned token = CHAR_TOKEN;
     for (size_t i = 0; i < v->name.n; i++) {
@@ -218,7 +218,7 @@ h1_start_as(struct h1 *h, int status, struct slice reason, const struct http_hea
     p += put_status(status, reason, p);
     for (i = 0; i < n; i++) {
         enum http_write err = HTTP_OK;
-        char *next = put_header(p, &headers[i], &err);
+        char *next = h1_put_header(p, &headers[i], &err);
         if (next != NULL) {
             int keep = special(&headers[i], &told);
             if (keep > 0)
@@ -315,7 +315,9 @@ complete_head(struct h1 *h, size_t n, bool is_last)
     if (!r->keep_alive || h->app->draining || r->until_close ||
         (is_last && body_spoils_connection(h)))
         r->close = true;
-    if (r->close)
+    if (r->close && r->status == 426) /* what Upgrade names, Connection names (RFC 9110, 7.8) */
+        p = put(p, SLICE("connection: close, upgrade\r\n"));
+    else if (r->close)
         p = put(p, SLICE("connection: close\r\n"));
     else if (r->req.version_minor == 0)
         p = put(p, SLICE("connection: keep-alive\r\n"));
@@ -512,7 +514,13 @@ h1_write_own(struct h1 *h, int status, bool close)
     struct http_header headers[] = {
         { SLICE("content-type"), SLICE("text/plain; charset=utf-8") },
         { SLICE("retry-after"), SLICE("1") },
+        { SLICE("upgrade"), SLICE("websocket") },
     };
+    size_t headers_n = status == 503 ? 2 : 1;
+    if (status == 426) { /* RFC 6455 section 4.4 */
+        headers[1] = (struct http_header){ SLICE("sec-websocket-version"), SLICE("13") };
+        headers_n = 3;
+    }
     size_t bad, n = (size_t)snprintf(body, sizeof(body), "%.*s\n", (int)phrase.n, phrase.p);
     conn_out_cancel(&h->conn);
     r->out = NULL;
@@ -520,7 +528,7 @@ h1_write_own(struct h1 *h, int status, bool close)
     r->started = false;
     r->sent = 0;
     r->close |= close;
-    if (h1_start(h, status, headers, status == 503 ? 2 : 1, &bad) == HTTP_OK)
+    if (h1_start(h, status, headers, headers_n, &bad) == HTTP_OK)
         h1_write(h, body, n, NULL, true);
 }
 

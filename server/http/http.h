@@ -6,6 +6,7 @@
  *   h1_body.c    request bodies in, back-pressure
  *   chunked.c    the chunked coding
  *   h1_write.c   answers out: framing, checks of what the application sends
+ *   h1_ws.c      a connection that became a WebSocket (its frames: ws/)
  *   status.c     status lines, Date and Server
  *   access.c     the access log
  *   chars.c      what a byte may be
@@ -14,6 +15,7 @@
  * done.
  *
  *     READING_HEAD --begin()--> IN_HAND --h1_end()--> READING_HEAD, or lingering close
+ *                                  `--h1_ws_accept()--> WEBSOCKET --h1_end()--> lingering close
  *
  * Runs on the loop thread only, with or without the GIL; knows no Python. The callbacks of struct
  * http_app are called while bytes are parsed, so they must only note what happened (asgi/ links the
@@ -23,6 +25,7 @@
 
 #include "conf/conf.h"
 #include "net/net.h"
+#include "ws/ws.h"
 
 struct h1;
 struct http_app;
@@ -45,6 +48,7 @@ struct http_request {
     bool is_head;
     bool has_body; /* Content-Length > 0 or chunked */
     bool expects_continue;
+    bool is_websocket; /* asks for one, as RFC 6455 section 4.2.1 wants it */
     uint64_t content_length; /* UINT64_MAX: none (chunked or no body) */
 };
 
@@ -54,6 +58,7 @@ enum http_event {
     /* The client has closed its side, the connection broke, or a timeout closed it. Comes twice
      * when a half-closed connection breaks: h1_is_broken() is then true, HTTP_DRAINED never comes. */
     HTTP_GONE = 4,
+    HTTP_MESSAGE = 8, /* h1_ws_next() found none, and now there is one */
 };
 
 /* What http/ keeps for all connections of a loop: private, embedded because there is no request
@@ -71,6 +76,7 @@ struct http_own {
     time_t access_s;      /* the second of access_time */
     char access_time[32];
     bool access_is_file; /* a regular file never blocks for long */
+    struct ws_shared ws;
 };
 
 struct http_app {
@@ -84,6 +90,7 @@ struct http_app {
     struct net *net;
     const struct conf *conf;
     int access_fd;       /* -1 = no access log */
+    bool serves_websockets; /* the app's to set; else Upgrade is ignored */
     bool draining;       /* answers carry Connection: close; set by http_drain() */
     unsigned in_hand;    /* requests between begin() and h1_end() */
     struct http_own own; /* http's, from http_init() on */
@@ -150,6 +157,7 @@ enum http_write {
     HTTP_TOO_LONG = -7,
     /* the end came before Content-Length was reached: connection will close */
     HTTP_TOO_SHORT = -8,
+    HTTP_BAD_PROTOCOL = -9, /* a subprotocol that is no token */
 };
 
 /* Takes status and headers (copied). Nothing is sent before the first h1_write(). After an error
@@ -186,5 +194,30 @@ void h1_fail(struct h1 *h, int status);
  * call for it. An answer that is not finished closes the connection (after h1_fail() it is
  * finished). Writes the access log. *h may be freed inside. */
 void h1_end(struct h1 *h);
+
+/* --- WebSockets: h1_ws.c ------------------------------------------------------------------------
+ * For requests whose is_websocket is set; h1_start() and h1_write() answer them as others (a denial)
+ * as long as they are not accepted. */
+
+/* 101. subprotocol.p NULL: none. Headers that are the handshake's own are left out. From here on
+ * h1_start() and h1_write() are not to be called. */
+enum http_write h1_ws_accept(struct h1 *h, struct slice subprotocol, const struct http_header *headers,
+                             size_t n, size_t *bad);
+
+/* The next message, the caller's to free(); NULL: none, and HTTP_MESSAGE or HTTP_GONE will tell
+ * unless it is over. */
+struct ws_message *h1_ws_next(struct h1 *h);
+
+/* Copied, or held until release(owner) as in h1_write(). HTTP_BROKEN: not open. */
+enum http_write h1_ws_send(struct h1 *h, bool is_text, const char *p, size_t n, void *owner);
+
+/* Begins the closing handshake; HTTP_GONE tells its end. A no-op unless open. code: one that
+ * ws_code_is_valid(). */
+void h1_ws_close(struct h1 *h, unsigned code, struct slice reason);
+
+bool h1_ws_is_open(const struct h1 *h); /* h1_ws_send() would send */
+/* No message comes any more but those that wait: *code and *reason are the peer's, or 1005, 1006.
+ * Before it is accepted: the client is gone, or has been denied. *reason is valid until h1_end(). */
+bool h1_ws_is_over(const struct h1 *h, unsigned *code, struct slice *reason);
 
 #endif

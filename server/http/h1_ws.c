@@ -1,0 +1,590 @@
+/* h1_ws.c: a connection that became a WebSocket: the answer to its opening request, reading with
+ * back-pressure, pings, the closing handshake, the drain.
+ *
+ *     ASKED --accept--> OPEN --our Close--> CLOSING --the peer's, or time--> OVER
+ *                         `--its Close (answered), a fault of its, the end of the stream--^
+ *
+ * Whole messages wait in a list until the application takes them; when there are too many, or they
+ * are too large, the connection is read no further. Frames that are not messages cost no Python. */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "chars.h"
+#include "h1.h"
+#include "status.h"
+
+enum {
+    CLOSE_MS = 10 * 1000,      /* for the peer to answer our Close */
+    REST_MS = 30 * 1000,       /* compressors rest after so long, where there are no pings */
+    QUEUED_BYTES = 64 * 1024,  /* of messages that wait, above which reading stops */
+    ANSWER_ROOM = 512,         /* of the 101 beside the application's headers */
+};
+
+enum ws_state { WS_ASKED, WS_OPEN, WS_CLOSING, WS_OVER };
+
+struct h1_ws {
+    struct ws ws;
+    struct ws_message *first, **last; /* not yet taken */
+    size_t queued_bytes;
+    unsigned queued;
+    uint16_t code;     /* in WS_OVER: the peer's, or WS_ABNORMAL */
+    uint8_t state;     /* enum ws_state */
+    uint8_t reason_n;
+    bool want;         /* the application waits for HTTP_MESSAGE */
+    bool has_sent;     /* since the last tick */
+    char *reason;      /* the peer's */
+    /* When what is due; 0 = never. One deadline of the connection stands for the earliest. */
+    int64_t tick_ns, pong_ns, close_ns, drain_ns;
+    char accept[WS_ACCEPT_LEN];
+};
+
+/* --- the opening request ------------------------------------------------------------------------- */
+
+void
+h1_ws_configure(struct http_app *app)
+{
+    const struct conf *conf = app->conf;
+    struct ws_shared *shared = &app->own.ws;
+    shared->size_max = conf->ws_max_size;
+    shared->deflate = (struct ws_deflate_conf){
+        .is_on = conf->ws_deflate,
+        .window_bits = (uint8_t)conf->ws_deflate_window_bits,
+        .mem_level = (uint8_t)conf->ws_deflate_mem_level,
+        .level = (uint8_t)conf->ws_deflate_level,
+        .no_takeover = conf->ws_deflate_no_takeover,
+        .size_min = conf->ws_deflate_min_size,
+        .memory_max = conf->ws_deflate_memory,
+    };
+}
+
+int
+h1_ws_check(struct h1 *h, bool is_upgrade)
+{
+    struct http_app *app = h->app;
+    struct ws_shared *shared = &app->own.ws;
+    struct http_request *req = &h->r->req;
+    struct ws_handshake hs = { 0 };
+    struct ws_deflate_conf deflate = shared->deflate;
+    if (!app->serves_websockets || !app->conf->ws_enabled)
+        return 0;
+    if (deflate.memory_max > 0 && shared->compressors_bytes >= deflate.memory_max)
+        deflate.is_on = false;
+    for (unsigned i = 0; i < req->headers_n; i++)
+        ws_handshake_header(&hs, &deflate, req->headers[i].name, req->headers[i].value);
+    /* A proxy that does not know Upgrade drops Connection and may pass on the rest: without a sign
+     * of a WebSocket's client that is a request like others. */
+    if (!is_upgrade && hs.keys == 0 && hs.versions == 0)
+        return 0;
+    if (!is_upgrade || !slice_is(req->method, "GET") || req->version_minor == 0 || req->has_body)
+        return 400;
+    int status = ws_handshake_end(&hs);
+    if (status != 0)
+        return status;
+    struct h1_ws *w = calloc(1, sizeof(*w));
+    if (w == NULL)
+        return 503;
+    ws_init(&w->ws, shared, &hs.agreed);
+    w->last = &w->first;
+    w->code = WS_ABNORMAL;
+    memcpy(w->accept, hs.accept, sizeof(w->accept));
+    h->r->ws = w;
+    req->is_websocket = true;
+    return 0;
+}
+
+static void
+forget_messages(struct h1_ws *w)
+{
+    for (struct ws_message *m; (m = w->first) != NULL;) {
+        w->first = m->next;
+        free(m);
+    }
+    w->last = &w->first;
+    w->queued = 0;
+    w->queued_bytes = 0;
+}
+
+void
+h1_ws_free(struct h1_ws *w)
+{
+    if (w == NULL)
+        return;
+    forget_messages(w);
+    ws_fini(&w->ws);
+    free(w->reason);
+    free(w);
+}
+
+/* --- time ---------------------------------------------------------------------------------------- */
+
+static int64_t
+now_of(struct h1 *h)
+{
+    return h->app->net->now_ns;
+}
+
+static void
+arm(struct h1 *h)
+{
+    const struct h1_ws *w = h->r->ws;
+    const int64_t dues[] = { w->tick_ns, w->pong_ns, w->close_ns, w->drain_ns };
+    int64_t due = 0;
+    for (size_t i = 0; i < ARRAY_LEN(dues); i++) {
+        if (dues[i] != 0 && (due == 0 || dues[i] < due))
+            due = dues[i];
+    }
+    conn_deadline(&h->conn, due);
+}
+
+static int64_t
+tick_after(struct h1 *h)
+{
+    int64_t ms = h->app->conf->ws_ping_interval_ms;
+    return now_of(h) + (ms > 0 ? ms : REST_MS) * NS_PER_MS;
+}
+
+/* --- out ----------------------------------------------------------------------------------------- */
+
+/* One frame, copied. */
+static void
+put_frame(struct h1 *h, enum ws_kind kind, bool is_deflated, const char *p, size_t n)
+{
+    struct conn *c = &h->conn;
+    size_t room, head_n;
+    char head[WS_HEAD_MAX];
+    if (LIKELY(n <= NET_COPY_MAX)) {
+        char *out = conn_out(c, n + WS_HEAD_MAX, &room);
+        if (out == NULL) {
+            conn_fail(c, -ENOMEM); /* nothing, where it is broken already */
+            return;
+        }
+        head_n = ws_head(&h->app->own.ws, out, kind, is_deflated, n);
+        if (n > 0)
+            memcpy(out + head_n, p, n);
+        conn_out_commit(c, head_n + n);
+        return;
+    }
+    head_n = ws_head(&h->app->own.ws, head, kind, is_deflated, n);
+    if (conn_write(c, head, head_n) < 0 || conn_write(c, p, n) < 0)
+        conn_fail(c, -ENOMEM);
+}
+
+static void
+put_close(struct h1 *h, unsigned code, struct slice reason)
+{
+    char payload[WS_CONTROL_MAX];
+    size_t n = ws_close_payload(payload, code, reason);
+    put_frame(h, WS_KIND_CLOSE, false, payload, n);
+}
+
+enum http_write
+h1_ws_send(struct h1 *h, bool is_text, const char *p, size_t n, void *owner)
+{
+    struct conn *c = &h->conn;
+    struct h1_ws *w = h->r->ws;
+    enum ws_kind kind = is_text ? WS_TEXT : WS_BINARY;
+    struct slice squeezed;
+    if (w->state != WS_OPEN || c->broken || c->state != CONN_OPEN) {
+        if (owner != NULL)
+            h->app->release(h->app, owner);
+        return HTTP_BROKEN;
+    }
+    w->has_sent = true;
+    h->r->sent += n;
+    if (ws_squeeze(&w->ws, p, n, &squeezed)) {
+        put_frame(h, kind, true, squeezed.p, squeezed.n);
+    } else if (owner != NULL && n > NET_COPY_MAX) {
+        char head[WS_HEAD_MAX];
+        size_t head_n = ws_head(&h->app->own.ws, head, kind, false, n);
+        if (conn_write(c, head, head_n) < 0) {
+            conn_fail(c, -ENOMEM);
+        } else {
+            void *given = owner;
+            owner = NULL; /* released in any case from here on */
+            if (conn_write_held(c, p, n, given) < 0)
+                conn_fail(c, -ENOMEM);
+        }
+    } else {
+        put_frame(h, kind, false, p, n);
+    }
+    if (owner != NULL)
+        h->app->release(h->app, owner);
+    if (c->broken)
+        return HTTP_BROKEN;
+    return conn_is_full(c) ? HTTP_FULL : HTTP_OK;
+}
+
+/* --- the end ------------------------------------------------------------------------------------- */
+
+/* Nothing more is said: how the peer said so, in what the application is told. */
+static void
+end(struct h1 *h, unsigned code, struct slice reason)
+{
+    struct h1_ws *w = h->r->ws;
+    w->state = WS_OVER;
+    w->code = (uint16_t)code;
+    if (reason.n > 0 && (w->reason = malloc(reason.n)) != NULL) {
+        memcpy(w->reason, reason.p, reason.n);
+        w->reason_n = (uint8_t)reason.n;
+    }
+    w->tick_ns = w->pong_ns = w->close_ns = w->drain_ns = 0;
+    ws_fini(&w->ws);
+    h1_tell_gone(h);
+}
+
+static void
+end_and_finish(struct h1 *h, unsigned code, struct slice reason, bool linger)
+{
+    end(h, code, reason);
+    conn_finish(&h->conn, linger);
+}
+
+void
+h1_ws_broken(struct h1 *h)
+{
+    if (h->r->ws->state != WS_OVER)
+        end(h, WS_ABNORMAL, SLICE(""));
+}
+
+static void
+begin_close(struct h1 *h, unsigned code, struct slice reason)
+{
+    struct h1_ws *w = h->r->ws;
+    put_close(h, code, reason);
+    if (h->conn.broken)
+        return;
+    w->state = WS_CLOSING;
+    w->tick_ns = w->pong_ns = w->drain_ns = 0;
+    w->close_ns = now_of(h) + CLOSE_MS * NS_PER_MS;
+    arm(h);
+    conn_resume(&h->conn); /* what was left unread may be the peer's Close */
+}
+
+void
+h1_ws_close(struct h1 *h, unsigned code, struct slice reason)
+{
+    if (h->r->ws->state != WS_OPEN)
+        return;
+    h->app->net->now_ns = clock_ns();
+    forget_messages(h->r->ws); /* nobody asks for them any more */
+    begin_close(h, code, reason);
+}
+
+/* h1_end() of a WebSocket: the application has returned. */
+void
+h1_ws_part(struct h1 *h)
+{
+    if (h->r->ws->state == WS_OPEN && !h->conn.broken)
+        put_close(h, h->app->draining ? h->app->conf->ws_drain_code : WS_NORMAL, SLICE(""));
+}
+
+/* --- in ------------------------------------------------------------------------------------------ */
+
+static bool
+reads_on(struct h1 *h)
+{
+    const struct h1_ws *w = h->r->ws;
+    if (w->state == WS_CLOSING)
+        return true;
+    return w->state == WS_OPEN && w->queued < h->app->conf->ws_queue &&
+           w->queued_bytes < QUEUED_BYTES;
+}
+
+static void
+take_message(struct h1 *h)
+{
+    struct h1_ws *w = h->r->ws;
+    struct ws_message *m = ws_take(&w->ws);
+    if (w->state != WS_OPEN) {
+        free(m);
+        return;
+    }
+    if (m->cap > 2 * m->n + 64) { /* it may wait for long */
+        struct ws_message *smaller = realloc(m, sizeof(*m) + m->n);
+        if (smaller != NULL) {
+            m = smaller;
+            m->cap = m->n;
+        }
+    }
+    *w->last = m;
+    w->last = &m->next;
+    w->queued++;
+    w->queued_bytes += m->n;
+    if (w->want) {
+        w->want = false;
+        h->app->event(h->app, h, HTTP_MESSAGE);
+    }
+}
+
+static void
+feed(struct h1 *h)
+{
+    struct conn *c = &h->conn;
+    struct h1_ws *w = h->r->ws;
+    struct slice input = { "", 0 };
+    if (c->in != NULL)
+        input = (struct slice){ c->in->data + c->in_start, c->in_end - c->in_start };
+    enum ws_event event;
+    while (reads_on(h) && (event = ws_read(&w->ws, &input)) != WS_NOTHING) {
+        struct slice control = ws_control(&w->ws);
+        switch (event) {
+        case WS_MESSAGE:
+            take_message(h);
+            break;
+        case WS_PING:
+            /* A peer that pings and does not read gets no answer: it must not fill our memory
+             * (RFC 6455 section 5.5.3 lets the latest answer stand for all). */
+            if (w->state == WS_OPEN && !conn_is_full(c))
+                put_frame(h, WS_KIND_PONG, false, control.p, control.n);
+            break;
+        case WS_CLOSED:
+            if (w->state == WS_OPEN)
+                put_close(h, w->ws.code, SLICE(""));
+            if (w->state != WS_OVER) /* sending may have failed */
+                end_and_finish(h, w->ws.code, control, true);
+            break;
+        case WS_FAILED:
+            if (w->state == WS_OPEN)
+                put_close(h, w->ws.code, SLICE(""));
+            if (w->state != WS_OVER)
+                end_and_finish(h, WS_ABNORMAL, SLICE(""), true);
+            break;
+        case WS_PONG:
+        case WS_NOTHING:
+            break;
+        }
+    }
+    if (c->in == NULL)
+        return;
+    c->in_start = c->in_end - (uint32_t)input.n;
+    if (c->in_start == c->in_end || w->state == WS_OVER)
+        conn_in_drop(c);
+}
+
+void
+h1_ws_readable(struct h1 *h)
+{
+    struct conn *c = &h->conn;
+    struct h1_ws *w = h->r->ws;
+    if (w->state == WS_OVER || !reads_on(h))
+        return;
+    feed(h); /* what was left when reading stopped */
+    if (w->state != WS_OVER && reads_on(h) && c->readable) {
+        if (c->in == NULL && ws_missing(&w->ws) > NET_BLOCK && conn_in_grow(c, NET_BIG_BLOCK) < 0)
+            log_debug("no memory for a large block: a message is read in small ones");
+        int n = conn_read(c);
+        if (n > 0) {
+            w->pong_ns = 0; /* a sign of life, whatever it says */
+            feed(h);
+        } else if (n == 0) {
+            end_and_finish(h, WS_ABNORMAL, SLICE(""), false);
+        } else if (n == -ENOMEM) {
+            put_close(h, WS_INTERNAL_ERROR, SLICE(""));
+            if (w->state != WS_OVER)
+                end_and_finish(h, WS_ABNORMAL, SLICE(""), true);
+        } else if (c->in != NULL && c->in_start == c->in_end) {
+            conn_in_drop(c);
+        }
+    }
+    if (w->state != WS_OVER && c->readable && reads_on(h))
+        conn_resume(c);
+}
+
+void
+h1_ws_timeout(struct h1 *h)
+{
+    struct h1_ws *w = h->r->ws;
+    const struct conf *conf = h->app->conf;
+    int64_t now = now_of(h);
+    if (w->state == WS_OVER)
+        return;
+    if (w->close_ns != 0 && now >= w->close_ns) {
+        end_and_finish(h, WS_ABNORMAL, SLICE(""), true);
+        return;
+    }
+    if (w->drain_ns != 0 && now >= w->drain_ns) {
+        begin_close(h, conf->ws_drain_code, SLICE(""));
+        return;
+    }
+    if (w->pong_ns != 0 && now >= w->pong_ns) {
+        /* Its sign of life may be what the application has not yet taken the messages before. */
+        if (reads_on(h) && !h->conn.readable) {
+            put_close(h, WS_INTERNAL_ERROR, SLICE("no answer to a ping"));
+            if (w->state != WS_OVER)
+                end_and_finish(h, WS_ABNORMAL, SLICE(""), true);
+            return;
+        }
+        w->pong_ns = now + conf->ws_ping_timeout_ms * NS_PER_MS;
+    }
+    if (w->tick_ns != 0 && now >= w->tick_ns) {
+        if (!w->has_sent)
+            ws_rest(&w->ws);
+        w->has_sent = false;
+        w->tick_ns = tick_after(h);
+        if (conf->ws_ping_interval_ms > 0 && !conn_is_full(&h->conn)) {
+            put_frame(h, WS_KIND_PING, false, "", 0);
+            if (w->state != WS_OPEN)
+                return;
+            if (w->pong_ns == 0 && conf->ws_ping_timeout_ms > 0)
+                w->pong_ns = now + conf->ws_ping_timeout_ms * NS_PER_MS;
+        }
+    }
+    arm(h);
+}
+
+/* --- the drain ----------------------------------------------------------------------------------- */
+
+void
+h1_ws_drain(struct http_app *app)
+{
+    const struct conf *conf = app->conf;
+    int64_t spread_ms = conf->ws_drain_ms, graceful_ms = conf->timeout_graceful_ms;
+    unsigned n = 0, i = 0;
+    if (graceful_ms > 0 && spread_ms > graceful_ms * 3 / 4)
+        spread_ms = graceful_ms * 3 / 4; /* the last one must have the time to answer */
+    LIST_FOR_EACH(node, &app->net->conns)
+        n += h1_of(CONTAINER_OF(node, struct conn, all))->state == H1_WEBSOCKET;
+    LIST_FOR_EACH(node, &app->net->conns) {
+        struct h1 *h = h1_of(CONTAINER_OF(node, struct conn, all));
+        if (h->state != H1_WEBSOCKET || h->r->ws->state != WS_OPEN)
+            continue;
+        h->r->ws->drain_ns = now_of(h) + 1 + spread_ms * NS_PER_MS / n * i++;
+        arm(h);
+    }
+}
+
+/* --- for the application ------------------------------------------------------------------------- */
+
+static char *
+put(char *p, struct slice s)
+{
+    memcpy(p, s.p, s.n);
+    return p + s.n;
+}
+
+/* What the handshake itself says. */
+static bool
+is_ours(struct slice name)
+{
+    static const char *const names[] = { "upgrade", "connection", "content-length",
+                                         "transfer-encoding", "sec-websocket-accept",
+                                         "sec-websocket-extensions" };
+    for (size_t i = 0; i < ARRAY_LEN(names); i++) {
+        if (slice_is_nocase(name, names[i]))
+            return true;
+    }
+    return false;
+}
+
+enum http_write
+h1_ws_accept(struct h1 *h, struct slice subprotocol, const struct http_header *headers, size_t n,
+             size_t *bad)
+{
+    struct http_app *app = h->app;
+    struct conn *c = &h->conn;
+    struct h1_req *r = h->r;
+    struct h1_ws *w = r->ws;
+    bool has_date = false, has_server = false;
+    if (h1_is_broken(h))
+        return HTTP_BROKEN;
+    DEBUG_ASSERT(w->state == WS_ASKED && !r->started);
+    size_t i, need = ANSWER_ROOM + subprotocol.n + app->own.headers.n, room;
+    for (i = 0; i < n; i++)
+        need += headers[i].name.n + headers[i].value.n + 4;
+    char *start = conn_out(c, need, &room), *p = start;
+    if (p == NULL) {
+        conn_fail(c, -ENOMEM);
+        return HTTP_BROKEN;
+    }
+    p = put(p, SLICE("HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: Upgrade\r\n"
+                     "sec-websocket-accept: "));
+    p = put(put(p, (struct slice){ w->accept, WS_ACCEPT_LEN }), SLICE("\r\n"));
+    if (subprotocol.p != NULL) {
+        struct http_header v = { SLICE("sec-websocket-protocol"), subprotocol };
+        enum http_write err = HTTP_OK;
+        if (subprotocol.n == 0 || !chars_are(subprotocol, CHAR_TOKEN)) {
+            conn_out_cancel(c);
+            return HTTP_BAD_PROTOCOL;
+        }
+        p = h1_put_header(p, &v, &err);
+    }
+    if (w->ws.agreed.is_on) {
+        char text[WS_ANSWER_MAX];
+        size_t text_n = ws_agreed_text(&w->ws.agreed, text);
+        p = put(p, SLICE("sec-websocket-extensions: "));
+        p = put(put(p, (struct slice){ text, text_n }), SLICE("\r\n"));
+    }
+    for (i = 0; i < n; i++) {
+        enum http_write err = HTTP_OK;
+        char *next = h1_put_header(p, &headers[i], &err);
+        if (next == NULL) {
+            *bad = i;
+            conn_out_cancel(c);
+            return err;
+        }
+        if (is_ours(headers[i].name))
+            continue;
+        has_date |= slice_is_nocase(headers[i].name, "date");
+        has_server |= slice_is_nocase(headers[i].name, "server");
+        p = next;
+    }
+    status_refresh(app);
+    const struct http_own *own = &app->own;
+    if (!has_server)
+        p = put(p, (struct slice){ own->lines, own->server_n });
+    if (!has_date)
+        p = put(p, (struct slice){ own->lines + own->server_n, own->date_n });
+    if (own->headers.n > 0)
+        p = put(p, (struct slice){ own->headers.p, own->headers.n });
+    p = put(p, SLICE("\r\n"));
+    conn_out_commit(c, (size_t)(p - start));
+    r->status = 101;
+    r->started = r->sending = r->finished = true;
+    app->net->now_ns = clock_ns();
+    w->state = WS_OPEN;
+    w->tick_ns = tick_after(h);
+    if (app->draining)
+        w->drain_ns = now_of(h);
+    h1_ws_begin(h);
+    arm(h);
+    conn_resume(c);
+    return HTTP_OK;
+}
+
+struct ws_message *
+h1_ws_next(struct h1 *h)
+{
+    struct h1_ws *w = h->r->ws;
+    struct ws_message *m = w->first;
+    if (m == NULL) {
+        w->want = w->state != WS_OVER;
+        return NULL;
+    }
+    bool stood_still = !reads_on(h);
+    if ((w->first = m->next) == NULL)
+        w->last = &w->first;
+    m->next = NULL;
+    w->queued--;
+    w->queued_bytes -= m->n;
+    if (stood_still && reads_on(h))
+        conn_resume(&h->conn);
+    return m;
+}
+
+bool
+h1_ws_is_over(const struct h1 *h, unsigned *code, struct slice *reason)
+{
+    const struct h1_ws *w = h->r->ws;
+    *code = w->code;
+    *reason = (struct slice){ w->reason != NULL ? w->reason : "", w->reason_n };
+    if (w->state == WS_ASKED)
+        return h1_is_gone(h) || h->r->finished;
+    return w->state == WS_OVER;
+}
+
+bool
+h1_ws_is_open(const struct h1 *h)
+{
+    return h->r->ws->state == WS_OPEN && !h->conn.broken;
+}

@@ -1,0 +1,170 @@
+"""WebSockets in raw ASGI: one small coroutine per behaviour under test, found by the path. Plain HTTP: /events tells what sockets saw."""
+
+import asyncio
+import json
+import os
+
+EVENTS = {}  # name -> what happened last; /events answers it
+WAITERS = {}  # name -> asyncio.Event
+
+
+async def accept(receive, send, **more):
+    message = await receive()
+    assert message == {"type": "websocket.connect"}, message
+    await send({"type": "websocket.accept", **more})
+
+
+async def echo(scope, receive, send):
+    await accept(receive, send)
+    while (message := await receive())["type"] == "websocket.receive":
+        if "text" in message:
+            await send({"type": "websocket.send", "text": message["text"]})
+        else:
+            await send({"type": "websocket.send", "bytes": message["bytes"]})
+    note(scope, message)
+
+
+def note(scope, message):
+    EVENTS[name_of(scope)] = json.dumps(message)
+
+
+def name_of(scope):
+    return scope["query_string"].decode() or "last"
+
+
+async def scope_text(scope, receive, send):
+    await accept(receive, send)
+    text = {k: repr(v) for k, v in scope.items()}
+    await send({"type": "websocket.send", "text": json.dumps(text)})
+    note(scope, await receive())
+
+
+async def protocols(scope, receive, send):
+    await accept(receive, send, subprotocol=scope["subprotocols"][-1], headers=[(b"x-own", b"yes"), (b"Server", b"mine")])
+    note(scope, await receive())
+
+
+async def refuse(scope, receive, send):
+    assert (await receive())["type"] == "websocket.connect"
+    await send({"type": "websocket.close", "code": 4001, "reason": "no"})
+    note(scope, await receive())
+
+
+async def deny(scope, receive, send):
+    assert "websocket.http.response" in scope["extensions"]
+    assert (await receive())["type"] == "websocket.connect"
+    await send({"type": "websocket.http.response.start", "status": 451, "headers": [(b"x-why", b"law")]})
+    await send({"type": "websocket.http.response.body", "body": b"not ", "more_body": True})
+    await send({"type": "websocket.http.response.body", "body": b"here"})
+    note(scope, await receive())
+
+
+async def silent(scope, receive, send):
+    assert (await receive())["type"] == "websocket.connect"
+
+
+async def fails_early(scope, receive, send):
+    raise LookupError("before the handshake")
+
+
+async def fails_late(scope, receive, send):
+    await accept(receive, send)
+    raise LookupError("after the handshake")
+
+
+async def returns(scope, receive, send):
+    await accept(receive, send)
+
+
+async def closes(scope, receive, send):
+    """Closes with the code and reason that the client's first message names; then tells what came back."""
+    await accept(receive, send)
+    wanted = json.loads((await receive())["text"])
+    await send({"type": "websocket.close", **wanted})
+    note(scope, await receive())
+
+
+async def slow(scope, receive, send):
+    """Takes nothing until /go/NAME says so, then tells how much came."""
+    await accept(receive, send)
+    await WAITERS.setdefault(name_of(scope), asyncio.Event()).wait()
+    count = 0
+    while (message := await receive())["type"] == "websocket.receive":
+        count += 1
+        if message.get("text") == "end":
+            await send({"type": "websocket.send", "text": str(count)})
+    note(scope, message)
+
+
+async def pours(scope, receive, send):
+    """Sends without end; tells how far it got and how that ended."""
+    await accept(receive, send)
+    n = 0
+    try:
+        while True:
+            await send({"type": "websocket.send", "bytes": b"x" * 65536})
+            n += 1
+            EVENTS[name_of(scope) + ".sent"] = str(n)
+    except OSError as e:
+        EVENTS[name_of(scope)] = type(e).__name__
+    note_after = await receive()
+    EVENTS[name_of(scope) + ".disconnect"] = json.dumps(note_after)
+
+
+async def order(scope, receive, send):
+    """What an application must not send, and what becomes of it."""
+    said = []
+
+    async def tries(message):
+        try:
+            await send(message)
+            said.append("sent")
+        except Exception as e:
+            said.append(f"{type(e).__name__}: {e}")
+
+    await tries({"type": "websocket.send", "text": "early"})
+    await tries({"type": "http.response.start", "status": 200})
+    await accept(receive, send)
+    await tries({"type": "websocket.accept"})
+    await tries({"type": "websocket.send"})
+    await tries({"type": "websocket.send", "text": "a", "bytes": b"b"})
+    await tries({"type": "websocket.send", "text": b"bytes"})
+    await tries({"type": "websocket.send", "bytes": "str"})
+    await tries({"type": "websocket.send", "text": "\ud800"})
+    await tries({"type": "websocket.send", "bytes": bytearray(b"array"), "text": None})
+    await tries({"type": "websocket.close", "code": 1005})
+    await tries({"type": "websocket.http.response.start", "status": 200})
+    await send({"type": "websocket.send", "text": json.dumps(said)})
+    said.clear()
+    assert (await receive())["type"] == "websocket.disconnect"
+    await tries({"type": "websocket.send", "text": "late"})
+    await tries({"type": "websocket.close"})
+    try:
+        await receive()
+    except RuntimeError as e:
+        said.append(f"{type(e).__name__}: {e}")
+    EVENTS[name_of(scope)] = json.dumps(said)
+
+
+ROUTES = {
+    f.__name__: f
+    for f in (echo, scope_text, protocols, refuse, deny, silent, fails_early, fails_late, returns, closes, slow, pours, order)
+}
+
+
+async def http(scope, receive, send):
+    path = scope["path"]
+    body = json.dumps(EVENTS) if path == "/events" else str(os.getpid())
+    if path.startswith("/go/"):
+        WAITERS.setdefault(path[4:], asyncio.Event()).set()
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": body.encode()})
+
+
+async def app(scope, receive, send):
+    if scope["type"] == "websocket":
+        await ROUTES[scope["path"].strip("/")](scope, receive, send)
+    elif scope["type"] == "http":
+        await http(scope, receive, send)
+    else:
+        raise RuntimeError("no lifespan")
