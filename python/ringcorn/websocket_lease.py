@@ -21,12 +21,13 @@ def wrap(app, pool, mode):
     """What WebSocket scopes are given to in the place of *app*. *mode*: as above."""
     make = _MODES[mode]
 
-    async def websocket(scope, receive, send):
+    def websocket(scope, receive, send):
         sync = sys.modules.get("asgiref.sync")
         if sync is None or sync.SyncToAsync.thread_sensitive_context not in pool.context_vars:  # its calls are not led to the pool
-            await app(scope, receive, send)
-            return
-        variable = sync.SyncToAsync.thread_sensitive_context
+            return app(scope, receive, send)  # without a coroutine of ours around it, which would live as long
+        return leased(scope, receive, send, sync.SyncToAsync.thread_sensitive_context)
+
+    async def leased(scope, receive, send, variable):
         lease = make(pool, f"WS {scope.get('path', '')}")
         token = variable.set(lease)
         try:

@@ -54,7 +54,12 @@ def thread_name():
 
 
 def wrapped(app, pool, mode):
-    return websocket_lease.wrap(app.as_asgi() if hasattr(app, "as_asgi") else app, pool, mode)
+    inner = websocket_lease.wrap(app.as_asgi() if hasattr(app, "as_asgi") else app, pool, mode)
+
+    async def single(scope, receive, send):  # Channels' communicator takes only a coroutine function for an ASGI 3 application
+        await inner(scope, receive, send)
+
+    return single
 
 
 async def until(condition):
