@@ -96,7 +96,7 @@ int asgi_add_types(PyObject *module);
 
 /* --- private to the folder ----------------------------------------------------------------------------------------- */
 
-enum { CYCLE_LABEL_SIZE = 96 }; /* "GET /path", cut, for reports */
+enum { CYCLE_LABEL_SIZE = 64 }; /* "GET /path", cut, for reports */
 
 /* One request. A Python object because its receive and send outlive us when the application keeps them. */
 struct cycle {

@@ -34,9 +34,13 @@ struct h1_ws {
     bool want;         /* the application waits for HTTP_MESSAGE */
     bool has_sent;     /* since the last tick */
     char *reason;      /* the peer's */
-    /* When what is due; 0 = never. One deadline of the connection stands for the earliest. */
-    int64_t tick_ns, pong_ns, close_ns, drain_ns;
-    char accept[WS_ACCEPT_LEN];
+    union {
+        char accept[WS_ACCEPT_LEN]; /* in WS_ASKED */
+        struct {
+            /* When what is due; 0 = never. One deadline of the connection stands for the earliest. */
+            int64_t tick_ns, pong_ns, close_ns, drain_ns;
+        };
+    };
 };
 
 /* --- the opening request ------------------------------------------------------------------------- */
@@ -543,9 +547,9 @@ h1_ws_accept(struct h1 *h, struct slice subprotocol, const struct http_header *h
     r->started = r->sending = r->finished = true;
     app->net->now_ns = clock_ns();
     w->state = WS_OPEN;
+    w->pong_ns = w->close_ns = 0;
     w->tick_ns = tick_after(h);
-    if (app->draining)
-        w->drain_ns = now_of(h);
+    w->drain_ns = app->draining ? now_of(h) : 0;
     h1_ws_begin(h);
     arm(h);
     conn_resume(c);
