@@ -81,7 +81,8 @@ check_all(struct load *l, bool is_app_needed)
         c->access_log = true;
     if (c->limit_request_line > c->limit_header_size)
         load_error(l, where_set(l, "limits.request_line"), "is larger than limits.header_size");
-    if (c->ws_drain_code < 3000 && (c->ws_drain_code > 1014 || (c->ws_drain_code > 1003 && c->ws_drain_code < 1007)))
+    if (c->ws_drain_code < 3000 &&
+        (c->ws_drain_code > 1014 || (c->ws_drain_code > 1003 && c->ws_drain_code < 1007)))
         load_error(l, where_set(l, "websocket.drain_code"),
                    "is no code that a Close may carry; 1000 to 1003, 1007 to 1014, 3000 to 4999");
     if (c->workers == 0)

@@ -82,7 +82,8 @@ struct conf {
     bool reuse_port;
     enum conf_io io;
 
-    unsigned sync_threads; /* 0 = auto: 8 for Django and WSGI, 40 elsewhere, decided in the worker */
+    unsigned
+        sync_threads; /* 0 = auto: 8 for Django and WSGI, 40 elsewhere, decided in the worker */
     unsigned sync_threads_max; /* never less than sync_threads in effect */
     enum conf_affinity sync_affinity;
     enum conf_ws_lease sync_websocket;

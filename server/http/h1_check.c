@@ -110,7 +110,7 @@ h1_check_request_line(struct h1 *h, struct slice line)
 struct found {
     struct http_header *host;
     bool content_length, close, keep_alive, upgrade;
-    bool websocket; /* Upgrade names it */
+    bool websocket;    /* Upgrade names it */
     unsigned codings;  /* in all Transfer-Encoding fields together */
     bool chunked_last; /* the last coding is `chunked` */
     bool unknown;      /* a coding that is not `chunked` */

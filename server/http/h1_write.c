@@ -173,8 +173,7 @@ put_status(int status, struct slice reason, char *out)
 {
     size_t n = status_line(status, out);
     struct slice phrase = status_phrase(status);
-    if (reason.p == NULL ||
-        (reason.n == phrase.n && memcmp(reason.p, phrase.p, reason.n) == 0))
+    if (reason.p == NULL || (reason.n == phrase.n && memcmp(reason.p, phrase.p, reason.n) == 0))
         return n;
     char *p = out + n - 2 - phrase.n; /* behind the space */
     memcpy(p, reason.p, reason.n);

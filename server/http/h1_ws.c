@@ -15,10 +15,10 @@
 #include "status.h"
 
 enum {
-    CLOSE_MS = 10 * 1000,      /* for the peer to answer our Close */
-    REST_MS = 30 * 1000,       /* compressors rest after so long, where there are no pings */
-    QUEUED_BYTES = 64 * 1024,  /* of messages that wait, above which reading stops */
-    ANSWER_ROOM = 512,         /* of the 101 beside the application's headers */
+    CLOSE_MS = 10 * 1000,     /* for the peer to answer our Close */
+    REST_MS = 30 * 1000,      /* compressors rest after so long, where there are no pings */
+    QUEUED_BYTES = 64 * 1024, /* of messages that wait, above which reading stops */
+    ANSWER_ROOM = 512,        /* of the 101 beside the application's headers */
 };
 
 enum ws_state { WS_ASKED, WS_OPEN, WS_CLOSING, WS_OVER };
@@ -28,12 +28,12 @@ struct h1_ws {
     struct ws_message *first, **last; /* not yet taken */
     size_t queued_bytes;
     unsigned queued;
-    uint16_t code;     /* in WS_OVER: the peer's, or WS_ABNORMAL */
-    uint8_t state;     /* enum ws_state */
+    uint16_t code; /* in WS_OVER: the peer's, or WS_ABNORMAL */
+    uint8_t state; /* enum ws_state */
     uint8_t reason_n;
-    bool want;         /* the application waits for HTTP_MESSAGE */
-    bool has_sent;     /* since the last tick */
-    char *reason;      /* the peer's */
+    bool want;     /* the application waits for HTTP_MESSAGE */
+    bool has_sent; /* since the last tick */
+    char *reason;  /* the peer's */
     union {
         char accept[WS_ACCEPT_LEN]; /* in WS_ASKED */
         struct {
@@ -471,9 +471,10 @@ put(char *p, struct slice s)
 static bool
 is_ours(struct slice name)
 {
-    static const char *const names[] = { "upgrade", "connection", "content-length",
-                                         "transfer-encoding", "sec-websocket-accept",
-                                         "sec-websocket-extensions" };
+    static const char *const names[] = {
+        "upgrade",           "connection",           "content-length",
+        "transfer-encoding", "sec-websocket-accept", "sec-websocket-extensions"
+    };
     for (size_t i = 0; i < ARRAY_LEN(names); i++) {
         if (slice_is_nocase(name, names[i]))
             return true;
@@ -501,8 +502,9 @@ h1_ws_accept(struct h1 *h, struct slice subprotocol, const struct http_header *h
         conn_fail(c, -ENOMEM);
         return HTTP_BROKEN;
     }
-    p = put(p, SLICE("HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: Upgrade\r\n"
-                     "sec-websocket-accept: "));
+    p = put(
+        p, SLICE("HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: Upgrade\r\n"
+                 "sec-websocket-accept: "));
     p = put(put(p, (struct slice){ w->accept, WS_ACCEPT_LEN }), SLICE("\r\n"));
     if (subprotocol.p != NULL) {
         struct http_header v = { SLICE("sec-websocket-protocol"), subprotocol };

@@ -48,7 +48,7 @@ struct http_request {
     bool is_head;
     bool has_body; /* Content-Length > 0 or chunked */
     bool expects_continue;
-    bool is_websocket; /* asks for one, as RFC 6455 section 4.2.1 wants it */
+    bool is_websocket;       /* asks for one, as RFC 6455 section 4.2.1 wants it */
     uint64_t content_length; /* UINT64_MAX: none (chunked or no body) */
 };
 
@@ -89,11 +89,11 @@ struct http_app {
     void (*conn_freed)(struct http_app *app, void *conn_data);
     struct net *net;
     const struct conf *conf;
-    int access_fd;       /* -1 = no access log */
+    int access_fd;          /* -1 = no access log */
     bool serves_websockets; /* the app's to set; else Upgrade is ignored */
-    bool draining;       /* answers carry Connection: close; set by http_drain() */
-    unsigned in_hand;    /* requests between begin() and h1_end() */
-    struct http_own own; /* http's, from http_init() on */
+    bool draining;          /* answers carry Connection: close; set by http_drain() */
+    unsigned in_hand;       /* requests between begin() and h1_end() */
+    struct http_own own;    /* http's, from http_init() on */
 };
 
 /* Fills in ops for net_init(). The caller has set the callbacks, conf, net and access_fd; app
@@ -201,8 +201,8 @@ void h1_end(struct h1 *h);
 
 /* 101. subprotocol.p NULL: none. Headers that are the handshake's own are left out. From here on
  * h1_start() and h1_write() are not to be called. */
-enum http_write h1_ws_accept(struct h1 *h, struct slice subprotocol, const struct http_header *headers,
-                             size_t n, size_t *bad);
+enum http_write h1_ws_accept(struct h1 *h, struct slice subprotocol,
+                             const struct http_header *headers, size_t n, size_t *bad);
 
 /* The next message, the caller's to free(); NULL: none, and HTTP_MESSAGE or HTTP_GONE will tell
  * unless it is over. */

@@ -9,11 +9,11 @@
 #include "ws.h"
 
 enum {
-    INFLATE_OWN = 9 * 1024,        /* bytes of an inflater beside its window */
-    DEFLATE_OWN = 6 * 1024,        /* and of a compressor beside windows and hash tables */
-    ROOM_FIRST = 1024,             /* bytes made room for before it is known what comes out */
-    SQUEEZED_KEPT = 256 * 1024,    /* a larger buffer goes back at once */
-    BITS_MIN = 9,                  /* zlib cannot make raw streams with 8 */
+    INFLATE_OWN = 9 * 1024,     /* bytes of an inflater beside its window */
+    DEFLATE_OWN = 6 * 1024,     /* and of a compressor beside windows and hash tables */
+    ROOM_FIRST = 1024,          /* bytes made room for before it is known what comes out */
+    SQUEEZED_KEPT = 256 * 1024, /* a larger buffer goes back at once */
+    BITS_MIN = 9,               /* zlib cannot make raw streams with 8 */
     BITS_MAX = 15,
 };
 
@@ -71,7 +71,8 @@ consider(struct ws_agreed *out, const struct ws_deflate_conf *conf, struct slice
         value = has_value && part.p != NULL ? slice_trim(part) : (struct slice){ "", 0 };
         if (slice_is_nocase(name, "server_no_context_takeover") && !server_no && !has_value) {
             server_no = out->server_no_takeover = true;
-        } else if (slice_is_nocase(name, "client_no_context_takeover") && !client_no && !has_value) {
+        } else if (slice_is_nocase(name, "client_no_context_takeover") && !client_no &&
+                   !has_value) {
             client_no = out->client_no_takeover = true;
         } else if (slice_is_nocase(name, "server_max_window_bits") && !server_bits) {
             unsigned bits = bits_of(value);
@@ -130,8 +131,8 @@ inflate_bytes(const struct ws *ws)
 static size_t
 deflate_bytes(const struct ws *ws)
 {
-    return ((size_t)4 << ws->agreed.server_bits) +
-           ((size_t)512 << ws->shared->deflate.mem_level) + DEFLATE_OWN;
+    return ((size_t)4 << ws->agreed.server_bits) + ((size_t)512 << ws->shared->deflate.mem_level) +
+           DEFLATE_OWN;
 }
 
 static void

@@ -31,7 +31,7 @@ enum ws_code {
     WS_NORMAL = 1000,
     WS_GOING_AWAY = 1001,
     WS_PROTOCOL_ERROR = 1002,
-    WS_NO_CODE = 1005, /* a Close without one; never sent */
+    WS_NO_CODE = 1005,  /* a Close without one; never sent */
     WS_ABNORMAL = 1006, /* no Close at all; never sent */
     WS_BAD_DATA = 1007,
     WS_TOO_BIG = 1009,
@@ -115,8 +115,8 @@ struct ws_shared {
     struct ws_frame *free_frames;
     unsigned free_frames_n;
     size_t compressors_bytes; /* of all compressors there are */
-    void *heads;              /* wslay's context that writes heads: between two of them it is empty */
-    char *head_to;            /* where the next one goes */
+    void *heads;   /* wslay's context that writes heads: between two of them it is empty */
+    char *head_to; /* where the next one goes */
     size_t head_n;
     struct buf squeezed; /* the message compressed last */
 };
@@ -134,8 +134,8 @@ struct ws_message {
 
 struct ws {
     struct ws_shared *shared;
-    struct ws_frame *frame;     /* NULL at the border of two frames */
-    struct ws_message *message; /* what came of it so far, or whole: ws_take() */
+    struct ws_frame *frame;               /* NULL at the border of two frames */
+    struct ws_message *message;           /* what came of it so far, or whole: ws_take() */
     struct z_stream_s *inflate, *deflate; /* NULL until needed */
     struct ws_agreed agreed;
     struct ws_utf8 utf8;

@@ -12,15 +12,18 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     static struct ws_shared shared;
     if (shared.heads == NULL) {
         shared.size_max = 5000;
-        shared.deflate =
-            (struct ws_deflate_conf){ .is_on = true, .window_bits = 12, .mem_level = 5, .level = 1 };
+        shared.deflate = (struct ws_deflate_conf){
+            .is_on = true, .window_bits = 12, .mem_level = 5, .level = 1
+        };
         ASSERT(ws_shared_init(&shared) == 0);
     }
     if (size < 2 || size > INPUT_MAX)
         return 0;
     struct ws_agreed agreed = { 0 };
     if (data[0] & 1)
-        agreed = (struct ws_agreed){ .is_on = true, .server_bits = 12, .client_bits = (uint8_t)(8 + (data[0] >> 5)) };
+        agreed = (struct ws_agreed){ .is_on = true,
+                                     .server_bits = 12,
+                                     .client_bits = (uint8_t)(8 + (data[0] >> 5)) };
     agreed.client_no_takeover = data[0] & 2;
     struct buf told[3] = { { 0 }, { 0 }, { 0 } };
     const size_t cuts[3] = { 0, 1, 2 + data[0] };

@@ -67,8 +67,9 @@ in(void)
         fresh(&ws, &agreed);
         got.n = 0;
         read_all(&ws, b.p, b.n, cut, &got);
-        ok(strcmp(got.p, "text(11:hello hello) ping(1:p) text(11:hello hello) text(8:as it is) ") == 0, "cut %zu: %s", cut,
-           got.p);
+        ok(strcmp(got.p, "text(11:hello hello) ping(1:p) text(11:hello hello) text(8:as it is) ") ==
+               0,
+           "cut %zu: %s", cut, got.p);
         CHECK(shared.compressors_bytes > 4096);
         ws_rest(&ws);
         ok(ws.inflate != NULL, "the window stays: the client may refer to it");
@@ -82,8 +83,10 @@ in(void)
         unsigned spread;
         const char *wanted;
     } sizes[] = {
-        { SIZE_MAX_HERE, 1, "bytes(100000:) " },  { SIZE_MAX_HERE + 1, 1, "failed(1009) " },
-        { SIZE_MAX_HERE, 26, "bytes(100000:) " }, { SIZE_MAX_HERE + 1, 26, "failed(1009) " },
+        { SIZE_MAX_HERE, 1, "bytes(100000:) " },
+        { SIZE_MAX_HERE + 1, 1, "failed(1009) " },
+        { SIZE_MAX_HERE, 26, "bytes(100000:) " },
+        { SIZE_MAX_HERE + 1, 26, "failed(1009) " },
         { 0, 1, "bytes(0:) " },
     };
     for (size_t i = 0; i < ARRAY_LEN(sizes); i++) {
@@ -94,13 +97,14 @@ in(void)
         put_frame(&b, 0xc2, out, n);
         fresh(&ws, &agreed);
         read_all(&ws, b.p, b.n, 1000, &got);
-        ok(strcmp(got.p, sizes[i].wanted) == 0, "%zu bytes, %zu on the wire: %s", sizes[i].n, n, got.p);
+        ok(strcmp(got.p, sizes[i].wanted) == 0, "%zu bytes, %zu on the wire: %s", sizes[i].n, n,
+           got.p);
         ws_fini(&ws);
     }
 
     /* A block that says it is the last, then one more message with the same window. */
     client(&z, 12);
-    z.next_in = (Bytef *)(uintptr_t) "hello";
+    z.next_in = (Bytef *)(uintptr_t)"hello";
     z.avail_in = 5;
     z.next_out = (Bytef *)out;
     z.avail_out = sizeof(out);
@@ -159,7 +163,8 @@ bomb(void)
     fresh(&ws, &agreed);
     read_all(&ws, b.p, b.n, 0, &got);
     ok(strcmp(got.p, "failed(1009) ") == 0, "%zu bytes for ten million: %s", n, got.p);
-    ok(ws.message != NULL && ws.message->cap <= SIZE_MAX_HERE, "%zu bytes were made room for", ws.message->cap);
+    ok(ws.message != NULL && ws.message->cap <= SIZE_MAX_HERE, "%zu bytes were made room for",
+       ws.message->cap);
     ws_fini(&ws);
     buf_free(&b);
     buf_free(&got);
@@ -195,7 +200,7 @@ out_there_and_back(bool no_takeover, bool with_rest)
         z.next_out = (Bytef *)back;
         z.avail_out = sizeof(back);
         int result = inflate(&z, Z_SYNC_FLUSH);
-        z.next_in = (Bytef *)(uintptr_t) "\0\0\xff\xff";
+        z.next_in = (Bytef *)(uintptr_t)"\0\0\xff\xff";
         z.avail_in = 4;
         same = same && result == Z_OK && inflate(&z, Z_SYNC_FLUSH) == Z_OK &&
                sizeof(back) - z.avail_out == n && memcmp(back, text, n) == 0;
@@ -205,8 +210,10 @@ out_there_and_back(bool no_takeover, bool with_rest)
             ws_rest(&ws);
     }
     inflateEnd(&z);
-    ok(same, "there and back%s%s", no_takeover ? ", no takeover" : "", with_rest ? ", resting" : "");
-    ok(no_takeover || with_rest ? last >= first : last < first / 2, "%zu bytes, then %zu", first, last);
+    ok(same, "there and back%s%s", no_takeover ? ", no takeover" : "",
+       with_rest ? ", resting" : "");
+    ok(no_takeover || with_rest ? last >= first : last < first / 2, "%zu bytes, then %zu", first,
+       last);
     ws_fini(&ws);
     CHECK(shared.compressors_bytes == 0);
 }
@@ -221,7 +228,8 @@ memory(void)
     fresh(&b, &agreed);
     shared.deflate.memory_max = 60000;
     CHECK(ws_squeeze(&a, "aaaaaaaaaaaaaaaaaaaa", 20, &s));
-    ok(!ws_squeeze(&b, "aaaaaaaaaaaaaaaaaaaa", 20, &s), "no memory for a second compressor: sent as it is");
+    ok(!ws_squeeze(&b, "aaaaaaaaaaaaaaaaaaaa", 20, &s),
+       "no memory for a second compressor: sent as it is");
     ws_rest(&a);
     CHECK(shared.compressors_bytes == 0 && ws_squeeze(&b, "aaaaaaaaaaaaaaaaaaaa", 20, &s));
     shared.deflate.size_min = 21;
@@ -237,7 +245,8 @@ int
 main(void)
 {
     shared.size_max = SIZE_MAX_HERE;
-    shared.deflate = (struct ws_deflate_conf){ .is_on = true, .window_bits = 12, .mem_level = 5, .level = 6 };
+    shared.deflate =
+        (struct ws_deflate_conf){ .is_on = true, .window_bits = 12, .mem_level = 5, .level = 6 };
     CHECK(ws_shared_init(&shared) == 0);
     in();
     bomb();

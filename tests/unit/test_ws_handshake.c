@@ -15,7 +15,8 @@ digests(void)
     } rows[] = {
         { "", "da39a3ee5e6b4b0d3255bfef95601890afd80709" },
         { "abc", "a9993e364706816aba3e25717850c26c9cd0d89d" },
-        { "abcdbcdecdefdefgefghfghighijhijkijkljklmklmnlmnomnopnopq", "84983e441c3bd26ebaae4aa1f95129e5e54670f1" },
+        { "abcdbcdecdefdefgefghfghighijhijkijkljklmklmnlmnomnopnopq",
+          "84983e441c3bd26ebaae4aa1f95129e5e54670f1" },
     };
     for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
         uint8_t digest[20];
@@ -71,12 +72,14 @@ offers(void)
     } rows[] = {
         { PMD, PMD "; server_max_window_bits=12" },
         { "Permessage-Deflate", PMD "; server_max_window_bits=12" },
-        { PMD "; client_max_window_bits", PMD "; server_max_window_bits=12; client_max_window_bits=12" },
+        { PMD "; client_max_window_bits",
+          PMD "; server_max_window_bits=12; client_max_window_bits=12" },
         { PMD ";client_max_window_bits=10;server_max_window_bits=\"9\"",
           PMD "; server_max_window_bits=9; client_max_window_bits=10" },
-        { PMD "; client_max_window_bits=8", PMD "; server_max_window_bits=12; client_max_window_bits=8" },
-        { PMD "; server_no_context_takeover; client_no_context_takeover",
-          PMD "; server_max_window_bits=12; server_no_context_takeover; client_no_context_takeover" },
+        { PMD "; client_max_window_bits=8",
+          PMD "; server_max_window_bits=12; client_max_window_bits=8" },
+        { PMD "; server_no_context_takeover; client_no_context_takeover", PMD
+          "; server_max_window_bits=12; server_no_context_takeover; client_no_context_takeover" },
         { PMD "; server_max_window_bits=8, " PMD, PMD "; server_max_window_bits=12" },
         { "x-webkit-deflate-frame, " PMD, PMD "; server_max_window_bits=12" },
         { PMD "; server_max_window_bits=8", NULL },
@@ -99,7 +102,8 @@ offers(void)
         ws_agree(&agreed, &conf, slice_of(rows[i].field));
         if (agreed.is_on)
             ws_agreed_text(&agreed, text);
-        ok(agreed.is_on == (rows[i].answer != NULL) && (!agreed.is_on || strcmp(text, rows[i].answer) == 0),
+        ok(agreed.is_on == (rows[i].answer != NULL) &&
+               (!agreed.is_on || strcmp(text, rows[i].answer) == 0),
            "%s -> %s", rows[i].field, agreed.is_on ? text : "declined");
     }
     struct ws_deflate_conf off = { 0 };
@@ -115,12 +119,28 @@ utf8(void)
         const char *text;
         bool is_valid;
     } rows[] = {
-        { "\x7f", true }, { "\xc2\x80", true }, { "\xe0\xa0\x80", true }, { "\xed\x9f\xbf", true },
-        { "\xee\x80\x80", true }, { "\xef\xbf\xbf", true }, { "\xf0\x90\x80\x80", true }, { "\xf4\x8f\xbf\xbf", true },
-        { "\x80", false }, { "\xc0\x80", false }, { "\xc1\xbf", false }, { "\xe0\x9f\xbf", false },
-        { "\xed\xa0\x80", false }, { "\xf0\x8f\xbf\xbf", false }, { "\xf4\x90\x80\x80", false }, { "\xf5\x80", false },
-        { "\xff", false }, { "\xc3(", false }, { "\xe2\x28\xa1", false }, { "\xe2\x82(", false },
-        { "abcdefghijklmnop\xc3\xa4qrstuvwxyz", true }, { "abcdefghijklmnop\xa4qrstuvwxyz", false },
+        { "\x7f", true },
+        { "\xc2\x80", true },
+        { "\xe0\xa0\x80", true },
+        { "\xed\x9f\xbf", true },
+        { "\xee\x80\x80", true },
+        { "\xef\xbf\xbf", true },
+        { "\xf0\x90\x80\x80", true },
+        { "\xf4\x8f\xbf\xbf", true },
+        { "\x80", false },
+        { "\xc0\x80", false },
+        { "\xc1\xbf", false },
+        { "\xe0\x9f\xbf", false },
+        { "\xed\xa0\x80", false },
+        { "\xf0\x8f\xbf\xbf", false },
+        { "\xf4\x90\x80\x80", false },
+        { "\xf5\x80", false },
+        { "\xff", false },
+        { "\xc3(", false },
+        { "\xe2\x28\xa1", false },
+        { "\xe2\x82(", false },
+        { "abcdefghijklmnop\xc3\xa4qrstuvwxyz", true },
+        { "abcdefghijklmnop\xa4qrstuvwxyz", false },
     };
     for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
         size_t n = strlen(rows[i].text);
@@ -128,7 +148,8 @@ utf8(void)
         bool once = ws_utf8_feed(&whole, rows[i].text, n), by_byte = true;
         for (size_t k = 0; k < n && by_byte; k++)
             by_byte = ws_utf8_feed(&cut, rows[i].text + k, 1);
-        ok(once == rows[i].is_valid && by_byte == once && (!once || ws_utf8_is_whole(&whole)), "UTF-8 row %zu", i);
+        ok(once == rows[i].is_valid && by_byte == once && (!once || ws_utf8_is_whole(&whole)),
+           "UTF-8 row %zu", i);
     }
     struct ws_utf8 half = { 0 };
     CHECK(ws_utf8_feed(&half, "\xf0\x9f", 2) && !ws_utf8_is_whole(&half));

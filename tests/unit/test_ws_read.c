@@ -58,7 +58,8 @@ messages(void)
     put_frame(&b, 0x82, big, 65535);
     put_frame(&b, 0x82, big, 65536);
     put_frame(&b, 0x82, big, 200000);
-    ROW("bytes(125:) bytes(126:) bytes(65535:) bytes(65536:) bytes(200000:)", "lengths of each form");
+    ROW("bytes(125:) bytes(126:) bytes(65535:) bytes(65536:) bytes(200000:)",
+        "lengths of each form");
     put_frame(&b, 0x81, TEXT, 10);
     ROW("text(10:" TEXT ")", "characters of every length");
     for (unsigned i = 0; i < 10; i++)
@@ -187,11 +188,15 @@ heads(void)
     CHECK(ws_head(&shared, out, WS_TEXT, true, 5) == 2 && memcmp(out, "\xc1\x05", 2) == 0);
     CHECK(ws_head(&shared, out, WS_KIND_PONG, false, 125) == 2 && memcmp(out, "\x8a\x7d", 2) == 0);
     CHECK(ws_close_payload(payload, WS_NO_CODE, SLICE("x")) == 0);
-    CHECK(ws_close_payload(payload, 1001, SLICE("bye")) == 5 && memcmp(payload, "\x03\xe9" "bye", 5) == 0);
+    CHECK(ws_close_payload(payload, 1001, SLICE("bye")) == 5 && memcmp(payload,
+                                                                       "\x03\xe9"
+                                                                       "bye",
+                                                                       5) == 0);
     for (size_t i = 0; i + 1 < sizeof(text); i += 2)
         memcpy(text + i, "\xc3\xa4", 2);
     CHECK(ws_close_payload(payload, 1001, (struct slice){ text, 123 }) == 125);
-    CHECK(ws_close_payload(payload, 1001, (struct slice){ text, 200 }) == 124); /* not within a character */
+    CHECK(ws_close_payload(payload, 1001, (struct slice){ text, 200 }) ==
+          124); /* not within a character */
 }
 
 int

@@ -52,13 +52,14 @@ read_all(struct ws *ws, const char *p, size_t n, size_t cut, struct buf *out)
             switch (event) {
             case WS_MESSAGE:
                 m = ws_take(ws);
-                buf_printf(out, "%s(%zu:%.*s) ", m->is_text ? "text" : "bytes", m->n, m->n < 40 ? (int)m->n : 0,
-                           m->data);
+                buf_printf(out, "%s(%zu:%.*s) ", m->is_text ? "text" : "bytes", m->n,
+                           m->n < 40 ? (int)m->n : 0, m->data);
                 free(m);
                 break;
             case WS_PING:
             case WS_PONG:
-                buf_printf(out, "%s(%zu:%.*s) ", event == WS_PING ? "ping" : "pong", c.n, c.n < 40 ? (int)c.n : 0, c.p);
+                buf_printf(out, "%s(%zu:%.*s) ", event == WS_PING ? "ping" : "pong", c.n,
+                           c.n < 40 ? (int)c.n : 0, c.p);
                 break;
             case WS_CLOSED:
                 buf_printf(out, "closed(%u:%.*s) ", ws->code, (int)c.n, c.p);
