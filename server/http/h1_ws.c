@@ -31,9 +31,10 @@ struct h1_ws {
     uint16_t code; /* in WS_OVER: the peer's, or WS_ABNORMAL */
     uint8_t state; /* enum ws_state */
     uint8_t reason_n;
-    bool want;     /* the application waits for HTTP_MESSAGE */
-    bool has_sent; /* since the last tick */
-    char *reason;  /* the peer's */
+    uint8_t ending; /* WS_CLOSED or WS_FAILED was read: nothing more is */
+    bool want;      /* the application waits for HTTP_MESSAGE */
+    bool has_sent;  /* since the last tick */
+    char *reason;   /* the peer's */
     union {
         char accept[WS_ACCEPT_LEN]; /* in WS_ASKED */
         struct {
@@ -244,11 +245,26 @@ end_and_finish(struct h1 *h, unsigned code, struct slice reason, bool linger)
     conn_finish(&h->conn, linger);
 }
 
+/* The peer's Close, or its fault, is answered, and is what the application is told. */
+static void
+end_as_read(struct h1 *h)
+{
+    struct h1_ws *w = h->r->ws;
+    bool is_close = w->ending == WS_CLOSED;
+    if (w->state == WS_OPEN)
+        put_close(h, w->ws.code, SLICE(""));
+    if (w->state != WS_OVER) /* sending may have failed */
+        end_and_finish(h, is_close ? w->ws.code : WS_ABNORMAL,
+                       is_close ? ws_control(&w->ws) : SLICE(""), true);
+}
+
 void
 h1_ws_broken(struct h1 *h)
 {
-    if (h->r->ws->state != WS_OVER)
-        end(h, WS_ABNORMAL, SLICE(""));
+    struct h1_ws *w = h->r->ws;
+    bool is_close = w->ending == WS_CLOSED;
+    if (w->state != WS_OVER)
+        end(h, is_close ? w->ws.code : WS_ABNORMAL, is_close ? ws_control(&w->ws) : SLICE(""));
 }
 
 static void
@@ -272,6 +288,10 @@ h1_ws_close(struct h1 *h, unsigned code, struct slice reason)
         return;
     h->app->net->now_ns = clock_ns();
     forget_messages(h->r->ws); /* nobody asks for them any more */
+    if (h->r->ws->ending != WS_NOTHING) {
+        end_as_read(h);
+        return;
+    }
     begin_close(h, code, reason);
 }
 
@@ -279,7 +299,9 @@ h1_ws_close(struct h1 *h, unsigned code, struct slice reason)
 void
 h1_ws_part(struct h1 *h)
 {
-    if (h->r->ws->state == WS_OPEN && !h->conn.broken)
+    if (h->r->ws->state == WS_OPEN && h->r->ws->ending != WS_NOTHING)
+        end_as_read(h);
+    else if (h->r->ws->state == WS_OPEN && !h->conn.broken)
         put_close(h, h->app->draining ? h->app->conf->ws_drain_code : WS_NORMAL, SLICE(""));
 }
 
@@ -289,6 +311,8 @@ static bool
 reads_on(struct h1 *h)
 {
     const struct h1_ws *w = h->r->ws;
+    if (w->ending != WS_NOTHING)
+        return false;
     if (w->state == WS_CLOSING)
         return true;
     return w->state == WS_OPEN && w->queued < h->app->conf->ws_queue &&
@@ -343,16 +367,17 @@ feed(struct h1 *h)
                 put_frame(h, WS_KIND_PONG, false, control.p, control.n);
             break;
         case WS_CLOSED:
-            if (w->state == WS_OPEN)
-                put_close(h, w->ws.code, SLICE(""));
-            if (w->state != WS_OVER) /* sending may have failed */
-                end_and_finish(h, w->ws.code, control, true);
-            break;
         case WS_FAILED:
-            if (w->state == WS_OPEN)
-                put_close(h, w->ws.code, SLICE(""));
-            if (w->state != WS_OVER)
-                end_and_finish(h, WS_ABNORMAL, SLICE(""), true);
+            w->ending = event;
+            if (w->queued > 0 && w->state == WS_OPEN) {
+                /* What came before is answered before: the end waits until the application asks for
+                 * more than it has taken. */
+                w->tick_ns = w->pong_ns = w->drain_ns = 0;
+                w->close_ns = now_of(h) + CLOSE_MS * NS_PER_MS;
+                arm(h);
+            } else {
+                end_as_read(h);
+            }
             break;
         case WS_PONG:
         case WS_NOTHING:
@@ -403,6 +428,10 @@ h1_ws_timeout(struct h1 *h)
     int64_t now = now_of(h);
     if (w->state == WS_OVER)
         return;
+    if (w->close_ns != 0 && now >= w->close_ns && w->ending != WS_NOTHING) {
+        end_as_read(h);
+        return;
+    }
     if (w->close_ns != 0 && now >= w->close_ns) {
         end_and_finish(h, WS_ABNORMAL, SLICE(""), true);
         return;
@@ -564,6 +593,8 @@ h1_ws_next(struct h1 *h)
     struct h1_ws *w = h->r->ws;
     struct ws_message *m = w->first;
     if (m == NULL) {
+        if (w->ending != WS_NOTHING && w->state == WS_OPEN)
+            end_as_read(h);
         w->want = w->state != WS_OVER;
         return NULL;
     }

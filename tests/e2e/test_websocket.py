@@ -168,6 +168,17 @@ def test_violations(ws, sent, code):
     assert disconnect(ws.server, "violation") == {"code": 1006, "reason": ""}
 
 
+def test_what_came_before_the_end_is_answered_before_it(ws):
+    s = ws("/echo?before")
+    s.wire.send(frames.frame(FIN | TEXT, b"one") + frames.frame(FIN | TEXT, b"two") + frames.frame(FIN | CLOSE, frames.close_payload(4000, "bye")))
+    s.expect_text("one").expect_text("two").expect_close(4000)
+    assert disconnect(ws.server, "before") == {"code": 4000, "reason": "bye"}
+    s = ws("/echo?fault")
+    s.wire.send(frames.frame(FIN | TEXT, b"one") + frames.frame(FIN | 3))
+    s.expect_text("one").expect_close(1002)
+    assert disconnect(ws.server, "fault") == {"code": 1006, "reason": ""}
+
+
 def test_close_without_code_and_without_close(ws):
     ws("/echo?none").send(FIN | CLOSE).expect_close()
     assert disconnect(ws.server, "none") == {"code": 1005, "reason": ""}
