@@ -26,6 +26,8 @@ OF_REQUESTS = (
 def collect():
     """Until the collector finds nothing more: finalisers may leave more to collect. Tracebacks have filled a cache with sources."""
     linecache.clearcache()
+    if hasattr(sys, "gettotalrefcount"):
+        sys._clear_type_cache()  # which refers to names
     for _ in range(10):
         if gc.collect() == 0:
             break
