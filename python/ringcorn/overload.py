@@ -17,6 +17,8 @@ def is_refusal(exception):
     """Whether *exception* is a refused call's, or was made of it."""
     seen = set()
     while exception is not None and id(exception) not in seen:
+        if isinstance(exception, BaseExceptionGroup):  # of a task group: nothing else must be in it
+            return all(map(is_refusal, exception.exceptions))
         seen.add(id(exception))
         if isinstance(exception, (_ringcorn.QueueFull, _ringcorn.QueueTimeout)):
             return True

@@ -161,6 +161,13 @@ async def blocking_below(query, receive, send):
 
 
 @route
+async def in_a_group(query, receive, send):
+    """What comes out is an exception group."""
+    async with asyncio.TaskGroup() as group:
+        group.create_task(sync_to_async(block)(query["name"], query["gate"]))
+
+
+@route
 async def like_a_framework(query, receive, send):
     """An exception becomes an answer with status 500, and is told nobody else."""
     try:

@@ -123,7 +123,7 @@ def test_arrival_decides(server):
     assert_rests(s)
 
 
-@pytest.mark.parametrize("path", ["blocking", "like-a-framework"])
+@pytest.mark.parametrize("path", ["blocking", "like-a-framework", "in-a-group"])
 @pytest.mark.parametrize("options", [("--sync-queue", "2"), ("--sync-queue-timeout", "300ms")], ids=["full", "timeout"])
 def test_no_thread_is_503(server, path, options):
     """Whether the exception leaves the application or the application makes a 500 of it."""
