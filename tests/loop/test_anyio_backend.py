@@ -905,6 +905,7 @@ def test_requests_that_keep_their_threads_starve_nobody(ours):
     ours.run(outer)
 
 
+@pytest.mark.skipif(VERSION < (4, 8), reason="its idle threads keep the context of their last call, and so a lease that is over")
 @pytest.mark.parametrize("seed", range(3))
 def test_a_storm(ours, seed):
     """Calls, nested and parallel ones, limiters, deadlines and cancellations at random: nothing hangs, nothing stays.
