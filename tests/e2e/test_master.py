@@ -679,8 +679,10 @@ def test_systemd_sockets(master, program, tmp_path):
 
 def test_a_worker_holds_nothing_of_the_master(master):
     m = master("--bind", "127.0.0.1:0", "-w", 2).ready(2)
+    old = set(m.workers())
     m.send(signal.SIGHUP)
     m.wait_log("reloaded")
+    wire.eventually(lambda: len(m.workers()) == 2 and not old & set(m.workers()), 10, "the old workers have ended")
 
     def sockets(pid):
         return [t for fd in os.listdir(f"/proc/{pid}/fd") if (t := os.readlink(f"/proc/{pid}/fd/{fd}")).startswith(("socket:", "anon_inode:[signalfd"))]
