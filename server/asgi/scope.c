@@ -131,17 +131,6 @@ headers_new(struct asgi_names *n, const struct http_request *r)
     return list;
 }
 
-/* Steals value, also on failure. */
-static int
-set(PyObject *scope, PyObject *key, PyObject *value)
-{
-    if (value == NULL)
-        return -1;
-    int err = PyDict_SetItem(scope, key, value);
-    Py_DECREF(value);
-    return err;
-}
-
 /* What the client offers, in its order. */
 static PyObject *
 subprotocols_new(const struct http_request *r)
@@ -170,7 +159,7 @@ static PyObject *
 extensions_new(struct asgi_names *n, bool is_websocket)
 {
     PY_OWNED PyObject *extensions = PyDict_New();
-    if (extensions == NULL || (is_websocket && set(extensions, n->ws_response, PyDict_New()) < 0))
+    if (extensions == NULL || (is_websocket && py_dict_give(extensions, n->ws_response, PyDict_New()) < 0))
         return NULL;
     return py_take(&extensions);
 }
@@ -181,24 +170,24 @@ scope_new(struct asgi *a, const struct http_request *r, PyObject *addresses)
     struct asgi_names *n = a->names;
     PY_OWNED PyObject *scope = PyDict_Copy(r->is_websocket ? n->websocket_template : n->scope_template);
     if (scope == NULL || PyDict_SetItem(scope, n->s_client, PyTuple_GET_ITEM(addresses, 0)) < 0 ||
-        set(scope, n->s_asgi, PyDict_Copy(n->asgi_template)) < 0 ||
-        set(scope, n->s_extensions, extensions_new(n, r->is_websocket)) < 0 ||
-        set(scope, n->s_path, path_new(n, r->path)) < 0 ||
-        set(scope, n->s_raw_path, raw_path_new(n, r->path)) < 0 ||
-        set(scope, n->s_headers, headers_new(n, r)) < 0 ||
-        set(scope, n->s_state, PyDict_Copy(a->state)) < 0)
+        py_dict_give(scope, n->s_asgi, PyDict_Copy(n->asgi_template)) < 0 ||
+        py_dict_give(scope, n->s_extensions, extensions_new(n, r->is_websocket)) < 0 ||
+        py_dict_give(scope, n->s_path, path_new(n, r->path)) < 0 ||
+        py_dict_give(scope, n->s_raw_path, raw_path_new(n, r->path)) < 0 ||
+        py_dict_give(scope, n->s_headers, headers_new(n, r)) < 0 ||
+        py_dict_give(scope, n->s_state, PyDict_Copy(a->state)) < 0)
         return NULL;
     PyObject *server = PyTuple_GET_ITEM(addresses, 1);
     if (UNLIKELY(n->has_servers || server != n->server_tuple) && PyDict_SetItem(scope, n->s_server, server) < 0)
         return NULL;
     if (UNLIKELY(r->version_minor == 0) && PyDict_SetItem(scope, n->s_http_version, n->version_10) < 0)
         return NULL;
-    if (r->is_websocket && set(scope, n->s_subprotocols, subprotocols_new(r)) < 0)
+    if (r->is_websocket && py_dict_give(scope, n->s_subprotocols, subprotocols_new(r)) < 0)
         return NULL;
-    if (!slice_is(r->method, "GET") && set(scope, n->s_method, names_method(n, r->method)) < 0)
+    if (!slice_is(r->method, "GET") && py_dict_give(scope, n->s_method, names_method(n, r->method)) < 0)
         return NULL;
     if (r->query.n > 0 &&
-        set(scope, n->s_query_string, PyBytes_FromStringAndSize(r->query.p, (Py_ssize_t)r->query.n)) < 0)
+        py_dict_give(scope, n->s_query_string, PyBytes_FromStringAndSize(r->query.p, (Py_ssize_t)r->query.n)) < 0)
         return NULL;
     return py_take(&scope);
 }

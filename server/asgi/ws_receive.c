@@ -11,17 +11,6 @@ typed(struct asgi_names *n, PyObject *type)
     return message;
 }
 
-/* Steals value, also on failure. */
-static int
-set(PyObject *message, PyObject *key, PyObject *value)
-{
-    if (value == NULL)
-        return -1;
-    int err = PyDict_SetItem(message, key, value);
-    Py_DECREF(value);
-    return err;
-}
-
 static PyObject *
 data_message(struct asgi_names *n, const struct ws_message *m)
 {
@@ -29,8 +18,8 @@ data_message(struct asgi_names *n, const struct ws_message *m)
     if (message == NULL)
         return NULL;
     /* ws/ has seen that text is UTF-8. */
-    int err = m->is_text ? set(message, n->s_text, PyUnicode_DecodeUTF8(m->data, (Py_ssize_t)m->n, "strict"))
-                         : set(message, n->s_bytes, PyBytes_FromStringAndSize(m->data, (Py_ssize_t)m->n));
+    int err = m->is_text ? py_dict_give(message, n->s_text, PyUnicode_DecodeUTF8(m->data, (Py_ssize_t)m->n, "strict"))
+                         : py_dict_give(message, n->s_bytes, PyBytes_FromStringAndSize(m->data, (Py_ssize_t)m->n));
     return err < 0 ? NULL : py_take(&message);
 }
 
@@ -43,8 +32,8 @@ disconnect_message(struct cycle *cycle, unsigned code, struct slice reason)
         return NULL;
     }
     PY_OWNED PyObject *message = typed(n, n->ws_disconnect);
-    if (message == NULL || set(message, n->s_code, PyLong_FromUnsignedLong(code)) < 0 ||
-        set(message, n->s_reason, PyUnicode_DecodeUTF8(reason.p, (Py_ssize_t)reason.n, "replace")) < 0)
+    if (message == NULL || py_dict_give(message, n->s_code, PyLong_FromUnsignedLong(code)) < 0 ||
+        py_dict_give(message, n->s_reason, PyUnicode_DecodeUTF8(reason.p, (Py_ssize_t)reason.n, "replace")) < 0)
         return NULL;
     cycle->disconnect_is_told = true;
     return py_take(&message);

@@ -35,6 +35,17 @@ py_take(PyObject **p)
     return taken;
 }
 
+/* dict[key] = value, and the reference to value is given away, also on failure. value: NULL with an exception set passes it on. 0 or -1. GIL held. */
+static inline int
+py_dict_give(PyObject *dict, PyObject *key, PyObject *value)
+{
+    if (value == NULL)
+        return -1;
+    int err = PyDict_SetItem(dict, key, value);
+    Py_DECREF(value);
+    return err;
+}
+
 /* --- the event loop (loop.c) ------------------------------------------------------------------------------------
  * The C type _ringcorn.LoopCore; python/ringcorn/loop.py puts asyncio's own classes under it. One turn:
  *

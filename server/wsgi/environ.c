@@ -14,17 +14,6 @@ latin1(struct slice s)
     return PyUnicode_DecodeLatin1(s.p, (Py_ssize_t)s.n, "strict");
 }
 
-/* Steals value, also on failure. */
-static int
-set(PyObject *environ, PyObject *key, PyObject *value)
-{
-    if (value == NULL)
-        return -1;
-    int err = PyDict_SetItem(environ, key, value);
-    Py_DECREF(value);
-    return err;
-}
-
 static int
 hex_value(char c)
 {
@@ -63,15 +52,15 @@ set_target(struct wsgi_names *n, PyObject *environ, const struct http_request *r
     if (target == NULL || PyDict_SetItem(environ, n->s_RAW_URI, target) < 0 ||
         PyDict_SetItem(environ, n->s_REQUEST_URI, target) < 0)
         return -1;
-    if (r->query.n > 0 && set(environ, n->s_QUERY_STRING, latin1(r->query)) < 0)
+    if (r->query.n > 0 && py_dict_give(environ, n->s_QUERY_STRING, latin1(r->query)) < 0)
         return -1;
     if (UNLIKELY(slice_is(r->path, "*"))) /* OPTIONS *: no path; the template has "" */
         return 0;
     if (UNLIKELY(memchr(r->path.p, '%', r->path.n) != NULL))
-        return set(environ, n->s_PATH_INFO, path_new(r->path));
+        return py_dict_give(environ, n->s_PATH_INFO, path_new(r->path));
     if (LIKELY(r->path.n == r->target.n))
         return PyDict_SetItem(environ, n->s_PATH_INFO, target);
-    return set(environ, n->s_PATH_INFO, latin1(r->path));
+    return py_dict_give(environ, n->s_PATH_INFO, latin1(r->path));
 }
 
 static bool
@@ -140,7 +129,7 @@ set_ends(struct wsgi_names *n, PyObject *environ, const struct exchange *ex)
         return -1;
     if (ends->is_unix)
         return PyDict_DelItem(environ, n->s_REMOTE_PORT);
-    return set(environ, n->s_REMOTE_PORT, port_new(ends->client_port));
+    return py_dict_give(environ, n->s_REMOTE_PORT, port_new(ends->client_port));
 }
 
 /* A header that came before: one value, as a list (RFC 9110 section 5.3); cookies have a separator of their own (RFC 9113 section
@@ -149,7 +138,7 @@ static int
 join(PyObject *environ, PyObject *key, PyObject *first, struct slice name, PyObject *value)
 {
     PyObject *joined = PyUnicode_FromFormat(slice_is(name, "cookie") ? "%U; %U" : "%U,%U", first, value);
-    return set(environ, key, joined);
+    return py_dict_give(environ, key, joined);
 }
 
 static int
@@ -186,7 +175,7 @@ environ_new(struct wsgi *w, const struct exchange *ex, PyObject *input)
     if (environ == NULL || PyDict_SetItem(environ, n->input_key, input) < 0 ||
         set_target(n, environ, r) < 0 || set_ends(n, environ, ex) < 0 || set_headers(n, environ, r) < 0)
         return NULL;
-    if (!slice_is(r->method, "GET") && set(environ, n->s_REQUEST_METHOD, wsgi_method(n, r->method)) < 0)
+    if (!slice_is(r->method, "GET") && py_dict_give(environ, n->s_REQUEST_METHOD, wsgi_method(n, r->method)) < 0)
         return NULL;
     if (UNLIKELY(r->version_minor == 0) &&
         PyDict_SetItem(environ, n->s_SERVER_PROTOCOL, n->version_10) < 0)
