@@ -128,6 +128,8 @@ void h1_write_own(struct h1 *h, int status, bool close);
 void h1_write_continue(struct h1 *h); /* 100 Continue, if it is still due */
 
 char *h1_put_header(char *p, const struct http_header *v, enum http_write *err);
+/* Server, Date, as far as the application has not, and what the configuration adds. There is room. Returns the end. */
+char *h1_put_own(char *p, struct http_app *app, bool has_server, bool has_date);
 
 /* h1_ws.c */
 struct h1_ws;

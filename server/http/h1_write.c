@@ -87,6 +87,25 @@ special(const struct http_header *v, struct told *told)
     }
 }
 
+char *
+h1_put_own(char *p, struct http_app *app, bool has_server, bool has_date)
+{
+    status_refresh(app);
+    const struct http_own *own = &app->own;
+    if (LIKELY(!has_server && !has_date)) {
+        memcpy(p, own->lines, (size_t)own->server_n + own->date_n);
+        p += own->server_n + own->date_n;
+    } else {
+        if (!has_server)
+            p = (char *)memcpy(p, own->lines, own->server_n) + own->server_n;
+        if (!has_date)
+            p = (char *)memcpy(p, own->lines + own->server_n, own->date_n) + own->date_n;
+    }
+    if (own->headers.n > 0)
+        p = (char *)memcpy(p, own->headers.p, own->headers.n) + own->headers.n;
+    return p;
+}
+
 /* Copies name and value and checks them on the way. Returns where it ends, or NULL with *err set.
  * */
 char *
@@ -231,19 +250,7 @@ h1_start_as(struct h1 *h, int status, struct slice reason, const struct http_hea
             return err;
         }
     }
-    status_refresh(app);
-    const struct http_own *own = &app->own;
-    if (LIKELY(!told.server && !told.date)) {
-        memcpy(p, own->lines, (size_t)own->server_n + own->date_n);
-        p += own->server_n + own->date_n;
-    } else {
-        if (!told.server)
-            p = (char *)memcpy(p, own->lines, own->server_n) + own->server_n;
-        if (!told.date)
-            p = (char *)memcpy(p, own->lines + own->server_n, own->date_n) + own->date_n;
-    }
-    if (own->headers.n > 0)
-        p = (char *)memcpy(p, own->headers.p, own->headers.n) + own->headers.n;
+    p = h1_put_own(p, app, told.server, told.date);
     r->out = start;
     r->out_n = (uint32_t)(p - start);
     r->out_room = room > UINT32_MAX ? UINT32_MAX : (uint32_t)room;

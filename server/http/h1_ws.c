@@ -12,7 +12,6 @@
 
 #include "chars.h"
 #include "h1.h"
-#include "status.h"
 
 enum {
     CLOSE_MS = 10 * 1000,     /* for the peer to answer our Close */
@@ -564,14 +563,7 @@ h1_ws_accept(struct h1 *h, struct slice subprotocol, const struct http_header *h
         has_server |= slice_is_nocase(headers[i].name, "server");
         p = next;
     }
-    status_refresh(app);
-    const struct http_own *own = &app->own;
-    if (!has_server)
-        p = put(p, (struct slice){ own->lines, own->server_n });
-    if (!has_date)
-        p = put(p, (struct slice){ own->lines + own->server_n, own->date_n });
-    if (own->headers.n > 0)
-        p = put(p, (struct slice){ own->headers.p, own->headers.n });
+    p = h1_put_own(p, app, has_server, has_date);
     p = put(p, SLICE("\r\n"));
     conn_out_commit(c, (size_t)(p - start));
     r->status = 101;
