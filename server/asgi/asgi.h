@@ -219,6 +219,8 @@ PyObject *ws_send_message(struct cycle *cycle, PyObject *type, PyObject *event);
 /* send.c: these also deny a WebSocket. */
 PyObject *send_start(struct cycle *cycle, PyObject *event);
 PyObject *send_body(struct cycle *cycle, PyObject *event);
+bool send_is_type(PyObject *type, PyObject *wanted); /* wanted: one of the names */
+PyObject *send_out_of_order(PyObject *type, const char *why); /* NULL, with RuntimeError set */
 
 enum { HEADERS_ON_STACK = 48 };
 

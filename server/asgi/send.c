@@ -26,8 +26,8 @@ held_release(void *owner)
     free(held);
 }
 
-static PyObject *
-out_of_order(PyObject *type, const char *why)
+PyObject *
+send_out_of_order(PyObject *type, const char *why)
 {
     return PyErr_Format(PyExc_RuntimeError, "unexpected ASGI message %R: %s", type, why);
 }
@@ -183,7 +183,7 @@ send_start(struct cycle *cycle, PyObject *event)
         return NULL;
     if (UNLIKELY(cycle->h == NULL || cycle->is_accepted || h1_is_started(cycle->h))) { /* by what ran meanwhile */
         headers_drop(&table);
-        return out_of_order(n->response_start, "the response has already been started");
+        return send_out_of_order(n->response_start, "the response has already been started");
     }
     size_t bad = 0;
     enum http_write err =
@@ -248,7 +248,7 @@ send_body(struct cycle *cycle, PyObject *event)
         return NULL;
     /* IsTrue() of a foreign object could have run anything. */
     if (cycle->h == NULL)
-        return out_of_order(n->response_body, "the application has returned");
+        return send_out_of_order(n->response_body, "the application has returned");
     enum http_write result = write_body(cycle, body, !more_body);
     switch (result) {
     case HTTP_OK:
@@ -279,8 +279,8 @@ send_body(struct cycle *cycle, PyObject *event)
     return wait_value(cycle, NULL);
 }
 
-static bool
-is_type(PyObject *type, PyObject *wanted)
+bool
+send_is_type(PyObject *type, PyObject *wanted)
 {
     return type == wanted || (PyUnicode_Check(type) && PyUnicode_Compare(type, wanted) == 0);
 }
@@ -303,25 +303,25 @@ send_message(struct cycle *cycle, PyObject *event)
     if (cycle->is_websocket)
         return ws_send_message(cycle, type, event);
     if (UNLIKELY(h1_is_finished(h))) {
-        if (cycle->is_refused && is_type(type, n->response_body))
+        if (cycle->is_refused && send_is_type(type, n->response_body))
             return wait_value(cycle, NULL);
-        return out_of_order(type, "the response is already complete");
+        return send_out_of_order(type, "the response is already complete");
     }
     if (UNLIKELY(h1_is_broken(h))) {
         PyErr_SetString(n->disconnected, "the client has gone");
         return NULL;
     }
-    if (is_type(type, n->response_body)) {
+    if (send_is_type(type, n->response_body)) {
         if (UNLIKELY(!h1_is_started(h)))
-            return out_of_order(type, "http.response.start must come first");
+            return send_out_of_order(type, "http.response.start must come first");
         return send_body(cycle, event);
     }
-    if (is_type(type, n->response_start)) {
+    if (send_is_type(type, n->response_start)) {
         if (UNLIKELY(h1_is_started(h)))
-            return out_of_order(type, "the response has already been started");
+            return send_out_of_order(type, "the response has already been started");
         return send_start(cycle, event);
     }
-    return out_of_order(type, "this connection takes http.response.start and http.response.body");
+    return send_out_of_order(type, "this connection takes http.response.start and http.response.body");
 }
 
 PyObject *

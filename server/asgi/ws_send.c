@@ -10,6 +10,23 @@ item(PyObject *event, PyObject *key)
     return value == Py_None ? NULL : value;
 }
 
+/* As item(), where it must be a str: *text, unchanged where there is none, is its UTF-8, which lives as long as it does. what: for the error. */
+static PyObject *
+text_item(PyObject *event, PyObject *key, const char *what, struct slice *text)
+{
+    PyObject *value = item(event, key);
+    if (value == NULL)
+        return NULL;
+    if (!PyUnicode_Check(value)) {
+        PyErr_Format(PyExc_TypeError, "%s must be a str", what);
+        return NULL;
+    }
+    Py_ssize_t size = 0;
+    text->p = PyUnicode_AsUTF8AndSize(value, &size);
+    text->n = (size_t)size;
+    return text->p == NULL ? NULL : value;
+}
+
 static PyObject *
 gone(struct asgi_names *n)
 {
@@ -38,20 +55,10 @@ static PyObject *
 accept_socket(struct cycle *cycle, PyObject *event)
 {
     struct asgi_names *n = cycle->asgi->names;
-    PyObject *protocol = item(event, n->s_subprotocol);
+    struct slice subprotocol = { 0 };
+    PyObject *protocol = text_item(event, n->s_subprotocol, "websocket.accept: 'subprotocol'", &subprotocol);
     if (protocol == NULL && PyErr_Occurred())
         return NULL;
-    struct slice subprotocol = { 0 };
-    if (protocol != NULL) {
-        Py_ssize_t size;
-        if (!PyUnicode_Check(protocol)) {
-            PyErr_SetString(PyExc_TypeError, "websocket.accept: 'subprotocol' must be a str");
-            return NULL;
-        }
-        if ((subprotocol.p = PyUnicode_AsUTF8AndSize(protocol, &size)) == NULL)
-            return NULL;
-        subprotocol.n = (size_t)size;
-    }
     PY_OWNED PyObject *kept = Py_XNewRef(protocol); /* making tuples below may run Python */
     struct header_table table;
     if (headers_take(cycle, event, "websocket.accept", &table) < 0)
@@ -149,20 +156,9 @@ send_close(struct cycle *cycle, PyObject *event)
     long code = code_object == NULL ? WS_NORMAL : PyLong_AsLong(code_object);
     if (code == -1 && PyErr_Occurred())
         return NULL;
-    PyObject *reason_object = item(event, n->s_reason);
-    if (reason_object == NULL && PyErr_Occurred())
-        return NULL;
     struct slice reason = SLICE("");
-    if (reason_object != NULL) {
-        Py_ssize_t size;
-        if (!PyUnicode_Check(reason_object)) {
-            PyErr_SetString(PyExc_TypeError, "websocket.close: 'reason' must be a str");
-            return NULL;
-        }
-        if ((reason.p = PyUnicode_AsUTF8AndSize(reason_object, &size)) == NULL)
-            return NULL;
-        reason.n = (size_t)size;
-    }
+    if (text_item(event, n->s_reason, "websocket.close: 'reason'", &reason) == NULL && PyErr_Occurred())
+        return NULL;
     if (UNLIKELY(cycle->h == NULL)) { /* by what __index__ ran */
         PyErr_SetString(PyExc_RuntimeError, "send() was called after the application had returned");
         return NULL;
@@ -185,18 +181,6 @@ send_close(struct cycle *cycle, PyObject *event)
 
 /* --- which -------------------------------------------------------------------------------------------------------------- */
 
-static bool
-is_type(PyObject *type, PyObject *wanted)
-{
-    return type == wanted || (PyUnicode_Check(type) && PyUnicode_Compare(type, wanted) == 0);
-}
-
-static PyObject *
-out_of_order(PyObject *type, const char *why)
-{
-    return PyErr_Format(PyExc_RuntimeError, "unexpected ASGI message %R: %s", type, why);
-}
-
 /* Before it is accepted. */
 static PyObject *
 answer(struct cycle *cycle, PyObject *type, PyObject *event)
@@ -204,21 +188,21 @@ answer(struct cycle *cycle, PyObject *type, PyObject *event)
     struct asgi_names *n = cycle->asgi->names;
     struct h1 *h = cycle->h;
     if (h1_is_finished(h))
-        return out_of_order(type, "the handshake has already been denied");
+        return send_out_of_order(type, "the handshake has already been denied");
     if (h1_is_broken(h))
         return gone(n);
     bool is_started = h1_is_started(h);
-    if (is_type(type, n->ws_response_body))
-        return is_started ? send_body(cycle, event) : out_of_order(type, "websocket.http.response.start must come first");
+    if (send_is_type(type, n->ws_response_body))
+        return is_started ? send_body(cycle, event) : send_out_of_order(type, "websocket.http.response.start must come first");
     if (is_started)
-        return out_of_order(type, "the handshake is being denied");
-    if (is_type(type, n->ws_accept))
+        return send_out_of_order(type, "the handshake is being denied");
+    if (send_is_type(type, n->ws_accept))
         return accept_socket(cycle, event);
-    if (is_type(type, n->ws_close))
+    if (send_is_type(type, n->ws_close))
         return send_close(cycle, event);
-    if (is_type(type, n->ws_response_start))
+    if (send_is_type(type, n->ws_response_start))
         return send_start(cycle, event);
-    return out_of_order(type, "websocket.accept, websocket.close or websocket.http.response.start must come first");
+    return send_out_of_order(type, "websocket.accept, websocket.close or websocket.http.response.start must come first");
 }
 
 PyObject *
@@ -226,12 +210,12 @@ ws_send_message(struct cycle *cycle, PyObject *type, PyObject *event)
 {
     struct asgi_names *n = cycle->asgi->names;
     if (UNLIKELY(cycle->is_closed))
-        return out_of_order(type, "websocket.close has already been sent");
+        return send_out_of_order(type, "websocket.close has already been sent");
     if (UNLIKELY(!cycle->is_accepted))
         return answer(cycle, type, event);
-    bool is_data = is_type(type, n->ws_send);
-    if (!is_data && !is_type(type, n->ws_close))
-        return out_of_order(type, "this connection takes websocket.send and websocket.close");
+    bool is_data = send_is_type(type, n->ws_send);
+    if (!is_data && !send_is_type(type, n->ws_close))
+        return send_out_of_order(type, "this connection takes websocket.send and websocket.close");
     /* To close what the client has just closed is no fault of the application's, as long as it was not told. */
     if (UNLIKELY(!h1_ws_is_open(cycle->h)) && (is_data || cycle->disconnect_is_told))
         return gone(n);
