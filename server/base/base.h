@@ -4,6 +4,7 @@
  *   buf.h     a growing byte buffer                clock.h   monotonic time, HTTP dates
  *   log.h     one line to the error log            assert.h  checks that stay on in release builds
  *   live.h    counters of what is alive            owned.h   locals that clean up after themselves
+ *   lookout.h when to look for an answer before sleeping
  */
 #ifndef RINGCORN_BASE_H
 #define RINGCORN_BASE_H
@@ -14,6 +15,7 @@
 #include "list.h"
 #include "live.h"
 #include "log.h"
+#include "lookout.h"
 #include "owned.h"
 #include "slice.h"
 

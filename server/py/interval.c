@@ -1,4 +1,4 @@
-/* interval.c: CPython's switch interval as a number in memory.
+/* interval.c: CPython's switch interval as a number in memory, and beside it whether somebody has the GIL.
  *
  * sys.setswitchinterval() needs the GIL. Who wants to change the interval for the time that he waits for the GIL has none, and from 3.12
  * on CPython's own function needs a thread state too. Here is where the number lies, by CPython's internal headers, which every
@@ -20,17 +20,27 @@
 #endif
 #endif
 
+/* Where the number lies; beside it, in *locked, the int that is 1 while somebody has the GIL. NULL: not known. */
 static unsigned long *
-address(void)
+address(const int **locked)
 {
 #if !defined(HAS_INTERNALS) || defined(Py_GIL_DISABLED)
+    *locked = NULL;
     return NULL;
-#elif PY_VERSION_HEX < 0x030c0000
-    return &_PyRuntime.ceval.gil.interval;
+#else
+#if PY_VERSION_HEX < 0x030c0000
+    struct _gil_runtime_state *gil = &_PyRuntime.ceval.gil;
 #else
     /* An interpreter with a GIL of its own is left alone. And two fields far from each other agree: the pointer can be followed. */
     PyInterpreterState *main = PyInterpreterState_Main();
-    return PyInterpreterState_Get()->ceval.gil == &main->_gil ? &main->_gil.interval : NULL;
+    struct _gil_runtime_state *gil = &main->_gil;
+    if (PyInterpreterState_Get()->ceval.gil != gil) {
+        *locked = NULL;
+        return NULL;
+    }
+#endif
+    *locked = (const int *)&gil->locked;
+    return &gil->interval;
 #endif
 }
 
@@ -72,11 +82,21 @@ is_interval(unsigned long *word, double usual)
 unsigned long *
 interval_find(void)
 {
-    unsigned long *word = address();
+    const int *locked;
+    unsigned long *word = address(&locked);
     double usual = call_sys("getswitchinterval", -1);
     if (word == NULL || usual <= 0) {
         PyErr_Clear();
         return NULL;
     }
     return is_interval(word, usual) ? word : NULL;
+}
+
+const int *
+py_gil_locked(void)
+{
+    const int *locked;
+    if (interval_find() == NULL || address(&locked) == NULL)
+        return NULL;
+    return __atomic_load_n(locked, __ATOMIC_RELAXED) == 1 ? locked : NULL;
 }

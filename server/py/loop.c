@@ -470,6 +470,18 @@ loop_helper_end(PyObject *loop)
     atomic_fetch_sub_explicit(&loop_of(loop)->helpers, 1, memory_order_relaxed);
 }
 
+void
+loop_expect(PyObject *loop, int n)
+{
+    atomic_fetch_add_explicit(&loop_of(loop)->expected, n, memory_order_relaxed);
+}
+
+bool
+loop_looks_out(PyObject *loop)
+{
+    return atomic_load_explicit(&loop_of(loop)->looks_out, memory_order_relaxed);
+}
+
 /* --- life ------------------------------------------------------------------------------------- */
 
 static PyObject *

@@ -171,6 +171,9 @@ struct loop {
     atomic_bool is_turn_wanted;   /* loop_wake() */
     atomic_bool is_poked;         /* another thread has put something into ready */
     atomic_uint helpers;          /* threads of our pools that run Python for this loop */
+    atomic_int expected;          /* loop_expect() */
+    atomic_bool looks_out;
+    struct lookout lookout;       /* the loop's thread */
 
     struct loop_late *late; /* the loop's thread: to do when the GIL is given away, the last noted first */
 

@@ -86,9 +86,20 @@ int loop_report(PyObject *loop, const char *message);
 void loop_helper_begin(PyObject *loop);
 void loop_helper_end(PyObject *loop);
 
+/* That many more short jobs (or fewer) are under way whose results will be posted to the loop: before it sleeps it may look out for them
+ * for a moment. Any thread, no GIL needed. */
+void loop_expect(PyObject *loop, int n);
+
+/* It does so now. Any thread. */
+bool loop_looks_out(PyObject *loop);
+
 /* A request has ended that the loop has served. is_async: no lease of a thread was used for it. Where there are none such the loop has
  * no reason to go before threads that compute. The loop's thread. */
 void loop_note_request(PyObject *loop, bool is_async);
+
+/* The int that is 1 while some thread has the GIL and 0 while none has; to be read atomically, by any thread. NULL where CPython's is
+ * out of reach. GIL held; no exception is set. */
+const int *py_gil_locked(void);
 
 /* Where the loop runs. Any thread, no GIL needed. */
 bool loop_runs_here(PyObject *loop);

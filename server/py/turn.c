@@ -320,6 +320,34 @@ loop_flush_if_due(PyObject *loop)
     flush_if_due(loop_of(loop));
 }
 
+static bool
+has_posts(struct loop *l)
+{
+    return atomic_load_explicit(&l->posts, memory_order_relaxed) != NULL ||
+           atomic_load_explicit(&l->io_posts, memory_order_relaxed) != NULL ||
+           atomic_load_explicit(&l->is_turn_wanted, memory_order_relaxed);
+}
+
+/* Before a wait that may block, without the GIL: are there results at once? */
+static bool
+look_out(struct loop *l, int64_t timeout)
+{
+    if (atomic_load_explicit(&l->expected, memory_order_relaxed) != 1)
+        return false;
+    int64_t ns = lookout_ns(&l->lookout);
+    if (ns == 0)
+        return false;
+    if (timeout > 0 && timeout < ns)
+        ns = timeout;
+    int64_t until = clock_ns() + ns;
+    atomic_store(&l->looks_out, true);
+    while (!has_posts(l) && clock_ns() < until)
+        lookout_pause();
+    atomic_store(&l->looks_out, false);
+    lookout_note(&l->lookout, has_posts(l));
+    return has_posts(l);
+}
+
 /* Phases 4, 1 and 2: until there is something for Python. */
 static void
 turn_io(struct loop *l)
@@ -336,6 +364,8 @@ turn_io(struct loop *l)
             l->is_released = true;
             do_late(l);
         }
+        if (timeout != 0 && released != NULL && look_out(l, timeout))
+            timeout = 0;
         int64_t until = timeout > 0 ? clock_ns() + timeout : INT64_MAX;
         int events = io_wait(l->io, timeout);
         bool had_posts = run_io_posts(l) | atomic_exchange(&l->is_turn_wanted, false);

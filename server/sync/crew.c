@@ -16,11 +16,11 @@
  * A thread for batched jobs that are handed over while the loop reads from its connections is woken at the end of that: it finds all
  * of them then, instead of going to sleep after each.
  *
- * Batched jobs. Under the GIL eight threads run no more Python than one, but every hand-over of it between them costs two switches. So
- * a thread that runs batched jobs takes the next by itself and keeps the GIL, and nobody else is woken while jobs are begun
- * at short intervals. When the last began HEADWAY_NS ago, its thread waits for something or computes: then one idle thread, the
- * scout, is sent for the GIL, and takes the oldest job once it has it. A scout that got it soon sends the next: jobs wait, so
- * that it pays to have more of them under way.
+ * Holding back. A lease that would need one more thread waits while the others make headway (headway.c). Batched jobs need the loop for
+ * nothing: a thread takes the next by itself and keeps the GIL, and where that makes no headway one idle thread, the scout, is sent for
+ * the GIL, and takes the oldest job once it has it. A scout that got it soon sends the next: jobs wait, so that it pays to have
+ * more of them under way. Other jobs alternate with the loop, a lease at a time, which costs the fewest switches while both have little to do;
+ * where the loop is busy with other things, as many as there are slots begin once a turn.
  *
  * Runs on:  any thread, with or without the GIL, unless a function says otherwise.
  * Owns:     the crew; threads live on their own stacks, leases and jobs in their owners. */
@@ -34,11 +34,20 @@ enum { WAKES_AT_ONCE = 16 };
 
 /* --- sleeping and waking ------------------------------------------------------------------------ */
 
-static void
-futex_wait(atomic_uint *word, const struct timespec *timeout)
+static bool
+is_awake(struct sync_thread *t)
 {
-    syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, 0, timeout, NULL,
-            0); /* EINTR, EAGAIN: the caller looks again */
+    return atomic_load(&t->sleep) == AWAKE;
+}
+
+static void
+futex_wait(struct sync_thread *t, const struct timespec *timeout)
+{
+    unsigned asleep = ASLEEP;
+    if (atomic_compare_exchange_strong(&t->sleep, &asleep, ASLEEP_IN_KERNEL) ||
+        asleep == ASLEEP_IN_KERNEL)
+        syscall(SYS_futex, &t->sleep, FUTEX_WAIT_PRIVATE, ASLEEP_IN_KERNEL, timeout, NULL,
+                0); /* EINTR, EAGAIN: the caller looks again */
 }
 
 /* The thread may be gone already; then this wakes nobody. */
@@ -65,8 +74,9 @@ take_wakes(struct list *list, atomic_uint **words, size_t n)
     size_t taken = 0;
     while (taken < n && !list_is_empty(list)) {
         struct sync_thread *t = CONTAINER_OF(list_pop(list), struct sync_thread, wake);
-        words[taken++] = &t->is_awake;
-        atomic_store(&t->is_awake, 1);
+        atomic_uint *word = &t->sleep;
+        if (atomic_exchange(word, AWAKE) == ASLEEP_IN_KERNEL)
+            words[taken++] = word;
     }
     return taken;
 }
@@ -174,7 +184,7 @@ fall_asleep(struct sync_thread *t)
 {
     t->is_asleep = true;
     t->has_alarm = true;
-    atomic_store(&t->is_awake, 0);
+    atomic_store(&t->sleep, ASLEEP);
 }
 
 /* Lock held: its lease has no job. */
@@ -189,27 +199,41 @@ static void
 sleep_until_parked(struct crew *c, struct sync_thread *t, int64_t due_ns)
 {
     int64_t left_ns;
-    while (atomic_load(&t->is_awake) == 0 && (left_ns = due_ns - clock_ns()) > 0) {
+    while (!is_awake(t) && (left_ns = due_ns - clock_ns()) > 0) {
         struct timespec left = { .tv_sec = left_ns / NS_PER_S, .tv_nsec = left_ns % NS_PER_S };
-        futex_wait(&t->is_awake, &left);
+        futex_wait(t, &left);
     }
     pthread_mutex_lock(&c->lock);
     if (t->is_asleep && is_idle_of_lease(t)) {
         t->is_asleep = false;
-        atomic_store(&t->is_awake, 1);
+        atomic_store(&t->sleep, AWAKE);
         t->was_parked = true;
         t->orders |= ORDER_PARK;
     }
     pthread_mutex_unlock(&c->lock);
 }
 
+static void
+look_out(struct sync_thread *t)
+{
+    int64_t ns = lookout_ns(&t->lookout);
+    if (ns == 0)
+        return;
+    int64_t until = clock_ns() + ns;
+    while (!is_awake(t) && clock_ns() < until)
+        lookout_pause();
+    lookout_note(&t->lookout, is_awake(t));
+}
+
 void
-crew_sleep(struct crew *c, struct sync_thread *t)
+crew_sleep(struct crew *c, struct sync_thread *t, bool is_soon)
 {
     static const struct timespec alarm = { .tv_nsec = ALARM_NS };
-    if (atomic_load(&t->is_awake) == 0)
-        futex_wait(&t->is_awake, &alarm);
-    if (atomic_load(&t->is_awake) != 0)
+    if (is_soon)
+        look_out(t);
+    if (!is_awake(t))
+        futex_wait(t, &alarm);
+    if (is_awake(t))
         return;
     int64_t park_ns = 0;
     pthread_mutex_lock(&c->lock);
@@ -218,13 +242,13 @@ crew_sleep(struct crew *c, struct sync_thread *t)
         park_ns = is_idle_of_lease(t) && !t->was_parked ? c->park_timeout_ns : 0;
     } else { /* its wake-up is late */
         list_del(&t->wake);
-        atomic_store(&t->is_awake, 1);
+        atomic_store(&t->sleep, AWAKE);
     }
     pthread_mutex_unlock(&c->lock);
     if (park_ns > 0)
         sleep_until_parked(c, t, clock_ns() + park_ns);
-    while (atomic_load(&t->is_awake) == 0)
-        futex_wait(&t->is_awake, NULL);
+    while (!is_awake(t))
+        futex_wait(t, NULL);
 }
 
 /* Some milliseconds old, at a fifth of the price. */
@@ -349,10 +373,12 @@ begin(struct crew *c, struct lease *l)
     l->slot_jobs++;
     c->queued--;
     c->busy_n++;
-    if (l->running->is_batched)
-        c->begun_ns = clock_ns();
+    headway_begin(c);
     t->next = l->running;
     t->loop = c->loop;
+    t->is_expected = !l->running->is_batched && c->loop != NULL;
+    if (t->is_expected)
+        loop_expect(c->loop, 1);
     t->was_parked = false;
     t->orders &= ~(unsigned)ORDER_PARK;
     end_check(c, t);
@@ -515,12 +541,16 @@ send_scout(struct crew *c)
 
 /* The lease would get a thread that sleeps. Is it better off without? */
 static bool
-holds_back(struct crew *c, struct lease *l, struct sync_thread *t)
+holds_back(struct crew *c, struct lease *l, struct sync_thread *t, bool stands_still)
 {
-    if (!t->is_asleep || c->busy_n == 0 ||
-        !CONTAINER_OF(l->jobs.next, struct sync_job, link)->is_batched)
+    if (!t->is_asleep && !t->steps_back)
         return false;
-    if (!c->has_scout && clock_ns() - c->begun_ns >= HEADWAY_NS)
+    if (!CONTAINER_OF(l->jobs.next, struct sync_job, link)->is_batched)
+        return !l->is_closed && !stands_still &&
+               (headway_is_coming(c) || (c->busy_n > 0 && headway_is_made(c)));
+    if (c->busy_n == 0)
+        return false;
+    if (!c->has_scout && !headway_is_made(c))
         send_scout(c);
     return true;
 }
@@ -528,16 +558,19 @@ holds_back(struct crew *c, struct lease *l, struct sync_thread *t)
 void
 crew_dispatch(struct crew *c)
 {
+    bool stands_still = c->needy > 0 && headway_stands_still(c);
     WRITE(c->is_holding_back, false);
     while (c->waiting > 0 && free_slots(c) > 0) {
         struct lease *l = next_lease(c);
         if (l == NULL)
             break;
         if (l->thread == NULL &&
-            holds_back(c, l, CONTAINER_OF(c->idle.next, struct sync_thread, link))) {
+            holds_back(c, l, CONTAINER_OF(c->idle.next, struct sync_thread, link), stands_still)) {
             WRITE(c->is_holding_back, !c->has_scout);
             WRITE(c->needs_turn, true);
-            break;
+            if (list_is_empty(&c->wait_kept))
+                break;
+            l = CONTAINER_OF(c->wait_kept.next, struct lease, wait);
         }
         leave_wait(c, l);
         if (l->thread == NULL) {
@@ -568,7 +601,7 @@ crew_has_no_thread(struct crew *c)
 bool
 crew_is_short(struct crew *c)
 {
-    if (c->waiting == 0)
+    if (c->waiting == 0 || ((c->is_holding_back || c->has_scout) && free_slots(c) > 0))
         return false;
     if (c->optional_n > 0 && free_slots(c) == 0 && crew_has_no_thread(c))
         return true; /* optional jobs wait for a slot, but not for a thread: are there slots that nobody uses? */
@@ -837,6 +870,7 @@ finish(struct crew *c, struct sync_thread *t)
     bool has_more = !list_is_empty(&l->jobs);
 
     c->busy_n -= !l->is_paused;
+    t->steps_back = headway_steps_back(c);
     l->running = NULL;
     l->is_paused = false;
     WRITE(l->delivered_turn, READ(c->turn));
@@ -865,6 +899,7 @@ crew_next(struct crew *c, struct sync_thread *t, struct sync_job *done, unsigned
     enum next next;
 
     crew_lock(c);
+    bool was_given = t->next != NULL;
     if (UNLIKELY(c->is_orphan)) {
         pthread_mutex_unlock(&c->lock);
         *orders = ORDER_LEAVE;
@@ -881,6 +916,7 @@ crew_next(struct crew *c, struct sync_thread *t, struct sync_job *done, unsigned
         finish(c, t);
     else if (t->lease == NULL && list_is_empty(&t->link) && t->orders == 0)
         place(c, t);
+    t->steps_back = false;
     if (was_scout)
         t->is_scout = false;
     if (was_scout && t->is_soon && c->is_holding_back && c->idle_n > 0) {
@@ -899,7 +935,8 @@ crew_next(struct crew *c, struct sync_thread *t, struct sync_job *done, unsigned
         next = NEXT_SLEEP;
         fall_asleep(t);
     }
-    unlock(c, done == NULL); /* the end of a job wakes the loop */
+    /* The end of a job wakes the loop, and who was woken for a job has changed nothing. */
+    unlock(c, done == NULL && !was_given);
     return next;
 }
 
@@ -960,7 +997,7 @@ lease_resume(struct lease *l)
     }
     crew_unlock(c);
     if (has_to_wait)
-        crew_sleep(c, t);
+        crew_sleep(c, t, false);
 }
 
 /* --- starting and ending ------------------------------------------------------------------------- */

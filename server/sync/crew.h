@@ -29,12 +29,12 @@ enum { TENURE_JOBS = 1000 };
 /* A thread that has just become idle sleeps for so long with an alarm: a job that is handed over meanwhile needs no wake-up at once,
  * it is found at the latest then. */
 #define ALARM_NS (2 * NS_PER_MS)
-/* A thread that has begun a batched job no longer ago is about to take the next: no other is woken for it. */
-#define HEADWAY_NS (100 * 1000)
 /* The first batched job of a turn of the loop does not wait for longer until its thread is woken. */
 #define GATHER_NS (200 * 1000)
 
 enum affinity { AFFINITY_REQUEST, AFFINITY_TRANSACTION, AFFINITY_CALL };
+
+enum sleep { ASLEEP, AWAKE, ASLEEP_IN_KERNEL };
 
 /* What a thread shall do when it has no job. */
 enum order {
@@ -58,13 +58,16 @@ struct sync_thread {
     bool is_starting;      /* still in crew->starting_n */
     bool is_scout;         /* has ORDER_SCOUT, or is on it */
     bool is_soon;          /* of a scout: it did not wait for the GIL for long. Its own */
+    bool steps_back;       /* it is free, and would rather sleep (headway_steps_back()) */
     bool is_new_to_lease;  /* on_acquire has not run */
     bool is_checked;       /* may_release is being asked: it may be free soon */
     bool was_parked;       /* on_park has run since its last job, or is about to */
     bool is_clean;         /* on_surplus has run since its last job: it holds nothing */
     int64_t idle_since_ns; /* while in crew->idle, where there is an idle timeout */
     bool has_alarm;        /* it looks by itself within ALARM_NS whether it was given something */
-    atomic_uint is_awake;  /* futex: 0 = sleeps. Any thread */
+    atomic_uint sleep;     /* futex: an enum sleep. Any thread */
+    struct lookout lookout; /* its own */
+    bool is_expected;      /* of next: the loop counts on its result (loop_expect()) */
     unsigned long ident;   /* constant, as the next */
     PyThreadState *state;
 };
@@ -86,7 +89,13 @@ struct crew {
     size_t waiting;    /* leases in wait_new and wait_kept; read without the lock */
     size_t holding_n;
     size_t busy_n;    /* threads between begin and end of a job, the paused ones not */
-    int64_t begun_ns; /* the last begin of a batched job */
+    struct headway {
+        int64_t begun_ns;  /* the last begin of a job */
+        int64_t looked_ns; /* the last look at the GIL since then; 0 = none */
+        bool was_free;     /* what it showed */
+        unsigned ended;    /* jobs that ended beside others */
+        const int *locked; /* 1 while somebody has the GIL; NULL = not known. Constant */
+    } headway;
     bool has_scout;   /* one at a time */
     bool
         is_holding_back; /* leases wait although threads are idle: for those that make headway. Read without the lock */
@@ -195,7 +204,7 @@ enum next { NEXT_JOB, NEXT_ORDERS, NEXT_SLEEP };
 void crew_thread_init(struct sync_thread *t);
 /* done: what it has run, or NULL. The next job is in t->next, for NEXT_ORDERS: orders in *orders. */
 enum next crew_next(struct crew *c, struct sync_thread *t, struct sync_job *done, unsigned *orders);
-void crew_sleep(struct crew *c, struct sync_thread *t);
+void crew_sleep(struct crew *c, struct sync_thread *t, bool is_soon);
 /* The answer to ORDER_CHECK. */
 void crew_checked(struct crew *c, struct sync_thread *t, bool may_release);
 
@@ -215,6 +224,20 @@ void crew_drop(struct crew *c, struct list *jobs, enum sync_drop why);
 /* The crew is closed: what is queued will not run. The jobs are dropped on the loop's thread. Any thread; the caller has a reference to
  * the loop. */
 void crew_post_dropped(struct crew *c, PyObject *loop);
+
+/* --- headway.c: lock held --------------------------------------------------------------------------- */
+
+void headway_begin(struct crew *c); /* a job begins */
+/* Is nobody else needed while those who run go on? There are such. Looks only when it is time to. */
+bool headway_is_made(struct crew *c);
+int64_t headway_due_ns(const struct crew *c); /* when it is */
+bool headway_stands_still(struct crew *c); /* no job has begun for long */
+/* A thread has ended a job: shall it sleep, although jobs wait, because others may do with the GIL what it does? */
+bool headway_steps_back(struct crew *c);
+/* There is a lease with a slot and without a job, whose request is about to make its next call. */
+bool headway_is_coming(struct crew *c);
+/* l has a slot and no job, and its request awaits something else. */
+bool headway_is_over(const struct crew *c, const struct lease *l);
 
 /* --- turn.c and blocked.c ------------------------------------------------------------------------ */
 

@@ -310,6 +310,7 @@ pool_init_crew(struct pool *p, PyObject *module)
     p->crew->pool = p;
     p->crew->loop = p->loop;
     p->crew->detach_post.fn = on_detach;
+    p->crew->headway.locked = py_gil_locked();
     return 0;
 }
 

@@ -1,6 +1,7 @@
 /* sync.h: synchronous Python code beside the loop: sets of persistent threads whose job loop is C.
  *
  *   crew.c    threads, slots and leases: who runs what, when. Knows jobs as structs, not as Python
+ *   headway.c whether one more thread would help
  *   turn.c    what the loop does for a crew once a turn: parking, deadlines, threads to start
  *   blocked.c which threads only wait for the loop
  *   thread.c  a thread of Python's that runs jobs: its start, its loop, the hooks that run on it
@@ -52,8 +53,7 @@ struct sync_job {
      * the lease. */
     void (*end)(struct sync_job *job);
     /* One of many short jobs that need the loop for nothing: a thread runs them one after the other without giving the GIL away in between
-     * (end() is called with it, then), and another thread is woken only where that makes no headway, because a job waits or computes
-     * for long. */
+     * (end() is called with it, then), and another thread is woken only where that makes no headway (headway.c). */
     bool is_batched;
     /* Will not run: its wait took longer than sync.queue_timeout, the crew was stopped, or it is optional and there is no thread for it.
      * Loop's thread, any GIL state. */

@@ -103,23 +103,29 @@ work(PyObject *unused, PyObject *capsule)
 
     struct sync_job *done = NULL; /* its result is posted when this thread counts as free again */
     unsigned orders = 0;
-    bool has_gil = true;
+    PyObject *loop = NULL;
+    bool has_gil = true, is_expected = false;
+    bool is_soon = false; /* the next job may follow at once: the loop was looking out for the last result */
     crew_thread_init(&self);
     release_gil(&self, &has_gil);
     while (!(orders & ORDER_LEAVE)) {
         enum next next = crew_next(c, &self, done, &orders);
         if (done != NULL) {
+            is_soon = is_expected && loop_looks_out(loop);
             done->end(done);
             done = NULL;
         }
         switch (next) {
         case NEXT_JOB: {
-            PyObject *loop = self.loop; /* whoever made the job keeps it alive until end() */
+            loop = self.loop; /* whoever made the job keeps it alive until end() */
+            is_expected = self.is_expected;
             done = self.next;
             self.next = NULL;
             loop_helper_begin(loop);
             run_job(c, &self, done, &has_gil);
             loop_helper_end(loop);
+            if (is_expected)
+                loop_expect(loop, -1);
             break;
         }
         case NEXT_ORDERS:
@@ -133,7 +139,8 @@ work(PyObject *unused, PyObject *capsule)
             break;
         case NEXT_SLEEP:
             release_gil(&self, &has_gil);
-            crew_sleep(c, &self);
+            crew_sleep(c, &self, is_soon);
+            is_soon = false;
             break;
         }
     }

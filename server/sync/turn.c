@@ -11,12 +11,6 @@ enum { NAMED_MAX = 8, REPORT_SIZE = 1024 };
 
 /* --- parking: lock held -------------------------------------------------------------------------- */
 
-static bool
-can_be_parked(struct crew *c, struct lease *l)
-{
-    return READ(l->delivering) == 0 && c->turn - READ(l->delivered_turn) >= PARK_TURNS;
-}
-
 static void
 park_leases(struct crew *c)
 {
@@ -24,7 +18,7 @@ park_leases(struct crew *c)
     while (crew_is_short(c) && node != &c->holding) {
         struct lease *l = CONTAINER_OF(node, struct lease, holding);
         node = node->next;
-        if (!can_be_parked(c, l))
+        if (!headway_is_over(c, l))
             continue;
         crew_park(c, l);
         crew_dispatch(c); /* makes leases run, none hold */
@@ -238,8 +232,10 @@ client_next_ns(void *self)
                 next = earlier(next, earlier(expires(c, &c->wait_kept), expires(c, &c->wait_new)));
             if (c->retry_ns != 0 && c->needy > 0)
                 next = earlier(next, c->retry_ns);
-            if (c->is_holding_back)
-                next = earlier(next, c->begun_ns + HEADWAY_NS);
+            if (c->is_holding_back) {
+                is_deciding |= headway_is_coming(c);
+                next = earlier(next, headway_due_ns(c));
+            }
         }
         crew_unlock(c);
         if (is_deciding)

@@ -42,9 +42,22 @@ bool loop_is_released(PyObject *loop);
 void loop_wake(PyObject *loop);
 bool loop_do_late(PyObject *loop, struct loop_late *late);
 void loop_post(PyObject *loop, struct post *post);
+void loop_expect(PyObject *loop, int n);
 
+/* The time stands still while stopped_ns is set. */
+static int64_t stopped_ns;
+
+static int64_t
+crew_clock_ns(void)
+{
+    return stopped_ns != 0 ? stopped_ns : clock_ns();
+}
+
+#define clock_ns crew_clock_ns
 #include "../../server/sync/crew.c"
+#include "../../server/sync/headway.c"
 #include "../../server/sync/turn.c"
+#undef clock_ns
 
 bool
 blocked_is_due(struct crew *c)
@@ -99,6 +112,12 @@ bool
 loop_runs_elsewhere(PyObject *loop)
 {
     return !loop_runs_here(loop);
+}
+
+void
+loop_expect(PyObject *loop, int n)
+{
+    (void)loop, (void)n;
 }
 
 bool
@@ -596,6 +615,199 @@ test_labels(void)
     leave_all(c);
 }
 
+/* --- holding back ---------------------------------------------------------------------------------------------------- */
+
+/* n threads that are idle and asleep. */
+static void
+rest(struct crew *c, size_t n)
+{
+    struct lease l[PLAYED];
+    struct step_job jobs[PLAYED];
+    for (size_t i = 0; i < n; i++) {
+        lease_init(&l[i], c, "first");
+        lease_submit(&l[i], job_init(&jobs[i]));
+        lease_close(&l[i]);
+    }
+    for (size_t i = 0; i < n; i++) {
+        CHECK(start(c, &played[i]) == NEXT_JOB);
+        begins(&played[i]);
+    }
+    for (size_t i = 0; i < n; i++)
+        CHECK(ends(c, &played[i], &jobs[i].sync) == NEXT_SLEEP);
+    CHECK(c->idle_n == n);
+}
+
+static void
+pass(int64_t ns)
+{
+    stopped_ns += ns;
+}
+
+static void
+test_requests_take_turns(void)
+{
+    struct crew *c = crew_of(2, 2);
+    struct lease a, b;
+    struct step_job a1, b1;
+    int locked = 1;
+    rest(c, 2);
+    c->headway.locked = &locked;
+    lease_init(&a, c, "a");
+    lease_init(&b, c, "b");
+    pass(NS_PER_S);
+    lease_submit(&a, job_init(&a1));
+    struct sync_thread *t = a.thread;
+    CHECK(t != NULL && begins(t) == &a1.sync);
+    lease_submit(&b, job_init(&b1));
+    ok(b.thread == NULL && c->is_holding_back, "a job that has just begun is waited for");
+    a.delivering = 1;
+    CHECK(ends(c, t, &a1.sync) == NEXT_SLEEP && c->holding_n == 1);
+    crew_client.turn(c);
+    ok(b.thread == NULL, "so is the request whose result is on its way");
+    a.delivering = 0;
+    a.delivered_turn = c->turn;
+    ok(crew_client.next_ns(c) == 0, "the loop does not sleep before it is decided");
+    lease_close(&a);
+    ok(b.thread == t, "its end gives its thread to the next");
+    begins(t);
+    ends(c, t, &b1.sync);
+    lease_close(&b);
+    leave_all(c);
+}
+
+static void
+test_a_standstill_lets_all_in(void)
+{
+    struct crew *c = crew_of(3, 3);
+    struct lease a, b, d;
+    struct step_job a1, b1, d1;
+    rest(c, 3);
+    lease_init(&a, c, "a");
+    lease_init(&b, c, "b");
+    lease_init(&d, c, "d");
+    pass(NS_PER_S);
+    lease_submit(&a, job_init(&a1));
+    begins(a.thread);
+    lease_submit(&b, job_init(&b1));
+    lease_submit(&d, job_init(&d1));
+    CHECK(b.thread == NULL && d.thread == NULL);
+    pass(STILL_NS);
+    crew_client.turn(c);
+    ok(b.thread != NULL && d.thread != NULL, "all who wait begin, where none did for long");
+    begins(b.thread), begins(d.thread);
+    ends(c, a.thread, &a1.sync), ends(c, b.thread, &b1.sync), ends(c, d.thread, &d1.sync);
+    lease_close(&a), lease_close(&b), lease_close(&d);
+    leave_all(c);
+}
+
+static struct sync_job *
+batched(struct step_job *s)
+{
+    struct sync_job *job = job_init(s);
+    job->is_batched = true;
+    return job;
+}
+
+static void
+test_a_scout_for_a_free_gil(void)
+{
+    struct crew *c = crew_of(2, 2);
+    struct lease a, b;
+    struct step_job a1, b1;
+    int locked = 1;
+    rest(c, 2);
+    c->headway.locked = &locked;
+    lease_init(&a, c, "a");
+    lease_init(&b, c, "b");
+    lease_submit(&a, batched(&a1));
+    lease_close(&a);
+    struct sync_thread *t = a.thread, *u = t == &played[0] ? &played[1] : &played[0];
+    begins(t);
+    lease_submit(&b, batched(&b1));
+    lease_close(&b);
+    pass(FIRST_LOOK_NS);
+    crew_client.turn(c);
+    CHECK(!c->has_scout);
+    pass(NEXT_LOOK_NS);
+    crew_client.turn(c);
+    ok(!c->has_scout, "nobody is sent for the GIL while somebody has it");
+    locked = 0;
+    pass(NEXT_LOOK_NS);
+    crew_client.turn(c);
+    ok(!c->has_scout, "nor where it is free for a moment");
+    pass(NEXT_LOOK_NS);
+    crew_client.turn(c);
+    ok(c->has_scout && u->orders == ORDER_SCOUT, "one is where it stays free");
+    unsigned orders = 0;
+    CHECK(crew_next(c, u, NULL, &orders) == NEXT_ORDERS && orders == ORDER_SCOUT);
+    CHECK(crew_next(c, u, NULL, &orders) == NEXT_JOB && begins(u) == &b1.sync);
+    ends(c, u, &b1.sync);
+    ends(c, t, &a1.sync);
+    leave_all(c);
+}
+
+static void
+test_one_of_many_steps_back(void)
+{
+    struct crew *c = crew_of(2, 2);
+    struct lease l[STEP_BACK_JOBS + 2];
+    struct step_job jobs[STEP_BACK_JOBS + 2];
+    int locked = 1;
+    rest(c, 2);
+    c->headway.locked = &locked;
+    for (size_t i = 0; i < ARRAY_LEN(l); i++) {
+        lease_init(&l[i], c, "l");
+        pass(i == 1 ? LONG_NS : 0); /* the second gets the second thread, by a scout */
+        lease_submit(&l[i], batched(&jobs[i]));
+        lease_close(&l[i]);
+    }
+    struct sync_thread *t = l[0].thread, *u = t == &played[0] ? &played[1] : &played[0];
+    unsigned orders = 0;
+    CHECK(crew_next(c, u, NULL, &orders) == NEXT_ORDERS && orders == ORDER_SCOUT);
+    CHECK(crew_next(c, u, NULL, &orders) == NEXT_JOB);
+    struct sync_job *of_t = begins(t), *of_u = begins(u);
+    enum next next = NEXT_JOB;
+    size_t n = 0;
+    while (next == NEXT_JOB && n < ARRAY_LEN(l)) {
+        next = ends(c, t, of_t);
+        n++;
+        if (next == NEXT_JOB)
+            of_t = begins(t);
+    }
+    ok(next == NEXT_SLEEP && n <= STEP_BACK_JOBS && c->waiting > 0 && c->busy_n == 1,
+       "a thread sleeps although jobs wait (after %zu)", n);
+    while (ends(c, u, of_u) == NEXT_JOB)
+        of_u = begins(u);
+    ok(c->waiting == 0 && c->busy_n == 0, "and the other does them");
+    leave_all(c);
+}
+
+static void
+test_looking_out(void)
+{
+    struct lookout o = { 0 };
+    unsigned looked = 0;
+    for (int i = 0; i < 10 * LOOKOUT_REST_MAX; i++) {
+        if (lookout_ns(&o) > 0) {
+            looked++;
+            lookout_note(&o, false);
+        }
+    }
+    ok(looked > 1 && looked < 30, "what never pays is hardly ever done (%u times)", looked);
+    while (lookout_ns(&o) == 0)
+        ;
+    lookout_note(&o, true);
+    looked = 0;
+    for (int i = 0; i < 1000; i++) {
+        looked += lookout_ns(&o) > 0;
+        lookout_note(&o, i % 8 != 0);
+    }
+    ok(looked == 1000, "what pays mostly is always done");
+    for (int i = 0; i < LOOKOUT_CREDIT_MAX / LOOKOUT_CREDIT_COST; i++)
+        lookout_note(&o, false);
+    ok(lookout_ns(&o) == 0, "what has ceased to pay is given up");
+}
+
 /* --- real threads --------------------------------------------------------------------------------------------------- */
 
 enum { REQUESTS = 6000, AT_ONCE = 60, SLOTS = 3, THREADS = 10, JOBS_MAX = 4, LOOP_SECONDS = 60 };
@@ -623,6 +835,7 @@ static struct list sleepers = { &sleepers, &sleepers };
 static bool has_affinity; /* a lease keeps its thread until closed */
 static bool is_batched;   /* then there is a GIL, too */
 static pthread_mutex_t gil = PTHREAD_MUTEX_INITIALIZER;
+static int gil_locked;
 static _Thread_local bool has_gil;
 static pthread_t threads[100 * 1000];
 static int threads_made;
@@ -638,16 +851,20 @@ mistake(const char *what)
 static void
 acquire_gil(void)
 {
-    if (is_batched && !has_gil)
+    if (is_batched && !has_gil) {
         pthread_mutex_lock(&gil);
+        WRITE(gil_locked, 1);
+    }
     has_gil = true;
 }
 
 static void
 release_gil(void)
 {
-    if (is_batched && has_gil)
+    if (is_batched && has_gil) {
+        WRITE(gil_locked, 0);
         pthread_mutex_unlock(&gil);
+    }
     has_gil = false;
 }
 
@@ -830,7 +1047,7 @@ real_thread(void *number)
             }
         } else {
             release_gil();
-            crew_sleep(crew, &self);
+            crew_sleep(crew, &self, rng(2) == 0);
         }
     }
     release_gil();
@@ -916,6 +1133,7 @@ test_load(const char *name, enum affinity affinity, bool asks, bool batched,
     crew->affinity = affinity;
     crew->has_release_hook = asks;
     crew->has_surplus_hook = true;
+    crew->headway.locked = batched ? &gil_locked : NULL;
     crew->loop = fake_loop;
     crew->is_attached = true;
     has_affinity = affinity == AFFINITY_REQUEST && !asks;
@@ -973,6 +1191,13 @@ main(void)
     test_a_thread_that_cannot_be_started();
     test_one_that_never_pauses();
     test_labels();
+    stopped_ns = clock_ns();
+    test_requests_take_turns();
+    test_a_standstill_lets_all_in();
+    test_a_scout_for_a_free_gil();
+    test_one_of_many_steps_back();
+    stopped_ns = 0;
+    test_looking_out();
     test_load("request", AFFINITY_REQUEST, false, false, 0);
     test_load("request, timeouts", AFFINITY_REQUEST, false, false, 3 * NS_PER_MS);
     test_load("request, given back", AFFINITY_REQUEST, true, false, 0);
