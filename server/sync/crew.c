@@ -543,7 +543,8 @@ send_scout(struct crew *c)
 static bool
 holds_back(struct crew *c, struct lease *l, struct sync_thread *t, bool stands_still)
 {
-    if (!t->is_asleep && !t->steps_back)
+    /* Who is held back is looked after in the loop's turns. */
+    if ((!t->is_asleep && !t->steps_back) || !c->is_attached || c->is_closed)
         return false;
     if (!CONTAINER_OF(l->jobs.next, struct sync_job, link)->is_batched)
         return !l->is_closed && !stands_still &&

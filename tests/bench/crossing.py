@@ -46,7 +46,7 @@ def ours(io):
     import ringcorn.loop
 
     loop = ringcorn.loop.new_event_loop(io)
-    pool = _ringcorn.Pool(loop, 8, "bench")
+    pool = _ringcorn.Pool(loop, 8, "bench", threads_max=64, queue_timeout=30, idle_timeout=60)  # as a worker's
     kept = pool.lease("kept")
 
     async def with_lease():

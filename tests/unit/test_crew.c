@@ -651,6 +651,7 @@ test_requests_take_turns(void)
     struct step_job a1, b1;
     int locked = 1;
     rest(c, 2);
+    c->is_attached = true;
     c->headway.locked = &locked;
     lease_init(&a, c, "a");
     lease_init(&b, c, "b");
@@ -682,6 +683,7 @@ test_a_standstill_lets_all_in(void)
     struct lease a, b, d;
     struct step_job a1, b1, d1;
     rest(c, 3);
+    c->is_attached = true;
     lease_init(&a, c, "a");
     lease_init(&b, c, "b");
     lease_init(&d, c, "d");
@@ -709,6 +711,22 @@ batched(struct step_job *s)
 }
 
 static void
+test_nobody_waits_without_turns(void)
+{
+    struct crew *c = crew_of(2, 2);
+    struct lease a, b;
+    struct step_job a1, b1;
+    rest(c, 2);
+    lease_init(&a, c, "a"), lease_init(&b, c, "b");
+    lease_submit(&a, job_init(&a1)), lease_submit(&b, job_init(&b1));
+    ok(a.thread != NULL && b.thread != NULL, "a crew that the loop does not turn holds nobody back");
+    begins(a.thread), begins(b.thread);
+    ends(c, a.thread, &a1.sync), ends(c, b.thread, &b1.sync);
+    lease_close(&a), lease_close(&b);
+    leave_all(c);
+}
+
+static void
 test_a_scout_for_a_free_gil(void)
 {
     struct crew *c = crew_of(2, 2);
@@ -716,6 +734,7 @@ test_a_scout_for_a_free_gil(void)
     struct step_job a1, b1;
     int locked = 1;
     rest(c, 2);
+    c->is_attached = true;
     c->headway.locked = &locked;
     lease_init(&a, c, "a");
     lease_init(&b, c, "b");
@@ -754,6 +773,7 @@ test_one_of_many_steps_back(void)
     struct step_job jobs[STEP_BACK_JOBS + 2];
     int locked = 1;
     rest(c, 2);
+    c->is_attached = true;
     c->headway.locked = &locked;
     for (size_t i = 0; i < ARRAY_LEN(l); i++) {
         lease_init(&l[i], c, "l");
@@ -1194,6 +1214,7 @@ main(void)
     stopped_ns = clock_ns();
     test_requests_take_turns();
     test_a_standstill_lets_all_in();
+    test_nobody_waits_without_turns();
     test_a_scout_for_a_free_gil();
     test_one_of_many_steps_back();
     stopped_ns = 0;
