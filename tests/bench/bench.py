@@ -36,8 +36,9 @@ sys.path.insert(0, str(ROOT / "tests" / "tools"))
 
 import gil  # noqa: E402
 from cases import CASES  # noqa: E402
+from ports import free_port  # noqa: E402
 from postgres import Postgres  # noqa: E402
-from processes import Running, cpu_seconds, free_port, rss_kib  # noqa: E402
+from processes import Running, cpu_seconds, rss_kib  # noqa: E402
 from servers import SERVERS  # noqa: E402
 
 CONNECTIONS = 64

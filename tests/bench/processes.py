@@ -50,12 +50,6 @@ def rss_kib(pid):
     return total
 
 
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
 def answers(port, path):
     try:
         with socket.create_connection(("127.0.0.1", port), 1) as s:

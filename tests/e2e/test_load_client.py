@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from load import Load, group
+from ports import free_port
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "stress"))
 
@@ -137,9 +138,7 @@ def test_connection_left_open_after_close_is_a_failure():
 
 
 def test_refused_connection_is_a_failure():
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        address = listener.getsockname()
-    with Load(address, [group("close", 1, ["/x"], pause=0.01)]) as load:
+    with Load(("127.0.0.1", free_port()), [group("close", 1, ["/x"], pause=0.01)]) as load:
         time.sleep(0.4)
         tally = load.stop()
     assert tally.ok == 0 and tally.reasons() == {"connect: ECONNREFUSED": tally.failed} and tally.failed

@@ -5,6 +5,7 @@ The same promises with real workers are in test_reload.py and tests/stress; here
 
 import contextlib
 import ctypes
+import fcntl
 import os
 import pwd
 import re
@@ -18,7 +19,10 @@ import time
 from pathlib import Path
 
 import pytest
+
+import harness
 import wire
+from ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = ROOT / "build" / "tests" / "fake_ringcorn"
@@ -35,21 +39,18 @@ def program():
     for folder in ("base", "conf", "master"):
         sources += sorted((server / folder).glob("*.c"))
     newest = max(p.stat().st_mtime for p in [*sources, *server.glob("*/*.h")])
-    if not PROGRAM.exists() or PROGRAM.stat().st_mtime < newest:
-        PROGRAM.parent.mkdir(parents=True, exist_ok=True)
-        fresh = PROGRAM.with_suffix(f".{os.getpid()}")
+    PROGRAM.parent.mkdir(parents=True, exist_ok=True)
+    with open(PROGRAM.with_suffix(".lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # of several processes that run tests, one builds it
+        if PROGRAM.exists() and PROGRAM.stat().st_mtime >= newest:
+            return PROGRAM
+        fresh = PROGRAM.with_suffix(".new")
         flags = "-std=gnu17 -D_GNU_SOURCE -O1 -g -Wall -Wextra -Werror -fsanitize=address,undefined -fno-sanitize-recover=all"
         subprocess.run(
             [os.environ.get("CC", "gcc"), *flags.split(), f"-I{server}", *map(str, sources), "-lyaml", "-o", str(fresh)], check=True
         )
         fresh.rename(PROGRAM)
     return PROGRAM
-
-
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
 
 
 def alive(pid):
@@ -786,8 +787,7 @@ def test_strangers_are_buried(master):
     m = master("--bind", "127.0.0.1:0", preexec_fn=fork_first).ready(1)
     time.sleep(1)
     assert get(m.address)
-    states = [Path(f"/proc/{p}/stat").read_text().rsplit(")", 1)[1].split() for p in os.listdir("/proc") if p.isdigit() and os.path.exists(f"/proc/{p}/stat")]
-    assert not [s for s in states if s[0] == "Z" and int(s[1]) == m.pid]
+    assert not [pid for pid, state, parent, *_ in harness.processes() if state == "Z" and parent == m.pid]
 
 
 # ------------------------------------------------------------------ more and less

@@ -7,6 +7,7 @@ import time
 
 import harness
 import wire
+from ports import free_port
 
 APP = """
 import os, sys
@@ -97,9 +98,7 @@ def test_more_and_fewer_workers(server, tmp_path):
 def test_logs_are_reopened(server, tmp_path):
     log, access = tmp_path / "error.log", tmp_path / "access.log"
     write_app(tmp_path, "v1")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = probe.getsockname()
+    address = ("127.0.0.1", free_port())
     s = server(
         "changing:app", "--app-dir", tmp_path, "--log-file", log, "--access-log", "--access-logfile", access,
         app_dir=None, bind="%s:%d" % address, wait=False,

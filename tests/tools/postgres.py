@@ -19,13 +19,14 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 from pathlib import Path
+
+from ports import free_port
 
 CONTROL = "ringcorn-control"
 PR_SET_PDEATHSIG = 1
@@ -42,12 +43,6 @@ def programs():
     if path is None:
         raise FileNotFoundError("PostgreSQL is not installed: apt-get install postgresql")
     return Path(path).parent
-
-
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
 
 
 def end_with_parent():
