@@ -1,9 +1,16 @@
 """Fixtures of every test that runs the program: `server` starts it on a free port, with each I/O backend in turn."""
 
+import contextlib
+import tempfile
+
 import pytest
 
+import alone
 import harness
 import postgres
+
+TURNS = pytest.StashKey[alone.Turns]()
+LOCKS = pytest.StashKey[tempfile.TemporaryDirectory]()
 
 
 def pytest_addoption(parser):
@@ -13,6 +20,27 @@ def pytest_addoption(parser):
 def pytest_generate_tests(metafunc):
     if "io_backend" in metafunc.fixturenames:
         metafunc.parametrize("io_backend", metafunc.config.getoption("--io").split(","), scope="session")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node):
+    """pytest-xdist's: a process of this run is about to be started."""
+    if LOCKS not in node.config.stash:
+        node.config.stash[LOCKS] = tempfile.TemporaryDirectory(prefix="ringcorn-tests-")
+    node.workerinput["locks"] = node.config.stash[LOCKS].name
+
+
+def pytest_configure(config):
+    if folder := getattr(config, "workerinput", {}).get("locks"):
+        config.stash[TURNS] = alone.Turns(folder)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item):
+    """Around the test and its fixtures, and outside of its timeout."""
+    turns = item.config.stash.get(TURNS, None)
+    with turns.turn(item.get_closest_marker("alone") is not None) if turns else contextlib.nullcontext():
+        return (yield)
 
 
 def pytest_report_header(config):

@@ -275,6 +275,7 @@ def test_too_many_requests(server):
 # ------------------------------------------------------------------ side by side
 
 
+@pytest.mark.alone
 def test_reads_of_the_second_set_run_side_by_side(start):
     s = start(APP, "--sync-threads", 2)
     gathered, one_by_one = (s.get(f"/reads?n=20&seconds=0.05&how={how}", timeout=30).json() for how in ("gathered", "sequence"))
@@ -283,6 +284,7 @@ def test_reads_of_the_second_set_run_side_by_side(start):
     assert gathered["seconds"] < one_by_one["seconds"] / 4
 
 
+@pytest.mark.alone
 def test_forty_clients_that_wait(start):
     """The default: forty calls at once, as AnyIO has it."""
     s = start(APP)

@@ -365,6 +365,7 @@ def test_term_to_the_whole_group_is_as_graceful(master):
     assert m.log.count("is ready") == 2, "no successor for a worker that is told to go with everybody"
 
 
+@pytest.mark.alone
 def test_int_cancels_requests(master):
     m = master("--bind", "127.0.0.1:0")
     with connect(m.address) as s:
@@ -384,6 +385,7 @@ def test_a_worker_that_ignores_drain_is_killed_with_its_stacks_in_the_log(master
     assert re.search(r"worker 0 .*timeouts.graceful", m.log)
 
 
+@pytest.mark.alone
 def test_second_int_ends_at_once_and_shows_what_workers_do(master):
     m = master("--bind", "127.0.0.1:0", modes={"all": "ignore_drain"})
     m.send(signal.SIGINT)
@@ -695,6 +697,7 @@ def test_a_worker_holds_nothing_of_the_master(master):
 # ------------------------------------------------------------------ deaths
 
 
+@pytest.mark.alone
 def test_killed_worker_is_replaced_at_once(master):
     m = master("--bind", "127.0.0.1:0", "-w", 2).ready(2)
     victim = m.workers()[0]
@@ -727,6 +730,7 @@ def test_siblings_give_the_slot_back(master):
     eventually(lambda: [listeners(pid) for pid in m.workers()] == [2, 2])
 
 
+@pytest.mark.alone
 def test_killing_a_worker_now_and_then_loses_only_its_requests(master):
     m = master("--bind", "127.0.0.1:0", "-w", 2).ready(2)
     kills = []

@@ -3,10 +3,14 @@
 import sys
 from pathlib import Path
 
+import pytest
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "stress"))
 
 import kill  # noqa: E402
 import reload  # noqa: E402
+
+pytestmark = pytest.mark.alone
 
 
 def test_reload_under_load_fails_no_request(usable_io):

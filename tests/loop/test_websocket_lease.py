@@ -216,6 +216,7 @@ def test_synchronous_consumers_run_side_by_side(pool, run):
     run(main)
 
 
+@pytest.mark.alone
 def test_faster_than_stock(pool, run):
     class Slow(WebsocketConsumer):
         def receive(self, text_data=None, bytes_data=None):

@@ -2,10 +2,12 @@
 
     C unit tests (TAP) and fuzz regressions, built with AddressSanitizer; then pytest against the real program, on both backends.
 
-A runner that cannot be built or dies counts as a failure, and so does one that ran nothing.
+A runner that cannot be built or dies counts as a failure, and so does one that ran nothing. Tests mostly wait, so more of them run
+side by side than there are processors; those that cannot bear it are marked `alone`.
 """
 
 import argparse
+import concurrent.futures
 import os
 import re
 import shlex
@@ -16,6 +18,9 @@ import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
+AT_ONCE = len(os.sched_getaffinity(0)) + 1
+# For pytest (pytest-xdist): one that has nothing left to do takes tests over from another.
+SIDE_BY_SIDE = ["-n", str(AT_ONCE), "--dist", "worksteal"]
 
 
 class Tally:
@@ -44,15 +49,13 @@ def make(args, *goals):
     return subprocess.run(command, cwd=ROOT, env=env).returncode == 0
 
 
-def run_tap(program, tally):
-    """One C unit test program."""
-    name = program.name
+def run_tap(program):
+    """One C unit test program: how many tests passed, and the others; what it printed where some failed."""
     env = dict(os.environ, ASAN_OPTIONS="detect_leaks=1:abort_on_error=0", UBSAN_OPTIONS="print_stacktrace=1")
     try:
         done = subprocess.run([program], cwd=ROOT, env=env, capture_output=True, timeout=120)
     except subprocess.TimeoutExpired as e:
-        print((e.stdout or b"").decode(errors="replace"))
-        return tally.add(name, 0, 1, failures=["did not end within 120 s"])
+        return 0, ["did not end within 120 s"], (e.stdout or b"").decode(errors="replace")
     text = done.stdout.decode(errors="replace")
     lines = text.splitlines()
     passed = sum(line.startswith("ok ") for line in lines)
@@ -62,23 +65,26 @@ def run_tap(program, tally):
         bad.append(f"planned {plan}, ran {passed + len(bad)} (exit code {done.returncode})")
     elif done.returncode != (1 if bad else 0):
         bad.append(f"exit code {done.returncode}")
-    if bad:
-        print(text, done.stderr.decode(errors="replace"), sep="\n")
-    tally.add(name, passed, len(bad), failures=bad)
+    return passed, bad, f"{text}\n{done.stderr.decode(errors='replace')}" if bad else ""
 
 
 def run_units(args, tally):
     say("C unit tests, AddressSanitizer and UBSan")
     sources = sorted((ROOT / "tests/unit").glob("test_*.c"))
-    tag = args.tag
     # -k: one test that does not compile must not hide the others.
     make(args, "-k", "VARIANT=asan", "unit-programs")
-    for source in sources:
-        program = ROOT / f"build/asan{tag}/unit/{source.stem}"
+
+    def run(source):
+        program = ROOT / f"build/asan{args.tag}/unit/{source.stem}"
         if program.exists() and program.stat().st_mtime >= source.stat().st_mtime:
-            run_tap(program, tally)
-        else:
-            tally.add(source.stem, 0, 1, failures=["was not built"])
+            return run_tap(program)
+        return 0, ["was not built"], ""
+
+    with concurrent.futures.ThreadPoolExecutor(AT_ONCE) as pool:
+        for source, (passed, bad, text) in zip(sources, pool.map(run, sources)):
+            if text:
+                print(text)
+            tally.add(source.stem, passed, len(bad), failures=bad)
     if not sources:
         tally.add("unit", 0, 1, failures=["no unit tests found"])
 
@@ -93,16 +99,18 @@ def run_fuzz(args, tally):
         program = ROOT / f"build/asan{args.tag}/fuzz/{source.stem}"
         name = source.stem.removeprefix("fuzz_")
         inputs = sorted(p for folder in ("regression", "seeds") for p in (ROOT / "tests/fuzz" / folder / name).glob("*") if p.is_file())
-        passed, bad = 0, []
-        for item in inputs:
+
+        def problem(item, program=program):
             try:
                 done = subprocess.run([program, item], capture_output=True, timeout=60)
-                if done.returncode == 0:
-                    passed += 1
-                else:
-                    bad.append(f"{item.relative_to(ROOT)}: exit code {done.returncode}\n{done.stderr.decode(errors='replace')[-2000:]}")
             except (OSError, subprocess.TimeoutExpired) as e:
-                bad.append(f"{item.relative_to(ROOT)}: {e}")
+                return f"{item.relative_to(ROOT)}: {e}"
+            if done.returncode:
+                return f"{item.relative_to(ROOT)}: exit code {done.returncode}\n{done.stderr.decode(errors='replace')[-2000:]}"
+
+        with concurrent.futures.ThreadPoolExecutor(AT_ONCE) as pool:
+            bad = list(filter(None, pool.map(problem, inputs)))
+        passed = len(inputs) - len(bad)
         if not inputs:
             bad.append("no inputs")
         tally.add(source.stem, passed, len(bad), failures=bad)
@@ -122,12 +130,12 @@ def node_id(label):
     return where
 
 
-def call_pytest(args, report, program, extra, env):
+def call_pytest(report, program, extra):
     """Returns (passed, skipped, the names of what failed, pytest's exit code), or None without a report."""
     report.unlink(missing_ok=True)
-    command = [sys.executable, "-m", "pytest", "-q", f"--junit-xml={report}", *extra, *shlex.split(args.pytest)]
+    command = [sys.executable, "-m", "pytest", "-q", f"--junit-xml={report}", *extra]
     print("+", shlex.join(command), flush=True)
-    code = subprocess.run(command, cwd=ROOT, env={**os.environ, "RINGCORN_BIN": str(program), **(env or {})}).returncode
+    code = subprocess.run(command, cwd=ROOT, env={**os.environ, "RINGCORN_BIN": str(program)}).returncode
     if not report.exists():
         return None
     passed = skipped = 0
@@ -143,18 +151,18 @@ def call_pytest(args, report, program, extra, env):
     return passed, skipped, failed, code
 
 
-def run_pytest(args, tally, name, program, *extra, env=None):
+def run_pytest(args, tally, name, program):
     say(f"{name}: {program.relative_to(ROOT)}")
     report = ROOT / "build" / f"report-{re.sub(r'[^a-z0-9.]+', '-', name.lower())}.xml"
-    result = call_pytest(args, report, program, extra, env)
+    result = call_pytest(report, program, [*SIDE_BY_SIDE, *shlex.split(args.pytest)])
     if result is None:
         return tally.add(name, 0, 1, failures=["pytest ended without a report"])
     passed, skipped, failed, code = result
-    if code == 1 and 0 < len(failed) <= AGAIN_MAX and not extra and not args.pytest:
-        # Once more, alone: a machine that others use can keep a process waiting for longer than a test does. What fails again has
-        # failed; what does not is named.
+    if code == 1 and 0 < len(failed) <= AGAIN_MAX and not args.pytest:
+        # Once more, one by one: a machine that others use can keep a process waiting for longer than a test does. What fails again
+        # has failed; what does not is named.
         say(f"{name}: {len(failed)} failed, and are run once more")
-        again = call_pytest(args, report.with_suffix(".again.xml"), program, list(map(node_id, sorted(failed))), env)
+        again = call_pytest(report.with_suffix(".again.xml"), program, list(map(node_id, sorted(failed))))
         # Every one of them has to be seen to pass.
         if again is not None and again[3] in (0, 1) and again[0] + len(again[2]) == len(failed) and again[2] <= failed:
             for label in sorted(failed - again[2]):

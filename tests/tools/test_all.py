@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 
 import django_suite
+from run_tests import SIDE_BY_SIDE
 
 ROOT = Path(__file__).resolve().parents[2]
 MINORS = range(11, 20)
@@ -115,7 +116,7 @@ def main():
 
     if not only or "asan" in only:
         total.run("ASan and UBSan, build", [*make, "VARIANT=asan", "all", "venv"])
-        pytest = ["build/venv/bin/python", "-m", "pytest", "-q", "-m", "not slow"]
+        pytest = ["build/venv/bin/python", "-m", "pytest", "-q", *SIDE_BY_SIDE, "-m", "not slow"]
         total.run("ASan and UBSan, the program", [*pytest, "tests/e2e", "tests/conformance"], {"RINGCORN_BIN": str(ROOT / "build/asan/ringcorn")})
         # The extension in a plain Python: the sanitizer's runtime must come first.
         runtime = [subprocess.run(["gcc", f"-print-file-name={name}"], capture_output=True, text=True).stdout.strip() for name in ("libasan.so", "libubsan.so")]
@@ -183,7 +184,7 @@ def main():
                 total.failed += 1
                 total.lines.append(f"{name}: could not be installed")
                 continue
-            total.run(name, [venv / "bin/python", "-m", "pytest", "-q", *tests], {"RINGCORN_BIN": str(program)})
+            total.run(name, [venv / "bin/python", "-m", "pytest", "-q", *SIDE_BY_SIDE, *tests], {"RINGCORN_BIN": str(program)})
             shutil.rmtree(venv, ignore_errors=True)
 
     print(f"\n{'=' * 100}\n{time.monotonic() - began:.0f} s")
