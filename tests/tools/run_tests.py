@@ -131,7 +131,7 @@ def node_id(label):
 
 
 def call_pytest(report, program, extra):
-    """Returns (passed, skipped, the names of what failed, pytest's exit code), or None without a report."""
+    """Returns (passed, skipped, the names of what failed, pytest's exit code or what was worse), or None without a report."""
     report.unlink(missing_ok=True)
     command = [sys.executable, "-m", "pytest", "-q", f"--junit-xml={report}", *extra]
     print("+", shlex.join(command), flush=True)
@@ -142,6 +142,9 @@ def call_pytest(report, program, extra):
     failed = set()
     for case in ElementTree.parse(report).getroot().iter("testcase"):
         kinds = {child.tag for child in case}
+        # pytest-xdist goes on with another process. It was a crash, all the same, which no second run excuses.
+        if any(re.match(r"worker '\w+' crashed while running ", child.text or "") for child in case):
+            code = "the death of a process"
         if kinds & {"failure", "error"}:
             failed.add(f"{case.get('classname')}::{case.get('name')}")
         elif "skipped" in kinds:
