@@ -54,20 +54,8 @@ def program():
 
 
 def alive(pid):
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] not in "ZX"
-    except OSError:
-        return False
-
-
-def children(pid):
-    found = []
-    for name in filter(str.isdigit, os.listdir("/proc")):
-        with contextlib.suppress(OSError):
-            fields = Path(f"/proc/{name}/stat").read_text().rsplit(")", 1)[1].split()
-            if int(fields[1]) == pid and fields[0] not in "ZX":
-                found.append(int(name))
-    return sorted(found)
+    fields = harness.stat_fields(pid)
+    return fields is not None and fields[0] not in "ZX"
 
 
 def eventually(what, timeout=10.0):
@@ -139,7 +127,7 @@ class Master:
         return host.strip("[]"), int(port)
 
     def workers(self):
-        return children(self.pid)
+        return harness.children(self.pid)
 
     def send(self, signum):
         os.kill(self.pid, signum)

@@ -45,13 +45,14 @@ def io_uring_refused():
 
 
 def stat_fields(pid):
-    """state, ppid, pgrp, session of a process, or None."""
+    """state, ppid, pgrp, session of a process, or None. Every look for children asks it of all processes: it has to be quick."""
     try:
-        text = Path(f"/proc/{pid}/stat").read_text()
+        with open(f"/proc/{pid}/stat", "rb", buffering=0) as f:
+            text = f.read(4096)
     except OSError:
         return None
-    fields = text.rsplit(")", 1)[1].split()
-    return fields[0], int(fields[1]), int(fields[2]), int(fields[3])
+    state, ppid, pgrp, session = text.rpartition(b")")[2].split(None, 4)[:4]
+    return state.decode(), int(ppid), int(pgrp), int(session)
 
 
 def processes():
