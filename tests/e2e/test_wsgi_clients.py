@@ -277,27 +277,20 @@ def test_threads_run_side_by_side(s):
 
 
 def test_first_come_first_served(one):
-    slow = begin(one, "/slow?s=0.5")
+    names = [f"turn-{i}" for i in range(8, 0, -1)]
+    for name in names:
+        one.get(f"/release?name={name}")  # so that none of them is held
+    # Its body has the thread wait for as long as this test takes.
+    clients = [begin(one, "/count?name=before", "POST", {"Content-Length": "1000000"}, b"x" * 5000)]
     wait_in_hand(one, 1)
-    clients, order = [], []
-    for i in range(8):
-        clients.append(begin(one, f"/where?{i}"))
-        wait_in_hand(one, i + 2)
-
-    def read(i):
-        clients[i].response()
-        order.append((time.monotonic(), i))
-
-    readers = [threading.Thread(target=read, args=(i,)) for i in range(8)]
-    for reader in readers:
-        reader.start()
-    for reader in readers:
-        reader.join()
-    with slow:
-        slow.response()
+    for name in names:
+        clients.append(begin(one, f"/hold?name={name}"))
+        wait_in_hand(one, len(clients))
+    clients[0].send(b"x" * 995_000)
     for c in clients:
-        c.close()
-    assert len(order) == 8
+        with c:
+            assert c.response().status == 200
+    assert [name for name in one.events() if name in names] == names  # in the order in which they came to the application
 
 
 def test_mixed_load(s):
