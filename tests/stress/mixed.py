@@ -338,13 +338,16 @@ def threads_of(pid):
 # ------------------------------------------------------------------ logs and reports
 
 EXCEPTION = re.compile(r"^(?:[\w.]+\.)?\w*(?:Error|Exception|Timeout|Full|Shutdown|Purpose|Disconnect\w*|Group|Exit|Interrupt|Cancelled\w*|Warning|Abort\w*)\b")
+UNEXPECTED = re.compile(r"Fatal Python error|never awaited|was destroyed but|left behind|\bResourceWarning: ")
 
 
 def unexpected_lines(lines):
-    """Lines at level error, the last lines of tracebacks, and reports of other kinds, that none of the troubles explains."""
+    """Lines at level error, the last lines of tracebacks, and reports of other kinds, that none of the troubles explains.
+
+    A debug Python shows every ResourceWarning: what is dropped while open."""
     found = []
     for line in lines:
-        if harness.ERROR_LINE.search(line) or EXCEPTION.match(line) or re.search(r"Fatal Python error|never awaited|was destroyed but|left behind", line):
+        if harness.ERROR_LINE.search(line) or EXCEPTION.match(line) or UNEXPECTED.search(line):
             if not EXPECTED.search(line):
                 found.append(line)
     return found

@@ -17,17 +17,30 @@ def connect():
     )
 
 
+class Owner:
+    """Of a thread's connection, in its thread-locals: closes it when the thread ends, by whichever pool that is.
+
+    A connection that is dropped while open says so in a ResourceWarning with its address in it. A Python that shows these (a debug
+    Python, python -X dev) notes each text in the module's __warningregistry__, for good: five references for a connection."""
+
+    def __init__(self, connection):
+        self.connection = connection
+
+    def __del__(self):
+        self.connection.close()
+
+
 def connection():
     """This thread's, known to live a moment ago."""
-    one = getattr(_local, "connection", None)
-    if one is not None:
+    owner = getattr(_local, "owner", None)
+    if owner is not None:
         try:
-            one.execute("SELECT 1")
-            return one
+            owner.connection.execute("SELECT 1")
+            return owner.connection
         except psycopg.OperationalError:
-            one.close()
-    _local.connection = connect()
-    return _local.connection
+            owner.connection.close()
+    _local.owner = Owner(connect())
+    return _local.owner.connection
 
 
 @contextlib.contextmanager
