@@ -4,6 +4,7 @@ take() is asked for by a request, which itself is alive then: one request, alway
 """
 
 import collections
+import ctypes
 import gc
 import linecache
 import os
@@ -33,6 +34,19 @@ def collect():
             break
 
 
+def forget_ended():
+    """What is left of threads that have ended, some forty references each: a pool keeps it until it starts another thread."""
+    for one in _pools:
+        for threads in gc.get_referents(one()):
+            if type(threads) is list:
+                for thread in [thread for thread in threads if isinstance(thread, threading.Thread)]:
+                    if thread.ident is not None and not thread.is_alive():
+                        threads.remove(thread)
+
+
+# What psycopg without C asks ctypes for when a server sends its first notice, which may be late; ctypes keeps it.
+ctypes.POINTER(ctypes.py_object)
+
 _pools = []
 
 
@@ -51,6 +65,8 @@ def light():
 
 
 def take():
+    pools()
+    forget_ended()
     collect()
     # None of our own containers may be alive when the references are counted, so that is done first.
     references = sys.gettotalrefcount() if hasattr(sys, "gettotalrefcount") else None
