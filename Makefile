@@ -289,9 +289,9 @@ test: deps-test ## everything CI runs: one Python, both backends, C units under 
 	$(Q)$(VENV_PYTHON) tests/tools/run_tests.py --make '$(MAKE)' --python '$(PYTHON)' --tag '$(PYTAG)' --pytest '$(PYTEST)'
 test-all: deps-test ## every Python from 3.11, the suite also under ASan/UBSan, version matrices
 	$(Q)$(PYTHON) tests/tools/test_all.py --make '$(MAKE)'
-conformance: all venv ## the tables of raw requests, then Autobahn|Testsuite (CPython 2.7); AUTOBAHN='--cases 1.* 7.*'
-	$(Q)$(VENV_PYTHON) -m pytest -q tests/conformance $(PYTEST)
-	$(Q)RINGCORN_BIN=$(PROGRAM) $(VENV_PYTHON) tests/conformance/autobahn.py $(AUTOBAHN)
+conformance: deps-test ## the tables of raw requests, then Autobahn|Testsuite (CPython 2.7); AUTOBAHN='--only autobahn --cases 1.* 7.*'
+	$(Q)$(MAKE) --no-print-directory PYTHON=$(PYTHON) all venv
+	$(Q)RINGCORN_BIN=$(PROGRAM) $(VENV_PYTHON) tests/conformance/run.py --pytest '$(PYTEST)' $(AUTOBAHN)
 
 .PHONY: stress
 stress: deps-bench ## reload, kill -9, idle connections, long polls, growth, Ctrl-C, mixed; STRESS='reload kill --io epoll --short'

@@ -35,6 +35,15 @@ class Tally:
         self.failures += [f"{name}: {f}" for f in failures]
         print(f"--- {name}: {passed} passed, {failed} failed" + (f", {skipped} skipped" if skipped else ""), flush=True)
 
+    def end(self):
+        """Says what failed and the sum; the exit code."""
+        for failure in self.failures:
+            print("FAILED", failure)
+        if self.skipped:
+            print(f"{self.skipped} skipped")
+        print(f"{self.passed} passed, {self.failed} failed", flush=True)
+        return 1 if self.failed or not self.passed else 0
+
 
 def say(text):
     print(f"\n=== {text}", flush=True)
@@ -208,12 +217,7 @@ def main():
         run_pytest(args, tally, f"pytest-{folder}", program)
 
     print(f"\n{time.monotonic() - began:.0f} s")
-    for failure in tally.failures:
-        print("FAILED", failure)
-    if tally.skipped:
-        print(f"{tally.skipped} skipped")
-    print(f"{tally.passed} passed, {tally.failed} failed", flush=True)
-    return 1 if tally.failed or not tally.passed else 0
+    return tally.end()
 
 
 if __name__ == "__main__":
