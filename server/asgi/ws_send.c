@@ -40,14 +40,15 @@ static int
 set_accept_error(enum http_write err, PyObject *pairs, size_t bad)
 {
     if (err == HTTP_BAD_PROTOCOL) {
-        PyErr_SetString(PyExc_ValueError, "websocket.accept: 'subprotocol' must be an HTTP token");
+        PyErr_SetString(PyExc_ValueError, "websocket.accept: 'subprotocol' must be one of those that the client offers: scope['subprotocols']");
         return -1;
     }
     PY_OWNED PyObject *pair = PySequence_GetItem(pairs, (Py_ssize_t)bad);
     if (pair != NULL)
         PyErr_Format(PyExc_ValueError, "websocket.accept: header %R refused: %s", pair,
-                     err == HTTP_BAD_NAME ? "the name is not an HTTP token"
-                                          : "CR, LF and NUL are not allowed in a value");
+                     err == HTTP_BAD_NAME    ? "the name is not an HTTP token"
+                     : err == HTTP_BAD_VALUE ? "CR, LF and NUL are not allowed in a value"
+                                             : "it is what 'subprotocol' is for");
     return -1;
 }
 

@@ -114,6 +114,8 @@ void h1_pools_fini(struct http_app *app);
 /* h1_check.c: 0 or the status to refuse with. */
 int h1_check_request_line(struct h1 *h, struct slice line);
 int h1_check_headers(struct h1 *h);
+/* Takes the next element off a comma-separated list; false at its end. Elements may be empty. */
+bool h1_list_next(struct slice *list, struct slice *element);
 
 /* h1_body.c */
 int h1_body_decode(struct h1 *h);   /* 0, or the status to refuse with */

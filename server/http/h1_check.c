@@ -132,9 +132,8 @@ content_length(struct slice s, uint64_t *out)
     return true;
 }
 
-/* Takes the next element off a comma-separated list; false at its end. Elements may be empty. */
-static bool
-list_next(struct slice *list, struct slice *element)
+bool
+h1_list_next(struct slice *list, struct slice *element)
 {
     if (list->p == NULL)
         return false;
@@ -152,7 +151,7 @@ static int
 check_transfer_encoding(struct found *f, struct slice value)
 {
     struct slice coding;
-    while (list_next(&value, &coding)) {
+    while (h1_list_next(&value, &coding)) {
         /* nothing may follow chunked, chunked again least of all */
         if (coding.n == 0 || f->chunked_last)
             return 400;
@@ -178,7 +177,7 @@ static void
 check_connection(struct found *f, struct slice value)
 {
     struct slice option;
-    while (list_next(&value, &option)) {
+    while (h1_list_next(&value, &option)) {
         if (slice_is_nocase(option, "close"))
             f->close = true;
         else if (slice_is_nocase(option, "keep-alive"))
@@ -193,7 +192,7 @@ static void
 check_upgrade(struct found *f, struct slice value)
 {
     struct slice protocol;
-    while (list_next(&value, &protocol))
+    while (h1_list_next(&value, &protocol))
         f->websocket |= slice_is_nocase(protocol, "websocket");
 }
 

@@ -33,7 +33,7 @@ struct h1_ws {
     uint8_t ending; /* WS_CLOSED or WS_FAILED was read: nothing more is */
     bool want;      /* the application waits for HTTP_MESSAGE */
     bool has_sent;  /* since the last tick */
-    char *reason;   /* the peer's */
+    char *reason;   /* the peer's; in WS_ASKED the subprotocols that it offers: NUL-terminated lists */
     union {
         char accept[WS_ACCEPT_LEN]; /* in WS_ASKED */
         struct {
@@ -62,6 +62,36 @@ h1_ws_configure(struct http_app *app)
     };
 }
 
+/* What accept may choose from: the request's headers do not last so long. 0 or -ENOMEM. */
+static int
+keep_subprotocols(struct h1_ws *w, const struct http_request *req)
+{
+    struct buf all = { 0 };
+    for (unsigned i = 0; i < req->headers_n; i++) {
+        const struct http_header *v = &req->headers[i];
+        if (slice_is(v->name, "sec-websocket-protocol") &&
+            (buf_append(&all, v->value.p, v->value.n) < 0 || buf_append(&all, ",", 1) < 0)) {
+            buf_free(&all);
+            return -ENOMEM;
+        }
+    }
+    if (all.n > 0)
+        all.p[all.n - 1] = '\0';
+    w->reason = all.p;
+    return 0;
+}
+
+static bool
+is_offered(const struct h1_ws *w, struct slice subprotocol)
+{
+    struct slice list = { w->reason, w->reason != NULL ? strlen(w->reason) : 0 }, one;
+    while (h1_list_next(&list, &one)) {
+        if (one.n == subprotocol.n && memcmp(one.p, subprotocol.p, one.n) == 0)
+            return true;
+    }
+    return false;
+}
+
 int
 h1_ws_check(struct h1 *h, bool is_upgrade)
 {
@@ -88,6 +118,10 @@ h1_ws_check(struct h1 *h, bool is_upgrade)
     struct h1_ws *w = calloc(1, sizeof(*w));
     if (w == NULL)
         return 503;
+    if (keep_subprotocols(w, req) < 0) {
+        free(w);
+        return 503;
+    }
     ws_init(&w->ws, shared, &hs.agreed);
     w->last = &w->first;
     w->code = WS_ABNORMAL;
@@ -501,7 +535,7 @@ is_ours(struct slice name)
 {
     static const char *const names[] = {
         "upgrade",           "connection",           "content-length",
-        "transfer-encoding", "sec-websocket-accept", "sec-websocket-extensions"
+        "transfer-encoding", "sec-websocket-accept", "sec-websocket-extensions",
     };
     for (size_t i = 0; i < ARRAY_LEN(names); i++) {
         if (slice_is_nocase(name, names[i]))
@@ -537,7 +571,8 @@ h1_ws_accept(struct h1 *h, struct slice subprotocol, const struct http_header *h
     if (subprotocol.p != NULL) {
         struct http_header v = { SLICE("sec-websocket-protocol"), subprotocol };
         enum http_write err = HTTP_OK;
-        if (subprotocol.n == 0 || !chars_are(subprotocol, CHAR_TOKEN)) {
+        if (subprotocol.n == 0 || !chars_are(subprotocol, CHAR_TOKEN) ||
+            !is_offered(w, subprotocol)) {
             conn_out_cancel(c);
             return HTTP_BAD_PROTOCOL;
         }
@@ -552,7 +587,9 @@ h1_ws_accept(struct h1 *h, struct slice subprotocol, const struct http_header *h
     for (i = 0; i < n; i++) {
         enum http_write err = HTTP_OK;
         char *next = h1_put_header(p, &headers[i], &err);
-        if (next == NULL) {
+        if (next != NULL && slice_is_nocase(headers[i].name, "sec-websocket-protocol"))
+            err = HTTP_BAD_PROTOCOL_HEADER;
+        if (err != HTTP_OK) {
             *bad = i;
             conn_out_cancel(c);
             return err;
@@ -569,6 +606,8 @@ h1_ws_accept(struct h1 *h, struct slice subprotocol, const struct http_header *h
     r->status = 101;
     r->started = r->sending = r->finished = true;
     app->net->now_ns = clock_ns();
+    free(w->reason);
+    w->reason = NULL;
     w->state = WS_OPEN;
     w->pong_ns = w->close_ns = 0;
     w->tick_ns = tick_after(h);

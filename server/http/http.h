@@ -157,7 +157,8 @@ enum http_write {
     HTTP_TOO_LONG = -7,
     /* the end came before Content-Length was reached: connection will close */
     HTTP_TOO_SHORT = -8,
-    HTTP_BAD_PROTOCOL = -9, /* a subprotocol that is no token */
+    HTTP_BAD_PROTOCOL = -9, /* a subprotocol that is no token, or that the client did not offer */
+    HTTP_BAD_PROTOCOL_HEADER = -10, /* Sec-WebSocket-Protocol among the headers; *bad tells which */
 };
 
 /* Takes status and headers (copied). Nothing is sent before the first h1_write(). After an error

@@ -59,6 +59,63 @@ async def deny(scope, receive, send):
     note(scope, await receive())
 
 
+async def denials(scope, receive, send):
+    """Denies in the way that the query names; then tells what is said to it, and what is left to say."""
+    assert (await receive())["type"] == "websocket.connect"
+    start = {"type": "websocket.http.response.start", "headers": [(b"x-a", b"1"), (b"x-b", b"2"), (b"x-a", b"3")]}
+    body = {"type": "websocket.http.response.body"}
+    if name_of(scope) == "empty":
+        await send({**start, "status": 401})
+        await send(body)
+    elif name_of(scope) == "bare":
+        await send({**start, "status": 204})
+        await send(body)
+    else:
+        await send({**start, "status": 503})
+        for i in range(50):
+            await send({**body, "body": b"%02d" % i * 5000, "more_body": True})
+            await asyncio.sleep(0)
+        await send({**body, "body": b""})
+    said = [await receive()]
+    for call, *args in ((receive,), (send, body), (send, {"type": "websocket.accept"}), (send, {"type": "websocket.close"})):
+        try:
+            said.append(await call(*args))
+        except Exception as e:
+            said.append(type(e).__name__)
+    note(scope, said)
+
+
+async def wrong_accepts(scope, receive, send):
+    """What cannot be accepted, and the errors; then what can."""
+    await receive()
+    said = []
+    own = [(b"Sec-WebSocket-Protocol", b"one")]
+    for more in ({"subprotocol": "three"}, {"subprotocol": ""}, {"subprotocol": "one, two"}, {"headers": own}, {"subprotocol": "one", "headers": own}):
+        try:
+            await send({"type": "websocket.accept", **more})
+        except Exception as e:
+            said.append(type(e).__name__)
+    await send({"type": "websocket.accept", "subprotocol": "two", "headers": [(b"x-a", b"1"), (b"x-b", b"2"), (b"x-a", b"3")]})
+    await send({"type": "websocket.send", "text": json.dumps(said)})
+    note(scope, await receive())
+
+
+async def two_receivers(scope, receive, send):
+    """Two tasks wait for the next message."""
+    await accept(receive, send)
+    first, second = await asyncio.gather(receive(), receive(), return_exceptions=True)
+    note(scope, [one if isinstance(one, dict) else type(one).__name__ for one in (first, second)])
+
+
+async def late(scope, receive, send):
+    """Answers each message after as many seconds as it says."""
+    await accept(receive, send)
+    while (message := await receive())["type"] == "websocket.receive":
+        await asyncio.sleep(float(message["text"]))
+        await send({"type": "websocket.send", "text": message["text"]})
+    note(scope, message)
+
+
 async def silent(scope, receive, send):
     assert (await receive())["type"] == "websocket.connect"
 
@@ -148,7 +205,10 @@ async def order(scope, receive, send):
 
 ROUTES = {
     f.__name__: f
-    for f in (echo, scope_text, protocols, refuse, deny, silent, fails_early, fails_late, returns, closes, slow, pours, order)
+    for f in (
+        echo, scope_text, protocols, refuse, deny, denials, wrong_accepts, two_receivers, late, silent, fails_early, fails_late, returns,
+        closes, slow, pours, order,
+    )  # fmt: skip
 }
 
 

@@ -94,6 +94,39 @@ def test_accept_with_protocol_and_headers(ws):
     s.close().expect_close(1000)
 
 
+def test_what_may_be_accepted(ws):
+    s = ws("/wrong_accepts", extra=[("Sec-WebSocket-Protocol", "one,two")])
+    assert s.answer.all("sec-websocket-protocol") == ["two"]
+    assert [one for one in s.answer.headers if one[0].startswith("x-")] == [("x-a", "1"), ("x-b", "2"), ("x-a", "3")]
+    assert json.loads(s.read()[1]) == ["ValueError"] * 5
+    s.close().expect_close(1000)
+
+
+def test_subprotocol_that_was_not_offered(server):
+    s = server("ws:app")
+    s.expect_errors("WS /wrong_accepts: exception", r"ValueError: websocket.accept: 'subprotocol' must be one of those that the client offers")
+    with s.connect() as c:
+        c.send(opening("/wrong_accepts"))
+        assert c.response().status == 500
+
+
+@pytest.mark.parametrize("how, status, body", [("empty", 401, b""), ("bare", 204, b""), ("stream", 503, b"".join(b"%02d" % i * 5000 for i in range(50)))])
+def test_denials(ws, how, status, body):
+    with ws.server.connect() as c:
+        for _ in range(2):  # the connection goes on
+            c.send(opening(f"/denials?{how}"))
+            response = c.response()
+            assert (response.status, response.body) == (status, body)
+            assert [one for one in response.headers if one[0].startswith("x-")] == [("x-a", "1"), ("x-b", "2"), ("x-a", "3")]
+    gone = {"type": "websocket.disconnect", "code": 1006, "reason": ""}
+    assert json.loads(event(ws.server, how)) == [gone] + ["RuntimeError"] * 4
+
+
+def test_disconnect_is_told_once(ws):
+    ws("/two_receivers?two").close(4000, "bye").expect_close(4000)
+    assert json.loads(event(ws.server, "two")) == [{"type": "websocket.disconnect", "code": 4000, "reason": "bye"}, "RuntimeError"]
+
+
 def test_refused_and_denied(ws):
     with ws.server.connect() as c:
         c.send(opening("/refuse?refused"))
