@@ -38,12 +38,19 @@ fail(struct cycle *cycle, int status)
         h1_fail(cycle->h, status);
 }
 
+/* Will no more be sent? Then it is no fault of the application's that it was not told so before. */
+static bool
+is_parted(const struct cycle *cycle)
+{
+    return h1_is_gone(cycle->h) || (cycle->is_accepted && !h1_ws_is_open(cycle->h));
+}
+
 static void
 report(struct cycle *cycle, PyObject *exception, const char *what)
 {
     PY_OWNED PyObject *done = PyObject_CallFunction(
         cycle->asgi->names->report, "sOsO", cycle->label, exception != NULL ? exception : Py_None, what,
-        h1_is_gone(cycle->h) ? Py_True : Py_False);
+        is_parted(cycle) ? Py_True : Py_False);
     if (done == NULL) {
         log_error("%s: %s", cycle->label, what);
         PyErr_WriteUnraisable(cycle->asgi->names->report);

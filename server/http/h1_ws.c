@@ -17,6 +17,7 @@ enum {
     CLOSE_MS = 10 * 1000,     /* for the peer to answer our Close */
     REST_MS = 30 * 1000,      /* compressors rest after so long, where there are no pings */
     QUEUED_BYTES = 64 * 1024, /* of messages that wait, above which reading stops */
+    DRAIN_BUSY_MS = 2 * 1000, /* the drain waits so long for the answer to what has come */
     ANSWER_ROOM = 512,        /* of the 101 beside the application's headers */
 };
 
@@ -33,6 +34,8 @@ struct h1_ws {
     uint8_t ending; /* WS_CLOSED or WS_FAILED was read: nothing more is */
     bool want;      /* the application waits for HTTP_MESSAGE */
     bool has_sent;  /* since the last tick */
+    bool in_hand;   /* the application took a message, and has not asked for the next */
+    bool is_leaving; /* the drain's Close is due, and waits for the answer to what has come */
     char *reason;   /* the peer's; in WS_ASKED the subprotocols that it offers: NUL-terminated lists */
     union {
         char accept[WS_ACCEPT_LEN]; /* in WS_ASKED */
@@ -352,6 +355,23 @@ reads_on(struct h1 *h)
            w->queued_bytes < QUEUED_BYTES;
 }
 
+/* Has the peer said what is not yet answered, as far as can be known? */
+static bool
+is_busy(const struct h1 *h)
+{
+    const struct h1_ws *w = h->r->ws;
+    return w->queued > 0 || w->in_hand || w->ws.in_message || w->ws.frame != NULL ||
+           h->conn.in != NULL || h->conn.readable;
+}
+
+static void
+leave_when_idle(struct h1 *h)
+{
+    const struct h1_ws *w = h->r->ws;
+    if (w->is_leaving && w->state == WS_OPEN && w->ending == WS_NOTHING && !is_busy(h))
+        begin_close(h, h->app->conf->ws_drain_code, SLICE(""));
+}
+
 static void
 take_message(struct h1 *h)
 {
@@ -451,6 +471,7 @@ h1_ws_readable(struct h1 *h)
     }
     if (w->state != WS_OVER && c->readable && reads_on(h))
         conn_resume(c);
+    leave_when_idle(h);
 }
 
 void
@@ -470,8 +491,15 @@ h1_ws_timeout(struct h1 *h)
         return;
     }
     if (w->drain_ns != 0 && now >= w->drain_ns) {
-        begin_close(h, conf->ws_drain_code, SLICE(""));
-        return;
+        if (w->is_leaving || !is_busy(h)) {
+            begin_close(h, conf->ws_drain_code, SLICE(""));
+            return;
+        }
+        /* What an application sends behind our Close would be lost, and an error to it. */
+        int64_t most_ms = conf->timeout_graceful_ms / 8;
+        w->is_leaving = true;
+        w->drain_ns =
+            now + (most_ms > 0 && most_ms < DRAIN_BUSY_MS ? most_ms : DRAIN_BUSY_MS) * NS_PER_MS;
     }
     if (w->pong_ns != 0 && now >= w->pong_ns) {
         /* Its sign of life may be what the application has not yet taken the messages before. */
@@ -624,12 +652,18 @@ h1_ws_next(struct h1 *h)
     struct h1_ws *w = h->r->ws;
     struct ws_message *m = w->first;
     if (m == NULL) {
-        if (w->ending != WS_NOTHING && w->state == WS_OPEN)
+        w->in_hand = false;
+        if (w->ending != WS_NOTHING && w->state == WS_OPEN) {
             end_as_read(h);
+        } else if (w->is_leaving) {
+            h->app->net->now_ns = clock_ns();
+            leave_when_idle(h);
+        }
         w->want = w->state != WS_OVER;
         return NULL;
     }
     bool stood_still = !reads_on(h);
+    w->in_hand = true;
     if ((w->first = m->next) == NULL)
         w->last = &w->first;
     m->next = NULL;

@@ -1,4 +1,4 @@
-"""Short versions of two stress scenarios (tests/stress), through the same code."""
+"""Short versions of three stress scenarios (tests/stress), through the same code."""
 
 import sys
 from pathlib import Path
@@ -9,6 +9,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "stress"))
 
 import kill  # noqa: E402
 import reload  # noqa: E402
+import ws_reload  # noqa: E402
 
 pytestmark = pytest.mark.alone
 
@@ -19,3 +20,7 @@ def test_reload_under_load_fails_no_request(usable_io):
 
 def test_killed_worker_takes_only_its_own_requests_along(usable_io):
     print(kill.scenario(usable_io, seconds=5))
+
+
+def test_websockets_in_a_storm_of_reloads_lose_and_double_nothing(usable_io):
+    print(ws_reload.scenario(usable_io, seconds=5, clients=100))

@@ -5,7 +5,7 @@ import signal
 import time
 
 import wire
-from frames import CLOSE, FIN, Socket, close_payload, opening
+from frames import CLOSE, FIN, PING, PONG, TEXT, Socket, close_payload, frame, opening
 
 RESTART = close_payload(1012)
 
@@ -46,6 +46,37 @@ def test_working_until_it_is_its_turn(server):
     last.close(1000).expect_close(1000)
     first.send(FIN | CLOSE, close_payload(4100))
     assert s.wait_exit(20) == 0
+
+
+def test_what_is_in_hand_is_answered_before_the_close(server):
+    s = server("ws:app", "--websocket-drain", "0s")
+    busy, queueing, in_pieces, idle = opened(s, 4, "/late")
+    busy.text("1")
+    queueing.text("0.5").text("0.2").text("0.1")
+    in_pieces.wire.send(frame(FIN | TEXT, b"0.1")[:7])
+    for one in (busy, queueing):
+        one.send(FIN | PING).expect(FIN | PONG)
+    s.get("/pid")  # by now the half of a frame has been read, too
+    s.send_signal(signal.SIGTERM)
+    idle.expect(FIN | CLOSE, RESTART)
+    in_pieces.wire.send(frame(FIN | TEXT, b"0.1")[7:])
+    busy.expect_text("1")
+    queueing.expect_text("0.5").expect_text("0.2").expect_text("0.1")
+    in_pieces.expect_text("0.1")
+    leave([busy, queueing, in_pieces])
+    idle.send(FIN | CLOSE, RESTART)
+    assert s.wait_exit(20) == 0
+
+
+def test_application_that_takes_too_long_is_cut_off_and_no_error(server):
+    """The application's send() raises, and it lets that through; the client says nothing until then."""
+    s = server("ws:app", "--websocket-drain", "0s", "--graceful-timeout", "8s")
+    (late,) = opened(s, 1, "/late")
+    late.text("3").send(FIN | PING).expect(FIN | PONG)
+    s.send_signal(signal.SIGTERM)
+    late.expect_close(1012)
+    assert s.wait_exit(20) == 0
+    s.check_log()
 
 
 def test_reload_moves_clients_to_the_successor(server):

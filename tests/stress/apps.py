@@ -184,7 +184,16 @@ async def collect(scope, receive, send):
     await answer_json(send, gc.collect())
 
 
+async def websocket_echo(receive, send):
+    assert (await receive())["type"] == "websocket.connect"
+    await send({"type": "websocket.accept", "headers": [PID]})
+    while (message := await receive())["type"] == "websocket.receive":
+        await send({**message, "type": "websocket.send"})
+
+
 async def app(scope, receive, send):
+    if scope["type"] == "websocket":
+        return await websocket_echo(receive, send)
     if scope["type"] == "lifespan":
         while True:
             message = await receive()

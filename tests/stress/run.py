@@ -23,12 +23,14 @@ import kill  # noqa: E402
 import long_poll  # noqa: E402
 import mixed  # noqa: E402
 import reload  # noqa: E402
+import ws_reload  # noqa: E402
 
 # name -> scenario, its bounds for --short
 SCENARIOS = {
     "reload": (reload.scenario, {"seconds": 5}),
     "reload-unix": (reload.over_unix, {"seconds": 5}),
     "reload-shared": (reload.over_shared, {"seconds": 5}),
+    "ws-reload": (ws_reload.scenario, {"seconds": 5}),
     "kill": (kill.scenario, {"seconds": 5}),
     "ctrl-c": (ctrl_c.scenario, {}),
     "idle": (idle.scenario, {"connections": 2000}),
