@@ -224,6 +224,11 @@ write_body(struct cycle *cycle, PyObject *body, bool is_last)
         return HTTP_BAD_VALUE;
     }
     void *owner = (void *)((uintptr_t)held | HELD_TAG);
+    if (UNLIKELY(cycle->h == NULL)) { /* by what __buffer__ ran */
+        held_release(owner);
+        send_out_of_order(cycle->asgi->names->response_body, "the application has returned");
+        return HTTP_BAD_VALUE;
+    }
     /* A buffer that can be written to is copied: the application may fill it anew as soon as send() has returned. */
     bool is_lent = held->view.readonly && held->view.len >= HOLD_MIN;
     enum http_write result = h1_write(cycle->h, held->view.buf, (size_t)held->view.len,

@@ -110,6 +110,11 @@ write_message(struct cycle *cycle, PyObject *text, PyObject *bytes)
         }
         if (PyObject_GetBuffer(bytes, &view, PyBUF_SIMPLE) < 0)
             return HTTP_BAD_VALUE;
+        if (UNLIKELY(cycle->h == NULL)) { /* by what __buffer__ ran */
+            PyBuffer_Release(&view);
+            send_out_of_order(cycle->asgi->names->ws_send, "the application has returned");
+            return HTTP_BAD_VALUE;
+        }
         enum http_write result = h1_ws_send(cycle->h, false, view.buf, (size_t)view.len, NULL);
         PyBuffer_Release(&view);
         return result;

@@ -107,6 +107,25 @@ async def two_receivers(scope, receive, send):
     note(scope, [one if isinstance(one, dict) else type(one).__name__ for one in (first, second)])
 
 
+class EndsItsRequest:
+    """A buffer whose making tells the server that the application has returned."""
+
+    def __buffer__(self, flags):
+        task = asyncio.current_task()
+        for callback, _ in task._callbacks:
+            callback(task)
+        return memoryview(b"too late")
+
+
+async def ends_in_a_buffer(scope, receive, send):
+    await accept(receive, send)
+    await asyncio.sleep(0)  # it has a done callback from now on
+    try:
+        await send({"type": "websocket.send", "bytes": EndsItsRequest()})
+    except RuntimeError as e:
+        EVENTS[name_of(scope)] = str(e)
+
+
 async def late(scope, receive, send):
     """Answers each message after as many seconds as it says."""
     await accept(receive, send)
@@ -206,7 +225,7 @@ async def order(scope, receive, send):
 ROUTES = {
     f.__name__: f
     for f in (
-        echo, scope_text, protocols, refuse, deny, denials, wrong_accepts, two_receivers, late, silent, fails_early, fails_late, returns,
+        echo, scope_text, protocols, refuse, deny, denials, wrong_accepts, two_receivers, ends_in_a_buffer, late, silent, fails_early, fails_late, returns,
         closes, slow, pours, order,
     )  # fmt: skip
 }

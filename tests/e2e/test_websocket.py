@@ -1,6 +1,7 @@
 """WebSockets over raw frames: the handshake, messages, closes, limits, what vanishing and hostile clients get."""
 
 import json
+import sys
 import threading
 import time
 
@@ -242,6 +243,14 @@ def test_order_of_what_is_sent(ws):
     s.close(1001).expect_close(1001)
     late = json.loads(event(ws.server, "order"))
     assert [one.split(":")[0] for one in late] == ["ClientDisconnected", "ClientDisconnected", "RuntimeError"]
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="__buffer__ is of Python 3.12")
+def test_buffer_that_runs_python(server):
+    s = server("ws:app")
+    s.expect_errors("WS /ends_in_a_buffer")
+    Socket(s.connect(), "/ends_in_a_buffer?ends").wire.rest()
+    assert "the application has returned" in event(s, "ends")
 
 
 # ------------------------------------------------------------------ limits

@@ -1,7 +1,9 @@
 """WebSockets with real clients (websockets, aiohttp) and real frameworks (Starlette, FastAPI, Channels)."""
 
 import asyncio
+import contextlib
 import json
+import random
 
 import aiohttp
 import pytest
@@ -26,6 +28,30 @@ def test_websockets_client(server, compression):
         assert c.ping(b"p").wait(10)
     assert c.close_code == 1000
     assert "1000" in wire.eventually(lambda: json.loads(s.get("/events").body).get("client"), 10)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--websocket-deflate-window-bits", "9", "--websocket-deflate-mem-level", "1", "--websocket-deflate-min-size", "0"],
+        ["--websocket-deflate-window-bits", "15", "--websocket-deflate-mem-level", "9", "--websocket-deflate-level", "9"],
+        ["--websocket-deflate-no-context-takeover"],
+        ["--websocket-deflate-memory", "100KiB"],
+    ],
+    ids=lambda v: v[0][20:] + "".join(v[1:2]),
+)
+def test_compression_as_configured(server, options):
+    """What does not compress, what does, in messages of many sizes; more clients than compressors may be had."""
+    s = server("ws:app", *options)
+    noise = random.Random(1)
+    messages = [noise.randbytes(n) + b"again and again " * n for n in (0, 1, 10, 1000, 30000)]
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(connect(url(s, "/echo"), compression="deflate", max_size=None)) for _ in range(4)]
+        for message in messages * 2:
+            for c in clients:
+                c.send(message)
+            for c in clients:
+                assert c.recv() == message
 
 
 def test_aiohttp_client(server):
