@@ -31,12 +31,12 @@ struct h1_ws {
     uint16_t code; /* in WS_OVER: the peer's, or WS_ABNORMAL */
     uint8_t state; /* enum ws_state */
     uint8_t reason_n;
-    uint8_t ending; /* WS_CLOSED or WS_FAILED was read: nothing more is */
-    bool want;      /* the application waits for HTTP_MESSAGE */
-    bool has_sent;  /* since the last tick */
-    bool in_hand;   /* the application took a message, and has not asked for the next */
+    uint8_t ending;  /* WS_CLOSED or WS_FAILED was read: nothing more is */
+    bool want;       /* the application waits for HTTP_MESSAGE */
+    bool has_sent;   /* since the last tick */
+    bool in_hand;    /* the application took a message, and has not asked for the next */
     bool is_leaving; /* the drain's Close is due, and waits for the answer to what has come */
-    char *reason;   /* the peer's; in WS_ASKED the subprotocols that it offers: NUL-terminated lists */
+    char *reason; /* the peer's; in WS_ASKED the subprotocols it offers: a list that ends in NUL */
     union {
         char accept[WS_ACCEPT_LEN]; /* in WS_ASKED */
         struct {

@@ -89,8 +89,8 @@ async def wrong_accepts(scope, receive, send):
     """What cannot be accepted, and the errors; then what can."""
     await receive()
     said = []
-    own = [(b"Sec-WebSocket-Protocol", b"one")]
-    for more in ({"subprotocol": "three"}, {"subprotocol": ""}, {"subprotocol": "one, two"}, {"headers": own}, {"subprotocol": "one", "headers": own}):
+    own = {"headers": [(b"Sec-WebSocket-Protocol", b"one")]}
+    for more in ({"subprotocol": "three"}, {"subprotocol": ""}, {"subprotocol": "one, two"}, own, {"subprotocol": "one", **own}):
         try:
             await send({"type": "websocket.accept", **more})
         except Exception as e:

@@ -65,7 +65,8 @@ def run(ios, cases, tally):
             "outdir": str(reports), "servers": agents, "cases": cases, "exclude-cases": [], "exclude-agent-cases": {},
         }))  # fmt: skip
         with (HOME / "client.log").open("w") as log:
-            client = subprocess.run([python, "-c", RUN, str(spec)], stdout=log, stderr=log, cwd=HOME, env={**os.environ, "PYTHONPATH": str(site)})
+            env = {**os.environ, "PYTHONPATH": str(site)}
+            client = subprocess.run([python, "-c", RUN, str(spec)], stdout=log, stderr=log, cwd=HOME, env=env)
         for s in servers:
             judge(s, client.returncode, reports, cases, tally)
     finally:

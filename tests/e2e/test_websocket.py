@@ -111,7 +111,10 @@ def test_subprotocol_that_was_not_offered(server):
         assert c.response().status == 500
 
 
-@pytest.mark.parametrize("how, status, body", [("empty", 401, b""), ("bare", 204, b""), ("stream", 503, b"".join(b"%02d" % i * 5000 for i in range(50)))])
+STREAM = b"".join(b"%02d" % i * 5000 for i in range(50))
+
+
+@pytest.mark.parametrize("how, status, body", [("empty", 401, b""), ("bare", 204, b""), ("stream", 503, STREAM)], ids=["empty", "bare", "stream"])
 def test_denials(ws, how, status, body):
     with ws.server.connect() as c:
         for _ in range(2):  # the connection goes on
