@@ -502,8 +502,10 @@ h1_ws_timeout(struct h1 *h)
             now + (most_ms > 0 && most_ms < DRAIN_BUSY_MS ? most_ms : DRAIN_BUSY_MS) * NS_PER_MS;
     }
     if (w->pong_ns != 0 && now >= w->pong_ns) {
-        /* Its sign of life may be what the application has not yet taken the messages before. */
-        if (reads_on(h) && !h->conn.readable) {
+        /* Its sign of life may be what the application has not yet taken the messages before: then
+         * the kernel is asked whether the pings arrive. */
+        if ((reads_on(h) && !h->conn.readable) ||
+            conn_is_unreachable(&h->conn, conf->ws_ping_timeout_ms)) {
             put_close(h, WS_INTERNAL_ERROR, SLICE("no answer to a ping"));
             if (w->state != WS_OVER)
                 end_and_finish(h, WS_ABNORMAL, SLICE(""), true);

@@ -248,6 +248,10 @@ void conn_unpin(struct conn *c);
 const struct sockaddr_storage *conn_peer(struct conn *c);
 const struct sockaddr_storage *conn_local(struct conn *c);
 
+/* Is the peer out of reach: sent bytes that it has not acknowledged, and no sign of its kernel for
+ * so long? Never of a unix socket's. */
+bool conn_is_unreachable(const struct conn *c, int64_t ms);
+
 /* --- private to net/ -------------------------------------------------------------------------- */
 void conn_open(struct net *net, int fd, uint8_t family); /* owns fd */
 void conn_fail(struct conn *c, int err);

@@ -1,6 +1,7 @@
 /* peer.c: who is at both ends of a connection.
  * Asked of the kernel at first use, not for every connection, and kept in 22 bytes: the access log
  * needs the peer after it has gone. */
+#include <netinet/tcp.h>
 #include <string.h>
 
 #include "net.h"
@@ -65,4 +66,13 @@ conn_local(struct conn *c)
     if (c->fd < 0 || getsockname(c->fd, (struct sockaddr *)addr, &n) < 0)
         return unknown(c->net);
     return addr;
+}
+
+bool
+conn_is_unreachable(const struct conn *c, int64_t ms)
+{
+    struct tcp_info info;
+    socklen_t n = sizeof(info);
+    return c->family != AF_UNIX && getsockopt(c->fd, IPPROTO_TCP, TCP_INFO, &info, &n) == 0 &&
+           info.tcpi_unacked > 0 && info.tcpi_last_ack_recv >= ms;
 }

@@ -97,6 +97,27 @@ def test_clients_that_vanish_without_a_fin(network, measured):
             one.wire.close()
 
 
+def test_client_that_vanishes_while_its_messages_wait(network, measured):
+    """Nothing is read of it, so its silence tells nothing; that nothing arrives does."""
+    options = ["--websocket-queue", "1", "--websocket-ping-interval", "300ms", "--websocket-ping-timeout", "2s"]
+    s = measured(*options, bind=f"{network.address}:0")
+    waits, vanished = s.connect(60), network.run(lambda: Socket(s.connect(), "/slow?w1"))
+    with Socket(waits, "/slow?w0") as waits, vanished.wire:
+        for one, last in ((waits, "end"), (vanished, "three")):
+            one.text("one").text("two").text(last).expect(FIN | PING)
+        (worker,) = s.workers()
+        sockets = harness.descriptors(worker)["socket:[N]"]
+        network.cut()
+        wire.eventually(lambda: harness.descriptors(worker)["socket:[N]"] == sockets - 1, 30 * harness.SLOW, "the end of the one that vanished")
+        for i in (0, 1):
+            s.get(f"/go/w{i}")
+        while (got := waits.read()) == (FIN | PING, b""):
+            waits.send(FIN | PONG)
+        assert got == (FIN | TEXT, b"3")
+        waits.close(1000)
+        assert disconnects(s, "w", 2) == [(1000, ""), (1006, "")]
+
+
 def test_clients_that_vanish_while_they_are_sent_to(network, measured):
     s = measured("--timeouts-send", "1s", bind=f"{network.address}:0")
     clients = [network.run(lambda i=i: Socket(s.connect(), f"/pours?p{i}")) for i in range(10)]
