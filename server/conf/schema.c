@@ -291,7 +291,7 @@ const struct key schema[] = {
       "window of both directions, as a power of two", .min = 9, .max = 15 },
     { "websocket.deflate.mem_level", KEY_COUNT, FIELD(ws_deflate_mem_level), "5", NULL,
       "memory of zlib's hash tables", .min = 1, .max = 9 },
-    { "websocket.deflate.level", KEY_COUNT, FIELD(ws_deflate_level), "6", NULL,
+    { "websocket.deflate.level", KEY_COUNT, FIELD(ws_deflate_level), "5", NULL,
       "how hard zlib tries", .min = 1, .max = 9 },
     { "websocket.deflate.no_context_takeover", KEY_BOOL, FIELD(ws_deflate_no_takeover), "false",
       NULL, .help = "each message is compressed on its own: less memory, larger messages" },
