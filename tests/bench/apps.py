@@ -30,6 +30,15 @@ def plain_wsgi(environ, start_response):
     return [BODY]
 
 
+async def ws_echo(scope, receive, send):
+    if scope["type"] != "websocket":
+        return await plain(scope, receive, send)
+    await receive()
+    await send({"type": "websocket.accept"})
+    while (message := await receive())["type"] == "websocket.receive":
+        await send({"type": "websocket.send", "text": message["text"]})
+
+
 async def lifespan(receive, send):
     while True:
         message = await receive()

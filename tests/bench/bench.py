@@ -6,7 +6,9 @@
 
 What is measured: user and system time of the server's whole process tree, divided by the requests it answered, while wrk keeps 64 connections busy; one worker each. Every round runs every server once,
 in turn, so that a busy minute of the machine hits all alike; the figure is the median over the rounds. Requests per second are
-printed too, but on a machine that also runs wrk they say less. Two cases differ: `crossing` (crossing.py) and `gil` (gil.py).
+printed too, but on a machine that also runs wrk they say less. The cases of WebSockets are measured likewise, per message, under
+tests/tools/ws_load.c: 64 connections that each wait for an echo before they send the next message; every echo is compared with
+what was sent, and must be compressed where that was agreed on. Two cases differ: `crossing` (crossing.py) and `gil` (gil.py).
 
     cases.py       what is measured, and the ratios that must hold      servers.py     how each server is started
     processes.py   processes, their CPU time and memory                 apps.py        what is served; Django: tests/apps/pg_project
@@ -35,6 +37,7 @@ OUT = ROOT / "build" / "bench"
 sys.path.insert(0, str(ROOT / "tests" / "tools"))
 
 import gil  # noqa: E402
+import ws_load  # noqa: E402
 from cases import CASES  # noqa: E402
 from ports import free_port  # noqa: E402
 from postgres import Postgres  # noqa: E402
@@ -103,14 +106,19 @@ def in_turn(running, rounds):
 # ------------------------------------------------------------------ load
 
 
-def load(port, path, headers, seconds, args):
-    """One run of wrk; returns (requests, seconds, answers that were no 2xx or 3xx, socket errors)."""
-    command = ["wrk", "-t", "1", "-c", str(CONNECTIONS), "-d", f"{seconds}s", "--timeout", "10s"]
-    for name, value in headers.items():
+def load(port, case, seconds, args):
+    """One run of the client; returns (requests or messages, seconds, answers that were no 2xx or 3xx, socket errors)."""
+    prefix = ["taskset", "-c", args.pin.split(",")[-1]] if args.pin else []
+    if case.kind == "ws":
+        try:
+            run = ws_load.echo(("127.0.0.1", port), case.path, CONNECTIONS, case.message, case.deflate, seconds, prefix)
+        except ws_load.Failed as e:
+            raise RuntimeError(e) from None
+        return run["messages"], run["seconds"], 0, 0
+    command = [*prefix, "wrk", "-t", "1", "-c", str(CONNECTIONS), "-d", f"{seconds}s", "--timeout", "10s"]
+    for name, value in case.headers.items():
         command += ["-H", f"{name}: {value}"]
-    if args.pin:
-        command = ["taskset", "-c", args.pin.split(",")[-1], *command]
-    done = subprocess.run([*command, f"http://127.0.0.1:{port}{path}"], capture_output=True, text=True, timeout=seconds + 30)
+    done = subprocess.run([*command, f"http://127.0.0.1:{port}{case.path}"], capture_output=True, text=True, timeout=seconds + 30)
     match = re.search(r"(\d+) requests in ([\d.]+)(ms|s)", done.stdout)
     if not match:
         raise RuntimeError(f"wrk: {done.stdout}{done.stderr}")
@@ -124,7 +132,7 @@ def run_load(name, args):
     with serving(name, args) as running:
         for server, one in list(running.items()):
             try:
-                load(one.port, case.path, case.headers, 1, args)  # warm
+                load(one.port, case, 1, args)  # warm
             except RuntimeError as e:
                 print(f"  {server}: left out: {e}\n{one.output()}", file=sys.stderr)
                 running.pop(server).stop()
@@ -132,7 +140,7 @@ def run_load(name, args):
         for server, one in in_turn(running, args.rounds):
             before = cpu_seconds(one.process.pid)
             try:
-                requests, seconds, bad, errors = load(one.port, case.path, case.headers, args.seconds, args)
+                requests, seconds, bad, errors = load(one.port, case, args.seconds, args)
             except RuntimeError as e:
                 sys.exit(f"{server} stopped answering: {e}\n{one.output()}")
             cpu = cpu_seconds(one.process.pid) - before
@@ -177,8 +185,8 @@ def run_gil(name, args):
     return result
 
 
-RUN = {"load": run_load, "crossing": run_crossing, "gil": run_gil}
-FIGURE = {"load": "us", "crossing": "us", "gil": "p99_ms"}
+RUN = {"load": run_load, "ws": run_load, "crossing": run_crossing, "gil": run_gil}
+FIGURE = {"load": "us", "ws": "us", "crossing": "us", "gil": "p99_ms"}
 
 
 # ------------------------------------------------------------------ results
@@ -201,8 +209,9 @@ def verdicts(name, result):
 def table(name, result):
     kind = CASES[name].kind
     ours = result.get("ringcorn", result.get("ringcorn-wsgi", {})).get(FIGURE[kind])
-    if kind == "load":
-        print(f"  {'server':20} {'us/request':>10} {'(min..max)':>18} {'ratio':>7} {'req/s':>9} {'MiB':>6}")
+    if kind in ("load", "ws"):
+        what, each = ("us/request", "req/s") if kind == "load" else ("us/message", "msg/s")
+        print(f"  {'server':20} {what:>10} {'(min..max)':>18} {'ratio':>7} {each:>9} {'MiB':>6}")
     elif kind == "gil":
         print(f"  {'server':20} {'p99, ms':>10} {'(min..max)':>18} {'ratio':>7} {'p50':>7} {'max':>7} {'answers':>8} {'burnt/s':>8}")
     else:
@@ -211,7 +220,7 @@ def table(name, result):
         figure = r[FIGURE[kind]]
         ratio = f"{ours / figure:.2f}" if ours else ""
         spread = f"({r[FIGURE[kind] + '_min']:.1f}..{r[FIGURE[kind] + '_max']:.1f})"
-        if kind == "load":
+        if kind in ("load", "ws"):
             notes = "".join(f"  {r[k]} {k}!" for k in ("bad", "errors") if r[k])
             print(f"  {server:20} {figure:10.2f} {spread:>18} {ratio:>7} {r['rps']:9.0f} {r['pss_kib'] / 1024:6.1f}{notes}")
         elif kind == "gil":
@@ -229,7 +238,7 @@ def table(name, result):
 
 COLORS = {
     "ringcorn": "#c2410c", "ringcorn-epoll": "#fb923c", "ringcorn-auto": "#ea580c", "ringcorn-wsgi": "#9a3412", "ringcorn-wsgi-epoll": "#f97316",
-    "uvicorn": "#64748b", "granian": "#94a3b8", "fastpysgi": "#b6c2d1", "hypercorn": "#d5dce5",
+    "uvicorn": "#64748b", "uvicorn-websockets": "#64748b", "uvicorn-sansio": "#7d8ca1", "uvicorn-wsproto": "#a8b4c4", "granian": "#94a3b8", "fastpysgi": "#b6c2d1", "hypercorn": "#d5dce5",
 }  # fmt: skip
 
 
@@ -238,7 +247,7 @@ def picture(results, machine):
     width, bar, gap, left, right = 760, 18, 6, 150, 90
     parts, y = [], 46
     for case, result in results.items():
-        if CASES[case].kind != "load" or not result:
+        if CASES[case].kind not in ("load", "ws") or not result:
             continue
         parts.append(f'<text x="16" y="{y}" class="t">{html.escape(CASES[case].title)}</text>')
         y += 10
@@ -262,7 +271,7 @@ def picture(results, machine):
 
 
 VERSIONS = {
-    "uvicorn", "uvloop", "httptools", "granian", "fastpysgi", "hypercorn", "gunicorn", "uwsgi",
+    "uvicorn", "uvloop", "httptools", "granian", "fastpysgi", "hypercorn", "gunicorn", "uwsgi", "websockets", "wsproto",
     "starlette", "fastapi", "pydantic", "anyio", "django", "asgiref", "psycopg",
 }  # fmt: skip
 
@@ -285,7 +294,7 @@ def main():
     parser.add_argument("--cases", default=",".join(CASES), help=f"of {','.join(CASES)}")
     parser.add_argument("--servers", default="", help=f"of {','.join(SERVERS)}; a case leaves out what is not for it")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=int, default=2, help="of each run of wrk")
+    parser.add_argument("--seconds", type=int, default=2, help="of each run of the client")
     parser.add_argument("--pin", default="", help="SERVER_CPU,WRK_CPU: taskset for both (none by default)")
     parser.add_argument("--strict", action="store_true", help="exit with 1 when a ratio is missed")
     args = parser.parse_args()
@@ -303,7 +312,9 @@ def main():
     with open("/proc/cpuinfo") as f:
         model = re.search(r"model name\s*:\s*(.+)", f.read())
     machine = f"{model[1] if model else platform.machine()}, {os.cpu_count()} CPUs, Linux {platform.release()}, Python {platform.python_version()}"
-    print(f"{machine}\n{args.rounds} rounds of {args.seconds} s, {CONNECTIONS} connections, one worker each")
+    load_at_start = os.getloadavg()
+    print(f"{machine}\nload average at the start: {' '.join(f'{one:.2f}' for one in load_at_start)} (1, 5, 15 minutes)")
+    print(f"{args.rounds} rounds of {args.seconds} s, {CONNECTIONS} connections, one worker each")
     results, missed = {}, 0
     for case in cases:
         print(f"\n{case}: {CASES[case].title}", flush=True)
@@ -316,7 +327,8 @@ def main():
     text = json.dumps(
         {
             "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "machine": machine, "versions": versions(args),
-            "connections": CONNECTIONS, "rounds": args.rounds, "seconds": args.seconds, "load": os.getloadavg(),
+            "connections": CONNECTIONS, "rounds": args.rounds, "seconds": args.seconds,
+            "load_at_start": load_at_start, "load_at_end": os.getloadavg(),
             "cases": {c: {"title": CASES[c].title, "servers": r, "ratios": [{"what": w, "ratio": x, "at_most": m} for w, x, m in verdicts(c, r)]} for c, r in results.items()},
         },
         indent=1,

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from servers import ASGI_PEERS, WSGI_PEERS
+from servers import ASGI_PEERS, UVICORN_WS, WSGI_PEERS
 
 HERE = Path(__file__).resolve().parent
 DJANGO = HERE.parent / "apps" / "pg_project"
@@ -43,12 +43,14 @@ class Case:
     headers: dict = field(default_factory=dict)
     servers: list = field(default_factory=list)
     limits: list = field(default_factory=list)
-    kind: str = "load"  # load: CPU per request under wrk; crossing and gil: see the modules of these names
+    kind: str = "load"  # load: CPU per request under wrk; ws: per message under ws_load; crossing and gil: see the modules of these names
     wsgi: str = ""
     folder: Path = HERE
     env: dict = field(default_factory=dict)
     env_of: dict = field(default_factory=dict)  # server -> what is different there
     needs_postgres: bool = False
+    message: int = 0  # ws: bytes of a message
+    deflate: bool = False  # ws: permessage-deflate, negotiated and used
 
     @property
     def apps(self):
@@ -103,6 +105,14 @@ CASES = {
         "Django sync view with a query, the default seven middlewares, CONN_MAX_AGE 600 (uvicorn: 0)", "/query/", "seven", SYNC_SERVERS,
         [Limit(WSGI_PEERS, 1.2), Limit(["uvicorn"], 0.2)],
         env={"PG_MAX_AGE": "600"}, env_of={"uvicorn": {"PG_MAX_AGE": "0"}}, needs_postgres=True,
+    ),
+    "ws": Case(
+        "WebSocket echo of 64 bytes", "apps:ws_echo", kind="ws", message=64,
+        servers=[*OURS, *UVICORN_WS, "granian"], limits=[Limit([*UVICORN_WS, "granian"], 0.45), EPOLL],
+    ),
+    "ws-deflate": Case(
+        "WebSocket echo of 1 KiB with permessage-deflate", "apps:ws_echo", kind="ws", message=1024, deflate=True,
+        servers=[*OURS, *UVICORN_WS], limits=[Limit(UVICORN_WS, 0.7), EPOLL],
     ),
     "crossing": Case("an empty job to a pool thread and back, in process", kind="crossing"),
     "gil": Case(

@@ -16,11 +16,14 @@ def ringcorn(io, interface="asgi", threads=THREADS, *options):
     return interface, command
 
 
-def uvicorn(args, case, port):
-    return [
-        args.bin / "uvicorn", case.apps["asgi"], "--app-dir", case.folder, "--port", port, "--loop", "uvloop", "--http", "httptools",
-        "--no-access-log", "--log-level", "warning",
-    ]  # fmt: skip
+def uvicorn(*options):
+    def command(args, case, port):
+        return [
+            args.bin / "uvicorn", case.apps["asgi"], "--app-dir", case.folder, "--port", port, "--loop", "uvloop", "--http", "httptools",
+            "--no-access-log", "--log-level", "warning", *options,
+        ]  # fmt: skip
+
+    return command
 
 
 def granian(args, case, port):
@@ -72,7 +75,10 @@ SERVERS = {
     "ringcorn-off": ringcorn("io_uring", "asgi", THREADS, "--sync-loop-first", "off"),
     "ringcorn-wsgi": ringcorn("io_uring", "wsgi"),
     "ringcorn-wsgi-epoll": ringcorn("epoll", "wsgi"),
-    "uvicorn": ("asgi", uvicorn),
+    "uvicorn": ("asgi", uvicorn()),
+    "uvicorn-websockets": ("asgi", uvicorn("--ws", "websockets")),
+    "uvicorn-sansio": ("asgi", uvicorn("--ws", "websockets-sansio")),
+    "uvicorn-wsproto": ("asgi", uvicorn("--ws", "wsproto")),
     "granian": ("asgi", granian),
     "gunicorn-asgi": ("asgi", gunicorn("asgi")),
     "fastpysgi": ("asgi", fastpysgi),
@@ -82,4 +88,6 @@ SERVERS = {
     "uwsgi": ("wsgi", uwsgi),
 }
 ASGI_PEERS = ["uvicorn", "granian", "gunicorn-asgi"]
+# All that uvicorn has for WebSockets. granian has no permessage-deflate.
+UVICORN_WS = ["uvicorn-websockets", "uvicorn-sansio", "uvicorn-wsproto"]
 WSGI_PEERS = ["granian-wsgi", "gunicorn-gthread", "uwsgi"]
