@@ -100,7 +100,7 @@ enum { CYCLE_LABEL_SIZE = 64 }; /* "GET /path", cut, for reports */
 
 /* One request. A Python object because its receive and send outlive us when the application keeps them. */
 struct cycle {
-    PyObject_HEAD
+    PyObject_VAR_HEAD      /* of the label */
     vectorcallfunc call;   /* the task's done callback is the cycle itself */
     struct asgi *asgi;     /* NULL once ended */
     struct h1 *h;          /* NULL once ended */
@@ -109,8 +109,10 @@ struct cycle {
     struct list link;      /* asgi->cycles */
     struct list work;      /* asgi->work */
     struct list waits;     /* struct wait, suspended in receive() or send() */
-    unsigned events;       /* enum http_event, not yet handled */
     PyObject *early;       /* new: the body, where a thread had the request before (direct.c); or NULL */
+    int64_t begun_ns;
+    struct post lost;      /* from the finalizer to the loop */
+    unsigned events;       /* enum http_event, not yet handled */
     bool body_is_told;     /* the last http.request message was handed out */
     bool is_full;          /* more than the high-water mark is unsent; until HTTP_DRAINED */
     bool is_cancelled;     /* by us, at the drain's end */
@@ -120,9 +122,7 @@ struct cycle {
     bool connect_is_told, disconnect_is_told;
     bool is_accepted;      /* websocket.accept was sent */
     bool is_closed;        /* websocket.close was */
-    int64_t begun_ns;
-    struct post lost;      /* from the finalizer to the loop */
-    char label[CYCLE_LABEL_SIZE];
+    char label[];          /* no larger than it must be: there may be thousands of cycles; at most CYCLE_LABEL_SIZE */
 };
 
 /* A callable bound to a cycle: receive or send. */
@@ -143,7 +143,6 @@ struct wait {
     struct cycle *cycle;  /* new, or NULL */
     PyObject *value;      /* WAIT_VALUE: the result, WAIT_SEND: the message, new; NULL = None */
     PyObject *future;     /* while suspended: what the task waits for, new */
-    PyObject *future_iter;
     enum wait_kind kind;
     bool must_yield;      /* suspend once although satisfied: the step has run for too long */
 };
@@ -186,10 +185,12 @@ struct asgi_names {
     PyObject *ws_connect, *ws_receive, *ws_disconnect, *ws_accept, *ws_send, *ws_close;
     PyObject *ws_response, *ws_response_start, *ws_response_body;
     PyObject *version_10, *version_11;
-    PyObject *loop_kwname;    /* ("loop",) */
-    PyObject *exception, *add_done_callback, *cancel, *set_result, *done;    /* method names */
+    PyObject *loop_kwname, *context_kwname; /* ("loop",), ("context",) */
+    PyObject *exception, *add_done_callback, *cancel, *set_result, *result, *done; /* method names */
+    PyObject *future_blocking; /* "_asyncio_future_blocking" */
     PyObject *methods[8];     /* GET, HEAD, POST, ... as str */
     struct header_cache *headers;
+    PyObject *name_ws_key;    /* b"sec-websocket-key" */
     PyObject *server_tuple;   /* of the last connection's local address */
     char server_text[108];    /* the same as text */
     size_t server_text_n;
@@ -205,6 +206,7 @@ PyObject *names_header(struct asgi_names *names, struct slice name, struct slice
 /* New. addresses: of scope_addresses() or scope_ends(). GIL held, any thread. */
 PyObject *scope_new(struct asgi *a, const struct http_request *r, PyObject *addresses);
 PyObject *scope_addresses(struct asgi_names *n, struct h1 *h); /* (client, server): borrowed from the connection */
+void scope_addresses_drop(struct h1 *h); /* the connection need not keep them: no other request is likely to come */
 PyObject *scope_ends(struct asgi_names *n, const struct exchange_ends *ends); /* the same, new */
 PyObject *channel_new(PyTypeObject *type, struct cycle *cycle);    /* new */
 PyObject *wait_value(struct cycle *cycle, PyObject *value);        /* new; steals value, also on failure; NULL = None */

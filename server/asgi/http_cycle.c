@@ -9,17 +9,17 @@
 
 #include "sync/sync.h"
 
-/* "GET /path" for reports: cut, without the query (it may hold secrets), control characters replaced. */
-static void
-label_fill(struct cycle *cycle, const struct http_request *r)
+/* "GET /path" for reports: cut, without the query (it may hold secrets). Returns its length. */
+static size_t
+label_fill(char label[CYCLE_LABEL_SIZE], const struct http_request *r)
 {
     struct slice method = r->is_websocket ? SLICE("WS") : r->method;
     size_t n = method.n < 16 ? method.n : 16;
-    memcpy(cycle->label, method.p, n);
-    cycle->label[n++] = ' ';
+    memcpy(label, method.p, n);
+    label[n++] = ' ';
     size_t room = CYCLE_LABEL_SIZE - 1 - n, path = r->path.n < room ? r->path.n : room;
-    memcpy(cycle->label + n, r->path.p, path); /* http/ lets only visible ASCII through */
-    cycle->label[n + path] = '\0';
+    memcpy(label + n, r->path.p, path); /* http/ lets only visible ASCII through */
+    return n + path;
 }
 
 /* The application will say no more to an open WebSocket, and not because it was done. */
@@ -188,7 +188,9 @@ cycle_done(PyObject *self, PyObject *const *args, size_t nargsf, PyObject *kwnam
 struct cycle *
 cycle_new(struct asgi *a, struct h1 *h, const char *label)
 {
-    struct cycle *cycle = PyObject_GC_New(struct cycle, a->names->cycle_type);
+    char made[CYCLE_LABEL_SIZE];
+    size_t n = label != NULL ? strnlen(label, sizeof(made) - 1) : label_fill(made, h1_request(h));
+    struct cycle *cycle = PyObject_GC_NewVar(struct cycle, a->names->cycle_type, (Py_ssize_t)n + 1);
     if (cycle == NULL)
         return NULL;
     cycle->call = cycle_done;
@@ -203,10 +205,8 @@ cycle_new(struct asgi *a, struct h1 *h, const char *label)
     cycle->connect_is_told = cycle->disconnect_is_told = cycle->is_accepted = cycle->is_closed = false;
     cycle->is_websocket = h1_request(h)->is_websocket;
     cycle->begun_ns = a->http.net->now_ns;
-    if (label != NULL)
-        snprintf(cycle->label, sizeof(cycle->label), "%s", label);
-    else
-        label_fill(cycle, h1_request(h));
+    memcpy(cycle->label, label != NULL ? label : made, n);
+    cycle->label[n] = '\0';
     PyObject_GC_Track(cycle);
     *h1_data(h) = cycle;
     list_add_tail(&a->cycles, &cycle->link);
@@ -278,7 +278,8 @@ run(struct cycle *cycle, PyObject *coro, PyObject *context, PyObject *scope)
         cycle_end(cycle, task, NULL);
         return 0;
     }
-    PY_OWNED PyObject *added = PyObject_CallMethodOneArg(task, a->names->add_done_callback, (PyObject *)cycle);
+    PyObject *args[] = { task, (PyObject *)cycle, context }; /* without it the future would keep a copy of the current one */
+    PY_OWNED PyObject *added = PyObject_VectorcallMethod(a->names->add_done_callback, args, 2, a->names->context_kwname);
     if (UNLIKELY(added == NULL))
         return cycle_refuse(cycle);
     cycle->task = py_take(&task);
@@ -293,6 +294,8 @@ cycle_start(struct cycle *cycle)
     PyObject *addresses = context == NULL ? NULL : scope_addresses(a->names, cycle->h);
     PY_OWNED PyObject *scope = addresses == NULL ? NULL : scope_new(a, h1_request(cycle->h), addresses);
     h1_head_done(cycle->h);
+    if (cycle->is_websocket)
+        scope_addresses_drop(cycle->h);
     PY_OWNED PyObject *coro = scope == NULL ? NULL : call_in(cycle, context, cycle->is_websocket ? a->websocket_app : a->app, scope);
     return run(cycle, coro, context, scope);
 }
@@ -390,7 +393,8 @@ static PyType_Slot cycle_slots[] = {
 
 PyType_Spec cycle_spec = {
     .name = "_ringcorn._Cycle",
-    .basicsize = sizeof(struct cycle),
+    .basicsize = offsetof(struct cycle, label),
+    .itemsize = 1,
     .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_HAVE_VECTORCALL |
              Py_TPFLAGS_DISALLOW_INSTANTIATION | Py_TPFLAGS_IMMUTABLETYPE,
     .slots = cycle_slots,

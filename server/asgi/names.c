@@ -98,12 +98,14 @@ names_fill(struct asgi_names *n, const struct conf *conf)
     PY_OWNED PyObject *overload = PyImport_ImportModule("ringcorn.overload");
     if (log == NULL || (n->report = module_attr(log, "request_failed")) == NULL ||
         overload == NULL || (n->refused = module_attr(overload, "refused")) == NULL ||
-        (n->as_coroutine = as_coroutine_new()) == NULL || (n->loop_kwname = Py_BuildValue("(s)", "loop")) == NULL)
+        (n->as_coroutine = as_coroutine_new()) == NULL || (n->loop_kwname = Py_BuildValue("(s)", "loop")) == NULL ||
+        (n->context_kwname = Py_BuildValue("(s)", "context")) == NULL)
         return -1;
     n->future_type = module_attr(asyncio, "Future");
     n->empty_bytes = PyBytes_FromStringAndSize(NULL, 0);
+    n->name_ws_key = PyBytes_FromString("sec-websocket-key");
     n->headers = calloc(1, sizeof(*n->headers));
-    if (n->future_type == NULL || n->empty_bytes == NULL)
+    if (n->future_type == NULL || n->empty_bytes == NULL || n->name_ws_key == NULL)
         return -1;
     if (n->headers == NULL) {
         PyErr_NoMemory();
@@ -137,6 +139,8 @@ names_fill(struct asgi_names *n, const struct conf *conf)
         { &n->add_done_callback, "add_done_callback" },
         { &n->cancel, "cancel" },
         { &n->set_result, "set_result" },
+        { &n->result, "result" },
+        { &n->future_blocking, "_asyncio_future_blocking" },
         { &n->done, "done" },
     };
     for (size_t i = 0; i < ARRAY_LEN(strings); i++) {
@@ -185,7 +189,8 @@ names_free(struct asgi_names *n)
         &n->done,            &n->server_tuple,      &n->report,           &n->loop_kwname,  &n->refused,
         &n->as_coroutine,    &n->websocket_template, &n->ws_connect,      &n->ws_receive,
         &n->ws_disconnect,   &n->ws_accept,         &n->ws_send,          &n->ws_close,
-        &n->ws_response,     &n->ws_response_start, &n->ws_response_body,
+        &n->ws_response,     &n->ws_response_start, &n->ws_response_body, &n->context_kwname,
+        &n->result,          &n->future_blocking,   &n->name_ws_key,
     };
     for (size_t i = 0; i < ARRAY_LEN(rest); i++)
         Py_CLEAR(*rest[i]);
@@ -222,9 +227,16 @@ bytes_are(PyObject *bytes, struct slice s)
 }
 
 static PyObject *
-pair_new(struct slice name, struct slice value)
+name_new(struct slice name)
 {
-    PY_OWNED PyObject *n = PyBytes_FromStringAndSize(name.p, (Py_ssize_t)name.n);
+    return PyBytes_FromStringAndSize(name.p, (Py_ssize_t)name.n);
+}
+
+/* name: new, stolen in any case; NULL where it could not be made. */
+static PyObject *
+pair_new(PyObject *name, struct slice value)
+{
+    PY_OWNED PyObject *n = name;
     PY_OWNED PyObject *v = PyBytes_FromStringAndSize(value.p, (Py_ssize_t)value.n);
     PyObject *pair = n == NULL || v == NULL ? NULL : PyTuple_New(2);
     if (pair == NULL)
@@ -237,15 +249,17 @@ pair_new(struct slice name, struct slice value)
 PyObject *
 names_header(struct asgi_names *n, struct slice name, struct slice value)
 {
+    if (slice_is(name, "sec-websocket-key")) /* never seen twice */
+        return pair_new(Py_NewRef(n->name_ws_key), value);
     if (value.n > HEADER_CACHE_VALUE_MAX || is_secret(name))
-        return pair_new(name, value);
+        return pair_new(name_new(name), value);
     uint64_t h = slice_hash(slice_hash(0, name), value);
     PyObject **slot = &n->headers->slots[h & (HEADER_CACHE_SLOTS - 1)];
     PyObject *cached = *slot;
     if (LIKELY(cached != NULL && bytes_are(PyTuple_GET_ITEM(cached, 1), value) &&
                bytes_are(PyTuple_GET_ITEM(cached, 0), name)))
         return Py_NewRef(cached);
-    PyObject *pair = pair_new(name, value);
+    PyObject *pair = pair_new(name_new(name), value);
     if (pair != NULL)
         Py_XSETREF(*slot, Py_NewRef(pair));
     return pair;

@@ -68,6 +68,18 @@ scope_addresses(struct asgi_names *n, struct h1 *h)
     return conn->kept;
 }
 
+void
+scope_addresses_drop(struct h1 *h)
+{
+    void **slot = h1_conn_data(h);
+    struct exchange_conn *conn = *slot;
+    *slot = NULL;
+    if (conn == NULL)
+        return;
+    Py_XDECREF(conn->kept);
+    free(conn);
+}
+
 static int
 hex_value(char c)
 {

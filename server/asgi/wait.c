@@ -25,7 +25,7 @@ wait_new(struct asgi_names *n, enum wait_kind kind)
         return NULL;
     list_init(&w->link);
     w->cycle = NULL;
-    w->value = w->future = w->future_iter = NULL;
+    w->value = w->future = NULL;
     w->kind = kind;
     w->must_yield = false;
     return w;
@@ -68,7 +68,6 @@ forget_future(struct wait *w)
     list_del(&w->link);
     if (w->cycle != NULL)
         cycle_hold(w->cycle);
-    Py_CLEAR(w->future_iter);
     Py_CLEAR(w->future);
 }
 
@@ -98,15 +97,28 @@ wait_suspend(struct wait *w, PyObject **out)
     w->future = PyObject_Vectorcall(n->future_type, args, 0, n->loop_kwname);
     if (w->future == NULL)
         return PYGEN_ERROR;
-    /* A subclass's __await__ is not ours to honour: this is asyncio's own class. */
-    w->future_iter = PyObject_GetIter(w->future);
-    if (w->future_iter == NULL) {
+    /* All that its __await__ would do before it yields the future: an iterator less for as long as it waits. */
+    if (PyObject_SetAttr(w->future, n->future_blocking, Py_True) < 0) {
         Py_CLEAR(w->future);
         return PYGEN_ERROR;
     }
     list_add_tail(&w->cycle->waits, &w->link);
     cycle_hold(w->cycle);
-    return PyIter_Send(w->future_iter, Py_None, out);
+    *out = Py_NewRef(w->future);
+    return PYGEN_NEXT;
+}
+
+/* What its __await__ would do after that: the future may have been given an exception. 0 or -1 with that set. */
+static int
+wait_awake(struct wait *w)
+{
+    struct asgi_names *n = w->cycle->asgi->names;
+    PY_OWNED PyObject *future = Py_NewRef(w->future);
+    forget_future(w);
+    if (n == NULL) /* kept beyond the worker's end */
+        return 0;
+    PY_OWNED PyObject *result = PyObject_CallMethodNoArgs(future, n->result);
+    return result == NULL ? -1 : 0;
 }
 
 /* WAIT_SEND, on the loop at last: sends, and becomes what the loop's own send() would have been. */
@@ -143,15 +155,8 @@ wait_send(PyObject *self, PyObject *arg, PyObject **out)
         *out = w->value != NULL ? py_take(&w->value) : Py_NewRef(Py_None);
         return PYGEN_RETURN;
     }
-    if (w->future_iter != NULL) {
-        PySendResult result = PyIter_Send(w->future_iter, Py_None, out);
-        if (result == PYGEN_NEXT)
-            return result;
-        forget_future(w);
-        if (result == PYGEN_ERROR)
-            return result;
-        Py_CLEAR(*out);
-    }
+    if (w->future != NULL && wait_awake(w) < 0)
+        return PYGEN_ERROR;
     int is_over = wait_look(w, out);
     if (is_over != 0)
         return is_over < 0 ? PYGEN_ERROR : PYGEN_RETURN;
@@ -281,7 +286,6 @@ wait_traverse(PyObject *self, visitproc visit, void *arg)
     Py_VISIT((PyObject *)w->cycle);
     Py_VISIT(w->value);
     Py_VISIT(w->future);
-    Py_VISIT(w->future_iter);
     return 0;
 }
 
