@@ -294,7 +294,7 @@ conformance: deps-test ## the tables of raw requests, then Autobahn|Testsuite (C
 	$(Q)RINGCORN_BIN=$(PROGRAM) $(VENV_PYTHON) tests/conformance/run.py --pytest '$(PYTEST)' $(AUTOBAHN)
 
 .PHONY: stress
-stress: deps-bench ## reload, kill -9, idle connections, long polls, growth, Ctrl-C, mixed; STRESS='reload kill --io epoll --short'
+stress: deps-bench ## reload, kill -9, idle connections, long polls, WebSockets, growth, Ctrl-C, mixed; STRESS='reload kill --io epoll --short'
 	$(Q)$(MAKE) --no-print-directory PYTHON=$(PYTHON) all $(BENCH_VENV)/.ready
 	$(Q)RINGCORN_BIN=$(PROGRAM) $(BENCH_VENV)/bin/python tests/stress/run.py $(STRESS)
 
@@ -384,4 +384,4 @@ uninstall: ## what install put there
 .PHONY: clean
 clean: ## remove everything that was built (virtual environments stay: rm -r build)
 	@rm -rf build/ringcorn build/python build/release* build/debug* build/asan* build/tsan* build/coverage* build/fuzz* build/.python.* \
-	    compile_commands.json
+	    build/tools compile_commands.json

@@ -8,6 +8,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "stress"))
 
 import kill  # noqa: E402
+import many_websockets  # noqa: E402
 import reload  # noqa: E402
 import ws_reload  # noqa: E402
 
@@ -24,3 +25,7 @@ def test_killed_worker_takes_only_its_own_requests_along(usable_io):
 
 def test_websockets_in_a_storm_of_reloads_lose_and_double_nothing(usable_io):
     print(ws_reload.scenario(usable_io, seconds=5, clients=100))
+
+
+def test_idle_websockets_are_small_and_hear_every_broadcast_once(usable_io):
+    print(many_websockets.scenario(usable_io, sockets=3000, seconds=3, peer=False))

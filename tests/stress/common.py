@@ -7,9 +7,11 @@ must show does not hold.
 import contextlib
 import os
 import re
+import resource
 import shutil
 import socket
 import struct
+import subprocess
 import sys
 import tempfile
 import time
@@ -19,6 +21,7 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "tools"))
 
 import harness  # noqa: E402
+import wire  # noqa: E402
 
 APP = "apps:app"
 # More sources than one: a closed connection keeps its pair of addresses busy for a minute (TIME_WAIT).
@@ -72,6 +75,12 @@ def wait_workers(server, n, settled=0.5, within=15.0):
             return seen
         assert now < deadline, f"{n} workers expected within {within} s, there are {seen}\n{server.log}"
         time.sleep(0.02)
+
+
+def raise_descriptor_limit(needed):
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    assert hard >= needed, f"{needed} descriptors are needed, {hard} are allowed (ulimit -Hn)"
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # children inherit it
 
 
 def memory_kib(pid):
@@ -135,3 +144,46 @@ def get_json(server, path):
     response = server.get(path)
     assert response.status == 200, response
     return response.json()
+
+
+# ------------------------------------------------------------------ beside uvicorn
+
+
+def uvicorn_python():
+    """A Python that has uvicorn, in one of the virtual environments of the build, or None."""
+    build = HERE.parents[1] / "build"
+    for python in (*(build / venv / "bin" / "python" for venv in ("bench-venv", "venv")), Path(sys.executable)):
+        if python.exists() and subprocess.run([python, "-c", "import uvicorn"], capture_output=True).returncode == 0:
+            return python
+    return None
+
+
+@contextlib.contextmanager
+def on_uvicorn(app, *options):
+    """A uvicorn with one worker: (address, process id), or None where it is not installed."""
+    python = uvicorn_python()
+    if python is None:
+        yield None
+        return
+    with socket.create_server(("127.0.0.1", 0), backlog=2048) as listener:
+        listener.set_inheritable(True)
+        address = listener.getsockname()
+        command = [python, "-m", "uvicorn", "--fd", str(listener.fileno()), "--log-level", "error", "--timeout-keep-alive", "75"]
+        command += ["--no-access-log", *options, app]
+        process = subprocess.Popen(command, cwd=HERE, pass_fds=[listener.fileno()], env=harness.environment())
+    try:
+        wire.eventually(lambda: ask(address, "/polls") is not None, 20)
+        yield address, process.pid
+    finally:
+        process.terminate()
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait(10)
+
+
+def ask(address, path):
+    """The JSON that a server answers, on a connection of its own."""
+    with wire.Connection(address, 30) as c:
+        return c.get(path, [("Connection", "close")]).json()

@@ -1,25 +1,14 @@
 """Many long polls on one worker: what each costs in memory, and how soon all are answered after the event."""
 
 import resource
-import socket
-import subprocess
-import sys
 import time
-from pathlib import Path
 
-import harness
 import wire
-from common import HERE, SOURCES, get_json, memory_kib, serving, the_worker
+from common import SOURCES, ask, get_json, memory_kib, on_uvicorn, raise_descriptor_limit, serving, the_worker
 from load import Load, group
 
 ANSWERED_WITHIN = 1.0  # seconds after the event
 NOISE = 4.0  # this machine may be busy with other things: the figure is printed, the assertion has slack
-
-
-def raise_descriptor_limit(needed):
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    assert hard >= needed, f"{needed} descriptors are needed, {hard} are allowed (ulimit -Hn)"
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # children inherit it
 
 
 def measure(get, address, pid, n, within):
@@ -48,41 +37,13 @@ def measure(get, address, pid, n, within):
     }
 
 
-def uvicorn_python():
-    """A Python that has uvicorn, in one of the virtual environments of the build, or None."""
-    build = HERE.parents[1] / "build"
-    for python in (*(build / venv / "bin" / "python" for venv in ("bench-venv", "venv")), Path(sys.executable)):
-        if python.exists() and subprocess.run([python, "-c", "import uvicorn"], capture_output=True).returncode == 0:
-            return python
-    return None
-
-
 def beside_uvicorn(n):
     """The same against uvicorn, or None where it is not installed."""
-    python = uvicorn_python()
-    if python is None:
-        return None
-    with socket.create_server(("127.0.0.1", 0), backlog=2048) as listener:
-        listener.set_inheritable(True)
-        address = listener.getsockname()
-        command = [python, "-m", "uvicorn", "--fd", str(listener.fileno()), "--log-level", "error", "--timeout-keep-alive", "75"]
-        command += ["--no-access-log", "apps:app"]
-        process = subprocess.Popen(command, cwd=HERE, pass_fds=[listener.fileno()], env=harness.environment())
-    try:
-
-        def get(path):
-            with wire.Connection(address, 30) as c:
-                return c.get(path, [("Connection", "close")]).json()
-
-        wire.eventually(lambda: get("/polls"), 20)
-        return measure(get, address, process.pid, n, within=60)
-    finally:
-        process.terminate()
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait(10)
+    with on_uvicorn("apps:app") as running:
+        if running is None:
+            return None
+        address, pid = running
+        return measure(lambda path: ask(address, path), address, pid, n, within=60)
 
 
 def scenario(io, polls=15000, peer=True):

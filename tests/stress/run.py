@@ -21,6 +21,7 @@ import harness  # noqa: E402
 import idle  # noqa: E402
 import kill  # noqa: E402
 import long_poll  # noqa: E402
+import many_websockets  # noqa: E402
 import mixed  # noqa: E402
 import reload  # noqa: E402
 import ws_reload  # noqa: E402
@@ -35,6 +36,7 @@ SCENARIOS = {
     "ctrl-c": (ctrl_c.scenario, {}),
     "idle": (idle.scenario, {"connections": 2000}),
     "long-poll": (long_poll.scenario, {"polls": 2000}),
+    "websockets": (many_websockets.scenario, {"sockets": 3000, "seconds": 5}),
     "mixed": (mixed.scenario, {"minutes": 0.5}),
     "growth": (growth.scenario, {"millions": 0.2}),
 }

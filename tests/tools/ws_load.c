@@ -2,8 +2,8 @@
  * compressed) before the clock runs. ws_load.py builds and runs it.
  *
  *     ws_load echo [options] HOST PORT PATH    each connection sends a message, waits for its echo, sends the next
- *     ws_load hold [options] HOST PORT PATH    one echo a connection, then they listen to broadcasts until standard input ends
- *         -n CONNECTIONS  -b BYTES of a message  -s SECONDS (echo)  -d  with permessage-deflate
+ *     ws_load hold [options] HOST PORT PATH    they say nothing and listen to broadcasts until standard input ends
+ *         -n CONNECTIONS  -d  with permessage-deflate  -b BYTES of a message, -s SECONDS (echo)
  *
  * hold prints "open" once all are open. A broadcast is "B <number, from 0> <CLOCK_MONOTONIC, ns>". The last line is JSON.
  * Every answer is compared with what was sent. With -d the server must agree, and messages of DEFLATE_MIN bytes or more must come
@@ -212,12 +212,12 @@ on_message(struct client *c, bool is_deflated, const char *p, size_t n)
         p = plain;
         n = sizeof(plain) - z->avail_out;
     }
-    if (!c->waits) {
-        if (is_echo)
-            DIE("a message that nobody asked for");
+    if (!is_echo) {
         note_broadcast(c, p, n);
         return;
     }
+    if (!c->waits)
+        DIE("a message that nobody asked for");
     if (n != size || memcmp(p, messages[c->message].text, n) != 0)
         DIE("another message than was sent, of %zu bytes", n);
     if (is_deflated != (deflates && size >= DEFLATE_MIN))
@@ -225,9 +225,7 @@ on_message(struct client *c, bool is_deflated, const char *p, size_t n)
     c->waits = false;
     answered++;
     c->message = (c->message + 1) % MESSAGES;
-    if (!is_echo)
-        note_open();
-    else if (!is_stopping)
+    if (!is_stopping)
         say(c);
 }
 
@@ -256,10 +254,7 @@ on_head(struct client *c, const char *p, size_t n)
     if ((found = memmem(p, head_n, "client_max_window_bits=", 23)) != NULL && atoi(found + 23) < WINDOW_BITS)
         DIE("a window of less than %d bits", WINDOW_BITS);
     c->state = OPEN;
-    if (is_echo)
-        note_open();
-    if (!is_echo)
-        say(c);
+    note_open();
     return head_n;
 }
 

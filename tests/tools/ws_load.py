@@ -25,14 +25,14 @@ def program():
     return PROGRAM
 
 
-def arguments(mode, address, path, connections, size, deflate, *more):
+def arguments(mode, address, path, connections, deflate, *more):
     host, port = address
-    return [program(), mode, "-n", str(connections), "-b", str(size), *(["-d"] if deflate else []), *more, host, str(port), path]
+    return [program(), mode, "-n", str(connections), *(["-d"] if deflate else []), *more, host, str(port), path]
 
 
 def echo(address, path, connections=64, size=64, deflate=False, seconds=2.0, prefix=()):
     """What it measured: {"messages", "seconds", "bytes_in"}. prefix: as taskset."""
-    command = [*prefix, *arguments("echo", address, path, connections, size, deflate, "-s", str(seconds))]
+    command = [*prefix, *arguments("echo", address, path, connections, deflate, "-b", str(size), "-s", str(seconds))]
     done = subprocess.run(command, capture_output=True, text=True, timeout=seconds + 60)
     if done.returncode != 0:
         raise Failed(done.stderr)
@@ -40,11 +40,10 @@ def echo(address, path, connections=64, size=64, deflate=False, seconds=2.0, pre
 
 
 @contextlib.contextmanager
-def hold(address, path, connections, size=64, deflate=False, within=120):
-    """Connections that have had one echo each and are open; a function that closes them and returns what they heard."""
-    process = subprocess.Popen(
-        arguments("hold", address, path, connections, size, deflate), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+def hold(address, path, connections, deflate=False, within=120):
+    """Connections that are open and say nothing; a function that closes them and returns what they heard."""
+    command = arguments("hold", address, path, connections, deflate)
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     watch = threading.Timer(within, process.kill)
     watch.start()
 
