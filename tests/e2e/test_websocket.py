@@ -74,9 +74,13 @@ def test_handshake_is_checked(ws, request_bytes, status):
             assert response.all("upgrade") == ["websocket"] and response.all("connection") == ["Upgrade"]
 
 
+def scope_of(socket):
+    return {k: eval(v) for k, v in json.loads(socket.read()[1]).items()}  # noqa: S307 - our own repr()
+
+
 def test_scope(ws):
     s = ws("/scope_text?a=b%20c", extra=[("Origin", "http://x"), ("Sec-WebSocket-Protocol", "one, two"), ("Sec-WebSocket-Protocol", "three")])
-    scope = {k: eval(v) for k, v in json.loads(s.read()[1]).items()}  # noqa: S307 - our own repr()
+    scope = scope_of(s)
     assert scope["type"] == "websocket" and scope["scheme"] == "ws" and scope["http_version"] == "1.1"
     assert scope["path"] == "/scope_text" and scope["raw_path"] == b"/scope_text" and scope["query_string"] == b"a=b%20c"
     assert scope["subprotocols"] == ["one", "two", "three"]
@@ -138,6 +142,10 @@ def test_refused_and_denied(ws):
         c.send(opening("/deny?denied"))  # the connection goes on
         response = c.response()
         assert (response.status, response.body, response.all("x-why")) == (451, b"not here", ["law"])
+        s = Socket(c, "/scope_text")  # and the next request still knows whose it is
+        scope = scope_of(s)
+        assert scope["client"] == c.sock.getsockname() and scope["server"] == c.sock.getpeername()
+        s.close().expect_close(1000)
     assert disconnect(ws.server, "refused") == {"code": 1006, "reason": ""}
     assert disconnect(ws.server, "denied") == {"code": 1006, "reason": ""}
 
