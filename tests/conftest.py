@@ -8,6 +8,7 @@ import pytest
 import alone
 import harness
 import postgres
+import redis_server as redis
 
 TURNS = pytest.StashKey[alone.Turns]()
 LOCKS = pytest.StashKey[tempfile.TemporaryDirectory]()
@@ -126,4 +127,11 @@ def server(usable_io, shared_servers, tmp_path, request):
 def pg():
     """A postgres.Postgres that all tests of a run share; they tell their connections apart by application_name."""
     with postgres.Postgres() as one:
+        yield one
+
+
+@pytest.fixture(scope="session")
+def redis_server():
+    """A redis_server.Redis that all tests of a run share; each takes names of its own."""
+    with redis.Redis() as one:
         yield one

@@ -1,9 +1,6 @@
 """Libraries that live on asyncio, on the server's own loop: drivers, HTTP clients, streams, processes; against the real thing."""
 
-import shutil
 import signal
-import socket
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -11,36 +8,11 @@ from pathlib import Path
 import pytest
 
 import harness
-import wire
-from ports import free_port
 
 
 @pytest.fixture(scope="session")
 def postgres(pg):
     return pg.dsn
-
-
-@pytest.fixture(scope="session")
-def redis_port(tmp_path_factory):
-    program = shutil.which("redis-server")
-    if program is None:
-        pytest.fail("Redis is not installed: apt-get install redis-server")
-    port = free_port()
-    process = subprocess.Popen(
-        [program, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", tmp_path_factory.mktemp("redis")],
-        stdout=subprocess.DEVNULL,
-    )  # fmt: skip
-
-    def accepts():
-        with socket.socket() as s:
-            return s.connect_ex(("127.0.0.1", port)) == 0
-
-    try:
-        wire.eventually(accepts, 10, "Redis")
-        yield port
-    finally:
-        process.terminate()
-        process.wait(10)
 
 
 @pytest.fixture
@@ -79,8 +51,8 @@ def test_psycopg2_in_a_thread(server, postgres):
     assert call(s, "/psycopg2") == {"answer": 42}
 
 
-def test_redis(server, redis_port):
-    s = server("clients:app", env={"TEST_REDIS": redis_port})
+def test_redis(server, redis_server):
+    s = server("clients:app", env={"TEST_REDIS": redis_server.port})
     s.allow_descriptors(4)
     assert call(s, "/redis") == {"value": "value", "last": 99, "message": "published", "popped": None}
 

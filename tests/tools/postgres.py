@@ -14,7 +14,6 @@ without the message Terminate ("unexpected EOF on client connection").
 """
 
 import contextlib
-import ctypes
 import os
 import re
 import shutil
@@ -27,9 +26,9 @@ import time
 from pathlib import Path
 
 from ports import free_port
+from programs import end_with_parent
 
 CONTROL = "ringcorn-control"
-PR_SET_PDEATHSIG = 1
 READY = "database system is ready to accept connections"
 # What log_line_prefix puts before each message: [pid] "application" then the message.
 LINE = re.compile(r'^\[(\d+)\] "([^"]*)" (\w+):  (.*)$')
@@ -43,11 +42,6 @@ def programs():
     if path is None:
         raise FileNotFoundError("PostgreSQL is not installed: apt-get install postgresql")
     return Path(path).parent
-
-
-def end_with_parent():
-    """In the new process: should we be killed, it stops by itself (SIGINT is PostgreSQL's fast shutdown)."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGINT)
 
 
 class Postgres:
@@ -110,7 +104,9 @@ class Postgres:
                 command += ["-c", f"{name}={value}"]
             with open(self.folder / "log", "wb") as log:
                 self.process = subprocess.Popen(
-                    command, stdout=log, stderr=log, start_new_session=True, preexec_fn=end_with_parent, **options
+                    command, stdout=log, stderr=log, start_new_session=True,
+                    preexec_fn=end_with_parent(signal.SIGINT),  # PostgreSQL's fast shutdown
+                    **options,
                 )
             deadline = time.monotonic() + 60
             while READY not in self.log():
