@@ -6,6 +6,7 @@ import tempfile
 import pytest
 
 import alone
+import chromium
 import harness
 import postgres
 import redis_server as redis
@@ -135,3 +136,18 @@ def redis_server():
     """A redis_server.Redis that all tests of a run share; each takes names of its own."""
     with redis.Redis() as one:
         yield one
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """A chromium.Chromium that all tests of a run share."""
+    with chromium.Chromium() as one:
+        yield one
+
+
+@pytest.fixture
+def page(browser):
+    """A chromium.Page with cookies and storage of its own, on which no script may fail."""
+    with browser.page() as one:
+        yield one
+        assert not one.problems, one.problems

@@ -56,8 +56,8 @@ def test_echo_and_the_clients_close_codes(behind):
             assert c.ping(b"p").wait(PATIENCE)
             c.close(code, reason)
         assert seen(front, name) == {"type": "websocket.disconnect", "code": code, "reason": reason}
-    c = opened(front, "/echo?gone")
-    c.socket.close()  # without a Close
+    with opened(front, "/echo?gone") as c:
+        c.socket.close()  # without a Close
     assert seen(front, "gone")["code"] == 1006
 
 
@@ -81,8 +81,8 @@ def test_the_applications_close_codes_and_refusals(behind):
     with opened(front, "/echo/anna", subprotocols=["one", "two"]) as c:
         assert c.subprotocol == "one"
     for path, status, body in [("/guarded", 403, None), ("/denied", 429, b"come later")]:
-        with pytest.raises(InvalidStatus) as refused:
-            opened(front, path)
+        with pytest.raises(InvalidStatus) as refused, opened(front, path):
+            pass
         assert refused.value.response.status_code == status
         assert body is None or refused.value.response.body == body
 
