@@ -12,6 +12,12 @@ class LifespanFailed(Exception):
     """The application refused to start; the message says why."""
 
 
+def _take_exception(task):
+    """startup() tells of it; a worker that is told to stop before it was ready does not wait for that."""
+    if not task.cancelled():
+        task.exception()
+
+
 class Lifespan:
     """Runs the protocol. *mode*: "auto" (an application that raises has no lifespan), "on" (that is an error) or "off".
 
@@ -37,6 +43,7 @@ class Lifespan:
             return
         self._inbox.put_nowait({"type": "lifespan.startup"})
         self._task = asyncio.get_running_loop().create_task(self._main(), name="lifespan", context=self.context)
+        self._task.add_done_callback(_take_exception)
         started = asyncio.ensure_future(self._started.wait())
         await asyncio.wait({self._task, started}, return_when=asyncio.FIRST_COMPLETED)
         if self._started.is_set():

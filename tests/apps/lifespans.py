@@ -203,3 +203,14 @@ async def thread_that_stays(scope, receive, send):
     _mailers.append(threading.Thread(target=time.sleep, args=(1.5,), name="mailer"))
     _mailers[-1].start()
     await answer(send, b"started")
+
+
+async def fails_when_stopped(scope, receive, send):
+    """Starts for long; told to stop meanwhile, it fails in its own way."""
+    if scope["type"] == "lifespan":
+        print("starting", flush=True)
+        try:
+            await asyncio.sleep(600)
+        except asyncio.CancelledError:
+            raise ValueError("stopped while it started") from None
+    await answer(send, b"served")

@@ -180,3 +180,11 @@ def test_thread_that_holds_up_the_end_is_named(server):
     assert s.get("/").body == b"started"
     assert s.stop() == 0
     assert "the worker's end waits for thread 'mailer'" in s.log
+
+
+def test_told_to_stop_while_it_starts(server):
+    """What the application then raises is of no interest, and no loose end either."""
+    s = server("lifespans:fails_when_stopped", wait=False)
+    assert s.out.wait("starting", 30 * harness.SLOW)
+    assert s.stop() == 0
+    assert "never retrieved" not in s.log
