@@ -209,6 +209,13 @@ class Server:
         wire.eventually(lambda: self.workers() or self.process.poll() is not None, 10 * SLOW, "a worker")
         self.settle()
 
+    def wait_workers(self, n):
+        """Until n of them are ready: it says that it listens when the first one is."""
+        if len(self.held) < n:
+            for slot in range(n):
+                self.wait_log(rf"worker {slot} is ready", 30)
+            self.settle()
+
     def settle(self):
         """The baseline, once every worker has got its sockets: that may be a moment after the line in the log."""
         before = None

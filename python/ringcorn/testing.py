@@ -1,0 +1,210 @@
+"""Ringcorn as the server that a Django test suite with Channels talks to.
+
+    from channels.testing import ChannelsLiveServerTestCase
+    from ringcorn.testing import RingcornProcess
+
+    class ChatTests(ChannelsLiveServerTestCase):
+        ProtocolServerProcess = RingcornProcess
+
+It takes the place of daphne.testing.DaphneProcess. What is started is the program, with one worker, not a copy of the test's process:
+the settings that the tests run with, overridden ones too, and the names of the test databases are handed over; what else a test has
+changed in its own process stays there.
+"""
+
+import atexit
+import ctypes
+import os
+import pickle
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+HANDOVER = "DJANGO_LIVE_SERVER_HANDOVER"  # in the environment: the folder with what follows
+PR_SET_PDEATHSIG = 1
+LOOK_SECONDS = 0.02
+END_SECONDS = 5  # a client that keeps its connection holds the end up no longer
+
+# What is set in the YAML file is nobody else's: a ringcorn.yaml in the current folder is not read.
+CONFIG = """
+app: ringcorn.testing:make_application()
+workers: 1
+log: {level: warning}
+timeouts: {graceful: 1s}
+websocket: {drain: 0s}
+"""
+
+
+def find_program():
+    """The ringcorn that this package belongs to, else the one on PATH."""
+    above = Path(__file__).resolve().parent.parent.parent
+    for path in (above / "ringcorn", above.parent.parent / "bin" / "ringcorn"):  # build/ringcorn; PREFIX/bin beside PREFIX/lib/ringcorn
+        if path.is_file():
+            return str(path)
+    if path := shutil.which("ringcorn"):
+        return path
+    raise FileNotFoundError("the program ringcorn was found neither beside its Python package nor on PATH; set RingcornProcess.program")
+
+
+class RingcornProcess:
+    """As much of multiprocessing.Process as ChannelsLiveServerTestCase uses of DaphneProcess, and the attributes ready and port.
+
+    program   the path of ringcorn, where it is not found by itself
+    options   more of its command line, such as ["--threads", "2"]
+    """
+
+    program = None
+    options = ()
+
+    def __init__(self, host, get_application, kwargs=None, setup=None, teardown=None, port=None):
+        if kwargs or teardown:
+            raise TypeError("RingcornProcess takes no arguments of Daphne's server and no teardown; set RingcornProcess.options")
+        self.host = host
+        self.get_application = get_application
+        self.setup = setup
+        self.port = SimpleNamespace(value=port or 0)
+        self.ready = SimpleNamespace(wait=self._wait_ready, is_set=self._is_ready)
+        self._process = self._folder = None
+
+    def start(self):
+        handover = _handover(self.get_application, self.setup)
+        self._folder = Path(tempfile.mkdtemp(prefix="ringcorn-live-"))
+        atexit.register(self._end)
+        (self._folder / "handover").write_bytes(handover)
+        (self._folder / "ringcorn.yaml").write_text(CONFIG)
+        family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
+        with socket.create_server((self.host, self.port.value), family=family) as listener:
+            command = [self.program or find_program(), "-c", str(self._folder / "ringcorn.yaml"), "--bind", f"fd://{listener.fileno()}"]
+            command += ["--app-dir", os.getcwd()]
+            if sys.prefix != sys.base_prefix:
+                command += ["--venv", sys.prefix]
+            prctl = ctypes.CDLL(None).prctl
+            self._process = subprocess.Popen(
+                [*command, *self.options],
+                stdin=subprocess.DEVNULL,
+                env={**os.environ, HANDOVER: str(self._folder)},
+                pass_fds=[listener.fileno()],
+                preexec_fn=lambda: prctl(PR_SET_PDEATHSIG, signal.SIGTERM),  # should the tests be killed, it ends, too
+            )
+            self.port.value = listener.getsockname()[1]
+
+    def _is_ready(self):
+        return (self._folder / "ready").exists()
+
+    def _wait_ready(self, timeout=None):
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while not self._is_ready():
+            if not self.is_alive() or (deadline is not None and time.monotonic() > deadline):
+                return False
+            time.sleep(LOOK_SECONDS)
+        return True
+
+    @property
+    def pid(self):
+        return self._process.pid
+
+    @property
+    def exitcode(self):
+        return self._process.poll()
+
+    def is_alive(self):
+        return self._process is not None and self._process.poll() is None
+
+    def terminate(self):
+        if self.is_alive():
+            self._process.send_signal(signal.SIGINT)  # quick: what is in hand is cancelled
+
+    def kill(self):
+        if self.is_alive():
+            self._process.send_signal(signal.SIGINT)
+            self._process.send_signal(signal.SIGINT)
+
+    def join(self, timeout=None):
+        """Until it has ended; timeout bounds the wait for that, as of a multiprocessing.Process."""
+        try:
+            self._process.wait(END_SECONDS if timeout is None else timeout)
+        except subprocess.TimeoutExpired:
+            if timeout is not None:
+                return
+            self._process.send_signal(signal.SIGINT)  # the second one
+            self._process.wait()
+        shutil.rmtree(self._folder, ignore_errors=True)
+        atexit.unregister(self._end)
+
+    def _end(self):
+        self.terminate()
+        if self._process is not None:
+            self.join()
+
+
+# --- what the tests hand over
+
+
+def _handover(get_application, setup):
+    from django.conf import settings
+    from django.db import connections
+
+    return pickle.dumps(
+        {
+            "path": [path or os.getcwd() for path in sys.path],
+            "settings_module": os.environ["DJANGO_SETTINGS_MODULE"],
+            # In pieces, as they are read one after the other: a setting may need a path, an application the settings.
+            "settings": pickle.dumps(dict(_settings(settings))),
+            "databases": {alias: connections[alias].settings_dict["NAME"] for alias in connections},
+            "application": pickle.dumps((get_application, setup)),
+        }
+    )
+
+
+def _settings(settings):
+    """(name, pickled value) of each; one that cannot be pickled is what the module says, unless a test has overridden it."""
+    overridden = _overridden(settings._wrapped)
+    for name in dir(settings):
+        if name.isupper() and name != "DATABASES":
+            try:
+                yield name, pickle.dumps(getattr(settings, name))
+            except Exception as e:
+                if name in overridden:
+                    raise TypeError(f"the overridden setting {name} cannot be handed to the live server: {e}") from e
+
+
+def _overridden(holder):
+    from django.conf import UserSettingsHolder
+
+    names = set()
+    while isinstance(holder, UserSettingsHolder):
+        names.update(vars(holder))
+        holder = holder.default_settings
+    return names
+
+
+def make_application():
+    """In the worker: the application, under the settings and on the databases of the tests."""
+    folder = Path(os.environ[HANDOVER])
+    given = pickle.loads((folder / "handover").read_bytes())
+    sys.path[:0] = [path for path in given["path"] if path not in sys.path]
+    os.environ["DJANGO_SETTINGS_MODULE"] = given["settings_module"]
+
+    import django
+    from django.conf import settings
+    from django.db import connections
+    from django.test.utils import override_settings
+
+    django.setup()
+    there = {name: pickle.loads(value) for name, value in pickle.loads(given["settings"]).items()}
+    nothing = object()
+    override_settings(**{name: value for name, value in there.items() if getattr(settings, name, nothing) != value}).enable()
+    get_application, setup = pickle.loads(given["application"])
+    if setup is not None:
+        setup()
+    # Channels' own setup guesses the name of the first one; these are the names in use, of parallel tests, too.
+    for alias, name in given["databases"].items():
+        connections.settings[alias]["NAME"] = name
+    application = get_application()
+    (folder / "ready").touch()
+    return application
