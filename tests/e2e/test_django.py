@@ -33,7 +33,7 @@ def data(tmp_path_factory):
 @pytest.fixture
 def s(server, data):
     s = server(
-        "project.asgi:application", "--threads", "4", shared=True, app_dir=PROJECT,
+        "project.asgi:http", "--threads", "4", shared=True, app_dir=PROJECT,
         env={"GUESTBOOK_DATA": data, "DJANGO_SETTINGS_MODULE": "project.settings"},
     )  # fmt: skip
     # Each thread keeps its database connection: SQLite holds the file, its log and its shared memory.

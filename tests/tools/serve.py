@@ -117,7 +117,7 @@ def main():
         else:
             raise Stop
         print(
-            f"\n  Django    http://127.0.0.1:{ports[0]}/    (admin: /admin/, user admin, password admin)"
+            f"\n  Django    http://127.0.0.1:{ports[0]}/    (admin: /admin/, user admin, password admin; live dashboard: /live/)"
             f"\n  FastAPI   http://127.0.0.1:{ports[1]}/    (its documentation: /docs)"
             "\n  Ctrl-C ends both.\n",
             flush=True,

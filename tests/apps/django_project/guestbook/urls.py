@@ -4,6 +4,7 @@ from . import views
 
 urlpatterns = [
     path("", views.index, name="index"),
+    path("live/", views.live, name="live"),
     path("sign/", views.sign, name="sign"),
     path("hello/", views.hello),
     path("async/", views.async_hello),

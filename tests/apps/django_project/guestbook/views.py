@@ -19,6 +19,11 @@ def index(request):
     return render(request, "guestbook/index.html", {"entries": Entry.objects.all()[:20], "form": EntryForm()})
 
 
+def live(request):
+    """The dashboard's page; what it shows comes over the WebSocket of the same path (live.py)."""
+    return render(request, "guestbook/live.html")
+
+
 def sign(request):
     form = EntryForm(request.POST or None, request.FILES or None)
     if request.method == "POST" and form.is_valid():
