@@ -215,10 +215,18 @@ class _Serving:
         return 0
 
     def _go_direct(self):
-        """Where the application is Django's handler itself: what its paths lead to is learned, and sync views are served without the loop."""
+        """Where the application is Django's handler itself, or Channels' router hands HTTP to it as it is: what its paths lead to is learned,
+        and sync views are served without the loop."""
         handler = sys.modules.get("ringcorn.django.handler")
-        if handler is not None and type(self.app) is handler.Handler:
-            self.app.go_direct(self.loop, self.pool, self.worker)
+        if handler is None:
+            return
+        from .django import genuine
+
+        app, routing = self.app, sys.modules.get("channels.routing")
+        if routing is not None and type(app) is routing.ProtocolTypeRouter and genuine.replaced(type(app)) is None:
+            app = app.application_mapping.get("http")
+        if type(app) is handler.Handler:
+            app.go_direct(self.loop, self.pool, self.worker)
 
     async def _threads_are_done(self):
         """What requests have left to their threads when they were answered: Django's close() and request_finished."""

@@ -97,6 +97,12 @@ def test_other_applications_are_left_alone(server):
     assert {way(s, "/sync") for _ in range(5)} == {"loop"}
 
 
+def test_channels_router_is_looked_through(server):
+    s = server("direct_channels:application", *THREADS)
+    assert [way(s, "/sync") for _ in range(5)][1:] == ["direct"] * 4
+    assert s.get("/async").json()["on_loop"]
+
+
 # --- what arrives
 
 
