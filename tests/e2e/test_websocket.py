@@ -131,7 +131,7 @@ def test_denials(ws, how, status, body):
 
 
 def test_disconnect_is_told_once(ws):
-    ws("/two_receivers?two").close(4000, "bye").expect_close(4000)
+    ws("/two_receivers?two").close(4000, "bye").expect_close(4000, "bye")
     assert json.loads(event(ws.server, "two")) == [{"type": "websocket.disconnect", "code": 4000, "reason": "bye"}, "RuntimeError"]
 
 
@@ -184,7 +184,7 @@ def test_messages_and_fragments(ws):
         s.bytes(b"x" * n).expect(FIN | BINARY, b"x" * n)
     s.wire.send_slowly(frames.frame(FIN | TEXT, b"a byte at a time"), range(1, 23))
     s.expect_text("a byte at a time")
-    s.close(4000, "bye").expect_close(4000)
+    s.close(4000, "bye").expect_close(4000, "bye")
     assert disconnect(ws.server, "last") == {"code": 4000, "reason": "bye"}
 
 
@@ -216,7 +216,7 @@ def test_violations(ws, sent, code):
 def test_what_came_before_the_end_is_answered_before_it(ws):
     s = ws("/echo?before")
     s.wire.send(frames.frame(FIN | TEXT, b"one") + frames.frame(FIN | TEXT, b"two") + frames.frame(FIN | CLOSE, frames.close_payload(4000, "bye")))
-    s.expect_text("one").expect_text("two").expect_close(4000)
+    s.expect_text("one").expect_text("two").expect_close(4000, "bye")
     assert disconnect(ws.server, "before") == {"code": 4000, "reason": "bye"}
     s = ws("/echo?fault")
     s.wire.send(frames.frame(FIN | TEXT, b"one") + frames.frame(FIN | 3))

@@ -45,7 +45,7 @@ def test_what_is_negotiated(s, page):
 
 def test_close_codes(s, page):
     closed = page.evaluate("converse('/echo?own', ['x'], {code: 4321, reason: 'größer'})")
-    assert (closed["events"], closed["code"], closed["clean"]) == (["open"], 4321, True)
+    assert (closed["events"], closed["code"], closed["reason"], closed["clean"]) == (["open"], 4321, "größer", True)
     assert seen(s, "own") == {"type": "websocket.disconnect", "code": 4321, "reason": "größer"}
     closed = page.evaluate("""converse('/closes', ['{"code": 4000, "reason": "enough"}', 'not sent'])""")
     assert (closed["got"], closed["code"], closed["reason"], closed["clean"]) == ([], 4000, "enough", True)
