@@ -176,7 +176,7 @@ struct asgi_names {
 #define ASGI_STRINGS(X)                                                                            \
     X(type) X(asgi) X(version) X(spec_version) X(http_version) X(server) X(client) X(scheme)       \
     X(method) X(root_path) X(path) X(raw_path) X(query_string) X(headers) X(state) X(extensions)   \
-    X(status) X(body) X(more_body) X(http) X(websocket) X(ws) X(subprotocol) X(subprotocols)       \
+    X(status) X(body) X(more_body) X(http) X(https) X(websocket) X(ws) X(wss) X(subprotocol) X(subprotocols)       \
     X(text) X(bytes) X(code) X(reason)
 #define X(name) PyObject *s_##name;
     ASGI_STRINGS(X)
@@ -205,9 +205,9 @@ PyObject *names_header(struct asgi_names *names, struct slice name, struct slice
 
 /* New. addresses: of scope_addresses() or scope_ends(). GIL held, any thread. */
 PyObject *scope_new(struct asgi *a, const struct http_request *r, PyObject *addresses);
-PyObject *scope_addresses(struct asgi_names *n, struct h1 *h); /* (client, server): borrowed from the connection */
+PyObject *scope_addresses(struct asgi_names *n, struct h1 *h); /* (client, server): new */
 void scope_addresses_drop(struct h1 *h); /* the connection need not keep them: no other request is likely to come */
-PyObject *scope_ends(struct asgi_names *n, const struct exchange_ends *ends); /* the same, new */
+PyObject *scope_ends(struct asgi_names *n, const struct exchange_ends *ends); /* the same */
 PyObject *channel_new(PyTypeObject *type, struct cycle *cycle);    /* new */
 PyObject *wait_value(struct cycle *cycle, PyObject *value);        /* new; steals value, also on failure; NULL = None */
 PyObject *wait_until(struct cycle *cycle, enum wait_kind kind, PyObject *message); /* new; message: of WAIT_SEND, else NULL */

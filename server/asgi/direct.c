@@ -222,13 +222,19 @@ teach(PyObject *capsule, PyObject *const *args, Py_ssize_t n)
         return NULL;
     }
     PyObject *raw_path = PyDict_GetItemWithError(args[0], a->names->s_raw_path);
+    PyObject *root_path = raw_path == NULL ? NULL : PyDict_GetItemWithError(args[0], a->names->s_root_path);
     int is_sync = PyObject_IsTrue(args[1]);
-    if (is_sync < 0 || (raw_path == NULL && PyErr_Occurred()))
+    if (is_sync < 0 || PyErr_Occurred())
         return NULL;
-    size_t root = (size_t)PyBytes_GET_SIZE(a->names->root_path_bytes);
-    if (raw_path != NULL && PyBytes_Check(raw_path) && (size_t)PyBytes_GET_SIZE(raw_path) >= root) {
-        const struct slice path = { PyBytes_AS_STRING(raw_path) + root,
-                                    (size_t)PyBytes_GET_SIZE(raw_path) - root };
+    if (root_path == NULL || !PyBytes_Check(raw_path) || !PyUnicode_Check(root_path))
+        Py_RETURN_NONE;
+    /* Guesses are about the path in the request line. A proxy's prefix with escapes in it is not found there, and nothing learnt. */
+    Py_ssize_t root = 0;
+    const char *text = PyUnicode_AsUTF8AndSize(root_path, &root);
+    if (text == NULL)
+        return NULL;
+    if (PyBytes_GET_SIZE(raw_path) >= root && memcmp(PyBytes_AS_STRING(raw_path), text, (size_t)root) == 0) {
+        const struct slice path = { PyBytes_AS_STRING(raw_path) + root, (size_t)(PyBytes_GET_SIZE(raw_path) - root) };
         guess_learn(a->guesses, path, is_sync ? GUESS_SYNC : GUESS_ASYNC);
     }
     Py_RETURN_NONE;

@@ -291,7 +291,7 @@ cycle_start(struct cycle *cycle)
 {
     struct asgi *a = cycle->asgi;
     PY_OWNED PyObject *context = PyContext_Copy(a->context);
-    PyObject *addresses = context == NULL ? NULL : scope_addresses(a->names, cycle->h);
+    PY_OWNED PyObject *addresses = context == NULL ? NULL : scope_addresses(a->names, cycle->h);
     PY_OWNED PyObject *scope = addresses == NULL ? NULL : scope_new(a, h1_request(cycle->h), addresses);
     h1_head_done(cycle->h);
     if (cycle->is_websocket)

@@ -53,19 +53,17 @@ PyObject *
 scope_addresses(struct asgi_names *n, struct h1 *h)
 {
     struct exchange_conn *conn = exchange_conn(h);
-    if (UNLIKELY(conn == NULL))
+    bool is_own = !h1_request(h)->is_forwarded;
+    if (LIKELY(conn != NULL && is_own && conn->kept != NULL))
+        return Py_NewRef(conn->kept);
+    char client[INET6_ADDRSTRLEN];
+    struct exchange_ends ends;
+    if (UNLIKELY(conn == NULL || !exchange_ends(h, &ends, client)))
         return PyErr_NoMemory();
-    if (UNLIKELY(conn->kept == NULL)) {
-        const struct exchange_ends ends = {
-            .client = { conn->text, conn->client_n },
-            .server = { conn->text + conn->client_n, conn->server_n },
-            .client_port = conn->client_port,
-            .server_port = conn->server_port,
-            .is_unix = conn->is_unix,
-        };
-        conn->kept = scope_ends(n, &ends);
-    }
-    return conn->kept;
+    PyObject *addresses = scope_ends(n, &ends);
+    if (is_own)
+        conn->kept = Py_XNewRef(addresses);
+    return addresses;
 }
 
 void
@@ -80,49 +78,43 @@ scope_addresses_drop(struct h1 *h)
     free(conn);
 }
 
-static int
-hex_value(char c)
+/* What a proxy has cut off, as it is sent. */
+static struct slice
+root_of(const struct asgi_names *n, const struct http_request *r)
 {
-    if (c >= '0' && c <= '9')
-        return c - '0';
-    c |= 0x20;
-    return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+    if (UNLIKELY(r->forwarded.root_path.p != NULL))
+        return r->forwarded.root_path;
+    return (struct slice){ PyBytes_AS_STRING(n->root_path_bytes), (size_t)PyBytes_GET_SIZE(n->root_path_bytes) };
 }
 
-/* root_path + the path with percent escapes and UTF-8 decoded; what is not UTF-8 becomes U+FFFD, an escape that is none stays. */
+/* root_path + path with percent escapes and UTF-8 decoded; what is not UTF-8 becomes U+FFFD, an escape that is none stays. */
 static PyObject *
-path_new(struct asgi_names *n, struct slice path)
+path_new(struct asgi_names *n, const struct http_request *r, struct slice path)
 {
-    size_t root = (size_t)PyBytes_GET_SIZE(n->root_path_bytes);
-    if (LIKELY(root == 0 && memchr(path.p, '%', path.n) == NULL))
+    struct slice root = root_of(n, r);
+    if (LIKELY(root.n == 0 && memchr(path.p, '%', path.n) == NULL))
         return PyUnicode_DecodeUTF8(path.p, (Py_ssize_t)path.n, "replace");
-    MEM_OWNED char *out = malloc(root + path.n + 1);
+    MEM_OWNED char *out = malloc(root.n + path.n + 1);
     if (out == NULL)
         return PyErr_NoMemory();
-    memcpy(out, PyBytes_AS_STRING(n->root_path_bytes), root);
-    size_t k = root;
-    for (size_t i = 0; i < path.n; i++) {
-        int high, low;
-        if (path.p[i] == '%' && i + 2 < path.n && (high = hex_value(path.p[i + 1])) >= 0 &&
-            (low = hex_value(path.p[i + 2])) >= 0) {
-            out[k++] = (char)(high << 4 | low);
-            i += 2;
-        } else {
-            out[k++] = path.p[i];
-        }
-    }
+    size_t k = root.n;
+    if (UNLIKELY(r->forwarded.root_path.p != NULL))
+        k = http_unescape(out, root);
+    else /* the configuration's has no escapes */
+        memcpy(out, root.p, root.n);
+    k += http_unescape(out + k, path);
     return PyUnicode_DecodeUTF8(out, (Py_ssize_t)k, "replace");
 }
 
 static PyObject *
-raw_path_new(struct asgi_names *n, struct slice path)
+raw_path_new(struct asgi_names *n, const struct http_request *r)
 {
-    size_t root = (size_t)PyBytes_GET_SIZE(n->root_path_bytes);
-    PyObject *raw = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)(root + path.n));
+    struct slice root = root_of(n, r);
+    PyObject *raw = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)(root.n + r->path.n));
     if (raw == NULL)
         return NULL;
-    memcpy(PyBytes_AS_STRING(raw), PyBytes_AS_STRING(n->root_path_bytes), root);
-    memcpy(PyBytes_AS_STRING(raw) + root, path.p, path.n);
+    memcpy(PyBytes_AS_STRING(raw), root.p, root.n);
+    memcpy(PyBytes_AS_STRING(raw) + root.n, r->path.p, r->path.n);
     return raw;
 }
 
@@ -184,13 +176,18 @@ scope_new(struct asgi *a, const struct http_request *r, PyObject *addresses)
     if (scope == NULL || PyDict_SetItem(scope, n->s_client, PyTuple_GET_ITEM(addresses, 0)) < 0 ||
         py_dict_give(scope, n->s_asgi, PyDict_Copy(n->asgi_template)) < 0 ||
         py_dict_give(scope, n->s_extensions, extensions_new(n, r->is_websocket)) < 0 ||
-        py_dict_give(scope, n->s_path, path_new(n, r->path)) < 0 ||
-        py_dict_give(scope, n->s_raw_path, raw_path_new(n, r->path)) < 0 ||
+        py_dict_give(scope, n->s_path, path_new(n, r, r->path)) < 0 ||
+        py_dict_give(scope, n->s_raw_path, raw_path_new(n, r)) < 0 ||
         py_dict_give(scope, n->s_headers, headers_new(n, r)) < 0 ||
         py_dict_give(scope, n->s_state, PyDict_Copy(a->state)) < 0)
         return NULL;
     PyObject *server = PyTuple_GET_ITEM(addresses, 1);
     if (UNLIKELY(n->has_servers || server != n->server_tuple) && PyDict_SetItem(scope, n->s_server, server) < 0)
+        return NULL;
+    if (UNLIKELY(r->is_https) && PyDict_SetItem(scope, n->s_scheme, r->is_websocket ? n->s_wss : n->s_https) < 0)
+        return NULL;
+    if (UNLIKELY(r->forwarded.root_path.p != NULL) &&
+        py_dict_give(scope, n->s_root_path, path_new(n, r, SLICE(""))) < 0)
         return NULL;
     if (UNLIKELY(r->version_minor == 0) && PyDict_SetItem(scope, n->s_http_version, n->version_10) < 0)
         return NULL;

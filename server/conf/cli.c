@@ -138,7 +138,18 @@ scan_option(struct load *l, int argc, char **argv, int *i, struct cli *cli)
             cli->action = special->action;
         return;
     }
-    const char *text = value_of(attached, argc, argv, i);
+    const char *text;
+    if (is_no && attached != NULL) {
+        load_error(l, &w, "takes no value");
+        return;
+    }
+    if (is_no)
+        text = k->zero;
+    else if (k != NULL && k->bare != NULL && attached == NULL &&
+             (*i + 1 >= argc || !value_is_words(k, argv[*i + 1])))
+        text = k->bare; /* uvicorn's and gunicorn's flag: what follows is something else */
+    else
+        text = value_of(attached, argc, argv, i);
     if (text == NULL) {
         load_error(l, &w, "needs a value: %s %s", option,
                    special    ? special->value

@@ -10,7 +10,8 @@
  *   yaml.c    the YAML file, by libyaml            env.c     RINGCORN_*, PORT, ..., --env-file
  *   cli.c     the command line                     check.c   rules between keys
  *   names.c   nearest right names, advice          dump.c    --print-config, --help, the reference
- *   cpus.c    how many CPUs there are for us       load.h    what these files share
+ *   cpus.c    how many CPUs there are for us       network.c addresses and networks that are trusted
+ *   load.h    what these files share
  *
  * No Python, no sockets here. A loaded struct conf is never changed: a reload loads another one. */
 #ifndef RINGCORN_CONF_H
@@ -43,6 +44,27 @@ enum conf_lenient {
     LENIENT_BARE_LF = 1 << 0,      /* a line that ends with LF alone */
     LENIENT_OBS_FOLD = 1 << 1,     /* a header continued on the next line */
     LENIENT_HEADER_VALUE = 1 << 2, /* control characters in header values */
+};
+
+/* Which headers of a proxy are believed (proxy.headers). */
+enum conf_proxy_header {
+    PROXY_X_FOR = 1 << 0,
+    PROXY_X_PROTO = 1 << 1,
+    PROXY_X_HOST = 1 << 2,
+    PROXY_X_PORT = 1 << 3,
+    PROXY_X_PREFIX = 1 << 4,
+    PROXY_FORWARDED = 1 << 5,
+    PROXY_X_REAL_IP = 1 << 6,
+};
+
+/* Versions of the PROXY protocol that are read, ored. */
+enum conf_proxy_protocol { PROXY_PROTOCOL_OFF, PROXY_PROTOCOL_V1, PROXY_PROTOCOL_V2 };
+
+/* An entry of proxy.trusted, parsed. */
+struct conf_network {
+    uint8_t family;         /* AF_INET, AF_INET6, AF_UNIX; AF_UNSPEC = everybody */
+    uint8_t bits;           /* of addr that count */
+    unsigned char addr[16]; /* IPv4 as ::ffff:a.b.c.d */
 };
 
 enum conf_bind_kind { CONF_BIND_TCP, CONF_BIND_UNIX, CONF_BIND_FD, CONF_BIND_SYSTEMD };
@@ -119,6 +141,10 @@ struct conf {
     bool ws_deflate_no_takeover;
     size_t ws_deflate_min_size, ws_deflate_memory; /* bytes; memory: 0 = off */
 
+    unsigned proxy_headers;            /* enum conf_proxy_header, ored */
+    struct conf_strings proxy_trusted; /* each is right: conf_network_parse() */
+    unsigned proxy_protocol;           /* enum conf_proxy_protocol, ored */
+
     char *root_path;
     enum conf_lifespan lifespan;
     unsigned http_lenient; /* enum conf_lenient, ored */
@@ -174,6 +200,9 @@ void conf_print_reference(FILE *out);
 /* CPUs this process may use: the affinity mask bounded by the cgroup's quota (v2 cpu.max, v1 cfs),
  * rounded up, at least 1. */
 unsigned conf_cpus(void);
+
+/* Returns 0, or -EINVAL with why filled in and *out untouched. */
+int conf_network_parse(const char *text, struct conf_network *out, char *why, size_t why_size);
 
 /* The entry of names[0..n) nearest to text (edit distance), or NULL when none is near. */
 const char *conf_nearest(const char *text, const char *const *names, size_t n);

@@ -233,7 +233,7 @@ metavar(const struct key *k, char *out, size_t size)
         out[0] = '\0';
         return;
     }
-    if (k->words != NULL) {
+    if (k->words != NULL && k->value == NULL) {
         size_t n = 0;
         for (const struct key_word *w = k->words; w->word != NULL && n < size; w++)
             if (w == k->words || w->value != w[-1].value)

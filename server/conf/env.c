@@ -245,7 +245,7 @@ void
 env_apply_fallbacks(struct load *l)
 {
     const struct key *workers = schema_by_name("workers"), *bind = schema_by_name("bind"),
-                     *venv = schema_by_name("venv");
+                     *venv = schema_by_name("venv"), *trusted = schema_by_name("proxy.trusted");
     struct where w;
     const char *text = env_get(l, "WEB_CONCURRENCY", &w);
     if (text != NULL && text[0] != '\0' && load_where(l, workers)->source == SOURCE_DEFAULT)
@@ -253,6 +253,9 @@ env_apply_fallbacks(struct load *l)
     text = env_get(l, "VIRTUAL_ENV", &w);
     if (text != NULL && text[0] != '\0' && load_where(l, venv)->source == SOURCE_DEFAULT)
         value_add(l, venv, text, &w);
+    text = env_get(l, "FORWARDED_ALLOW_IPS", &w);
+    if (text != NULL && text[0] != '\0' && load_where(l, trusted)->source == SOURCE_DEFAULT)
+        value_add_joined(l, trusted, text, &w);
     text = env_get(l, "PORT", &w);
     if (text != NULL && text[0] != '\0' && load_where(l, bind)->source == SOURCE_DEFAULT) {
         /* Platforms that set PORT send requests to the container's own address, so all addresses,

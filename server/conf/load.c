@@ -162,7 +162,7 @@ load_init(struct load *l, bool is_quiet)
         struct where w = where_key(&schema[i]);
         *load_where(l, &schema[i]) = w;
         if (schema[i].initial != NULL)
-            value_add(l, &schema[i], schema[i].initial, &w);
+            value_add_joined(l, &schema[i], schema[i].initial, &w);
     }
     return 0;
 }

@@ -13,7 +13,7 @@
 #include "conf/conf.h"
 
 enum {
-    KEYS_MAX = 96,               /* rows of the table */
+    KEYS_MAX = 128,              /* rows of the table */
     LIST_MAX = 256,              /* entries of one list (bind, headers, python_path, ...) */
     TEXT_MAX = 8 * 1024,         /* bytes of one value */
     FILE_SIZE_MAX = 1024 * 1024, /* bytes of a YAML or env file */
@@ -51,9 +51,11 @@ struct key {
     const char *options;  /* beside --group-key, separated by spaces: "-w --threads" */
     const char *help;
     uint64_t min, max;            /* COUNT, SIZE, DURATION */
-    const char *zero;             /* the word that means 0: "auto", "off", or NULL */
+    const char *zero;             /* the word that means 0: "auto", "off", "none", or NULL */
     const struct key_word *words; /* WORD, WORDS */
     const char *value; /* what stands for the value in --help, where the type says too little */
+    /* What the option means without a value behind it; --no-x then means zero. NULL = it needs one. */
+    const char *bare;
     /* TEXT, TEXTS: 0, or -EINVAL and why */
     int (*fault)(const char *text, char *why, size_t why_size);
     bool is_positional; /* the argument without a dash; has no option */
@@ -168,6 +170,8 @@ void value_add_bind(struct load *l, const struct key *k, struct conf_bind *bind,
 void value_add_joined(struct load *l, const struct key *k, const char *text, const struct where *w);
 
 bool parse_bool(const char *text, bool *out);
+/* Whether text is a value that the key (of WORD or WORDS) can take, a list of them for WORDS. */
+bool value_is_words(const struct key *k, const char *text);
 uint64_t key_number(const struct conf *conf,
                     const struct key *k); /* BOOL, COUNT, SIZE, DURATION, MODE, WORD, WORDS */
 char **key_text(struct conf *conf, const struct key *k);                /* TEXT, PATH */

@@ -141,7 +141,6 @@ names_near_variable(const char *variable)
 #define NO_WORKER_CLASS                                                                            \
     "there is one kind of worker, so leave it out; --threads is for synchronous code"
 #define NO_RECYCLING "workers are not recycled; leave it out"
-#define NO_PROXY     "forwarded headers are not interpreted; let the application's middleware do it"
 #define NO_FORMAT    "the access log has one format; leave it out"
 #define NO_METRICS   "there is no metrics endpoint; leave it out"
 #define NO_LOG_CONFIG                                                                              \
@@ -234,8 +233,11 @@ static const struct {
     { "log-format", NO_FORMAT },
     { "use-colors", "logs are not coloured; leave it out" },
     { "capture-output", "what the application prints goes to standard output; leave it out" },
-    { "proxy-*", NO_PROXY },
-    { "forwarded-allow-ips", NO_PROXY },
+    { "proxy-allow-ips", "use proxy.trusted (--forwarded-allow-ips)" },
+    { "proxy-allow-from", "use proxy.trusted (--forwarded-allow-ips)" },
+    { "forwarded-allow-ips", "use proxy.trusted (--forwarded-allow-ips)" },
+    { "forwarder-headers", "use proxy.headers" },
+    { "secure-scheme-headers", "use proxy.headers" },
     { "metrics*", NO_METRICS },
     { "statsd*", NO_METRICS },
     { "static*",

@@ -52,6 +52,22 @@ static const struct key_word lenient_words[] = { { "bare_lf", LENIENT_BARE_LF },
                                                  { "header_value", LENIENT_HEADER_VALUE },
                                                  { NULL, 0 } };
 
+static const struct key_word proxy_header_words[] = {
+    { "X-Forwarded-For", PROXY_X_FOR },       { "X-Forwarded-Proto", PROXY_X_PROTO },
+    { "X-Forwarded-Host", PROXY_X_HOST },     { "X-Forwarded-Port", PROXY_X_PORT },
+    { "X-Forwarded-Prefix", PROXY_X_PREFIX }, { "Forwarded", PROXY_FORWARDED },
+    { "X-Real-IP", PROXY_X_REAL_IP },         { NULL, 0 }
+};
+
+static const struct key_word proxy_protocol_words[] = { { "off", PROXY_PROTOCOL_OFF },
+                                                        { "v1", PROXY_PROTOCOL_V1 },
+                                                        { "v2", PROXY_PROTOCOL_V2 },
+                                                        { "auto",
+                                                          PROXY_PROTOCOL_V1 | PROXY_PROTOCOL_V2 },
+                                                        { NULL, 0 } };
+
+#define PROXY_HEADERS_DEFAULT "X-Forwarded-For,X-Forwarded-Proto"
+
 static const struct key_word level_words[] = { { "debug", LOG_DEBUG },     { "info", LOG_INFO },
                                                { "warning", LOG_WARNING }, { "error", LOG_ERROR },
                                                { "critical", LOG_ERROR },  { NULL, 0 } };
@@ -142,6 +158,13 @@ root_path_fault(const char *text, char *why, size_t why_size)
         return 0;
     snprintf(why, why_size, "is not a path like /api");
     return -EINVAL;
+}
+
+static int
+network_fault(const char *text, char *why, size_t why_size)
+{
+    struct conf_network network;
+    return conf_network_parse(text, &network, why, why_size);
 }
 
 const struct key schema[] = {
@@ -302,6 +325,18 @@ const struct key schema[] = {
       "do without",
       .max = 64 * 1024 * (uint64_t)MIB, .zero = "off" },
 
+    { "proxy.headers", KEY_WORDS, FIELD(proxy_headers), PROXY_HEADERS_DEFAULT, NULL,
+      "headers by which a proxy tells who asks, and for what; name only those that yours sets",
+      .words = proxy_header_words, .zero = "none", .bare = PROXY_HEADERS_DEFAULT,
+      .value = "HEADER" },
+    { "proxy.trusted", KEY_TEXTS, FIELD(proxy_trusted), "127.0.0.1,::1,unix",
+      "--forwarded-allow-ips --proxy-allow-from",
+      "proxies that are believed: addresses, networks, unix (peers on unix sockets), * (everybody)",
+      .value = "NETWORK", .fault = network_fault },
+    { "proxy.protocol", KEY_WORD, FIELD(proxy_protocol), "off", NULL,
+      "connections begin with a PROXY protocol header, of trusted peers only; auto = either "
+      "version",
+      .words = proxy_protocol_words, .zero = "off", .bare = "auto" },
     { "root_path", KEY_TEXT, FIELD(root_path), "", NULL,
       "the path a proxy has cut off before it passed the request on", .value = "PATH",
       .fault = root_path_fault, .is_empty_ok = true },
@@ -426,7 +461,7 @@ schema_by_option(const char *option, bool *is_no)
         if (key_has_option(&schema[i], option))
             return &schema[i];
         *is_no = true;
-        if (schema[i].type == KEY_BOOL && without_no[0] != '\0' &&
+        if ((schema[i].type == KEY_BOOL || schema[i].bare != NULL) && without_no[0] != '\0' &&
             key_has_option(&schema[i], without_no))
             return &schema[i];
     }
@@ -522,7 +557,8 @@ key_expected(const struct key *k, char *out, size_t size)
         append_words(k, out, size);
         break;
     case KEY_WORDS:
-        append(out, size, "a list of ");
+        append(out, size, k->zero ? k->zero : "");
+        append(out, size, k->zero ? ", or a list of " : "a list of ");
         append_words(k, out, size);
         break;
     case KEY_TEXT:

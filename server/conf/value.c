@@ -222,6 +222,22 @@ parse_word(const struct key *k, const char *text, uint64_t *out)
     return -EINVAL;
 }
 
+bool
+value_is_words(const struct key *k, const char *text)
+{
+    do {
+        size_t n = strcspn(text, ",");
+        struct slice one = slice_trim((struct slice){ text, n });
+        bool is_word = k->zero != NULL && slice_is_nocase(one, k->zero);
+        for (const struct key_word *w = k->words; w->word != NULL; w++)
+            is_word |= slice_is_nocase(one, w->word);
+        if (!is_word || (text[n] == ',' && k->type != KEY_WORDS))
+            return false;
+        text += n;
+    } while (*text++ == ',');
+    return true;
+}
+
 static int
 parse_by_type(const struct key *k, const char *text, uint64_t *out)
 {

@@ -98,6 +98,9 @@ access_keep_line(struct h1 *h)
 static char *
 put_peer(struct h1 *h, char *p, size_t room)
 {
+    const struct net_address *client = &h->r->req.forwarded.client;
+    if (client->family != AF_UNSPEC)
+        return p + net_address_text(client, p);
     const struct sockaddr_storage *addr = h1_peer(h);
     const void *ip = addr->ss_family == AF_INET
                          ? (const void *)&((const struct sockaddr_in *)addr)->sin_addr

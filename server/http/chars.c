@@ -1,5 +1,6 @@
 /* chars.c: the table of chars.h. */
 #include "chars.h"
+#include "http.h"
 
 /* clang-format off */
 const uint8_t http_chars[256] = {
@@ -58,4 +59,30 @@ chars_are_value(struct slice s)
         s.n -= 8;
     }
     return chars_are(s, CHAR_VALUE);
+}
+
+static int
+hex_value(char c)
+{
+    if (c >= '0' && c <= '9')
+        return c - '0';
+    c |= 0x20;
+    return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+}
+
+size_t
+http_unescape(char *to, struct slice s)
+{
+    size_t k = 0;
+    for (size_t i = 0; i < s.n; i++) {
+        int high, low;
+        if (s.p[i] == '%' && i + 2 < s.n && (high = hex_value(s.p[i + 1])) >= 0 &&
+            (low = hex_value(s.p[i + 2])) >= 0) {
+            to[k++] = (char)(high << 4 | low);
+            i += 2;
+        } else {
+            to[k++] = s.p[i];
+        }
+    }
+    return k;
 }

@@ -41,6 +41,7 @@ struct h1_req {
     void *data;
     /* for the access log: copy of the request line, from h1_head_done() on */
     char *line;
+    char *host;       /* a Host that had to be put together: forwarded.c's */
     struct h1_ws *ws; /* NULL unless req.is_websocket */
     int64_t began_ns;
     /* body in: in->data[body_start..body_end) is decoded and not taken; conn.in_start is where
@@ -116,6 +117,14 @@ int h1_check_request_line(struct h1 *h, struct slice line);
 int h1_check_headers(struct h1 *h);
 /* Takes the next element off a comma-separated list; false at its end. Elements may be empty. */
 bool h1_list_next(struct slice *list, struct slice *element);
+
+bool h1_is_authority(struct slice s); /* host, host:port, [v6], [v6]:port */
+
+/* forwarded.c */
+/* enum conf_proxy_header, 0 for other names. name: lower case. */
+unsigned forwarded_kind(struct slice name);
+/* Takes what a trusted peer says in headers of these kinds; host: the Host header or NULL. */
+void forwarded_take(struct h1 *h, unsigned kinds, struct http_header *host);
 
 /* h1_body.c */
 int h1_body_decode(struct h1 *h);   /* 0, or the status to refuse with */

@@ -6,9 +6,9 @@
 
 /* --- the target ------------------------------------------------------------------------------- */
 
-/* host, host:port, [v6], [v6]:port (RFC 9110 section 7.2). */
-static bool
-is_authority(struct slice s)
+/* RFC 9110 section 7.2. */
+bool
+h1_is_authority(struct slice s)
 {
     if (s.n > 0 && s.p[0] == '[') {
         const char *close = memchr(s.p, ']', s.n);
@@ -57,7 +57,7 @@ absolute_form(struct http_request *req, struct slice *host)
     while (end < t.n && t.p[end] != '/' && t.p[end] != '?')
         end++;
     *host = (struct slice){ t.p + scheme, end - scheme };
-    if (host->n == 0 || !is_authority(*host)) /* user names in it have an '@' and end here */
+    if (host->n == 0 || !h1_is_authority(*host)) /* user names in it have an '@' and end here */
         return 400;
     split_query(req, (struct slice){ t.p + end, t.n - end });
     if (req->path.n == 0)
@@ -114,6 +114,7 @@ struct found {
     unsigned codings;  /* in all Transfer-Encoding fields together */
     bool chunked_last; /* the last coding is `chunked` */
     bool unknown;      /* a coding that is not `chunked` */
+    unsigned proxy;    /* enum conf_proxy_header of those that are there, ored */
 };
 
 /* Decimal digits only (RFC 9110 section 8.6): no sign, no list, no white space inside. */
@@ -200,10 +201,16 @@ static int
 check_header(struct http_request *req, struct found *f, struct http_header *v)
 {
     switch (v->name.n) {
+    case 9: /* x-real-ip, forwarded */
+    case 15:
+    case 16:
+    case 18: /* x-forwarded-... */
+        f->proxy |= forwarded_kind(v->name);
+        return 0;
     case 4:
         if (memcmp(v->name.p, "host", 4) != 0)
             return 0;
-        if (f->host != NULL || !is_authority(v->value))
+        if (f->host != NULL || !h1_is_authority(v->value))
             return 400;
         f->host = v;
         return 0;
@@ -230,8 +237,10 @@ check_header(struct http_request *req, struct found *f, struct http_header *v)
         f->content_length = true;
         return 0;
     case 17:
-        if (memcmp(v->name.p, "transfer-encoding", 17) != 0)
+        if (memcmp(v->name.p, "transfer-encoding", 17) != 0) {
+            f->proxy |= forwarded_kind(v->name); /* x-forwarded-proto */
             return 0;
+        }
         return check_transfer_encoding(f, v->value);
     default:
         return 0;
@@ -269,6 +278,9 @@ h1_check_headers(struct h1 *h)
             f.host = &req->headers[req->headers_n++];
         *f.host = (struct http_header){ .name = SLICE("host"), .value = host };
     }
+    req->is_https = h->conn.proxied != NULL && h->conn.proxied->tls != NULL;
+    if ((f.proxy & h->app->conf->proxy_headers) != 0)
+        forwarded_take(h, f.proxy & h->app->conf->proxy_headers, f.host);
     req->has_body = h->r->is_chunked_in || (f.content_length && req->content_length > 0);
     if (f.content_length && req->content_length == 0)
         req->content_length = UINT64_MAX;

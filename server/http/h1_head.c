@@ -95,6 +95,7 @@ h1_req_give(struct h1 *h)
     if (r == NULL)
         return;
     free(r->line);
+    free(r->host);
     if (r->ws != NULL)
         h1_ws_free(r->ws);
     if (own->free_reqs_n >= H1_REQS_KEPT) {

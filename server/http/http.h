@@ -9,6 +9,7 @@
  *   h1_ws.c      a connection that became a WebSocket (its frames: ws/)
  *   status.c     status lines, Date and Server
  *   access.c     the access log
+ *   forwarded.c  what trusted proxies say in headers of who asks, and for what
  *   chars.c      what a byte may be
  *
  * One request is in hand per connection; the next (pipelined) one is parsed only when its answer is
@@ -35,6 +36,14 @@ struct http_header {
     struct slice value; /* without surrounding white space */
 };
 
+/* What a trusted proxy says (proxy.headers), as far as it says it. Slices as those of http_request. */
+struct http_forwarded {
+    struct net_address client; /* family AF_UNSPEC: as the connection has it */
+    uint16_t server_port;      /* 0: as the connection has it */
+    struct slice server;       /* the name that was asked; n == 0: as the connection has it */
+    struct slice root_path; /* percent-encoded, without a slash at its end; p NULL: as configured */
+};
+
 /* The request in hand. Slices point into the connection's input block: valid from begin() to
  * h1_head_done(). */
 struct http_request {
@@ -48,8 +57,11 @@ struct http_request {
     bool is_head;
     bool has_body; /* Content-Length > 0 or chunked */
     bool expects_continue;
+    bool is_https;           /* the client's scheme: by TLS, or as a trusted proxy says */
+    bool is_forwarded;       /* something in forwarded is said */
     bool is_websocket;       /* asks for one, as RFC 6455 section 4.2.1 wants it */
     uint64_t content_length; /* UINT64_MAX: none (chunked or no body) */
+    struct http_forwarded forwarded;
 };
 
 enum http_event {
@@ -113,10 +125,14 @@ const struct http_request *h1_request(const struct h1 *h);
 void **h1_data(struct h1 *h);
 void **h1_conn_data(struct h1 *h);
 
-/* Addresses of both ends as the kernel tells them, read at first use. family AF_UNSPEC when the
+/* Addresses of both ends of the connection, conn_peer() and conn_local(). family AF_UNSPEC when the
  * peer is already gone. Valid until the next call of either, for any connection. */
 const struct sockaddr_storage *h1_peer(struct h1 *h);
 const struct sockaddr_storage *h1_local(struct h1 *h);
+
+/* Percent escapes decoded; one that is none stays. to: room for s.n bytes. Returns how many it took. Any
+ * thread. */
+size_t http_unescape(char *to, struct slice s);
 
 /* The app has taken what it needs of the head: the slices of h1_request() end here (its numbers and
  * flags stay), and the input block can serve the body or go back. */

@@ -113,10 +113,12 @@ on_watch(struct io_op *op, int res, unsigned flags)
 void
 conn_run(struct conn *c)
 {
-    if (c->state == CONN_OPEN && !c->broken)
-        c->net->ops->readable(c);
-    else if (c->state == CONN_LINGERING)
+    if (c->state == CONN_OPEN && !c->broken) {
+        if (LIKELY(!c->awaits_proxy) || proxy_header_read(c))
+            c->net->ops->readable(c);
+    } else if (c->state == CONN_LINGERING) {
         conn_linger(c);
+    }
 }
 
 void
@@ -364,6 +366,8 @@ conn_open(struct net *net, int fd, uint8_t family)
     if (net->conns_n == net->conns_max || net->conns_n + NET_CARE_ROOM == net->conns_max)
         listeners_adjust(net);
     net->ops->opened(c);
+    if (UNLIKELY(net->proxy_protocol != PROXY_PROTOCOL_OFF))
+        proxy_header_await(c);
     if (c->state != CONN_CLOSING)
         io_watch(net->io, &c->watch, fd);
 }
@@ -376,6 +380,7 @@ conn_free(struct conn *c)
     net->ops->freed(c);
     conn_in_drop(c);
     out_drop(c);
+    net_proxied_free(c->proxied);
     list_del(&c->all);
     list_del(&c->resume);
     free(c);

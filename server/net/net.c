@@ -1,6 +1,6 @@
 /* net.c: one turn of the loop, as far as connections are concerned. */
 #include <errno.h>
-
+#include <stdlib.h>
 #include <unistd.h>
 
 #include "net.h"
@@ -45,6 +45,7 @@ net_fini(struct net *net)
         conn_free(c);
     }
     blocks_fini(net);
+    free(net->trust.v);
 }
 
 void

@@ -7,6 +7,8 @@
  *   out.c        its output queue
  *   block.c      input blocks and output chunks, kept for reuse
  *   peer.c       who is at both ends
+ *   address.c    addresses as proxies write them; who is trusted (proxy.trusted)
+ *   proxy_protocol.c  the header of the PROXY protocol at the beginning of a connection
  *
  * struct conn is embedded as the first member of the protocol's struct (http/'s struct h1).
  * Runs on the loop thread only, with or without the GIL; nothing here knows Python. */
@@ -16,6 +18,7 @@
 #include <netinet/in.h>
 #include <sys/un.h>
 
+#include "conf/conf.h"
 #include "io/io.h"
 
 struct conn;
@@ -73,6 +76,34 @@ struct block {
 /* An output chunk: out.c's. */
 struct chunk;
 
+/* An address without its memory. */
+struct net_address {
+    struct in6_addr ip; /* IPv4 in the first four bytes; an IPv6 address is never a mapped IPv4 */
+    uint16_t port;      /* 0 = not known */
+    uint8_t family;     /* AF_INET, AF_INET6, AF_UNIX (a peer without an address), or AF_UNSPEC */
+};
+
+/* Who is believed: proxy.trusted. */
+struct net_trust {
+    struct conf_network *v;
+    size_t n;
+};
+
+/* TLS between the client and the proxy (PP2_TYPE_SSL); texts are "" where nothing was said. */
+struct net_proxied_tls {
+    char version[16];        /* "TLSv1.3" */
+    char cipher[64];         /* "TLS_AES_256_GCM_SHA384" */
+    char client_name[256];   /* the common name of the client's certificate, UTF-8 */
+    bool has_client_cert;    /* the client has shown one, on this connection or in its session */
+    bool is_client_verified; /* and the proxy found it to be right */
+};
+
+/* What a proxy said by the PROXY protocol. */
+struct net_proxied {
+    struct net_address client, server;
+    struct net_proxied_tls *tls; /* NULL: the client did not come by TLS */
+};
+
 /* One per loop. Public for embedding. */
 struct net {
     struct io *io;
@@ -93,6 +124,10 @@ struct net {
     unsigned accept_errors; /* since the last line about them */
     int64_t accept_logged_ns;
     int64_t send_timeout_ns; /* 0 = off */
+    struct net_trust trust;
+    unsigned proxy_protocol; /* enum conf_proxy_protocol, ored: what connections begin with */
+    unsigned refusals;       /* by the PROXY protocol, since the last line about them */
+    int64_t refusal_logged_ns;
     /* Kept for reuse: block.c's. */
     struct block *free_blocks, *free_big_blocks;
     struct chunk *free_chunks;
@@ -102,6 +137,8 @@ struct net {
 
 void net_init(struct net *net, struct io *io, const struct conn_ops *ops, unsigned conns_max,
               int64_t send_timeout_ns);
+/* After net_init(): proxy.trusted and proxy.protocol. 0 or -ENOMEM. */
+int net_trust_proxies(struct net *net, const struct conf *conf);
 /* Closes everything at once; every connection gets broken() (unless it had it) and freed().
  * Operations may be in flight, and their memory goes, so this comes after io_close(); net->io is
  * not touched. */
@@ -168,7 +205,8 @@ struct conn {
     bool linger; /* FLUSHING goes to LINGERING, not straight to CLOSING */
     bool pinned; /* not to be freed yet: conn_pin() */
     bool peer_known;
-    uint8_t in_flight;     /* iovecs of the first chunk that the kernel has */
+    bool awaits_proxy; /* the PROXY protocol's header has not come yet: nobody reads before that */
+    uint8_t in_flight; /* iovecs of the first chunk that the kernel has */
     uint32_t out_reserved; /* bytes of conn_out() not yet committed, 0 = none */
     struct list all, dirty, resume;
     struct io_op watch, send;
@@ -181,8 +219,9 @@ struct conn {
     uint32_t peer_scope;
     struct in6_addr peer; /* IPv4 in the first four bytes */
     struct chunk *out_first, *out_last;
-    size_t out_bytes;   /* public: committed and not yet sent */
-    uint16_t peer_port; /* network order */
+    size_t out_bytes;            /* public: committed and not yet sent */
+    struct net_proxied *proxied; /* public: NULL where no proxy said anything */
+    uint16_t peer_port;          /* network order */
 };
 
 /* Whether output rose above NET_HIGH_WATER and has not fallen below NET_LOW_WATER since: drained()
@@ -242,11 +281,32 @@ void conn_close(struct conn *c);
 void conn_pin(struct conn *c);
 void conn_unpin(struct conn *c);
 
-/* Addresses as the kernel tells them; AF_UNSPEC when it no longer does. The peer's is read once (at
- * the latest by now) and remembered. Valid until the next call of either for any connection of the
- * net. */
+/* Addresses as the PROXY protocol told them, or else the kernel; AF_UNSPEC when that no longer does.
+ * The peer's is read once (at the latest by now) and remembered. Valid until the next call of either
+ * for any connection of the net. */
 const struct sockaddr_storage *conn_peer(struct conn *c);
 const struct sockaddr_storage *conn_local(struct conn *c);
+/* The same peer is one of proxy.trusted. */
+bool conn_peer_is_trusted(struct conn *c);
+
+/* --- addresses ---------------------------------------------------------------------------------- */
+
+/* "192.0.2.1", "192.0.2.1:80", "2001:db8::1", "[2001:db8::1]", "[2001:db8::1]:80". false: none of these,
+ * *out is untouched. */
+bool net_address_parse(struct slice text, struct net_address *out);
+/* An address without port, "" where there is none. Returns its length. */
+size_t net_address_text(const struct net_address *a, char text[INET6_ADDRSTRLEN]);
+/* ip: 4 or 16 bytes in network order. */
+struct net_address net_address_make(int family, const void *ip, uint16_t port);
+struct net_address net_address_of(const struct sockaddr_storage *from);
+struct sockaddr_storage net_address_sockaddr(const struct net_address *a);
+bool net_trusts(const struct net *net, const struct net_address *a);
+
+/* The header of the PROXY protocol at the beginning of n bytes, of the versions that are asked for.
+ * Returns its length, with *out new (free() it and its tls) or NULL where the connection's own ends
+ * count; 0: it has not come whole; -EPROTO: it is none, with *why; -ENOMEM. */
+ssize_t proxy_header_parse(const char *p, size_t n, unsigned versions, struct net_proxied **out,
+                           const char **why);
 
 /* Is the peer out of reach: sent bytes that it has not acknowledged, and no sign of its kernel for
  * so long? Never of a unix socket's. */
@@ -269,6 +329,11 @@ void listeners_adjust(struct net *net); /* after conns_n or accept_starved chang
 void listeners_fini(struct net *net);
 void listeners_abandon(struct net *net);
 void listener_retry(struct timer *timer);
+void
+proxy_header_await(struct conn *c); /* conn_open(), where the net's connections begin with one */
+/* Reads it. True once it is there, and others may read; false: not yet, or the connection is broken. */
+bool proxy_header_read(struct conn *c);
+void net_proxied_free(struct net_proxied *proxied); /* NULL is fine */
 
 struct block *block_take(struct net *net, uint32_t cap);
 void block_give(struct net *net, struct block *b);

@@ -1,6 +1,6 @@
 /* peer.c: who is at both ends of a connection.
- * Asked of the kernel at first use, not for every connection, and kept in 22 bytes: the access log
- * needs the peer after it has gone. */
+ * What a proxy said counts (proxy_protocol.c). Else the kernel is asked at first use, not for every
+ * connection, and the answer is kept in 22 bytes: the access log needs the peer after it has gone. */
 #include <netinet/tcp.h>
 #include <string.h>
 
@@ -38,6 +38,10 @@ const struct sockaddr_storage *
 conn_peer(struct conn *c)
 {
     struct sockaddr_storage *addr = &c->net->addr;
+    if (UNLIKELY(c->proxied != NULL)) {
+        *addr = net_address_sockaddr(&c->proxied->client);
+        return addr;
+    }
     if (!c->peer_known)
         peer_ask(c);
     if (!c->peer_known)
@@ -61,6 +65,10 @@ const struct sockaddr_storage *
 conn_local(struct conn *c)
 {
     struct sockaddr_storage *addr = &c->net->addr;
+    if (UNLIKELY(c->proxied != NULL) && c->proxied->server.family != AF_UNIX) {
+        *addr = net_address_sockaddr(&c->proxied->server);
+        return addr;
+    }
     socklen_t n = sizeof(*addr);
     memset(addr, 0, sizeof(*addr));
     if (c->fd < 0 || getsockname(c->fd, (struct sockaddr *)addr, &n) < 0)
@@ -75,4 +83,11 @@ conn_is_unreachable(const struct conn *c, int64_t ms)
     socklen_t n = sizeof(info);
     return c->family != AF_UNIX && getsockopt(c->fd, IPPROTO_TCP, TCP_INFO, &info, &n) == 0 &&
            info.tcpi_unacked > 0 && info.tcpi_last_ack_recv >= ms;
+}
+
+bool
+conn_peer_is_trusted(struct conn *c)
+{
+    struct net_address peer = net_address_of(conn_peer(c));
+    return net_trusts(c->net, &peer);
 }

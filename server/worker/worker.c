@@ -255,9 +255,14 @@ worker_attach(PyObject *module, PyObject *loop)
         asgi_fini(&w.asgi);
         return PyErr_NoMemory();
     }
+    net_init(&w.net, io, &w.conn_ops, conf->limit_connections, conf->timeout_send_ms * NS_PER_MS);
+    if (net_trust_proxies(&w.net, conf) < 0) {
+        http_fini(&w.asgi.http);
+        asgi_fini(&w.asgi);
+        return PyErr_NoMemory();
+    }
     w.io = io;
     w.loop = Py_NewRef(loop);
-    net_init(&w.net, io, &w.conn_ops, conf->limit_connections, conf->timeout_send_ms * NS_PER_MS);
     io_op_init(&w.control, on_control);
     io_poll(io, &w.control, w.args->control, POLLIN);
     w.is_attached = true;

@@ -14,34 +14,14 @@ latin1(struct slice s)
     return PyUnicode_DecodeLatin1(s.p, (Py_ssize_t)s.n, "strict");
 }
 
-static int
-hex_value(char c)
-{
-    if (c >= '0' && c <= '9')
-        return c - '0';
-    c |= 0x20;
-    return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
-}
-
-/* The path with its percent escapes decoded; one that is none stays. */
+/* With its percent escapes decoded. */
 static PyObject *
 path_new(struct slice path)
 {
-    MEM_OWNED char *out = malloc(path.n);
+    MEM_OWNED char *out = malloc(path.n + 1);
     if (out == NULL)
         return PyErr_NoMemory();
-    size_t k = 0;
-    for (size_t i = 0; i < path.n; i++) {
-        int high, low;
-        if (path.p[i] == '%' && i + 2 < path.n && (high = hex_value(path.p[i + 1])) >= 0 &&
-            (low = hex_value(path.p[i + 2])) >= 0) {
-            out[k++] = (char)(high << 4 | low);
-            i += 2;
-        } else {
-            out[k++] = path.p[i];
-        }
-    }
-    return latin1((struct slice){ out, k });
+    return latin1((struct slice){ out, http_unescape(out, path) });
 }
 
 /* RAW_URI and REQUEST_URI: the target as it was sent. PATH_INFO, QUERY_STRING. */
@@ -110,7 +90,7 @@ set_ends(struct wsgi_names *n, PyObject *environ, const struct exchange *ex)
     struct slice server = ends->server;
     unsigned port = ends->server_port;
     if (UNLIKELY(ends->is_unix || server.n == 0)) {
-        port = 80;
+        port = ex->req.is_https ? 443 : 80;
         server = host_of(&ex->req, &port);
     }
     /* Nearly all requests share the server's address, and behind a proxy the client's too. */
@@ -127,7 +107,7 @@ set_ends(struct wsgi_names *n, PyObject *environ, const struct exchange *ex)
         PyDict_SetItem(environ, n->s_SERVER_PORT, n->server_port) < 0 ||
         PyDict_SetItem(environ, n->s_REMOTE_ADDR, n->client) < 0)
         return -1;
-    if (ends->is_unix)
+    if (ends->client_port == 0)
         return PyDict_DelItem(environ, n->s_REMOTE_PORT);
     return py_dict_give(environ, n->s_REMOTE_PORT, port_new(ends->client_port));
 }
@@ -176,6 +156,11 @@ environ_new(struct wsgi *w, const struct exchange *ex, PyObject *input)
         set_target(n, environ, r) < 0 || set_ends(n, environ, ex) < 0 || set_headers(n, environ, r) < 0)
         return NULL;
     if (!slice_is(r->method, "GET") && py_dict_give(environ, n->s_REQUEST_METHOD, wsgi_method(n, r->method)) < 0)
+        return NULL;
+    if (UNLIKELY(r->is_https) && PyDict_SetItem(environ, n->scheme_key, n->https) < 0)
+        return NULL;
+    if (UNLIKELY(r->forwarded.root_path.p != NULL) &&
+        py_dict_give(environ, n->s_SCRIPT_NAME, path_new(r->forwarded.root_path)) < 0)
         return NULL;
     if (UNLIKELY(r->version_minor == 0) &&
         PyDict_SetItem(environ, n->s_SERVER_PROTOCOL, n->version_10) < 0)

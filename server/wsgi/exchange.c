@@ -215,6 +215,33 @@ exchange_conn(struct h1 *h)
     return kept;
 }
 
+bool
+exchange_ends(struct h1 *h, struct exchange_ends *out, char client[INET6_ADDRSTRLEN])
+{
+    const struct exchange_conn *conn = exchange_conn(h);
+    if (conn == NULL)
+        return false;
+    *out = (struct exchange_ends){
+        .client = { conn->text, conn->client_n },
+        .server = { conn->text + conn->client_n, conn->server_n },
+        .client_port = conn->client_port,
+        .server_port = conn->server_port,
+        .is_unix = conn->is_unix,
+    };
+    const struct http_forwarded *f = &h1_request(h)->forwarded;
+    if (f->client.family != AF_UNSPEC) {
+        out->client = (struct slice){ client, net_address_text(&f->client, client) };
+        out->client_port = f->client.port;
+    }
+    if (f->server.n > 0) {
+        out->server = f->server;
+        out->is_unix = false;
+    }
+    if (f->server_port != 0)
+        out->server_port = f->server_port;
+    return true;
+}
+
 /* --- the head ------------------------------------------------------------------------------------------------------------------- */
 
 static struct slice
@@ -230,11 +257,13 @@ static struct exchange *
 copy_head(struct exchanges *s, struct h1 *h)
 {
     const struct http_request *r = h1_request(h);
-    const struct exchange_conn *ends = exchange_conn(h);
-    if (ends == NULL)
+    char client[INET6_ADDRSTRLEN];
+    struct exchange_ends ends;
+    if (!exchange_ends(h, &ends, client))
         return NULL;
     size_t table = r->headers_n * sizeof(struct http_header);
-    size_t need = r->method.n + r->target.n + r->path.n + r->query.n + ends->client_n + ends->server_n;
+    size_t need = r->method.n + r->target.n + r->path.n + r->query.n + ends.client.n + ends.server.n +
+                  r->forwarded.root_path.n;
     for (unsigned i = 0; i < r->headers_n; i++)
         need += r->headers[i].name.n + r->headers[i].value.n;
     struct exchange *ex = take_block(s, table + need + 8);
@@ -251,13 +280,12 @@ copy_head(struct exchanges *s, struct h1 *h)
         ex->req.headers[i].name = put(&p, r->headers[i].name);
         ex->req.headers[i].value = put(&p, r->headers[i].value);
     }
-    ex->ends = (struct exchange_ends){
-        .client = put(&p, (struct slice){ ends->text, ends->client_n }),
-        .server = put(&p, (struct slice){ ends->text + ends->client_n, ends->server_n }),
-        .client_port = ends->client_port,
-        .server_port = ends->server_port,
-        .is_unix = ends->is_unix,
-    };
+    if (r->forwarded.root_path.p != NULL)
+        ex->req.forwarded.root_path = put(&p, r->forwarded.root_path);
+    ex->req.forwarded.server = (struct slice){ NULL, 0 }; /* it is in ends */
+    ex->ends = ends;
+    ex->ends.client = put(&p, ends.client);
+    ex->ends.server = put(&p, ends.server);
     return ex;
 }
 

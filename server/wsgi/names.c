@@ -104,6 +104,8 @@ names_fill(struct wsgi_names *n, const struct conf *conf)
         (n->disconnected = PyObject_GetAttrString(n->module, "ClientDisconnected")) == NULL ||
         (n->report = import_from("ringcorn.log", "request_failed")) == NULL ||
         (n->input_key = PyUnicode_InternFromString("wsgi.input")) == NULL ||
+        (n->scheme_key = PyUnicode_InternFromString("wsgi.url_scheme")) == NULL ||
+        (n->https = PyUnicode_InternFromString("https")) == NULL ||
         (n->version_10 = PyUnicode_InternFromString("HTTP/1.0")) == NULL)
         return -1;
     for (size_t i = 0; i < ARRAY_LEN(file_types); i++) {
@@ -159,6 +161,8 @@ wsgi_names_free(struct wsgi_names *n)
     Py_XDECREF(n->template);
     Py_XDECREF(n->version_10);
     Py_XDECREF(n->input_key);
+    Py_XDECREF(n->scheme_key);
+    Py_XDECREF(n->https);
     Py_XDECREF(n->client);
     Py_XDECREF(n->server_name);
     Py_XDECREF(n->server_port);

@@ -116,9 +116,13 @@ struct exchange_conn *exchange_conn(struct h1 *h);
 /* The same of one request. */
 struct exchange_ends {
     struct slice client, server; /* addresses; of a unix socket: "" and its path */
-    unsigned client_port, server_port;
-    bool is_unix;
+    unsigned client_port, server_port; /* 0 = not known */
+    bool is_unix;                      /* server is a path */
 };
+
+/* The connection's, but for what a trusted proxy says. Slices are valid as long as client, the connection and the head are. false: out of
+ * memory. */
+bool exchange_ends(struct h1 *h, struct exchange_ends *out, char client[INET6_ADDRSTRLEN]);
 
 /* REFUSED: no thread will have it, it is answered in the next turn. RETURNED: its thread has given it back, see exchange_return(). */
 enum exchange_state { EXCHANGE_GATHERING, EXCHANGE_HANDED, EXCHANGE_REFUSED, EXCHANGE_RETURNED, EXCHANGE_OVER };
@@ -295,6 +299,8 @@ struct wsgi_names {
     PyObject *report;       /* ringcorn.log.request_failed(label, exception, what, client_is_gone) */
     PyObject *disconnected; /* class ClientDisconnected(ConnectionResetError) */
     PyObject *input_key;    /* "wsgi.input" */
+    PyObject *scheme_key;   /* "wsgi.url_scheme" */
+    PyObject *https;
     PyObject *template;     /* environ, with what is the same for all requests */
     PyObject *version_10;   /* "HTTP/1.0" */
     PyObject *methods[WSGI_METHODS];

@@ -13,14 +13,18 @@ static struct io *io;
 
 /* Sends all of it in pieces of what step() says, closes, and gathers the answers. */
 static struct buf
-answers(const uint8_t *data, size_t size, unsigned seed, unsigned lenient)
+answers(const uint8_t *data, size_t size, unsigned seed, unsigned flags)
 {
+    static char *trusted[] = { "unix", "10.0.0.0/8", "2001:db8::/32" };
     static struct c_app app;
     struct buf out = { 0 };
     int ends[2];
     c_app_conf(&app);
     app.conf.server_header = app.conf.date_header = false;
-    app.conf.http_lenient = lenient;
+    app.conf.http_lenient = flags & 7;
+    app.conf.proxy_headers = flags & 8 ? 0x7f : 0;
+    app.conf.proxy_protocol = flags >> 4 & 3;
+    app.conf.proxy_trusted = (struct conf_strings){ trusted, ARRAY_LEN(trusted) };
     app.conf.limit_body = 100000;
     app.conf.limit_headers = 20;
     app.conf.limit_header_size = 4000;
@@ -71,11 +75,13 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     char why[IO_WHY_SIZE];
     if (io == NULL && io_open(IO_EPOLL, &io, why) < 0)
         abort();
+    log_set_level(LOG_ERROR); /* each refusal of the PROXY protocol is a line */
     if (size < 2 || size > INPUT_MAX)
         return 0;
-    unsigned lenient = data[0] & 7, seed = data[1] | 1u;
-    BUF_OWNED struct buf whole = answers(data + 2, size - 2, 0, lenient);
-    BUF_OWNED struct buf cut = answers(data + 2, size - 2, seed, lenient);
+    /* The first byte: http.lenient, headers of proxies, PROXY protocol. */
+    unsigned flags = data[0], seed = data[1] | 1u;
+    BUF_OWNED struct buf whole = answers(data + 2, size - 2, 0, flags);
+    BUF_OWNED struct buf cut = answers(data + 2, size - 2, seed, flags);
     ASSERT(whole.n == cut.n && (whole.n == 0 || memcmp(whole.p, cut.p, whole.n) == 0));
     return 0;
 }

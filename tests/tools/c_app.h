@@ -270,6 +270,22 @@ c_route(struct c_req *q, struct slice path)
     q->b = b;
 }
 
+/* Only where a proxy said something. */
+static void
+c_describe_proxied(struct c_req *q, const struct http_request *req)
+{
+    char client[INET6_ADDRSTRLEN];
+    const struct http_forwarded *f = &req->forwarded;
+    struct net_address peer = net_address_of(h1_peer(q->h));
+    const struct net_address *from = f->client.family != AF_UNSPEC ? &f->client : &peer;
+    if (!req->is_forwarded && !req->is_https && peer.family == AF_UNIX)
+        return;
+    net_address_text(from, client);
+    buf_printf(&q->scope, "client %s %u https %d server %.*s %u root %.*s\n", client, from->port,
+               req->is_https, (int)f->server.n, f->server.n ? f->server.p : "", f->server_port,
+               (int)f->root_path.n, f->root_path.n ? f->root_path.p : "");
+}
+
 static void
 c_describe(struct c_req *q, const struct http_request *req)
 {
@@ -280,6 +296,7 @@ c_describe(struct c_req *q, const struct http_request *req)
     for (unsigned i = 0; i < req->headers_n; i++)
         buf_printf(b, "header %.*s|%.*s|\n", (int)req->headers[i].name.n, req->headers[i].name.p,
                    (int)req->headers[i].value.n, req->headers[i].value.p);
+    c_describe_proxied(q, req);
 }
 
 static void
@@ -367,6 +384,8 @@ c_app_init(struct c_app *app, struct io *io)
         abort();
     net_init(&app->net, io, &app->ops, app->conf.limit_connections,
              app->conf.timeout_send_ms * NS_PER_MS);
+    if (net_trust_proxies(&app->net, &app->conf) < 0)
+        abort();
 }
 
 /* The defaults of the configuration, as far as http/ looks at them. */

@@ -166,6 +166,57 @@ test_precedence(void)
     clearenv();
 }
 
+static bool
+trusts(const struct loaded *l, const char *list)
+{
+    char text[256] = "";
+    for (size_t i = 0; l->result == 0 && i < l->conf->proxy_trusted.n; i++) {
+        strcat(text, i > 0 ? "," : "");
+        strcat(text, l->conf->proxy_trusted.v[i]);
+    }
+    return l->result == 0 && strcmp(text, list) == 0;
+}
+
+/* uvicorn's flag, gunicorn's words, and the lists of both. */
+static void
+test_proxies(void)
+{
+    const unsigned usual = PROXY_X_FOR | PROXY_X_PROTO;
+    const unsigned both = PROXY_PROTOCOL_V1 | PROXY_PROTOCOL_V2;
+    struct loaded *l = LOAD("a:b");
+    CHECK(l->result == 0 && l->conf->proxy_headers == usual && l->conf->proxy_protocol == 0);
+    CHECK(trusts(l, "127.0.0.1,::1,unix"));
+    CHECK((l = LOAD("--proxy-headers", "a:b"))->result == 0 && l->conf->proxy_headers == usual);
+    CHECK((l = LOAD("a:b", "--proxy-headers"))->result == 0 && l->conf->proxy_headers == usual);
+    CHECK((l = LOAD("--no-proxy-headers", "a:b"))->result == 0 && l->conf->proxy_headers == 0);
+    CHECK((l = LOAD("a:b", "--proxy-headers", "none"))->result == 0 && l->conf->proxy_headers == 0);
+    CHECK((l = LOAD("--proxy-headers", "forwarded, X-Real-IP", "a:b"))->result == 0 &&
+          l->conf->proxy_headers == (PROXY_FORWARDED | PROXY_X_REAL_IP));
+    CHECK((l = LOAD("a:b", "--proxy-headers=Forwarded"))->result == 0 &&
+          l->conf->proxy_headers == PROXY_FORWARDED);
+    CHECK((l = LOAD("--proxy-protocol", "a:b"))->result == 0 && l->conf->proxy_protocol == both);
+    CHECK((l = LOAD("--proxy-protocol", "v2", "a:b"))->result == 0 &&
+          l->conf->proxy_protocol == PROXY_PROTOCOL_V2);
+    CHECK((l = LOAD("--no-proxy-protocol", "a:b"))->result == 0 && l->conf->proxy_protocol == 0);
+    CHECK(has_line(LOAD("a:b", "--no-proxy-protocol=v1"), "--no-proxy-protocol: takes no value"));
+    CHECK(has_line(LOAD("a:b", "--proxy-headers=X-Forwarded-Fort"),
+                   "--proxy-headers: 'X-Forwarded-Fort' is wrong; did you mean X-Forwarded-For? "
+                   "(none, or a list of X-Forwarded-For, X-Forwarded-Proto, X-Forwarded-Host, "
+                   "X-Forwarded-Port, X-Forwarded-Prefix, Forwarded or X-Real-IP)"));
+    CHECK(trusts(LOAD("a:b", "--forwarded-allow-ips", "10.0.0.0/8, fd00::/8"),
+                 "10.0.0.0/8,fd00::/8"));
+    CHECK(trusts(LOAD("a:b", "--proxy-allow-from", "*"), "*"));
+    CHECK(has_line(LOAD("a:b", "--forwarded-allow-ips", "proxy.local"),
+                   "--forwarded-allow-ips: 'proxy.local' is neither an address, a network "
+                   "(10.0.0.0/8), unix nor *"));
+    setenv("FORWARDED_ALLOW_IPS", "*", 1);
+    CHECK(trusts(LOAD("a:b"), "*"));
+    CHECK(trusts(LOAD("a:b", "--forwarded-allow-ips", "::1"), "::1"));
+    setenv("FORWARDED_ALLOW_IPS", "127.0.0.1,10.0.0.1", 1);
+    CHECK(trusts(LOAD("a:b"), "127.0.0.1,10.0.0.1"));
+    unsetenv("FORWARDED_ALLOW_IPS");
+}
+
 int
 main(void)
 {
@@ -175,5 +226,6 @@ main(void)
     test_actions();
     test_options_are_unique();
     test_precedence();
+    test_proxies();
     return test_end();
 }
