@@ -1,7 +1,8 @@
 /* bind.c: what `bind` may look like.
  *
  *     127.0.0.1:8000   localhost:8000   [::1]:8000   :8000 and *:8000 (all addresses)
- *     8000 (127.0.0.1)   127.0.0.1 (port 8000)   unix:/run/ringcorn.sock   fd://3   systemd */
+ *     8000 (127.0.0.1)   127.0.0.1 (port 8000)   unix:/run/ringcorn.sock   fd://3   systemd
+ *     unix:/run/ringcorn-{slot}.sock (one for each worker: 0, 1, ...) */
 #include <arpa/inet.h>
 #include <ctype.h>
 #include <errno.h>
@@ -120,6 +121,11 @@ unix_new(const char *path, const char *text, struct conf_bind *out, char *why, s
                  PATH_ROOM);
         return -EINVAL;
     }
+    const char *slot = strstr(path, BIND_SLOT);
+    if (slot != NULL && strstr(slot + 1, BIND_SLOT) != NULL) {
+        snprintf(why, why_size, "names " BIND_SLOT " twice");
+        return -EINVAL;
+    }
     struct conf_bind bind = {
         .kind = CONF_BIND_UNIX, .text = strdup(text), .path = strdup(path), .fd = -1
     };
@@ -211,4 +217,19 @@ bind_from_host(const char *host, const char *port, struct conf_bind *out, char *
         return -EINVAL;
     }
     return bind_parse(text, out, why, why_size);
+}
+
+bool
+bind_paths_clash(const char *a, const char *b)
+{
+    const char *in_a = strstr(a, BIND_SLOT), *in_b = strstr(b, BIND_SLOT);
+    if (in_a == NULL && in_b != NULL)
+        return bind_paths_clash(b, a);
+    if (in_a == NULL || in_b != NULL)
+        return strcmp(a, b) == 0;
+    size_t before = (size_t)(in_a - a), after = strlen(in_a + strlen(BIND_SLOT)), n = strlen(b);
+    if (n <= before + after || strncmp(a, b, before) != 0 ||
+        strcmp(in_a + strlen(BIND_SLOT), b + n - after) != 0)
+        return false;
+    return strspn(b + before, "0123456789") >= n - after - before;
 }

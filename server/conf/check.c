@@ -24,7 +24,7 @@ check_binds(struct load *l)
             if (is_same && a->kind == CONF_BIND_TCP)
                 is_same = a->port == b->port && a->port != 0 && strcmp(a->host, b->host) == 0;
             else if (is_same && a->kind == CONF_BIND_UNIX)
-                is_same = strcmp(a->path, b->path) == 0;
+                is_same = bind_paths_clash(a->path, b->path);
             else if (is_same)
                 is_same = a->fd == b->fd;
             if (is_same) {

@@ -75,7 +75,7 @@ struct conf_bind {
     char *text;    /* as written, for messages */
     char *host;    /* TCP: literal address or name, without brackets; "" = all addresses */
     uint16_t port; /* TCP; 0 = any free port, resolved once at start */
-    char *path;    /* UNIX */
+    char *path;    /* UNIX; {slot} in it stands for each worker's number */
     int fd;        /* FD */
 };
 

@@ -186,6 +186,7 @@ void value_free(struct conf *conf, const struct key *k);
 /* --- `bind` (bind.c) -------------------------------------------------------------------------- */
 
 enum { PORT_DEFAULT = 8000 };
+#define BIND_SLOT "{slot}" /* in the path of a unix socket: the worker's number */
 
 /* *out is new on success (bind_free()). Returns 0, -EINVAL with why filled in, or -ENOMEM. */
 int bind_parse(const char *text, struct conf_bind *out, char *why, size_t why_size);
@@ -194,6 +195,8 @@ bool port_is_right(const char *text);
 int bind_from_host(const char *host, const char *port, struct conf_bind *out, char *why,
                    size_t why_size);
 void bind_free(struct conf_bind *bind);
+/* Whether two paths, with {slot} or without, may be those of one file. */
+bool bind_paths_clash(const char *a, const char *b);
 
 /* --- sources ---------------------------------------------------------------------------------- */
 

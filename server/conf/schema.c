@@ -181,8 +181,9 @@ const struct key schema[] = {
       .words = interface_words },
 
     { "bind", KEY_BINDS, FIELD(binds), "127.0.0.1:8000", "-b",
-      "addresses to listen on: host:port, [v6]:port, :port (all addresses), unix:/path, fd://N, "
-      "systemd",
+      "addresses to listen on: host:port, [v6]:port, :port (all addresses), unix:/path ({slot} in "
+      "it: "
+      "one for each worker), fd://N, systemd",
       .value = "ADDRESS" },
     { "uds.mode", KEY_MODE, FIELD(uds_mode), "0666", NULL, .help = "permissions of unix sockets" },
     { "uds.owner", KEY_TEXT, FIELD(uds_owner), NULL, NULL,

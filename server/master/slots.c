@@ -45,7 +45,7 @@ slots_grow(struct master *m, unsigned n)
         return -EXIT_CODE_SYSTEM;
     }
     m->slots = slots;
-    int code = sockets_grow(&m->sockets, n);
+    int code = sockets_grow(&m->sockets, n, m->now.conf);
     if (code < 0)
         return code;
     memset(slots + m->slots_n, 0, (n - m->slots_n) * sizeof(*slots));

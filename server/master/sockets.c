@@ -118,7 +118,7 @@ sockets_prepare(struct sockets *s, const struct conf *conf, unsigned slots,
         if (bind->kind == CONF_BIND_TCP)
             failed |= tcp_open(s, bind, conf->reuse_port, slots, change);
         else if (bind->kind == CONF_BIND_UNIX)
-            failed |= uds_open(s, bind, conf, change);
+            failed |= uds_open(s, bind, conf, slots, change);
     }
     if (failed == 0)
         return 0;
@@ -135,7 +135,11 @@ listen_for_slot(struct sockets *s, struct list *bounds, unsigned slot, const str
             is_first &= !b->v[i].is_listening;
         for (unsigned i = 0; i < b->n; i++) {
             struct msocket *k = &b->v[i];
-            if (k->is_listening || (k->slot != SLOT_SHARED && k->slot != (int)slot))
+            /* Clients choose a path, and one whose worker is not there yet would refuse them: all of
+             * them listen, and who is ready serves them (coverage.c). */
+            bool is_meant =
+                k->slot == SLOT_SHARED || k->slot == (int)slot || b->kind == CONF_BIND_UNIX;
+            if (k->is_listening || !is_meant)
                 continue;
             if (is_first && b->kind == CONF_BIND_TCP && tcp_check_alone(s, b) < 0) {
                 log_operator("cannot listen on %s: another server began to listen there meanwhile; "
@@ -143,7 +147,7 @@ listen_for_slot(struct sockets *s, struct list *bounds, unsigned slot, const str
                              b->text);
                 return -EXIT_CODE_SYSTEM;
             }
-            if (is_first && b->kind == CONF_BIND_UNIX && !uds_is_ours(b)) {
+            if (b->kind == CONF_BIND_UNIX && !uds_is_ours(b, k)) {
                 log_operator("cannot listen on %s: the file was removed or replaced meanwhile; "
                              "is another server started with the same path?",
                              b->text);
@@ -208,10 +212,15 @@ sockets_abort(struct sockets_change *change)
 }
 
 int
-sockets_grow(struct sockets *s, unsigned slots)
+sockets_grow(struct sockets *s, unsigned slots, const struct conf *conf)
 {
     BOUNDS_EACH(b, &s->bounds)
         while (b->is_per_slot && b->n < slots) {
+            if (b->kind == CONF_BIND_UNIX) {
+                if (uds_add_slot(s, b, conf) < 0)
+                    return -EXIT_CODE_SYSTEM;
+                continue;
+            }
             int err = tcp_add_slot(s, b);
             if (err < 0) {
                 log_operator("cannot open one more socket on %s: %s", b->text, strerror(-err));

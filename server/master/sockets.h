@@ -2,11 +2,11 @@
  *
  *   sockets.c    the set: what `bind` asks for, what is there already, what goes
  *   tcp.c        addresses: names resolved, ports probed, one SO_REUSEPORT socket a slot
- *   uds.c        files: stale ones replaced, mode and owner, removed at the end
+ *   uds.c        files: stale ones replaced, mode and owner, removed at the end, one path a slot
  *   inherited.c  fd://N and systemd
  *
  * A bound is one address; it has one socket, shared by all workers, or one socket a slot (TCP with
- * reuse_port). Every socket has an id that is never used twice. Sockets are bound at once and made
+ * reuse_port, a path with {slot}). Every socket has an id that is never used twice. Sockets are bound at once and made
  * to listen only when someone is ready to accept.
  *
  * Errors of the operator are printed by log_operator(), one line each, when they happen;
@@ -30,6 +30,8 @@ struct msocket {
     int fd;
     int slot; /* SLOT_SHARED, or whose it is */
     bool is_listening;
+    dev_t dev; /* UNIX: the file we made */
+    ino_t ino;
 };
 
 struct bound {
@@ -41,10 +43,8 @@ struct bound {
     unsigned n;
     struct sockaddr_storage addr; /* TCP: with the resolved port */
     socklen_t addr_len;
-    uint16_t port_asked; /* TCP: as in the configuration; 0 = any */
-    char *path;          /* UNIX */
-    dev_t dev;           /* UNIX: the file we made */
-    ino_t ino;
+    uint16_t port_asked;    /* TCP: as in the configuration; 0 = any */
+    char *path;             /* UNIX; with {slot} in it where is_per_slot */
     bool is_kept;           /* the change under way keeps it */
     int64_t quiet_since_ns; /* leaving: when its queue was first seen empty; -1 = it was not */
     int64_t leave_by_ns;    /* leaving: closed by then whatever its queue holds */
@@ -80,10 +80,10 @@ int sockets_change_listen(struct sockets *s, struct sockets_change *change, unsi
 void sockets_commit(struct sockets *s, struct sockets_change *change);
 void sockets_abort(struct sockets_change *change);
 
-/* Opens the sockets of slots up to slots. On failure some may be opened: they do not
+/* Opens the sockets of slots up to slots; conf: mode and owner of files. On failure some may be opened: they do not
  * listen, hurt nobody, and are used the next time. */
-int sockets_grow(struct sockets *s, unsigned slots);
-/* Makes all sockets of slot, and the shared ones, listen. */
+int sockets_grow(struct sockets *s, unsigned slots, const struct conf *conf);
+/* Makes all sockets of slot, the shared ones, and all that are files listen. */
 int sockets_listen(struct sockets *s, unsigned slot, const struct conf *conf);
 
 /* Nobody new can connect any more: SYNs are dropped, unix files removed; who is in a queue stays
@@ -121,9 +121,11 @@ int tcp_check_alone(const struct sockets *s, const struct bound *b);
 void tcp_drop_syns(const struct bound *b);
 
 int uds_open(struct sockets *s, const struct conf_bind *bind, const struct conf *conf,
-             struct sockets_change *change);
-/* Whether the file at the path is the one we made. */
-bool uds_is_ours(const struct bound *b);
+             unsigned slots, struct sockets_change *change);
+int uds_add_slot(struct sockets *s, struct bound *b,
+                 const struct conf *conf); /* errors are printed */
+/* Whether the file at the socket's path is the one we made. */
+bool uds_is_ours(const struct bound *b, const struct msocket *k);
 /* Mode and owner as conf says. */
 int uds_apply(const struct bound *b, const struct conf *conf);
 void uds_remove(const struct bound *b);

@@ -502,8 +502,90 @@ def test_live_unix_server_is_left_alone(master, tmp_path):
     assert a.stop() == 0
 
 
-def test_path_of_a_slot_is_refused(master, tmp_path):
-    fails(master("--bind", f"unix:{tmp_path}/{{slot}}.sock", wait=False), 1, "{slot}")
+# ------------------------------------------------------------------ a unix socket for each slot
+
+
+def of_slots(tmp_path, n):
+    return [tmp_path / f"app-{slot}.sock" for slot in range(n)]
+
+
+def per_slot(master, tmp_path, *args, **kwargs):
+    return master("--bind", f"unix:{tmp_path}/app-{{slot}}.sock", *args, **kwargs)
+
+
+def answering(paths, times=3):
+    return [{get(path, timeout=2).slot for _ in range(times)} for path in paths]
+
+
+def test_path_of_a_slot_is_its_own_workers(master, tmp_path):
+    m = per_slot(master, tmp_path, "-w", 3).ready(3)
+    paths = of_slots(tmp_path, 3)
+    eventually(lambda: answering(paths) == [{0}, {1}, {2}])
+    assert stat.S_IMODE(paths[2].stat().st_mode) == 0o666
+    assert m.stop() == 0
+    assert not [path for path in paths if path.exists()]
+
+
+def test_path_of_a_slot_without_its_worker_is_served_by_siblings(master, tmp_path):
+    m = per_slot(master, tmp_path, "-w", 2, modes={"_1": "hang"}).ready(1)
+    paths = of_slots(tmp_path, 2)
+    assert answering(paths, 20) == [{0}, {0}]  # from the start: nobody is refused
+
+
+def test_killed_worker_gives_its_path_to_siblings_and_gets_it_back(master, tmp_path):
+    m = per_slot(master, tmp_path, "-w", 2).ready(2)
+    paths = of_slots(tmp_path, 2)
+    eventually(lambda: answering(paths) == [{0}, {1}])
+    inode = paths[1].stat().st_ino
+    m.modes(all="hang")
+    os.kill(get(paths[1]).pid, signal.SIGKILL)
+    m.wait_log("died: signal 9")
+    assert answering(paths, 20) == [{0}, {0}]
+    m.modes()
+    m.send(signal.SIGHUP)
+    eventually(lambda: answering(paths) == [{0}, {1}], 15)
+    assert paths[1].stat().st_ino == inode
+
+
+def test_paths_of_slots_over_a_reload(master, tmp_path):
+    m = per_slot(master, tmp_path, "-w", 2).ready(2)
+    paths = of_slots(tmp_path, 2)
+    inodes = [path.stat().st_ino for path in paths]
+    before = {get(path).pid for path in paths}
+    m.send(signal.SIGHUP)
+    while any(alive(pid) for pid in before):
+        assert all(get(path, timeout=5) for path in paths)
+    eventually(lambda: answering(paths) == [{0}, {1}])
+    assert [path.stat().st_ino for path in paths] == inodes
+
+
+def test_paths_of_slots_when_workers_are_added_and_removed(master, tmp_path):
+    m = per_slot(master, tmp_path, "-w", 1).ready(1)
+    paths = of_slots(tmp_path, 3)
+    m.send(signal.SIGTTIN)
+    m.ready(2)
+    eventually(lambda: paths[1].exists() and answering(paths[:2]) == [{0}, {1}])
+    m.send(signal.SIGTTOU)
+    eventually(lambda: len(m.workers()) == 1)
+    assert answering(paths[:2], 10) == [{0}, {0}]  # a proxy may still ask there
+    assert m.stop() == 0
+    assert not [path for path in paths if path.exists()]
+
+
+def test_path_of_a_slot_that_was_removed_is_made_again(master, tmp_path):
+    m = per_slot(master, tmp_path, "-w", 2).ready(2)
+    paths = of_slots(tmp_path, 2)
+    paths[1].unlink()
+    m.send(signal.SIGHUP)
+    eventually(lambda: paths[1].exists() and not refused(paths[1]) and answering(paths) == [{0}, {1}], 15)
+
+
+def test_more_workers_by_a_reload_get_paths(master, tmp_path):
+    m = master(config=f"bind: ['unix:{tmp_path}/app-{{slot}}.sock']\nworkers: 1\n").ready(1)
+    paths = of_slots(tmp_path, 3)
+    m.config.write_text(m.config.read_text().replace("workers: 1", "workers: 3"))
+    m.send(signal.SIGHUP)
+    eventually(lambda: paths[2].exists() and not any(map(refused, paths)) and answering(paths) == [{0}, {1}, {2}], 15)
 
 
 @pytest.mark.parametrize("what", ["closed", "file", "bound", "datagram"])

@@ -23,6 +23,7 @@ static const struct {
     { "[fe80::1%eth0]:80", CONF_BIND_TCP, "fe80::1%eth0", 80 },
     { "unix:/run/x.sock", CONF_BIND_UNIX, "/run/x.sock", 0 },
     { "unix:///run/x.sock", CONF_BIND_UNIX, "/run/x.sock", 0 },
+    { "unix:/run/x-{slot}.sock", CONF_BIND_UNIX, "/run/x-{slot}.sock", 0 },
     { "unix:x.sock", CONF_BIND_UNIX, "x.sock", 0 },
     { "fd://3", CONF_BIND_FD, NULL, 3 },
     { "systemd", CONF_BIND_SYSTEMD, NULL, -1 },
@@ -57,6 +58,7 @@ static const struct {
     { "fd://x", "names no descriptor" },
     { "fd://99999999999", "names no descriptor" },
     { "unix:", "has no path" },
+    { "unix:/run/{slot}/{slot}", "names {slot} twice" },
 };
 
 static void
@@ -123,6 +125,11 @@ test_options(void)
                    "--uds: cannot be combined with another address; give each as --bind"));
     CHECK(has_line(LOAD("a:b", "-b", ":1", "-b", ":1"), "-b: :1 is there twice"));
     CHECK(LOAD("a:b", "-b", ":0", "-b", ":0")->result == 0);
+    CHECK(has_line(LOAD("a:b", "-b", "unix:/x{slot}", "-b", "unix:/x12"),
+                   "-b: unix:/x12 is there twice"));
+    CHECK(has_line(LOAD("a:b", "-b", "unix:/x1y", "-b", "unix:/x{slot}y"),
+                   "-b: unix:/x{slot}y is there twice"));
+    CHECK(LOAD("a:b", "-b", "unix:/x{slot}", "-b", "unix:/x", "-b", "unix:/x1y")->result == 0);
     CHECK(has_line(load_yaml_text("bind: []\n"),
                    "t.yaml:1: bind: has no entry; without an address nobody can ask anything"));
 }

@@ -115,7 +115,7 @@ test_one_socket_a_slot(void)
        "only the slot that is ready listens");
     CHECK(connect_to(port_of(b), NULL) == 0);
     ok(sockets_are_waiting(&s), "a connection waits in the queue");
-    CHECK(sockets_grow(&s, 5) == 0 && b->n == 5 && b->v[4].slot == 4);
+    CHECK(sockets_grow(&s, 5, &conf) == 0 && b->n == 5 && b->v[4].slot == 4);
     sockets_fini(&s);
 }
 
@@ -265,6 +265,50 @@ test_unix(void)
 }
 
 static void
+test_unix_per_slot(void)
+{
+    struct sockets s;
+    struct stat st;
+    char path[128], first[128], third[128];
+    snprintf(path, sizeof(path), "%s/app-{slot}.sock", folder);
+    snprintf(first, sizeof(first), "%s/app-0.sock", folder);
+    snprintf(third, sizeof(third), "%s/app-2.sock", folder);
+    struct conf_bind bind = unix_path(path);
+    struct conf conf = conf_of(&bind, 1);
+    sockets_init(&s);
+    CHECK(open_set(&s, &conf, 2) == 0 && count(&s.bounds) == 1 && nth(&s, 0)->n == 2);
+    struct bound *b = nth(&s, 0);
+    ok(b->is_per_slot && b->v[1].slot == 1 && lstat(first, &st) == 0 && S_ISSOCK(st.st_mode) &&
+           (st.st_mode & 07777) == 0600 && lstat(third, &st) < 0,
+       "a file for each slot");
+    CHECK(sockets_listen(&s, 1, &conf) == 0);
+    ok(b->v[0].is_listening && b->v[1].is_listening, "all of them listen once one is served");
+    CHECK(sockets_grow(&s, 3, &conf) == 0 && b->n == 3);
+    ok(lstat(third, &st) == 0 && !b->v[2].is_listening, "one more slot, one more file");
+
+    int32_t id = b->v[0].id, kept = b->v[1].id;
+    CHECK(unlink(first) == 0);
+    CHECK(open_set(&s, &conf, 3) == 0 && count(&s.bounds) == 1 && nth(&s, 0) == b);
+    ok(lstat(first, &st) == 0 && b->v[0].id != id && !b->v[0].is_listening && b->v[1].id == kept &&
+           b->v[1].is_listening,
+       "a file that was removed is made anew, the others stay");
+    conf.uds_mode = 0666;
+    CHECK(open_set(&s, &conf, 3) == 0);
+    ok(lstat(first, &st) == 0 && (st.st_mode & 07777) == 0666 && lstat(third, &st) == 0 &&
+           (st.st_mode & 07777) == 0666,
+       "another configuration changes the mode of all");
+
+    struct conf_bind shared = unix_path(first);
+    struct sockets other;
+    conf = conf_of(&shared, 1);
+    sockets_init(&other);
+    CHECK(sockets_listen(&s, 0, &conf) == 0);
+    ok(open_set(&other, &conf, 1) == -EXIT_CODE_SYSTEM, "a slot's file is left alone by others");
+    sockets_fini(&s);
+    ok(lstat(first, &st) < 0 && lstat(third, &st) < 0, "all are removed at the end");
+}
+
+static void
 test_inherited(void)
 {
     struct sockets s;
@@ -301,6 +345,7 @@ main(void)
     test_a_change();
     test_shut_doors();
     test_unix();
+    test_unix_per_slot();
     test_inherited();
     rmdir(folder);
     return tap_done();
