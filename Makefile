@@ -155,7 +155,7 @@ source_cpp   = $(CPP) $(if $(call is_python,$(1)),$(PY_CFLAGS)) $(if $(filter se
 all: program extension ## build the program and its Python package (build/ringcorn, build/python)
 
 .PHONY: program extension python-package
-program: $(PROGRAM) python-package
+program: $(PROGRAM) $(PROGRAM)ctl python-package
 extension: $(EXTENSION) python-package
 
 .PHONY: debug asan tsan
@@ -205,6 +205,10 @@ $(PROGRAM): $(call objects,$(PROGRAM_SOURCES)) $(LLHTTP_OBJECTS) $(OBJ)/flags
 	@mkdir -p $(@D)
 	$(Q)$(CC) -pie $(LINK) -o $@.new $(filter %.o,$^) $(LIBS) $(PY_LDFLAGS) -lm
 	@mv -f $@.new $@
+
+# The same program: its name tells it what to be.
+$(PROGRAM)ctl: | $(PROGRAM)
+	@ln -sf ringcorn $@
 
 $(EXTENSION): $(call objects,$(EXTENSION_SOURCES)) $(LLHTTP_OBJECTS) $(OBJ)/flags
 	$(call say,LINK,$@)
@@ -372,16 +376,17 @@ compile_commands.json: $(OBJ)/flags Makefile $(PROGRAM_SOURCES) ## for editors a
 
 .PHONY: install uninstall
 LIBDIR := $(PREFIX)/lib/ringcorn
-install: all ## into DESTDIR/PREFIX (/usr/local): bin/ringcorn and lib/ringcorn/python
+install: all ## into DESTDIR/PREFIX (/usr/local): bin/ringcorn, bin/ringcornctl and lib/ringcorn/python
 	install -d '$(DESTDIR)$(PREFIX)/bin' '$(DESTDIR)$(LIBDIR)/python/ringcorn'
 	install -m 755 $(PROGRAM) '$(DESTDIR)$(PREFIX)/bin/ringcorn'
+	ln -sf ringcorn '$(DESTDIR)$(PREFIX)/bin/ringcornctl'
 	install -m 755 $(EXTENSION) '$(DESTDIR)$(LIBDIR)/python/'
 	cd python && find ringcorn \( -name '*.py' -o -name '*.pyi' -o -name py.typed \) -exec install -D -m 644 '{}' '$(DESTDIR)$(LIBDIR)/python/{}' ';'
 uninstall: ## what install put there
-	rm -f '$(DESTDIR)$(PREFIX)/bin/ringcorn'
+	rm -f '$(DESTDIR)$(PREFIX)/bin/ringcorn' '$(DESTDIR)$(PREFIX)/bin/ringcornctl'
 	rm -rf '$(DESTDIR)$(LIBDIR)'
 
 .PHONY: clean
 clean: ## remove everything that was built (virtual environments stay: rm -r build)
-	@rm -rf build/ringcorn build/python build/release* build/debug* build/asan* build/tsan* build/coverage* build/fuzz* build/.python.* \
+	@rm -rf build/ringcorn build/ringcornctl build/python build/release* build/debug* build/asan* build/tsan* build/coverage* build/fuzz* build/.python.* \
 	    build/tools compile_commands.json

@@ -11,7 +11,7 @@
  *   cli.c     the command line                     check.c   rules between keys
  *   names.c   nearest right names, advice          dump.c    --print-config, --help, the reference
  *   cpus.c    how many CPUs there are for us       network.c addresses and networks that are trusted
- *   load.h    what these files share
+ *   load.h    what these files share              upstream.c  bind, as nginx has it
  *
  * No Python, no sockets here. A loaded struct conf is never changed: a reload loads another one. */
 #ifndef RINGCORN_CONF_H
@@ -194,6 +194,8 @@ int conf_export_env(const struct conf *conf);
 /* Each writes to a stream of the caller's. */
 void conf_print(const struct conf *conf,
                 FILE *out); /* YAML; loading it again gives the same struct conf */
+/* An upstream block for nginx. 0, or -1 where memory ran out. */
+int conf_print_upstream(const struct conf *conf, FILE *out);
 void conf_print_help(FILE *out);
 void conf_print_reference(FILE *out);
 
