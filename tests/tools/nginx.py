@@ -3,7 +3,8 @@
     with Nginx("websocket.conf", {"unix:/run/mysite.sock": f"unix:{path}"}) as nginx:
         nginx.port
 
-`listen 80;` becomes the free port. Every word to replace must be there. It runs as whoever runs the tests.
+`listen 80;` becomes the free port. Every word to replace must be there. It runs as whoever runs the tests. A sample that speaks of
+the `stream` block goes there (Nginx(..., block="stream")).
 """
 
 import os
@@ -20,7 +21,12 @@ daemon off;
 worker_processes 1;
 pid {folder}/pid;
 error_log stderr info;
-events {{ worker_connections 256; }}
+events {{ worker_connections 1024; }}
+{block}
+"""
+
+BLOCKS = {
+    "http": """
 http {{
     access_log off;
     client_body_temp_path {folder}/body;
@@ -30,15 +36,22 @@ http {{
     scgi_temp_path {folder}/scgi;
     include {folder}/site.conf;
 }}
-"""
+""",
+    "stream": """
+stream {{ include {folder}/site.conf; }}
+""",
+}
+
+# Debian's; where nginx has it built in there is no such file.
+STREAM_MODULE = Path("/usr/lib/nginx/modules/ngx_stream_module.so")
 
 
 class Nginx(programs.Program):
     name = package = "nginx"
 
-    def __init__(self, sample, replaced=()):
+    def __init__(self, sample, replaced=(), block="http"):
         super().__init__()
-        self.sample, self.replaced = sample, dict(replaced)
+        self.sample, self.replaced, self.block = sample, dict(replaced), block
 
     def command(self):
         text = (SAMPLES / self.sample).read_text()
@@ -48,5 +61,8 @@ class Nginx(programs.Program):
         (self.folder / "site.conf").write_text(text)
         # Workers of a master that is root become nobody, who may not enter the folder.
         user = "user root;" if os.geteuid() == 0 else ""
-        (self.folder / "nginx.conf").write_text(MAIN.format(folder=self.folder, user=user))
+        block = BLOCKS[self.block].format(folder=self.folder)
+        if self.block == "stream" and STREAM_MODULE.exists():
+            user = f"load_module {STREAM_MODULE};\n{user}"
+        (self.folder / "nginx.conf").write_text(MAIN.format(folder=self.folder, user=user, block=block))
         return ["-p", self.folder, "-e", "stderr", "-c", self.folder / "nginx.conf"]
