@@ -1,4 +1,4 @@
-"""Short versions of three stress scenarios (tests/stress), through the same code."""
+"""Short versions of some stress scenarios (tests/stress), through the same code."""
 
 import sys
 from pathlib import Path
@@ -7,6 +7,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "stress"))
 
+import behind_nginx  # noqa: E402
 import kill  # noqa: E402
 import many_websockets  # noqa: E402
 import reload  # noqa: E402
@@ -29,3 +30,11 @@ def test_websockets_in_a_storm_of_reloads_lose_and_double_nothing(usable_io):
 
 def test_idle_websockets_are_small_and_hear_every_broadcast_once(usable_io):
     print(many_websockets.scenario(usable_io, sockets=3000, seconds=3, peer=False))
+
+
+def test_reload_behind_nginx_fails_no_request(usable_io):
+    print(behind_nginx.reload(usable_io, seconds=20))
+
+
+def test_killed_worker_behind_nginx_takes_only_its_own_requests_along(usable_io):
+    print(behind_nginx.killed(usable_io, seconds=6))

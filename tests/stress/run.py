@@ -15,6 +15,7 @@ import traceback
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [HERE, os.path.join(os.path.dirname(HERE), "tools")]
 
+import behind_nginx  # noqa: E402
 import ctrl_c  # noqa: E402
 import growth  # noqa: E402
 import harness  # noqa: E402
@@ -33,6 +34,11 @@ SCENARIOS = {
     "reload-shared": (reload.over_shared, {"seconds": 5}),
     "ws-reload": (ws_reload.scenario, {"seconds": 5}),
     "kill": (kill.scenario, {"seconds": 5}),
+    "nginx-reload": (behind_nginx.reload, {"seconds": 20}),
+    "nginx-reload-unix": (behind_nginx.over_unix, {"seconds": 20}),
+    "nginx-reload-tcp": (behind_nginx.over_tcp, {"seconds": 20}),
+    "nginx-kill": (behind_nginx.killed, {"seconds": 10}),
+    "nginx-shares": (behind_nginx.shares, {"seconds": 2}),
     "ctrl-c": (ctrl_c.scenario, {}),
     "idle": (idle.scenario, {"connections": 2000}),
     "long-poll": (long_poll.scenario, {"polls": 2000}),
@@ -63,7 +69,7 @@ def main():
             bounds["millions"] = options.millions
         for io in options.io.split(","):
             if io == "io_uring" and refused:
-                print(f"skipped {name:13} {io}: {refused}", flush=True)
+                print(f"skipped {name:17} {io}: {refused}", flush=True)
                 continue
             began = time.monotonic()
             result = {"scenario": name, "io": io, "passed": False}
@@ -77,7 +83,7 @@ def main():
             took = time.monotonic() - began
             passed, failed = passed + result["passed"], failed + (not result["passed"])
             results.append(result)
-            print(f"{'passed' if result['passed'] else 'FAILED'}  {name:13} {io:9} {took:6.1f} s", end="  ")
+            print(f"{'passed' if result['passed'] else 'FAILED'}  {name:17} {io:9} {took:6.1f} s", end="  ")
             print(json.dumps(result["figures"]) if result["passed"] else "\n" + result["error"], flush=True)
     if options.json:
         with open(options.json, "w") as f:
