@@ -21,6 +21,7 @@ struct listener {
     int fd;
     uint8_t family;
     bool closing;
+    bool is_shared; /* perhaps: nothing says that each worker has one of its own (SO_REUSEPORT) */
     bool with_care; /* how it was armed last */
 };
 
@@ -38,11 +39,15 @@ may_accept(const struct net *net)
     return !net->accept_starved && (net->conns_max == 0 || net->conns_n < net->conns_max);
 }
 
-/* With less room than the kernel's queue may hold, the limit is kept by accepting with care. */
+/* With less room than the kernel's queue may hold, the limit is kept by accepting with care. And where
+ * workers share a socket: an accept that stays armed in the ring is the first that the kernel asks, for
+ * every connection, and one worker of all had them all. */
 static bool
 must_care(const struct listener *l)
 {
     const struct net *net = l->net;
+    if (l->is_shared)
+        return true;
     if (net->conns_max == 0 || net->conns_n + 2 * NET_CARE_ROOM < net->conns_max)
         return false;
     return l->with_care || net->conns_n + NET_CARE_ROOM >= net->conns_max;
@@ -143,6 +148,9 @@ listener_open(struct net *net, int fd)
      * of them. */
     if (addr.ss_family == AF_INET || addr.ss_family == AF_INET6)
         setsockopt(own, IPPROTO_TCP, TCP_NODELAY, &(int){ 1 }, sizeof(int));
+    int is_own = 0;
+    n = sizeof(is_own);
+    l->is_shared = getsockopt(own, SOL_SOCKET, SO_REUSEPORT, &is_own, &n) < 0 || !is_own;
     l->net = net;
     l->fd = fd_take(&own);
     l->family = (uint8_t)addr.ss_family;

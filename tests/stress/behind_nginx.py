@@ -98,18 +98,21 @@ def killed(io, seconds=30, way="slots", every=2.0, seed=None):
     return figures
 
 
-def shares(io, seconds=5, ways=tuple(SAMPLES), counts=(2, 4)):
-    """How requests are distributed: the share of each worker, over 32 clients of nginx that ask without a pause."""
+def shares(io, seconds=5, counts=(2, 4)):
+    """How requests are distributed: the share of each worker in percent, over 32 clients of nginx that ask without a pause for
+    what is there at once, or takes 20 ms of waiting."""
     figures = {}
-    for way in ways:
+    for way in SAMPLES:
         for workers in counts:
             with tempfile.TemporaryDirectory() as folder, serving(io, "--workers", workers, bind=bind_of(way, folder)) as server:
                 with front_of(way, server, folder, workers) as front:
-                    with Load(("127.0.0.1", front.port), [group("keep", 32, ["/instant"])]) as load:
-                        time.sleep(seconds)
-                        tally = load.stop()
-                pids = server.workers()
-                assert tally.failed == 0, f"{tally.reasons()}\n{server.log}"
-                assert set(tally.pids) <= set(pids), "a worker was replaced"
-                figures[f"{way} {workers}"] = sorted((round(100 * tally.pids[pid] / tally.ok) for pid in pids), reverse=True)
+                    for path in ("/instant", "/late"):
+                        with Load(("127.0.0.1", front.port), [group("keep", 32, [path])]) as load:
+                            time.sleep(seconds)
+                            tally = load.stop()
+                        pids = server.workers()
+                        assert tally.failed == 0, f"{tally.reasons()}\n{server.log}"
+                        assert set(tally.pids) <= set(pids), "a worker was replaced"
+                        found = sorted((round(100 * tally.pids[pid] / tally.ok) for pid in pids), reverse=True)
+                        figures[f"{way} {workers} {path}"] = found
     return figures
