@@ -141,9 +141,9 @@ struct conf {
     bool ws_deflate_no_takeover;
     size_t ws_deflate_min_size, ws_deflate_memory; /* bytes; memory: 0 = off */
 
-    unsigned proxy_headers;            /* enum conf_proxy_header, ored */
+    /* enum conf_proxy_header, enum conf_proxy_protocol, each ored. */
+    unsigned proxy_headers, proxy_protocol;
     struct conf_strings proxy_trusted; /* each is right: conf_network_parse() */
-    unsigned proxy_protocol;           /* enum conf_proxy_protocol, ored */
 
     char *root_path;
     enum conf_lifespan lifespan;
