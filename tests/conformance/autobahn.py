@@ -1,8 +1,8 @@
 """Autobahn|Testsuite's fuzzing client against the I/O backends, one after the other; run.py calls it.
 
 It runs on CPython 2.7 only (one of pyenv's, or AUTOBAHN_PYTHON), into which nothing is installed: the suite goes into
-build/autobahn/site. The report of all backends is kept as HTML in build/autobahn/reports. Sections 12 and 13 take
-minutes each.
+build/autobahn/site. The report of all backends is kept as HTML in build/autobahn/reports, that of a choice of cases in
+reports-part. Sections 12 and 13 take minutes each.
 """
 
 import json
@@ -54,7 +54,7 @@ def run(ios, cases, tally):
         return tally.add("Autobahn", 0, 1, failures=[why])
     HOME.mkdir(parents=True, exist_ok=True)
     site = install(python)
-    reports, spec = HOME / "reports", HOME / "spec.json"
+    reports, spec = HOME / ("reports" if cases == SECTIONS else "reports-part"), HOME / "spec.json"
     shutil.rmtree(reports, ignore_errors=True)
     servers = []
     try:
