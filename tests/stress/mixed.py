@@ -294,8 +294,8 @@ class Site:
             await asyncio.sleep(1)
             rest = await self.at_rest()
         else:
-            name, value, least = more[0]
-            raise AssertionError(f"{self.name}: {value} of {name} at rest, {least} once before: {more}\n{await self.describe(name)}")
+            described = [f"{name}:\n{await self.describe(name)}" for name in [*(name for name, _, _ in more), "exceptions"]]
+            raise AssertionError("\n".join([f"{self.name}: more at rest than once before: {more}", *described]))
         rests.append(rest)
         self.total["rests"] += 1
         first, before = rests[0], rests[-2] if len(rests) > 1 else rest

@@ -82,8 +82,30 @@ def take():
     }
 
 
+def holders_of_exceptions():
+    """Every exception that has a traceback, and who refers to it, and to those, and so on: what keeps a request's frames alive."""
+    found, objects = [], gc.get_objects()
+    ours = {id(objects), id(found), id(sys._getframe())}
+
+    def climb(one, depth, seen):
+        for holder in gc.get_referrers(one):
+            if id(holder) in ours or id(holder) in seen or isinstance(holder, types.FrameType) and holder.f_code.co_name in ("climb", "<listcomp>"):
+                continue
+            seen.add(id(holder))
+            found.append(f"{'  ' * depth}<- {type(holder).__name__} {repr(holder)[:160]}")
+            if depth < 5 and len(found) < 400 and not isinstance(holder, types.ModuleType):
+                climb(holder, depth + 1, seen)
+
+    for one in [one for one in objects if isinstance(one, BaseException) and one.__traceback__ is not None]:
+        found.append(f"{one!r:.200} with {sys.getrefcount(one)} references")
+        climb(one, 1, {id(one)})
+    return found
+
+
 def describe(name, most=40):
-    """What there is of a type, and who refers to it: to look into a difference."""
+    """What there is of a type, and who refers to it: to look into a difference. exceptions: holders_of_exceptions()."""
+    if name == "exceptions":
+        return holders_of_exceptions()
     found = []
     objects = gc.get_objects()
     for one in objects:
