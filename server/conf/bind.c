@@ -2,7 +2,8 @@
  *
  *     127.0.0.1:8000   localhost:8000   [::1]:8000   :8000 and *:8000 (all addresses)
  *     8000 (127.0.0.1)   127.0.0.1 (port 8000)   unix:/run/ringcorn.sock   fd://3   systemd
- *     unix:/run/ringcorn-{slot}.sock (one for each worker: 0, 1, ...) */
+ *     unix:/run/ringcorn-{slot}.sock (one for each worker: 0, 1, ...)
+ * Before those of TCP http:// or https:// may stand. */
 #include <arpa/inet.h>
 #include <ctype.h>
 #include <errno.h>
@@ -147,8 +148,8 @@ plain_new(enum conf_bind_kind kind, int fd, const char *text, struct conf_bind *
     return 0;
 }
 
-int
-bind_parse(const char *text, struct conf_bind *out, char *why, size_t why_size)
+static int
+address_parse(const char *text, struct conf_bind *out, char *why, size_t why_size)
 {
     char port_default[8];
     snprintf(port_default, sizeof(port_default), "%d", PORT_DEFAULT);
@@ -196,6 +197,31 @@ bind_parse(const char *text, struct conf_bind *out, char *why, size_t why_size)
     if (colon != NULL)
         *colon = '\0';
     return tcp_new(host, colon ? colon + 1 : port_default, text, out, why, why_size);
+}
+
+int
+bind_parse(const char *text, struct conf_bind *out, char *why, size_t why_size)
+{
+    enum conf_scheme scheme = strncasecmp(text, "https://", 8) == 0  ? CONF_SCHEME_HTTPS
+                              : strncasecmp(text, "http://", 7) == 0 ? CONF_SCHEME_HTTP
+                                                                     : CONF_SCHEME_ANY;
+    if (scheme == CONF_SCHEME_ANY)
+        return address_parse(text, out, why, why_size);
+    struct conf_bind bind = { 0 };
+    int error = address_parse(text + (scheme == CONF_SCHEME_HTTPS ? 8 : 7), &bind, why, why_size);
+    if (error < 0)
+        return error;
+    free(bind.text);
+    bind.text = strdup(text);
+    bind.scheme = scheme;
+    if (bind.kind == CONF_BIND_TCP && bind.text != NULL) {
+        *out = bind;
+        return 0;
+    }
+    error = bind.text == NULL ? -ENOMEM : -EINVAL;
+    snprintf(why, why_size, "has a scheme, which is only for host:port");
+    bind_free(&bind);
+    return error;
 }
 
 int

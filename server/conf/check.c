@@ -34,6 +34,42 @@ check_binds(struct load *l)
         }
 }
 
+/* What belongs to TLS without a certificate, and lists that do not go together. */
+static void
+check_tls(struct load *l)
+{
+    struct conf *c = l->conf;
+    const struct {
+        const char *name;
+        bool is_set;
+    } needy[] = {
+        { "tls.key", c->tls_key.n > 0 },
+        { "tls.key_password_file", c->tls_key_password_file != NULL },
+        { "tls.client_ca", c->tls_client_ca != NULL },
+        { "tls.crl", c->tls_crl != NULL },
+        { "tls.ocsp", c->tls_ocsp.n > 0 },
+    };
+    for (size_t i = 0; i < ARRAY_LEN(needy) && c->tls_cert.n == 0; i++)
+        if (needy[i].is_set)
+            load_error(l, where_set(l, needy[i].name), "is of no use without tls.cert");
+    for (size_t i = 0; i < c->binds_n && c->tls_cert.n == 0; i++)
+        if (c->binds[i].scheme == CONF_SCHEME_HTTPS)
+            load_error(l, where_set(l, "bind"), "%s needs a certificate: set tls.cert and tls.key",
+                       c->binds[i].text);
+    if (c->tls_key.n > 0 && c->tls_cert.n > 0 && c->tls_key.n != c->tls_cert.n)
+        load_error(l, where_set(l, "tls.key"),
+                   "has %zu entries and tls.cert has %zu; write the key of "
+                   "each certificate in the same order",
+                   c->tls_key.n, c->tls_cert.n);
+    if (c->tls_client_ca != NULL && where_set(l, "tls.client_verify")->source == SOURCE_DEFAULT)
+        c->tls_client_verify = CONF_CLIENT_REQUIRED;
+    if (c->tls_client_verify != CONF_CLIENT_NONE && c->tls_client_ca == NULL)
+        load_error(l, where_set(l, "tls.client_verify"),
+                   "needs tls.client_ca, the authorities whose certificates are accepted");
+    if (c->tls_crl != NULL && c->tls_client_ca == NULL)
+        load_error(l, where_set(l, "tls.crl"), "is of no use without tls.client_ca");
+}
+
 static void
 check_app_dir(struct load *l)
 {
@@ -73,6 +109,7 @@ check_all(struct load *l, bool is_app_needed)
         load_error(l, &(struct where){ 0 },
                    "no application: run `ringcorn module:attribute`, or set app in ringcorn.yaml");
     check_binds(l);
+    check_tls(l);
     check_app_dir(l);
     check_own_header(l, "Server", "server_header", &c->server_header);
     check_own_header(l, "Date", "date_header", &c->date_header);

@@ -67,12 +67,17 @@ struct conf_network {
     unsigned char addr[16]; /* IPv4 as ::ffff:a.b.c.d */
 };
 
+enum conf_tls_version { CONF_TLS_1_2, CONF_TLS_1_3 };
+enum conf_client_verify { CONF_CLIENT_NONE, CONF_CLIENT_OPTIONAL, CONF_CLIENT_REQUIRED };
+
 enum conf_bind_kind { CONF_BIND_TCP, CONF_BIND_UNIX, CONF_BIND_FD, CONF_BIND_SYSTEMD };
+enum conf_scheme { CONF_SCHEME_ANY, CONF_SCHEME_HTTP, CONF_SCHEME_HTTPS };
 
 /* One entry of `bind`, parsed. */
 struct conf_bind {
     enum conf_bind_kind kind;
-    char *text;    /* as written, for messages */
+    enum conf_scheme scheme; /* TCP: as written; ANY is TLS where there is a certificate */
+    char *text;              /* as written, for messages */
     char *host;    /* TCP: literal address or name, without brackets; "" = all addresses */
     uint16_t port; /* TCP; 0 = any free port, resolved once at start */
     char *path;    /* UNIX; {slot} in it stands for each worker's number */
@@ -123,13 +128,13 @@ struct conf {
 
     /* Milliseconds; 0 = off (startup and graceful: no limit). */
     int64_t timeout_header_ms, timeout_body_ms, timeout_send_ms, timeout_keep_alive_ms;
-    int64_t timeout_graceful_ms, timeout_startup_ms;
+    int64_t timeout_graceful_ms, timeout_startup_ms, timeout_handshake_ms;
     unsigned timeout_body_rate; /* bytes a second; 0 = off */
 
     /* Bytes, or counts; 0 = off where the reference says so. */
     size_t limit_request_line, limit_header_size, limit_headers;
     uint64_t limit_body;
-    unsigned limit_connections;
+    unsigned limit_connections, limit_handshakes;
 
     bool ws_enabled;
     uint64_t ws_max_size; /* bytes of a message, inflated */
@@ -144,6 +149,15 @@ struct conf {
     /* enum conf_proxy_header, enum conf_proxy_protocol, each ored. */
     unsigned proxy_headers, proxy_protocol;
     struct conf_strings proxy_trusted; /* each is right: conf_network_parse() */
+
+    /* Lists go together by place: the first key belongs to the first certificate. */
+    struct conf_strings tls_cert, tls_key; /* no tls_cert: nothing is TLS */
+    struct conf_strings tls_ocsp;          /* in any order */
+    char *tls_key_password_file, *tls_client_ca, *tls_crl;
+    enum conf_client_verify tls_client_verify;
+    enum conf_tls_version tls_min_version;
+    char *tls_ciphers;
+    int64_t tls_ticket_rotation_ms, tls_watch_ms; /* 0 = off */
 
     char *root_path;
     enum conf_lifespan lifespan;

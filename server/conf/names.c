@@ -135,7 +135,11 @@ names_near_variable(const char *variable)
 
 /* --- advice ----------------------------------------------------------------------------------- */
 
-#define NO_TLS "let a proxy such as nginx do TLS and reach Ringcorn by bind unix:/path"
+#define IS_TLS                                                                                     \
+    "TLS is set up by tls.cert, tls.key, tls.client_ca, tls.client_verify and tls.ciphers"
+#define IS_PASSWORD                                                                                \
+    "write it into a file of its own, and name that by tls.key_password_file "                     \
+    "(--ssl-keyfile-password-file)"
 #define NO_RELOAD                                                                                  \
     "there is no automatic reload; SIGHUP replaces the workers without losing a request"
 #define NO_WORKER_CLASS                                                                            \
@@ -152,15 +156,14 @@ names_near_variable(const char *variable)
 static const struct {
     const char *name, *advice;
 } peers[] = {
-    { "ssl-*", NO_TLS },
-    { "tls*", NO_TLS },
-    { "certfile", NO_TLS },
-    { "keyfile", NO_TLS },
-    { "ca-certs", NO_TLS },
-    { "cert-reqs", NO_TLS },
-    { "ciphers", NO_TLS },
-    { "do-handshake-on-connect", NO_TLS },
-    { "insecure-bind", NO_TLS },
+    { "ssl-keyfile-password", IS_PASSWORD },
+    { "keyfile-password", IS_PASSWORD },
+    { "ssl-version", "use tls.min_version: 1.2 or 1.3" },
+    { "ssl-protocol-min", "use tls.min_version: 1.2 or 1.3" },
+    { "ssl-client-verify", "use tls.client_verify: required" },
+    { "ssl-*", IS_TLS },
+    { "do-handshake-on-connect", "the loop does handshakes; leave it out" },
+    { "insecure-bind", "write the address as http://host:port in bind" },
     { "reload*", NO_RELOAD },
     { "worker-class", NO_WORKER_CLASS },
     { "k", NO_WORKER_CLASS },

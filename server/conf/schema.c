@@ -42,6 +42,21 @@ static const struct key_word io_words[] = {
     { "auto", CONF_IO_AUTO }, { "io_uring", CONF_IO_URING }, { "epoll", CONF_IO_EPOLL }, { NULL, 0 }
 };
 
+static const struct key_word tls_version_words[] = { { "1.2", CONF_TLS_1_2 },
+                                                     { "1.3", CONF_TLS_1_3 },
+                                                     { "TLSv1.3", CONF_TLS_1_3 },
+                                                     { "TLSv1.2", CONF_TLS_1_2 },
+                                                     { NULL, 0 } };
+
+/* The numbers are those of Python's ssl.CERT_*, which uvicorn's and gunicorn's options take. */
+static const struct key_word client_verify_words[] = { { "none", CONF_CLIENT_NONE },
+                                                       { "optional", CONF_CLIENT_OPTIONAL },
+                                                       { "required", CONF_CLIENT_REQUIRED },
+                                                       { "2", CONF_CLIENT_REQUIRED },
+                                                       { "1", CONF_CLIENT_OPTIONAL },
+                                                       { "0", CONF_CLIENT_NONE },
+                                                       { NULL, 0 } };
+
 static const struct key_word lifespan_words[] = { { "auto", CONF_LIFESPAN_AUTO },
                                                   { "on", CONF_LIFESPAN_ON },
                                                   { "off", CONF_LIFESPAN_OFF },
@@ -182,8 +197,8 @@ const struct key schema[] = {
 
     { "bind", KEY_BINDS, FIELD(binds), "127.0.0.1:8000", "-b",
       "addresses to listen on: host:port, [v6]:port, :port (all addresses), unix:/path ({slot} in "
-      "it: "
-      "one for each worker), fd://N, systemd",
+      "it: one for each worker), fd://N, systemd; http://host:port without TLS where tls.cert is "
+      "set",
       .value = "ADDRESS" },
     { "uds.mode", KEY_MODE, FIELD(uds_mode), "0666", NULL, .help = "permissions of unix sockets" },
     { "uds.owner", KEY_TEXT, FIELD(uds_owner), NULL, NULL,
@@ -273,6 +288,8 @@ const struct key schema[] = {
     { "timeouts.startup", KEY_DURATION, FIELD(timeout_startup_ms), "120s", "--timeout-startup",
       "for a worker to import the application and become ready; off = no limit", .max = DAY,
       .zero = "off" },
+    { "timeouts.handshake", KEY_DURATION, FIELD(timeout_handshake_ms), "10s", NULL,
+      "for a TLS handshake; then the connection is closed", .min = 1, .max = DAY },
     { "timeouts.body_rate", KEY_SIZE, FIELD(timeout_body_rate), "240", NULL,
       "bytes a second that a body must bring on average; then 408", .max = 1024 * MIB,
       .zero = "off" },
@@ -289,6 +306,47 @@ const struct key schema[] = {
       "--limit-connections --worker-connections",
       "open connections of a worker (less where the limit of descriptors is smaller)", .min = 1,
       .max = 10 * 1000 * 1000 },
+    { "limits.handshakes", KEY_COUNT, FIELD(limit_handshakes), "1000", NULL,
+      "TLS handshakes of a worker that are under way; more wait to be accepted, and from half of "
+      "it "
+      "on each gets 2 s",
+      .min = 1, .max = 10 * 1000 * 1000 },
+
+    { "tls.cert", KEY_PATHS, FIELD(tls_cert), NULL, "--ssl-certfile --certfile --ssl-certificate",
+      "certificates in PEM, each file one and its chain; their names say which is for whom (SNI), "
+      "the first is for all others. All TCP addresses are TLS then",
+      .value = "FILE" },
+    { "tls.key", KEY_PATHS, FIELD(tls_key), NULL, "--ssl-keyfile --keyfile",
+      "their private keys, in the same order; none = they are in the files of tls.cert",
+      .value = "FILE" },
+    { "tls.key_password_file", KEY_PATH, FIELD(tls_key_password_file), NULL,
+      "--ssl-keyfile-password-file",
+      .help = "file of the passwords of encrypted keys, one a line" },
+    { "tls.min_version", KEY_WORD, FIELD(tls_min_version), "1.2", NULL, "the oldest TLS spoken",
+      .words = tls_version_words },
+    { "tls.ciphers", KEY_TEXT, FIELD(tls_ciphers), NULL, "--ssl-ciphers --ciphers",
+      "as OpenSSL names them, with colons between; those of TLS 1.3 begin with TLS_. None = strong "
+      "ones with forward secrecy",
+      .value = "LIST" },
+    { "tls.client_ca", KEY_PATH, FIELD(tls_client_ca), NULL, "--ssl-ca-certs --ca-certs --ssl-ca",
+      .help = "authorities in PEM whose client certificates are accepted" },
+    { "tls.client_verify", KEY_WORD, FIELD(tls_client_verify), "none",
+      "--ssl-cert-reqs --cert-reqs",
+      "whether clients must show a certificate; one that is shown must be right. With "
+      "tls.client_ca "
+      "the default is required",
+      .words = client_verify_words },
+    { "tls.crl", KEY_PATH, FIELD(tls_crl), NULL, "--ssl-crl",
+      .help = "revoked client certificates: lists in PEM, one of each authority" },
+    { "tls.ocsp", KEY_PATHS, FIELD(tls_ocsp), NULL, NULL,
+      "OCSP answers (DER) about our certificates, stapled to handshakes", .value = "FILE" },
+    { "tls.ticket_rotation", KEY_DURATION, FIELD(tls_ticket_rotation_ms), "12h", NULL,
+      "how often all workers get another key for session tickets; sessions can be resumed for that "
+      "long; off = none are",
+      .max = DAY, .zero = "off" },
+    { "tls.watch", KEY_DURATION, FIELD(tls_watch_ms), "10s", NULL,
+      "how often the files above are looked at; changed ones are taken for new connections",
+      .max = DAY, .zero = "off" },
 
     { "websocket.enabled", KEY_BOOL, FIELD(ws_enabled), "true", NULL,
       .help = "WebSockets are served; false = Upgrade is ignored" },

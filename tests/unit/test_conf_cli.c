@@ -24,9 +24,15 @@ static const struct {
     { { "--reload" },
       "--reload: no such option; there is no automatic reload; SIGHUP replaces the workers without "
       "losing a request" },
-    { { "--ssl-keyfile", "k.pem" },
-      "--ssl-keyfile: no such option; let a proxy such as nginx do TLS and reach Ringcorn by bind "
-      "unix:/path" },
+    { { "--ssl-version", "5" }, "--ssl-version: no such option; use tls.min_version: 1.2 or 1.3" },
+    { { "--ssl-keyfile", "k.pem" }, "--ssl-keyfile: is of no use without tls.cert" },
+    { { "--certfile=c.pem", "--keyfile=a,b" },
+      "--keyfile: has 2 entries and tls.cert has 1; write the key of each certificate in the same "
+      "order" },
+    { { "--bind", "https://:8443" },
+      "--bind: https://:8443 needs a certificate: set tls.cert and tls.key" },
+    { { "--certfile=c.pem", "--cert-reqs=2" },
+      "--cert-reqs: needs tls.client_ca, the authorities whose certificates are accepted" },
     { { "--limit-request-field_size", "1" },
       "--limit-request-field_size: no such option; use limits.header_size (--limit-header-size)" },
     { { "--app" },

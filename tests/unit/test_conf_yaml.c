@@ -16,8 +16,8 @@ static const struct {
       "t.yaml:1: frobnicate: no such key; ringcorn --config-reference lists all" },
     { "port: 80\n",
       "t.yaml:1: port: no such key; addresses are entries of bind: host:port, unix:/path, fd://N" },
-    { "ssl_keyfile: k\n", "t.yaml:1: ssl_keyfile: no such key; let a proxy such as nginx do TLS "
-                          "and reach Ringcorn by bind unix:/path" },
+    { "ssl_keyfile: k\n", "t.yaml:1: ssl_keyfile: no such key; TLS is set up by tls.cert, tls.key, "
+                          "tls.client_ca, tls.client_verify and tls.ciphers" },
     { "timeouts.header: 5s\n", "t.yaml:1: timeouts.header: write it nested: `timeouts:`, and below "
                                "it, indented, `header: ...`" },
     { "workers: 1\nworkers: 2\n", "t.yaml:2: workers: is there twice" },
