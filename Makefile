@@ -75,12 +75,13 @@ C_FILES           := $(wildcard server/*.[ch] server/*/*.[ch] tests/unit/*.[ch] 
 # ------------------------------------------------------------------ libraries
 
 PKG_CONFIG ?= pkg-config
-PACKAGES   := liburing yaml-0.1 zlib
+PACKAGES   := liburing yaml-0.1 zlib openssl
 have_pkg    = $(shell $(PKG_CONFIG) --exists $(1) 2>/dev/null && echo yes)
 
 apt_of_liburing := liburing-dev
 apt_of_yaml-0.1 := libyaml-dev
 apt_of_zlib     := zlib1g-dev
+apt_of_openssl  := libssl-dev
 
 MISSING := $(strip $(if $(shell command -v $(PKG_CONFIG)),,pkg-config) \
              $(foreach p,$(PACKAGES),$(if $(call have_pkg,$(p)),,$(apt_of_$(p)))))

@@ -12,11 +12,13 @@
 
 #include <liburing.h>
 #include <llhttp.h>
+#include <openssl/opensslv.h>
 #include <yaml.h>
 
 #include "base/base.h"
 #include "conf/conf.h"
 #include "master/master.h"
+#include "net/tls.h"
 #include "worker/worker.h"
 
 #ifndef RINGCORN_VERSION
@@ -71,6 +73,7 @@ print_versions(FILE *out)
     fprintf(out, "liburing built with %s, running %s\n", LIBURING_BUILT,
             version_by_file((const void *)(uintptr_t)io_uring_queue_exit, path));
     fprintf(out, "libyaml built with %s, running %s\n", LIBYAML_BUILT, yaml_get_version_string());
+    fprintf(out, "openssl built with %s, running %s\n", OPENSSL_VERSION_STR, tls_library());
     fprintf(out, "glibc built with %d.%d, running %s\n", __GLIBC__, __GLIBC_MINOR__,
             gnu_get_libc_version());
     worker_versions(out);
@@ -114,7 +117,7 @@ static int
 check(const struct master_args *args)
 {
     print_checked(args->conf, stdout);
-    return args->conf->app == NULL ? EXIT_CODE_OK : master_check(args);
+    return master_check(args);
 }
 
 /* Everything that is said on standard output has got there, or the exit code tells. */

@@ -177,7 +177,8 @@ struct asgi_names {
     X(type) X(asgi) X(version) X(spec_version) X(http_version) X(server) X(client) X(scheme)       \
     X(method) X(root_path) X(path) X(raw_path) X(query_string) X(headers) X(state) X(extensions)   \
     X(status) X(body) X(more_body) X(http) X(https) X(websocket) X(ws) X(wss) X(subprotocol) X(subprotocols)       \
-    X(text) X(bytes) X(code) X(reason)
+    X(text) X(bytes) X(code) X(reason) X(tls) X(server_cert) X(client_cert_chain) X(client_cert_name)  \
+    X(client_cert_error) X(tls_version) X(cipher_suite)
 #define X(name) PyObject *s_##name;
     ASGI_STRINGS(X)
 #undef X
@@ -205,7 +206,7 @@ PyObject *names_header(struct asgi_names *names, struct slice name, struct slice
 
 /* New. addresses: of scope_addresses() or scope_ends(). GIL held, any thread. */
 PyObject *scope_new(struct asgi *a, const struct http_request *r, PyObject *addresses);
-PyObject *scope_addresses(struct asgi_names *n, struct h1 *h); /* (client, server): new */
+PyObject *scope_addresses(struct asgi_names *n, struct h1 *h); /* (client, server, tls extension or None): new */
 void scope_addresses_drop(struct h1 *h); /* the connection need not keep them: no other request is likely to come */
 PyObject *scope_ends(struct asgi_names *n, const struct exchange_ends *ends); /* the same */
 PyObject *channel_new(PyTypeObject *type, struct cycle *cycle);    /* new */

@@ -24,11 +24,42 @@ is_usual_server(const struct asgi_names *n, const struct exchange_ends *ends)
            memcmp(n->server_text, ends->server.p, ends->server.n) == 0;
 }
 
+/* The extension "tls" (ASGI TLS Extension 0.2): new. A client's certificate that is not right ends the handshake, so there is never an
+ * error to tell. */
+static PyObject *
+tls_new(struct asgi_names *n, const struct tls_about *about)
+{
+    if (LIKELY(about == NULL))
+        return Py_NewRef(Py_None);
+    PY_OWNED PyObject *chain = PyList_New((Py_ssize_t)about->client_chain_n);
+    PY_OWNED PyObject *tls = PyDict_New();
+    if (chain == NULL || tls == NULL)
+        return NULL;
+    for (size_t i = 0; i < about->client_chain_n; i++) {
+        PyObject *pem = PyUnicode_FromString(about->client_chain[i]);
+        if (pem == NULL)
+            return NULL;
+        PyList_SET_ITEM(chain, (Py_ssize_t)i, pem);
+    }
+    PyObject *name = about->client_name == NULL
+                         ? Py_NewRef(Py_None)
+                         : PyUnicode_DecodeUTF8(about->client_name, (Py_ssize_t)strlen(about->client_name), "replace");
+    if (py_dict_give(tls, n->s_client_cert_name, name) < 0 ||
+        py_dict_give(tls, n->s_server_cert, PyUnicode_FromString(about->server_cert)) < 0 ||
+        py_dict_give(tls, n->s_tls_version, PyLong_FromUnsignedLong(about->version)) < 0 ||
+        py_dict_give(tls, n->s_cipher_suite, PyLong_FromUnsignedLong(about->cipher_suite)) < 0 ||
+        PyDict_SetItem(tls, n->s_client_cert_chain, chain) < 0 ||
+        PyDict_SetItem(tls, n->s_client_cert_error, Py_None) < 0)
+        return NULL;
+    return py_take(&tls);
+}
+
 PyObject *
 scope_ends(struct asgi_names *n, const struct exchange_ends *ends)
 {
     PY_OWNED PyObject *client = address_new(ends->client, ends->client_port, false);
-    if (client == NULL)
+    PY_OWNED PyObject *tls = client == NULL ? NULL : tls_new(n, ends->tls);
+    if (tls == NULL)
         return NULL;
     /* Nearly all connections share the server's address. */
     if (UNLIKELY(!is_usual_server(n, ends))) {
@@ -36,7 +67,7 @@ scope_ends(struct asgi_names *n, const struct exchange_ends *ends)
         if (server == NULL)
             return NULL;
         if (ends->server.n > sizeof(n->server_text))
-            return PyTuple_Pack(2, client, server);
+            return PyTuple_Pack(3, client, server, tls);
         memcpy(n->server_text, ends->server.p, ends->server.n);
         n->server_text_n = ends->server.n;
         n->server_port = ends->server_port;
@@ -46,7 +77,7 @@ scope_ends(struct asgi_names *n, const struct exchange_ends *ends)
             PyDict_SetItem(n->websocket_template, n->s_server, n->server_tuple) < 0)
             return NULL;
     }
-    return PyTuple_Pack(2, client, n->server_tuple);
+    return PyTuple_Pack(3, client, n->server_tuple, tls);
 }
 
 PyObject *
@@ -75,7 +106,7 @@ scope_addresses_drop(struct h1 *h)
     if (conn == NULL)
         return;
     Py_XDECREF(conn->kept);
-    free(conn);
+    exchange_conn_free(conn);
 }
 
 /* What a proxy has cut off, as it is sent. */
@@ -160,10 +191,11 @@ subprotocols_new(const struct http_request *r)
 }
 
 static PyObject *
-extensions_new(struct asgi_names *n, bool is_websocket)
+extensions_new(struct asgi_names *n, bool is_websocket, PyObject *tls)
 {
     PY_OWNED PyObject *extensions = PyDict_New();
-    if (extensions == NULL || (is_websocket && py_dict_give(extensions, n->ws_response, PyDict_New()) < 0))
+    if (extensions == NULL || (is_websocket && py_dict_give(extensions, n->ws_response, PyDict_New()) < 0) ||
+        (tls != Py_None && py_dict_give(extensions, n->s_tls, PyDict_Copy(tls)) < 0))
         return NULL;
     return py_take(&extensions);
 }
@@ -172,10 +204,11 @@ PyObject *
 scope_new(struct asgi *a, const struct http_request *r, PyObject *addresses)
 {
     struct asgi_names *n = a->names;
+    PyObject *tls = PyTuple_GET_ITEM(addresses, 2);
     PY_OWNED PyObject *scope = PyDict_Copy(r->is_websocket ? n->websocket_template : n->scope_template);
     if (scope == NULL || PyDict_SetItem(scope, n->s_client, PyTuple_GET_ITEM(addresses, 0)) < 0 ||
         py_dict_give(scope, n->s_asgi, PyDict_Copy(n->asgi_template)) < 0 ||
-        py_dict_give(scope, n->s_extensions, extensions_new(n, r->is_websocket)) < 0 ||
+        py_dict_give(scope, n->s_extensions, extensions_new(n, r->is_websocket, tls)) < 0 ||
         py_dict_give(scope, n->s_path, path_new(n, r, r->path)) < 0 ||
         py_dict_give(scope, n->s_raw_path, raw_path_new(n, r)) < 0 ||
         py_dict_give(scope, n->s_headers, headers_new(n, r)) < 0 ||

@@ -69,9 +69,9 @@ static void
 on_conn_freed(struct http_app *http, void *conn_data)
 {
     struct exchange_conn *conn = conn_data;
-    if (conn->kept != NULL) /* (client, server) */
+    if (conn->kept != NULL) /* (client, server, tls) */
         on_release(http, conn->kept);
-    free(conn);
+    exchange_conn_free(conn);
 }
 
 int

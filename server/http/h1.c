@@ -72,6 +72,20 @@ finish(struct h1 *h, bool linger)
     conn_finish(&h->conn, linger);
 }
 
+/* Plain HTTP on a port for TLS. */
+static void
+h1_misplaced(struct conn *c)
+{
+    struct h1 *h = h1_of(c);
+    if (h1_req_take(h) == 0) {
+        h->r->began_ns = h->app->net->now_ns;
+        h1_write_misplaced(h);
+        if (h->app->access_fd >= 0)
+            access_note(h);
+    }
+    finish(h, true);
+}
+
 /* --- reading ---------------------------------------------------------------------------------- */
 
 static int
@@ -441,6 +455,7 @@ http_init(struct http_app *app, struct conn_ops *ops)
     *ops = (struct conn_ops){
         .size = sizeof(struct h1),
         .opened = h1_opened,
+        .misplaced = h1_misplaced,
         .readable = h1_readable,
         .drained = h1_drained,
         .timeout = h1_timeout,
@@ -474,7 +489,9 @@ http_drain(struct http_app *app)
     app->draining = true;
     LIST_FOR_EACH(node, &app->net->conns) {
         struct h1 *h = h1_of(CONTAINER_OF(node, struct conn, all));
-        if (h->state == H1_HEAD && h->conn.state == CONN_OPEN && !has_input(h))
+        if (h->conn.state == CONN_HANDSHAKE) /* ours only once that is done */
+            conn_deadline(&h->conn, app->net->now_ns + H1_DRAIN_FRESH_MS * NS_PER_MS);
+        else if (h->state == H1_HEAD && h->conn.state == CONN_OPEN && !has_input(h))
             deadline_idle(h);
     }
     h1_ws_drain(app);
@@ -510,6 +527,18 @@ const struct sockaddr_storage *
 h1_local(struct h1 *h)
 {
     return conn_local(&h->conn);
+}
+
+bool
+h1_is_tls(const struct h1 *h)
+{
+    return conn_is_tls(&h->conn);
+}
+
+struct tls_about *
+h1_tls_about(struct h1 *h)
+{
+    return conn_tls_about(&h->conn);
 }
 
 bool

@@ -136,7 +136,8 @@ uint64_t h1_body_missing(const struct h1 *h);
 
 /* h1_write.c: our own answer with a short text; queued, nothing closed. */
 void h1_write_own(struct h1 *h, int status, bool close);
-void h1_write_continue(struct h1 *h); /* 100 Continue, if it is still due */
+void h1_write_misplaced(struct h1 *h); /* 400, and closed: plain HTTP where TLS is spoken */
+void h1_write_continue(struct h1 *h);  /* 100 Continue, if it is still due */
 
 char *h1_put_header(char *p, const struct http_header *v, enum http_write *err);
 /* Server, Date, as far as the application has not, and what the configuration adds. There is room. Returns the end. */

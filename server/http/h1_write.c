@@ -511,12 +511,12 @@ h1_write_continue(struct h1 *h)
     r->out_room = (uint32_t)room;
 }
 
-void
-h1_write_own(struct h1 *h, int status, bool close)
+/* text: the body, a line without its end. */
+static void
+write_own(struct h1 *h, int status, bool close, struct slice text)
 {
     struct h1_req *r = h->r;
     char body[STATUS_LINE_MAX];
-    struct slice phrase = status_phrase(status);
     struct http_header headers[] = {
         { SLICE("content-type"), SLICE("text/plain; charset=utf-8") },
         { SLICE("retry-after"), SLICE("1") },
@@ -527,7 +527,7 @@ h1_write_own(struct h1 *h, int status, bool close)
         headers[1] = (struct http_header){ SLICE("sec-websocket-version"), SLICE("13") };
         headers_n = 3;
     }
-    size_t bad, n = (size_t)snprintf(body, sizeof(body), "%.*s\n", (int)phrase.n, phrase.p);
+    size_t bad, n = (size_t)snprintf(body, sizeof(body), "%.*s\n", (int)text.n, text.p);
     conn_out_cancel(&h->conn);
     r->out = NULL;
     r->out_n = 0;
@@ -536,6 +536,18 @@ h1_write_own(struct h1 *h, int status, bool close)
     r->close |= close;
     if (h1_start(h, status, headers, headers_n, &bad) == HTTP_OK)
         h1_write(h, body, n, NULL, true);
+}
+
+void
+h1_write_own(struct h1 *h, int status, bool close)
+{
+    write_own(h, status, close, status_phrase(status));
+}
+
+void
+h1_write_misplaced(struct h1 *h)
+{
+    write_own(h, 400, true, SLICE("This port speaks HTTPS; the request was plain HTTP"));
 }
 
 void

@@ -130,6 +130,11 @@ void **h1_conn_data(struct h1 *h);
 const struct sockaddr_storage *h1_peer(struct h1 *h);
 const struct sockaddr_storage *h1_local(struct h1 *h);
 
+/* Whether the connection is TLS (https, wss), and what may be known of that: new, for
+ * tls_about_give() of net/tls.h; NULL where there is none, or no memory. */
+bool h1_is_tls(const struct h1 *h);
+struct tls_about *h1_tls_about(struct h1 *h);
+
 /* Percent escapes decoded; one that is none stays. to: room for s.n bytes. Returns how many it took. Any
  * thread. */
 size_t http_unescape(char *to, struct slice s);

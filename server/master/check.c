@@ -12,6 +12,7 @@
 
 #include "base/base.h"
 #include "master.h"
+#include "net/tls.h"
 #include "privileges.h"
 #include "worker/worker.h"
 
@@ -62,6 +63,12 @@ master_check(const struct master_args *args)
 {
     const struct conf *conf = args->conf;
     struct privileges privileges = { 0 };
+    struct tls_set *tls = NULL;
+    if (conf->tls_cert.n > 0 && tls_load(conf, NULL, log_operator, &tls, NULL) < 0)
+        return EXIT_CODE_SYSTEM;
+    tls_set_free(tls);
+    if (conf->app == NULL)
+        return EXIT_CODE_OK;
     if (privileges_find(conf, &privileges) < 0)
         return EXIT_CODE_SYSTEM;
     fflush(NULL); /* what stdio holds would be written twice */

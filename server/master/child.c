@@ -67,12 +67,17 @@ run(struct master *m, unsigned slot, const struct generation *g, int control)
         code = EXIT_CODE_SYSTEM;
     }
     signals_reset();
+    tls_tickets_protect(m->certs.tickets);
+    if (m->certs.fd >= 0)
+        close(m->certs.fd);
     if (code == EXIT_CODE_OK) {
         struct worker_args args = {
             .conf = g->conf,
             .slot = slot,
             .control = control,
             .access_fd = m->logs.access_fd,
+            .tls = g->tls,
+            .tickets = m->certs.tickets,
             .exe = m->args->exe,
             .argc = m->args->argc,
             .argv = m->args->argv,
@@ -104,6 +109,7 @@ child_start(struct master *m, unsigned slot, const struct generation *g, struct 
     c->control = ends[0];
     c->slot = slot;
     c->generation = g->number;
+    c->certs = m->certs.version;
     /* Linked before the fork, so that the child closes this end with all the others. */
     list_add_tail(&m->children, &c->node);
     fflush(NULL); /* what stdio holds would be written twice */

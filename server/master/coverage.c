@@ -43,13 +43,13 @@ is_covered(const struct master *m, const struct msocket *k)
 }
 
 static void
-tell(struct child *c, const struct msocket *k)
+tell(struct child *c, const struct bound *b, const struct msocket *k)
 {
     struct told *v = realloc(c->told, (c->told_n + 1) * sizeof(*v));
     if (v == NULL)
         return; /* tried again at the next event */
     c->told = v;
-    if (control_send(c->control, CONTROL_LISTEN, k->id, k->fd) < 0)
+    if (control_send(c->control, b->is_tls ? CONTROL_LISTEN_TLS : CONTROL_LISTEN, k->id, k->fd) < 0)
         return; /* its queue is full, or it is dying: the same */
     v[c->told_n++] = (struct told){ .id = k->id };
 }
@@ -76,7 +76,7 @@ cover(struct master *m, const struct list *bounds)
                 struct told *t = find_told(c, k->id);
                 bool should = is_for_all || k->slot == (int)c->slot;
                 if (should && t == NULL)
-                    tell(c, k);
+                    tell(c, b, k);
                 else if (!should && t != NULL)
                     tell_no_more(c, t);
             }

@@ -50,6 +50,13 @@ socket_option(int fd, int option)
 }
 
 static bool
+is_tcp(int fd)
+{
+    int domain = socket_option(fd, SO_DOMAIN);
+    return domain == AF_INET || domain == AF_INET6;
+}
+
+static bool
 is_in(const struct list *bounds, int fd)
 {
     BOUNDS_EACH(b, bounds)
@@ -65,6 +72,7 @@ open_one(struct sockets *s, const struct conf_bind *bind, int fd, struct sockets
     BOUNDS_EACH(b, &s->bounds)
         if ((b->kind == CONF_BIND_FD || b->kind == CONF_BIND_SYSTEMD) && b->v[0].fd == fd) {
             b->is_kept = true;
+            b->is_tls_next = is_tcp(fd) && bind_is_tls(change->conf, bind);
             return 0;
         }
     if (is_in(&change->fresh, fd))
@@ -97,6 +105,7 @@ open_one(struct sockets *s, const struct conf_bind *bind, int fd, struct sockets
         bound_free(b);
         return -EXIT_CODE_SYSTEM;
     }
+    b->is_tls_next = is_tcp(fd) && bind_is_tls(change->conf, bind);
     list_add_tail(&change->fresh, &b->node);
     return 0;
 }

@@ -30,7 +30,8 @@ open_all(struct master *m)
     nofile_fit(conf);
     if (conf->name != NULL)
         (void)prctl(PR_SET_NAME, conf->name);
-    if (privileges_find(conf, &m->now.privileges) < 0 || logs_check(conf) < 0)
+    if (privileges_find(conf, &m->now.privileges) < 0 || logs_check(conf) < 0 ||
+        certs_load(m, &m->now) < 0)
         return -EXIT_CODE_SYSTEM;
     struct sockets_change change;
     if (sockets_prepare(&m->sockets, conf, conf->workers, &change) < 0)
@@ -40,6 +41,7 @@ open_all(struct master *m)
         logs_apply(&m->logs, conf) < 0)
         return -EXIT_CODE_SYSTEM;
     m->wanted = conf->workers;
+    certs_begin(m);
     return 0;
 }
 
@@ -47,7 +49,7 @@ open_all(struct master *m)
 static int64_t
 next_ns(const struct master *m)
 {
-    int64_t next = sooner(slots_next_ns(m), stop_next_ns(m));
+    int64_t next = sooner(certs_next_ns(m), sooner(slots_next_ns(m), stop_next_ns(m)));
     CHILDREN_EACH(c, m)
         next = sooner(next, c->deadline_ns);
     if (!list_is_empty(&m->sockets.leaving))
@@ -114,6 +116,7 @@ run(struct master *m)
         slots_tick(m, now_ns);
         coverage_tick(m, now_ns);
         stop_tick(m, now_ns);
+        certs_tick(m, now_ns);
         coverage_update(m);
         reload_tick(m);
         int err = wait_once(m, &polls, &polls_cap);
@@ -129,7 +132,11 @@ int
 master_run(const struct master_args *args)
 {
     struct master m = {
-        .args = args, .now = { .number = 1, .conf = args->conf }, .generations = 1, .signal_fd = -1
+        .args = args,
+        .now = { .number = 1, .conf = args->conf },
+        .generations = 1,
+        .signal_fd = -1,
+        .certs = { .fd = -1 },
     };
     list_init(&m.children);
     sockets_init(&m.sockets);
@@ -145,6 +152,7 @@ master_run(const struct master_args *args)
     while (!list_is_empty(&m.children))
         child_free(CONTAINER_OF(m.children.next, struct child, node));
     generation_fini(&m.now);
+    certs_fini(&m);
     logs_fini(&m.logs);
     free(m.slots);
     if (m.signal_fd >= 0)

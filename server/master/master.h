@@ -5,7 +5,8 @@
  *   child.c       one worker, seen from here       slots.c     deaths, restarts, back-off, how many
  *   coverage.c    who accepts from which socket    reload.c    SIGHUP
  *   stop.c        the ways to end                  sockets.h   sockets: tcp.c uds.c inherited.c
- *   check.c       --check-config                   state.h     what these files share
+ *   certs.c       certificates, keys, tickets      check.c     --check-config
+ *   state.h       what these files share
  *   logs.c  pidfile.c  privileges.c  nofile.c
  *
  * Slots. The workers stand in slots 0..N-1. A TCP address has one SO_REUSEPORT socket a slot, which
@@ -52,7 +53,7 @@ struct master_args {
 /* Runs the server to its end. Call it with one thread. Returns the exit code of the program. */
 int master_run(const struct master_args *args);
 
-/* Imports the application in a child process, which prints what it finds. Opens no socket. Leaves args->conf alone. Returns the exit
+/* Tries the files of TLS, then imports the application (if one is named) in a child process, which prints what it finds. Opens no socket. Leaves args->conf alone. Returns the exit
  * code of the program: that of a start that fails where this one would. */
 int master_check(const struct master_args *args);
 

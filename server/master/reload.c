@@ -12,6 +12,8 @@
 void
 generation_fini(struct generation *g)
 {
+    tls_set_free(g->tls);
+    g->tls = NULL;
     privileges_fini(&g->privileges);
     conf_free(g->conf);
     g->conf = NULL;
@@ -36,7 +38,7 @@ prepare(struct master *m)
     unsigned slots = g.conf->workers > m->slots_n ? g.conf->workers : m->slots_n;
     nofile_fit(g.conf);
     if (logs_check(g.conf) < 0 || privileges_find(g.conf, &g.privileges) < 0 ||
-        slots_grow(m, slots) < 0)
+        certs_load(m, &g) < 0 || slots_grow(m, slots) < 0)
         goto failed;
     if (sockets_prepare(&m->sockets, g.conf, slots, &r->change) < 0)
         goto failed;
@@ -121,6 +123,8 @@ reload_commit(struct master *m, struct child *c)
     r->next = (struct generation){ 0 };
     log_set_level((enum log_level)m->now.conf->log_level);
     (void)logs_apply(&m->logs, m->now.conf);
+    certs_begin(m);
+    c->certs = m->certs.version;
     m->wanted = m->now.conf->workers;
     for (unsigned i = 0; i < m->slots_n; i++) {
         m->slots[i].failures = 0;

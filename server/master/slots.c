@@ -171,7 +171,10 @@ static void
 say_listening(const struct master *m)
 {
     BOUNDS_EACH(b, &m->sockets.bounds)
-        log_info("listening on %s%s with %u worker%s", b->kind == CONF_BIND_TCP ? "http://" : "",
+        log_info("listening on %s%s with %u worker%s",
+                 b->is_tls                  ? "https://"
+                 : b->kind == CONF_BIND_TCP ? "http://"
+                                            : "",
                  b->text, m->wanted, m->wanted == 1 ? "" : "s");
 }
 

@@ -34,6 +34,12 @@ sockets_fini(struct sockets *s)
     bounds_free(&s->bounds);
 }
 
+bool
+bind_is_tls(const struct conf *conf, const struct conf_bind *bind)
+{
+    return conf->tls_cert.n > 0 && bind->scheme != CONF_SCHEME_HTTP;
+}
+
 struct bound *
 bound_new(enum conf_bind_kind kind, const char *text, bool is_per_slot)
 {
@@ -201,6 +207,8 @@ sockets_commit(struct sockets *s, struct sockets_change *change)
                     (void)bound_listen(b, &b->v[i], change->conf->backlog);
     }
     list_splice(&s->bounds, &change->fresh);
+    BOUNDS_EACH(b, &s->bounds)
+        b->is_tls = b->is_tls_next;
     change->conf = NULL;
 }
 

@@ -39,6 +39,8 @@ struct bound {
     enum conf_bind_kind kind;
     char *text; /* for messages: "127.0.0.1:8000", "[::1]:8000", "unix:/run/app.sock", "fd://3" */
     bool is_per_slot;
+    bool is_tls;
+    bool is_tls_next;  /* by the change under way */
     struct msocket *v; /* one, or one a slot: v[slot] */
     unsigned n;
     struct sockaddr_storage addr; /* TCP: with the resolved port */
@@ -106,6 +108,9 @@ void bound_free(struct bound *b);
          b = CONTAINER_OF(b->node.next, struct bound, node))
 
 /* --- between the files of this subject --- */
+
+/* Whether what a bind of TCP sockets accepts is to speak TLS. */
+bool bind_is_tls(const struct conf *conf, const struct conf_bind *bind);
 
 struct bound *bound_new(enum conf_bind_kind kind, const char *text, bool is_per_slot);
 /* Appends a socket (fd is the bound's from here on, also on failure). Returns 0 or -ENOMEM. */

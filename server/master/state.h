@@ -11,6 +11,7 @@
 #include "conf/conf.h"
 #include "logs.h"
 #include "master.h"
+#include "net/tls.h"
 #include "privileges.h"
 #include "sockets.h"
 #include "worker/worker.h"
@@ -20,6 +21,8 @@ struct generation {
     unsigned number;
     struct conf *conf;
     struct privileges privileges;
+    struct tls_set *tls; /* NULL = no TLS */
+    uint64_t tls_stamp;  /* of the files it was made of */
 };
 void generation_fini(struct generation *g);
 
@@ -44,6 +47,7 @@ struct child {
     unsigned slot;
     unsigned generation;
     enum child_state state;
+    uint32_t certs; /* certs.version that it has */
     bool was_ready;
     bool is_drained; /* holds no request any more; lifespan.shutdown runs */
     int control;     /* our end, or -1 after its end of the stream */
@@ -94,12 +98,22 @@ struct stop {
     bool was_empty;    /* queues, at the last look */
 };
 
+/* TLS; certs.c. */
+struct certs {
+    struct tls_tickets *tickets; /* NULL until they are needed; then as long as the master lives */
+    uint64_t seen_stamp;         /* of the files, at the last look */
+    uint32_t version;            /* counts what was loaded */
+    int fd;                      /* the last, packed, while a worker has not got it; else -1 */
+    int64_t look_ns, rotate_ns, retry_ns; /* when; 0 = never */
+};
+
 struct master {
     const struct master_args *args;
     struct generation now;
     unsigned generations; /* numbers given so far */
     struct sockets sockets;
     struct logs logs;
+    struct certs certs;
     int signal_fd;
     struct list children;
     struct slot *slots;
@@ -169,6 +183,15 @@ void reload_failed(struct master *m, unsigned slot, const char *why);
 /* Goes on with the next slot. */
 void reload_tick(struct master *m);
 void reload_abort(struct master *m);
+
+/* --- certs.c --- */
+/* Reads what the generation's configuration names. Returns 0 or -EXIT_CODE_SYSTEM, printed. */
+int certs_load(struct master *m, struct generation *g);
+/* m->now is another one. */
+void certs_begin(struct master *m);
+void certs_tick(struct master *m, int64_t now_ns);
+int64_t certs_next_ns(const struct master *m);
+void certs_fini(struct master *m);
 
 /* --- stop.c --- */
 /* by: the signal, or 0 for an error; then code is the exit code. */

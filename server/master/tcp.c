@@ -248,6 +248,7 @@ open_all(struct sockets *s, const struct conf_bind *bind, const struct addrinfo 
             if (b->is_per_slot != is_per_slot)
                 log_warning("reuse_port: %s keeps its sockets until the next start", b->text);
             b->is_kept = true;
+            b->is_tls_next = bind_is_tls(change->conf, bind);
             port = port_of(&b->addr);
             n++;
             continue;
@@ -255,6 +256,7 @@ open_all(struct sockets *s, const struct conf_bind *bind, const struct addrinfo 
         port_set(&a, port);
         int err = open_address(s, a, ai->ai_addrlen, bind->port, is_per_slot, slots, &b);
         if (err == 0) {
+            b->is_tls_next = bind_is_tls(change->conf, bind);
             list_add_tail(opened, &b->node);
             port = port_of(&b->addr);
             n++;

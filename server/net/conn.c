@@ -9,11 +9,12 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "net.h"
+#include "tls_private.h"
 
 #define TO(state) (1u << (state))
 
 static const unsigned conn_next[CONN_STATES] = {
+    [CONN_HANDSHAKE] = TO(CONN_OPEN) | TO(CONN_FLUSHING) | TO(CONN_CLOSING),
     [CONN_OPEN] = TO(CONN_FLUSHING) | TO(CONN_CLOSING),
     [CONN_FLUSHING] = TO(CONN_LINGERING) | TO(CONN_CLOSING),
     [CONN_LINGERING] = TO(CONN_CLOSING),
@@ -24,7 +25,10 @@ static void
 conn_to(struct conn *c, enum conn_state state)
 {
     ASSERT(conn_next[c->state] & TO(state));
+    bool was_handshake = c->state == CONN_HANDSHAKE;
     c->state = (uint8_t)state;
+    if (was_handshake && c->net->handshakes_n-- == c->net->handshakes_max)
+        listeners_adjust(c->net);
 }
 
 static void conn_linger(struct conn *c);
@@ -38,7 +42,7 @@ conn_arm(struct conn *c)
 {
     struct net *net = c->net;
     int64_t due = c->deadline_ns;
-    if (c->in_flight > 0 && net->send_timeout_ns > 0 && (due == 0 || c->send_due_ns < due))
+    if (c->send.armed && net->send_timeout_ns > 0 && (due == 0 || c->send_due_ns < due))
         due = c->send_due_ns;
     if (due == 0)
         return;
@@ -51,7 +55,7 @@ conn_arm(struct conn *c)
 void
 conn_deadline(struct conn *c, int64_t due_ns)
 {
-    if (c->state != CONN_OPEN)
+    if (c->state != CONN_OPEN && c->state != CONN_HANDSHAKE)
         return;
     c->deadline_ns = due_ns;
     if (due_ns != 0 && (c->timer.due_ns == 0 || due_ns < c->timer.due_ns))
@@ -63,7 +67,7 @@ conn_expire(struct timer *timer)
 {
     struct conn *c = CONTAINER_OF(timer, struct conn, timer);
     int64_t now = c->net->now_ns;
-    if (c->in_flight > 0 && c->send_due_ns != 0 && now >= c->send_due_ns) {
+    if (c->send.armed && c->send_due_ns != 0 && now >= c->send_due_ns) {
         conn_fail(c, -ETIMEDOUT);
         return;
     }
@@ -98,6 +102,8 @@ on_watch(struct io_op *op, int res, unsigned flags)
     if (!(flags & IO_MORE))
         io_watch(c->net->io, &c->watch, c->fd);
     c->readable = true;
+    if (c->tls != NULL)
+        c->tls->readable = true;
     if (res & (POLLRDHUP | POLLHUP))
         c->gone = true;
     if (res & POLLERR) {
@@ -116,6 +122,8 @@ conn_run(struct conn *c)
     if (c->state == CONN_OPEN && !c->broken) {
         if (LIKELY(!c->awaits_proxy) || proxy_header_read(c))
             c->net->ops->readable(c);
+    } else if (c->state == CONN_HANDSHAKE && list_is_empty(&c->resume)) {
+        list_add_tail(&c->net->shaking, &c->resume);
     } else if (c->state == CONN_LINGERING) {
         conn_linger(c);
     }
@@ -169,7 +177,8 @@ conn_read(struct conn *c)
     size_t room = c->in->cap - c->in_end;
     if (room == 0)
         return -ENOBUFS;
-    ssize_t n = recv(c->fd, c->in->data + c->in_end, room, MSG_DONTWAIT);
+    char *to = c->in->data + c->in_end;
+    ssize_t n = c->tls != NULL ? tls_read(c, to, room) : recv(c->fd, to, room, MSG_DONTWAIT);
     if (n > 0)
         c->in_end += (uint32_t)n;
     else if (fresh) {
@@ -177,10 +186,11 @@ conn_read(struct conn *c)
         conn_in_drop(c);
         errno = saved;
     }
-    return note_recv(c, n, room);
+    return c->tls != NULL ? (int)n : note_recv(c, n, room);
 }
 
-int
+/* As conn_read(), for bytes that nobody wants, of TLS records too. */
+static int
 conn_discard(struct conn *c)
 {
     static char scratch[NET_BLOCK];
@@ -232,7 +242,7 @@ conn_fail(struct conn *c, int err)
     c->broken = c->gone = true;
     c->deadline_ns = 0;
     out_drop(c);
-    if (c->in_flight > 0)
+    if (c->send.armed)
         io_cancel(c->net->io, &c->send);
     list_del(&c->dirty);
     if (c->state == CONN_OPEN)
@@ -256,7 +266,21 @@ conn_finish(struct conn *c, bool linger)
     conn_to(c, CONN_FLUSHING);
     c->linger = linger;
     c->deadline_ns = 0;
-    if (c->out_bytes == 0 && c->in_flight == 0)
+    if (c->tls != NULL && tls_has_more(c))
+        conn_dirty(c);
+    else if (c->out_bytes == 0 && !c->send.armed)
+        conn_sent_all(c);
+}
+
+void
+conn_refuse(struct conn *c)
+{
+    conn_to(c, CONN_FLUSHING);
+    c->linger = true;
+    c->deadline_ns = 0;
+    if (tls_has_more(c))
+        conn_dirty(c);
+    else
         conn_sent_all(c);
 }
 
@@ -344,7 +368,43 @@ conn_unpin(struct conn *c)
 }
 
 void
-conn_open(struct net *net, int fd, uint8_t family)
+conn_opened(struct conn *c, bool is_misplaced)
+{
+    struct net *net = c->net;
+    conn_to(c, CONN_OPEN);
+    c->deadline_ns = 0;
+    c->opened = true;
+    net->ops->opened(c);
+    if (is_misplaced && c->state == CONN_OPEN)
+        net->ops->misplaced(c);
+    else if (c->readable)
+        conn_run(c);
+}
+
+/* Returns 0 or -ENOMEM. */
+static int
+begin(struct conn *c, bool is_tls)
+{
+    struct net *net = c->net;
+    if (!is_tls) {
+        c->state = CONN_OPEN;
+        c->opened = true;
+        net->ops->opened(c);
+        return 0;
+    }
+    c->state = CONN_HANDSHAKE;
+    bool is_crowded = net->handshakes_n >= net->handshakes_max / 2;
+    int64_t ns = net->handshake_timeout_ns;
+    if (is_crowded && ns > TLS_HANDSHAKE_CROWDED_MS * NS_PER_MS)
+        ns = TLS_HANDSHAKE_CROWDED_MS * NS_PER_MS;
+    if (++net->handshakes_n == net->handshakes_max)
+        listeners_adjust(net);
+    conn_deadline(c, net->now_ns + ns);
+    return tls_open(c);
+}
+
+void
+conn_open(struct net *net, int fd, uint8_t family, bool is_tls)
 {
     struct conn *c = calloc(1, net->ops->size);
     if (c == NULL) {
@@ -365,7 +425,8 @@ conn_open(struct net *net, int fd, uint8_t family)
     live.conns++;
     if (net->conns_n == net->conns_max || net->conns_n + NET_CARE_ROOM == net->conns_max)
         listeners_adjust(net);
-    net->ops->opened(c);
+    if (begin(c, is_tls) < 0)
+        conn_close(c);
     if (UNLIKELY(net->proxy_protocol != PROXY_PROTOCOL_OFF))
         proxy_header_await(c);
     if (c->state != CONN_CLOSING)
@@ -377,10 +438,13 @@ void
 conn_free(struct conn *c)
 {
     struct net *net = c->net;
-    net->ops->freed(c);
+    if (c->opened)
+        net->ops->freed(c);
     conn_in_drop(c);
     out_drop(c);
     net_proxied_free(c->proxied);
+    if (c->tls != NULL)
+        tls_close(c);
     list_del(&c->all);
     list_del(&c->resume);
     free(c);

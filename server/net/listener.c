@@ -1,5 +1,5 @@
 /* listener.c: accepting, and not accepting.
- * It pauses while the net holds conns_max connections, and for NET_ACCEPT_RETRY_MS after the kernel
+ * It pauses while the net holds conns_max connections (or as many handshakes of TLS as it may), and for NET_ACCEPT_RETRY_MS after the kernel
  * had no descriptor or memory for another: connections wait in the kernel's queue meanwhile (or go
  * to a sibling that shares the socket). Owns: a duplicate of the listening descriptor, closed when
  * the accept operation has ended. */
@@ -21,6 +21,7 @@ struct listener {
     int fd;
     uint8_t family;
     bool closing;
+    bool is_tls;
     bool is_shared; /* perhaps: nothing says that each worker has one of its own (SO_REUSEPORT) */
     bool with_care; /* how it was armed last */
 };
@@ -34,9 +35,11 @@ listener_free(struct listener *l)
 }
 
 static bool
-may_accept(const struct net *net)
+may_accept(const struct listener *l)
 {
-    return !net->accept_starved && (net->conns_max == 0 || net->conns_n < net->conns_max);
+    const struct net *net = l->net;
+    return !net->accept_starved && (net->conns_max == 0 || net->conns_n < net->conns_max) &&
+           (!l->is_tls || net->handshakes_n < net->handshakes_max);
 }
 
 /* With less room than the kernel's queue may hold, the limit is kept by accepting with care. And where
@@ -89,7 +92,7 @@ on_accept(struct io_op *op, int res, unsigned flags)
     struct net *net = l->net;
     net_woken(net);
     if (res >= 0)
-        conn_open(net, res, l->family);
+        conn_open(net, res, l->family, l->is_tls);
     if (flags & IO_MORE)
         return;
     if (l->closing) {
@@ -98,7 +101,7 @@ on_accept(struct io_op *op, int res, unsigned flags)
     }
     if (res < 0 && res != -ECANCELED)
         starved(net, res);
-    else if (may_accept(net) && !l->accept.armed)
+    else if (may_accept(l) && !l->accept.armed)
         listen_again(l);
 }
 
@@ -109,7 +112,7 @@ listeners_adjust(struct net *net)
         struct listener *l = CONTAINER_OF(node, struct listener, link);
         if (l->closing)
             continue;
-        bool may = may_accept(net);
+        bool may = may_accept(l);
         if (may && !l->accept.armed)
             listen_again(l);
         else if (!may || l->with_care != must_care(l))
@@ -134,7 +137,7 @@ listener_retry(struct timer *timer)
 }
 
 struct listener *
-listener_open(struct net *net, int fd)
+listener_open(struct net *net, int fd, bool is_tls)
 {
     FD_OWNED int own = fcntl(fd, F_DUPFD_CLOEXEC, 0);
     struct sockaddr_storage addr = { 0 };
@@ -154,9 +157,10 @@ listener_open(struct net *net, int fd)
     l->net = net;
     l->fd = fd_take(&own);
     l->family = (uint8_t)addr.ss_family;
+    l->is_tls = is_tls;
     io_op_init(&l->accept, on_accept);
     list_add_tail(&net->listeners, &l->link);
-    if (may_accept(net))
+    if (may_accept(l))
         listen_again(l);
     return l;
 }

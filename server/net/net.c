@@ -3,7 +3,8 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-#include "net.h"
+#include "out.h"
+#include "tls_private.h"
 
 void
 net_init(struct net *net, struct io *io, const struct conn_ops *ops, unsigned conns_max,
@@ -22,6 +23,7 @@ net_init(struct net *net, struct io *io, const struct conn_ops *ops, unsigned co
     list_init(&net->dirty);
     list_init(&net->resume);
     list_init(&net->dead);
+    list_init(&net->shaking);
     timer_init(&net->accept_retry, listener_retry);
 }
 
@@ -35,7 +37,7 @@ net_fini(struct net *net)
         /* The kernel has let go of everything: make the connection know it, so that nothing asks it
          * again. */
         c->watch.armed = c->send.armed = false;
-        c->in_flight = 0;
+        out_wire(c)->in_flight = 0;
         if (!c->broken && c->state == CONN_OPEN) {
             c->broken = c->gone = true;
             net->ops->broken(c, -ECANCELED);
@@ -46,6 +48,27 @@ net_fini(struct net *net)
     }
     blocks_fini(net);
     free(net->trust.v);
+    tls_set_free(net->tls);
+    net->tls = NULL;
+}
+
+void
+net_set_tls(struct net *net, struct tls_set *set, unsigned handshakes_max,
+            int64_t handshake_timeout_ns)
+{
+    tls_set_free(net->tls);
+    net->tls = set;
+    net->handshakes_max = handshakes_max;
+    net->handshake_timeout_ns = handshake_timeout_ns;
+}
+
+/* A few: each costs as much as many requests, and those who are connected wait meanwhile. */
+static void
+handshakes_turn(struct net *net)
+{
+    struct list *node;
+    for (int i = 0; i < TLS_HANDSHAKES_A_TURN && (node = list_pop(&net->shaking)) != NULL; i++)
+        tls_handshake(CONTAINER_OF(node, struct conn, resume));
 }
 
 void
@@ -73,6 +96,7 @@ net_turn(struct net *net)
         for (struct list *node; (node = list_pop(&now)) != NULL;)
             conn_run(CONTAINER_OF(node, struct conn, resume));
     }
+    handshakes_turn(net);
     for (struct list *node; (node = list_pop(&net->dead)) != NULL;)
         conn_free(CONTAINER_OF(node, struct conn, resume));
 }
@@ -92,7 +116,7 @@ net_flush(struct net *net)
 int64_t
 net_next_ns(const struct net *net)
 {
-    if (!list_is_empty(&net->resume) || !list_is_empty(&net->dead))
+    if (!list_is_empty(&net->resume) || !list_is_empty(&net->dead) || !list_is_empty(&net->shaking))
         return 0;
     return wheel_next_ns(&net->wheel);
 }

@@ -5,6 +5,7 @@
  *   listener.c   accepting, and pausing when descriptors or `limits.connections` run out
  *   conn.c       the life of one connection; reading, lingering close
  *   out.c        its output queue
+ *   tls.h        TLS between a connection and io
  *   block.c      input blocks and output chunks, kept for reuse
  *   peer.c       who is at both ends
  *   address.c    addresses as proxies write them; who is trusted (proxy.trusted)
@@ -20,16 +21,21 @@
 
 #include "conf/conf.h"
 #include "io/io.h"
+#include "net/tls.h"
 
 struct conn;
 struct net;
+struct tls;
 
 /* The protocol above: filled in by http/. None of them may free the connection: conn_close() and
  * conn_finish() ask for that. */
 struct conn_ops {
     /* of the struct that embeds struct conn first; zeroed at opened() */
     size_t size;
-    void (*opened)(struct conn *c); /* just accepted */
+    void (*opened)(struct conn *c); /* just accepted, or its TLS handshake is done */
+    /* behind opened(): the client speaks plain HTTP where TLS is spoken, and is to be told so; what
+     * it sent is gone. TLS is off for this connection */
+    void (*misplaced)(struct conn *c);
     /* bytes, or the end, may be read: call conn_read(); or `gone` was set */
     void (*readable)(struct conn *c);
     /* output fell below the low-water mark after conn_is_full() was true */
@@ -104,6 +110,12 @@ struct net_proxied {
     struct net_proxied_tls *tls; /* NULL: the client did not come by TLS */
 };
 
+/* Chunks that wait to be sent. */
+struct outq {
+    struct chunk *first, *last;
+    uint8_t in_flight; /* iovecs of the first chunk that the kernel has */
+};
+
 /* One per loop. Public for embedding. */
 struct net {
     struct io *io;
@@ -114,11 +126,15 @@ struct net {
     bool is_now_old; /* io_wait() may have slept since now_ns was read */
     const struct conn_ops *ops;
     struct list listeners;
-    struct list conns;           /* all open connections */
-    struct list dirty;           /* with output to hand to io at the next flush */
-    struct list resume;          /* to be read again though no event will come */
-    struct list dead;            /* closed, nothing in flight: freed at the next turn */
-    unsigned conns_n, conns_max; /* accepting pauses at conns_max (0 = no limit) */
+    struct list conns;                     /* all open connections */
+    struct list dirty;                     /* with output to hand to io at the next flush */
+    struct list resume;                    /* to be read again though no event will come */
+    struct list dead;                      /* closed, nothing in flight: freed at the next turn */
+    struct list shaking;                   /* handshakes that can go on */
+    unsigned conns_n, conns_max;           /* accepting pauses at conns_max (0 = no limit) */
+    unsigned handshakes_n, handshakes_max; /* the same for TLS, of those in CONN_HANDSHAKE */
+    int64_t handshake_timeout_ns;
+    struct tls_set *tls; /* for new connections of TLS listeners; net_set_tls() */
     struct timer accept_retry;
     bool accept_starved;    /* descriptors or memory ran out; accept_retry is set */
     unsigned accept_errors; /* since the last line about them */
@@ -135,6 +151,7 @@ struct net {
     struct sockaddr_storage addr; /* what conn_peer() and conn_local() hand out */
 };
 
+/* No TLS, until net_set_tls(). */
 void net_init(struct net *net, struct io *io, const struct conn_ops *ops, unsigned conns_max,
               int64_t send_timeout_ns);
 /* After net_init(): proxy.trusted and proxy.protocol. 0 or -ENOMEM. */
@@ -143,6 +160,10 @@ int net_trust_proxies(struct net *net, const struct conf *conf);
  * Operations may be in flight, and their memory goes, so this comes after io_close(); net->io is
  * not touched. */
 void net_fini(struct net *net);
+
+/* Takes set (NULL = none) for new connections; those that there are keep theirs. */
+void net_set_tls(struct net *net, struct tls_set *set, unsigned handshakes_max,
+                 int64_t handshake_timeout_ns);
 
 /* In a forked child: closes the descriptors of all connections and listeners, so that they end when
  * the parent ends them. Nothing else is touched, nothing may be called afterwards.
@@ -170,24 +191,34 @@ int64_t net_next_ns(const struct net *net);
 
 /* --- listeners --- */
 struct listener;
-/* fd is duplicated for the listener. Accepting starts at once. Returns NULL when memory or
- * descriptors ran out. */
-struct listener *listener_open(struct net *net, int fd);
+/* fd is duplicated for the listener. Accepting starts at once. is_tls: what is accepted begins with
+ * a handshake; net_set_tls() came before. Returns NULL when memory or descriptors ran out. */
+struct listener *listener_open(struct net *net, int fd, bool is_tls);
 /* Stops accepting, after taking what is already in a completion; the kernel's queue stays for
  * whoever else listens. The pointer is the net's from here on. */
 void listener_close(struct listener *l);
 
 /* --- one connection ------------------------------------------------------------------------------
  *
+ *     HANDSHAKE --TLS is up--> OPEN
  *     OPEN --conn_finish()--> FLUSHING --all sent--> LINGERING --end, 2 s, 512 KiB--> CLOSING
  *       `--conn_close(), or broken and let go--------------------------------------------^
  *     CLOSING --nothing in flight--> freed
  *
- * FLUSHING   takes no more output; what is queued is still sent
+ * HANDSHAKE  of TLS; the protocol does not know of the connection yet. One that fails goes to
+ *            FLUSHING with its alert
+ * FLUSHING   takes no more output; what is queued is still sent, and TLS's close_notify behind it
  * LINGERING  our FIN is sent; input is read and discarded, so that unread bytes do not make the
  *            kernel send a reset that destroys the answer on its way (RFC 9112 section 9.6)
  * CLOSING    cancelled; the descriptor is closed when the kernel is done with it */
-enum conn_state { CONN_OPEN, CONN_FLUSHING, CONN_LINGERING, CONN_CLOSING, CONN_STATES };
+enum conn_state {
+    CONN_HANDSHAKE,
+    CONN_OPEN,
+    CONN_FLUSHING,
+    CONN_LINGERING,
+    CONN_CLOSING,
+    CONN_STATES
+};
 
 /* Public for embedding and for the fields marked so. An idle one holds no block and no chunk. */
 struct conn {
@@ -197,7 +228,7 @@ struct conn {
     uint8_t family; /* AF_INET, AF_INET6 or AF_UNIX */
     /* something may be in the socket that was not read: the edge is remembered here */
     bool readable;
-    bool eof; /* public: recv() returned 0 */
+    bool eof; /* public: recv() returned 0, or TLS's close_notify came */
     /* public: the peer has closed its side, or worse; answers may still get through */
     bool gone;
     bool broken; /* public: nothing gets through */
@@ -205,10 +236,11 @@ struct conn {
     bool linger; /* FLUSHING goes to LINGERING, not straight to CLOSING */
     bool pinned; /* not to be freed yet: conn_pin() */
     bool peer_known;
+    bool opened;       /* the protocol knows of it */
     bool awaits_proxy; /* the PROXY protocol's header has not come yet: nobody reads before that */
-    uint8_t in_flight; /* iovecs of the first chunk that the kernel has */
     uint32_t out_reserved; /* bytes of conn_out() not yet committed, 0 = none */
     struct list all, dirty, resume;
+    struct tls *tls; /* NULL: plain */
     struct io_op watch, send;
     struct timer timer;        /* filed no later than what is due next; see conn_arm() */
     int64_t deadline_ns;       /* the protocol's, or the lingering's; 0 = none */
@@ -218,7 +250,7 @@ struct conn {
     uint32_t lingered;         /* bytes discarded */
     uint32_t peer_scope;
     struct in6_addr peer; /* IPv4 in the first four bytes */
-    struct chunk *out_first, *out_last;
+    struct outq out;             /* plain bytes: what is sent, or made into TLS records */
     size_t out_bytes;            /* public: committed and not yet sent */
     struct net_proxied *proxied; /* public: NULL where no proxy said anything */
     uint16_t peer_port;          /* network order */
@@ -235,11 +267,8 @@ conn_is_full(const struct conn *c)
 /* Reads once into the block behind in_end, taking a block first when there is none. Returns the
  * number of bytes, 0 at the end of the stream, -EAGAIN when nothing is there (an event will tell),
  * -ENOBUFS when the block is full, -ENOMEM, or -ECONNRESET after broken() was called. One call
- * costs one recv(); a short read means that the socket is drained. */
+ * costs one recv() (several, with TLS); a short read means that the socket is drained. */
 int conn_read(struct conn *c);
-
-/* As conn_read(), for bytes that nobody wants: into a scratch area, at most NET_BLOCK of them. */
-int conn_discard(struct conn *c);
 
 /* readable() is called from the next net_turn(): for input that was left in the block or in the
  * socket. */
@@ -312,8 +341,24 @@ ssize_t proxy_header_parse(const char *p, size_t n, unsigned versions, struct ne
  * so long? Never of a unix socket's. */
 bool conn_is_unreachable(const struct conn *c, int64_t ms);
 
+/* What the application may know of the TLS connection: new, its to tls_about_give(). NULL: there is
+ * no TLS, or no memory. */
+struct tls_about *conn_tls_about(struct conn *c);
+
+static inline bool
+conn_is_tls(const struct conn *c)
+{
+    return c->tls != NULL;
+}
+
 /* --- private to net/ -------------------------------------------------------------------------- */
-void conn_open(struct net *net, int fd, uint8_t family); /* owns fd */
+void conn_open(struct net *net, int fd, uint8_t family, bool is_tls); /* owns fd */
+/* TLS is up, or is not spoken after all. */
+void conn_opened(struct conn *c, bool is_misplaced);
+/* No handshake, as it failed: what is on the wire is sent, then it closes. */
+void conn_refuse(struct conn *c);
+/* There may be something for the next flush. */
+void conn_dirty(struct conn *c);
 void conn_fail(struct conn *c, int err);
 void conn_free(struct conn *c);
 void conn_expire(struct timer *timer);

@@ -2,12 +2,16 @@
  * Small pieces are copied behind each other, so that head and body leave in one send; big ones stay
  * where they are and are released when they are sent. Pieces may be added to a chunk whose earlier
  * pieces are in flight: the kernel was given a count, and what it was given does not move.
+ * With TLS there are two queues: this one of plain bytes, which nothing is in flight of, and that of
+ * the records made of them (tls_fill()), which is sent.
  * Owns:   the chunks of a connection, and the held buffers in them until release().
- * Always: at most one send in flight a connection; out_bytes is the sum of all unsent pieces. */
+ * Always: at most one send in flight a connection; out_bytes is the sum of all unsent pieces, also
+ *         while they are records on their way. */
 #include <errno.h>
 #include <string.h>
 
 #include "out.h"
+#include "tls_private.h"
 
 static void
 owner_release(struct conn *c, void *owner)
@@ -27,57 +31,97 @@ chunk_release(struct conn *c, struct chunk *ch)
     chunk_give(c->net, ch);
 }
 
+struct outq *
+out_wire(struct conn *c)
+{
+    return c->tls != NULL ? &c->tls->wire : &c->out;
+}
+
+void
+conn_dirty(struct conn *c)
+{
+    if (!c->send.armed && list_is_empty(&c->dirty))
+        list_add_tail(&c->net->dirty, &c->dirty);
+}
+
 static void
 mark_dirty(struct conn *c)
 {
     if (c->out_bytes > NET_HIGH_WATER)
         c->full = true;
-    if (c->in_flight == 0 && list_is_empty(&c->dirty))
-        list_add_tail(&c->net->dirty, &c->dirty);
+    conn_dirty(c);
 }
 
 /* Whether new bytes at data + used can be added to the last piece, which the kernel must not have.
  * */
 static bool
-can_extend(const struct conn *c, const struct chunk *t)
+can_extend(const struct outq *q, const struct chunk *t)
 {
     if (t->n == t->first || t->owner[t->n - 1] != NULL)
         return false;
-    if (t == c->out_first && t->n == t->first + c->in_flight)
+    if (t == q->first && t->n == t->first + q->in_flight)
         return false;
     const struct iovec *last = &t->iov[t->n - 1];
     return (const char *)last->iov_base + last->iov_len == t->data + t->used;
 }
 
 static struct chunk *
-chunk_append(struct conn *c, size_t need)
+chunk_append(struct conn *c, struct outq *q, size_t need)
 {
     struct chunk *ch = chunk_take(c->net, need);
     if (ch == NULL)
         return NULL;
-    if (c->out_last == NULL)
-        c->out_first = ch;
+    if (q->last == NULL)
+        q->first = ch;
     else
-        c->out_last->next = ch;
-    c->out_last = ch;
+        q->last->next = ch;
+    q->last = ch;
     return ch;
 }
 
 /* Gives back chunks in front that are all sent; the last one stays while room in it is reserved. */
 static void
-pop_sent(struct conn *c)
+pop_sent(struct conn *c, struct outq *q)
 {
     struct chunk *ch;
-    while ((ch = c->out_first) != NULL && ch->first == ch->n) {
-        if (ch == c->out_last && c->out_reserved > 0) {
+    while ((ch = q->first) != NULL && ch->first == ch->n) {
+        if (q == &c->out && ch == q->last && c->out_reserved > 0) {
             ch->first = ch->n = 0;
             return;
         }
-        c->out_first = ch->next;
-        if (c->out_first == NULL)
-            c->out_last = NULL;
+        q->first = ch->next;
+        if (q->first == NULL)
+            q->last = NULL;
         chunk_give(c->net, ch);
     }
+}
+
+/* Bytes that were written behind used are part of the queue. */
+static void
+chunk_commit(const struct outq *q, struct chunk *t, size_t n)
+{
+    if (can_extend(q, t)) {
+        t->iov[t->n - 1].iov_len += n;
+    } else {
+        ASSERT(t->n < NET_IOV);
+        t->iov[t->n] = (struct iovec){ .iov_base = t->data + t->used, .iov_len = n };
+        t->owner[t->n++] = NULL;
+    }
+    t->used += (uint32_t)n;
+}
+
+int
+outq_append(struct conn *c, struct outq *q, const char *p, size_t n, size_t capacity)
+{
+    struct chunk *t = q->last;
+    if (t == NULL || t->cap - t->used < n || (t->n == NET_IOV && !can_extend(q, t))) {
+        t = chunk_append(c, q, capacity > n ? capacity : n);
+        if (t == NULL)
+            return -ENOMEM;
+    }
+    memcpy(t->data + t->used, p, n);
+    chunk_commit(q, t, n);
+    return 0;
 }
 
 char *
@@ -86,12 +130,12 @@ conn_out(struct conn *c, size_t need, size_t *room)
     if (c->broken || c->state != CONN_OPEN)
         return NULL;
     c->out_reserved = 0;
-    struct chunk *t = c->out_last;
+    struct chunk *t = c->out.last;
     /* A piece that could be extended now may be with the kernel when this is committed. */
     if (t == NULL || t->cap - t->used < need || t->n == NET_IOV) {
-        if (t != NULL && c->in_flight == 0)
-            pop_sent(c); /* a forgotten reservation may have left the last one empty */
-        t = chunk_append(c, need);
+        if (t != NULL && c->out.in_flight == 0)
+            pop_sent(c, &c->out); /* a forgotten reservation may have left the last one empty */
+        t = chunk_append(c, &c->out, need);
         if (t == NULL)
             return NULL;
     }
@@ -109,17 +153,10 @@ conn_out_commit(struct conn *c, size_t n)
         conn_out_cancel(c);
         return;
     }
-    struct chunk *t = c->out_last;
+    struct chunk *t = c->out.last;
     ASSERT(t != NULL && c->out_reserved > 0 && n <= t->cap - t->used);
     c->out_reserved = 0;
-    if (can_extend(c, t)) {
-        t->iov[t->n - 1].iov_len += n;
-    } else {
-        ASSERT(t->n < NET_IOV);
-        t->iov[t->n] = (struct iovec){ .iov_base = t->data + t->used, .iov_len = n };
-        t->owner[t->n++] = NULL;
-    }
-    t->used += (uint32_t)n;
+    chunk_commit(&c->out, t, n);
     c->out_bytes += n;
     mark_dirty(c);
 }
@@ -128,8 +165,8 @@ void
 conn_out_cancel(struct conn *c)
 {
     c->out_reserved = 0;
-    if (c->in_flight == 0)
-        pop_sent(c);
+    if (c->out.in_flight == 0)
+        pop_sent(c, &c->out);
 }
 
 int
@@ -161,10 +198,10 @@ conn_write_held(struct conn *c, const char *p, size_t n, void *owner)
 {
     int err = 0;
     live.held++;
-    struct chunk *t = c->out_last;
+    struct chunk *t = c->out.last;
     if (c->broken || c->state != CONN_OPEN)
         err = -EPIPE;
-    else if (n > 0 && (t == NULL || t->n == NET_IOV) && (t = chunk_append(c, 0)) == NULL)
+    else if (n > 0 && (t == NULL || t->n == NET_IOV) && (t = chunk_append(c, &c->out, 0)) == NULL)
         err = -ENOMEM;
     if (err < 0 || n == 0) {
         owner_release(c, owner);
@@ -181,32 +218,38 @@ conn_write_held(struct conn *c, const char *p, size_t n, void *owner)
 void
 out_submit(struct conn *c)
 {
-    if (c->in_flight > 0 || c->broken || c->state == CONN_CLOSING)
+    struct outq *q = out_wire(c);
+    if (c->send.armed || c->broken || c->state == CONN_CLOSING)
         return;
-    pop_sent(c);
-    struct chunk *ch = c->out_first;
-    if (ch == NULL || ch->first == ch->n)
+    int err = c->tls != NULL ? tls_fill(c) : 0;
+    if (err < 0) {
+        conn_fail(c, err);
         return;
-    c->in_flight = (uint8_t)(ch->n - ch->first);
+    }
+    pop_sent(c, q);
+    struct chunk *ch = q->first;
+    if (ch == NULL || ch->first == ch->n) {
+        if (c->state == CONN_FLUSHING && c->out_bytes == 0)
+            conn_sent_all(c);
+        return;
+    }
+    q->in_flight = (uint8_t)(ch->n - ch->first);
     if (c->net->send_timeout_ns > 0) {
         c->send_due_ns = c->net->now_ns + c->net->send_timeout_ns;
         if (c->timer.due_ns == 0) /* one that is set fires early enough: conn_arm() */
             conn_arm(c);
     }
-    io_send(c->net->io, &c->send, c->fd, &ch->iov[ch->first], c->in_flight);
+    io_send(c->net->io, &c->send, c->fd, &ch->iov[ch->first], q->in_flight);
 }
 
 void
-out_drop(struct conn *c)
+outq_drop(struct conn *c, struct outq *q)
 {
-    struct chunk *keep = c->in_flight > 0 ? c->out_first : NULL;
-    struct chunk *ch = keep ? keep->next : c->out_first;
+    struct chunk *keep = q->in_flight > 0 ? q->first : NULL;
+    struct chunk *ch = keep ? keep->next : q->first;
     if (keep != NULL)
         keep->next = NULL;
-    c->out_first = c->out_last = keep;
-    c->out_bytes = 0;
-    c->out_reserved = 0;
-    c->full = false;
+    q->first = q->last = keep;
     while (ch != NULL) {
         struct chunk *next = ch->next;
         chunk_release(c, ch);
@@ -214,14 +257,27 @@ out_drop(struct conn *c)
     }
 }
 
-/* Takes n sent bytes off the first chunk. */
-static void
-advance(struct conn *c, size_t n)
+void
+out_drop(struct conn *c)
 {
-    struct chunk *ch = c->out_first;
-    c->out_bytes -= n;
+    c->out_bytes = 0;
+    c->out_reserved = 0;
+    c->full = false;
+    outq_drop(c, &c->out);
+    if (c->tls != NULL)
+        outq_drop(c, &c->tls->wire);
+}
+
+void
+outq_advance(struct conn *c, struct outq *q, size_t n)
+{
     while (n > 0) {
-        ASSERT(ch->first < ch->n);
+        struct chunk *ch = q->first;
+        ASSERT(ch != NULL);
+        if (ch->first == ch->n) {
+            pop_sent(c, q);
+            continue;
+        }
         struct iovec *v = &ch->iov[ch->first];
         if (n < v->iov_len) {
             v->iov_base = (char *)v->iov_base + n;
@@ -233,6 +289,7 @@ advance(struct conn *c, size_t n)
         if (owner != NULL)
             owner_release(c, owner);
     }
+    pop_sent(c, q);
 }
 
 /* The completion of a send. */
@@ -240,10 +297,11 @@ void
 out_complete(struct io_op *op, int res, unsigned flags)
 {
     struct conn *c = CONTAINER_OF(op, struct conn, send);
+    struct outq *q = out_wire(c);
     (void)flags;
     net_woken(c->net);
-    ASSERT(c->in_flight > 0);
-    c->in_flight = 0;
+    ASSERT(q->in_flight > 0);
+    q->in_flight = 0;
     if (c->broken || c->state == CONN_CLOSING) {
         out_drop(c);
         conn_settle(c);
@@ -253,9 +311,9 @@ out_complete(struct io_op *op, int res, unsigned flags)
         conn_fail(c, res == 0 ? -EPIPE : res);
         return;
     }
-    advance(c, (size_t)res);
-    pop_sent(c);
-    if (c->out_bytes > 0) {
+    outq_advance(c, q, (size_t)res);
+    c->out_bytes -= c->tls != NULL ? tls_sent(c, (size_t)res) : (size_t)res;
+    if (c->out_bytes > 0 || (c->tls != NULL && tls_has_more(c))) {
         out_submit(c);
     } else if (c->state == CONN_FLUSHING) {
         conn_sent_all(c);

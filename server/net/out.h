@@ -15,4 +15,15 @@ struct chunk {
     char data[];
 };
 
+/* The queue whose chunks the kernel gets: out.c's own, or that of TLS records. */
+struct outq *out_wire(struct conn *c);
+
+/* Bytes behind what is queued; those of them that the kernel has do not move. capacity: of a new
+ * chunk, should it need one. 0 or -ENOMEM. */
+int outq_append(struct conn *c, struct outq *q, const char *p, size_t n, size_t capacity);
+/* Takes n bytes off the front, which have been sent, or made into records; owners are released. */
+void outq_advance(struct conn *c, struct outq *q, size_t n);
+/* Gives all back but what the kernel has. */
+void outq_drop(struct conn *c, struct outq *q);
+
 #endif

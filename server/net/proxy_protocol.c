@@ -304,7 +304,7 @@ refuse(struct conn *c, const char *why)
 void
 proxy_header_await(struct conn *c)
 {
-    if (c->state != CONN_OPEN)
+    if (c->state != CONN_OPEN && c->state != CONN_HANDSHAKE)
         return;
     c->awaits_proxy = true;
     struct net_address peer = net_address_of(conn_peer(c));

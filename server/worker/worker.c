@@ -44,16 +44,18 @@ static struct worker {
 /* --- listening and the control socket (I/O phase: no Python) -------------------------------------------------------- */
 
 static void
-listen_on(int32_t id, int fd)
+listen_on(int32_t id, int fd, bool is_tls)
 {
     FD_OWNED int owned = fd; /* listener_open() makes its own copy */
     if (fd < 0 || w.is_draining)
         return;
+    if (is_tls && w.net.tls == NULL)
+        return; /* an older configuration is ours: the newer worker beside us accepts */
     for (size_t i = 0; i < w.listeners_n; i++) {
         if (w.listeners[i].id == id)
             return; /* told twice */
     }
-    struct listener *l = w.listeners_n < WORKER_LISTENERS_MAX ? listener_open(&w.net, owned) : NULL;
+    struct listener *l = w.listeners_n < WORKER_LISTENERS_MAX ? listener_open(&w.net, owned, is_tls) : NULL;
     if (l == NULL) {
         log_error("cannot accept from listening socket %d: out of memory or descriptors", (int)id);
         return;
@@ -106,6 +108,24 @@ close_fd(int fd)
         close(fd);
 }
 
+/* New connections get what the master has read; those that are open keep what they have. */
+static void
+take_certs(int fd)
+{
+    const struct conf *conf = w.args->conf;
+    struct tls_files files;
+    FD_OWNED int owned = fd;
+    int err = fd < 0 ? -EMFILE : tls_files_unpack(owned, &files);
+    if (err < 0) {
+        log_error("new certificates cannot be taken: %s; the old ones stay", strerror(-err));
+        return;
+    }
+    struct tls_set *set = tls_set_new(conf, &files, w.args->tickets, tls_say_error, false);
+    tls_files_free(&files);
+    if (set != NULL)
+        net_set_tls(&w.net, set, conf->limit_handshakes, conf->timeout_handshake_ms * NS_PER_MS);
+}
+
 static void
 on_control(struct io_op *op, int res, unsigned flags)
 {
@@ -114,7 +134,13 @@ on_control(struct io_op *op, int res, unsigned flags)
     while (err == 0 && (err = control_recv(w.args->control, &msg, &fd)) == 0) {
         switch ((enum control_kind)msg.kind) {
         case CONTROL_LISTEN:
-            listen_on(msg.id, fd);
+            listen_on(msg.id, fd, false);
+            break;
+        case CONTROL_LISTEN_TLS:
+            listen_on(msg.id, fd, true);
+            break;
+        case CONTROL_CERTS:
+            take_certs(fd);
             break;
         case CONTROL_UNLISTEN:
             unlisten_id(msg.id);
@@ -263,6 +289,7 @@ worker_attach(PyObject *module, PyObject *loop)
     }
     w.io = io;
     w.loop = Py_NewRef(loop);
+    net_set_tls(&w.net, w.args->tls, conf->limit_handshakes, conf->timeout_handshake_ms * NS_PER_MS);
     io_op_init(&w.control, on_control);
     io_poll(io, &w.control, w.args->control, POLLIN);
     w.is_attached = true;

@@ -19,6 +19,8 @@ enum control_kind {
     /* master -> worker */
     CONTROL_LISTEN = 'L', /* accept from the attached socket too; id names it. The worker's own and, while a sibling's slot has
                              no ready worker, the sibling's */
+    CONTROL_LISTEN_TLS = 'S', /* the same, and what is accepted speaks TLS */
+    CONTROL_CERTS = 'T',  /* certificates and keys for new handshakes are in the attached memfd (net/tls.h) */
     CONTROL_UNLISTEN = 'U', /* stop accepting from socket id */
     CONTROL_DRAIN = 'D',  /* graceful: stop accepting, answer what there is, leave */
     CONTROL_QUIT = 'Q',   /* quick: as DRAIN, but requests are cancelled at once */
@@ -43,11 +45,16 @@ int control_send(int sock, enum control_kind kind, int32_t id, int fd);
  * *fd is -1 or new (close-on-exec); -1 beside CONTROL_LISTEN when this process had no descriptor free. */
 int control_recv(int sock, struct control_msg *msg, int *fd);
 
+struct tls_set;
+struct tls_tickets;
+
 struct worker_args {
     const struct conf *conf;
     unsigned slot;     /* 0.. */
     int control;       /* the worker's end; worker_run() owns it */
     int access_fd;     /* -1 = no access log */
+    struct tls_set *tls;         /* NULL = none; worker_run()'s */
+    struct tls_tickets *tickets; /* NULL = none */
     const char *exe;   /* path of the running program, to find its Python package beside it */
     int argc;
     char **argv;

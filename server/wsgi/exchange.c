@@ -53,6 +53,7 @@ empty_block(struct exchange *ex)
 {
     bytes_drop(ex);
     free(ex->answer.heap);
+    tls_about_give(ex->ends.tls);
     if (ex->in_is_heap)
         free(ex->in);
 }
@@ -209,6 +210,10 @@ exchange_conn(struct h1 *h)
     struct exchange_conn *kept = malloc(sizeof(*kept) + conn.client_n + conn.server_n);
     if (kept == NULL)
         return NULL;
+    if (h1_is_tls(h) && (conn.tls = h1_tls_about(h)) == NULL) {
+        free(kept);
+        return NULL;
+    }
     *kept = conn;
     memcpy(kept->text, text, (size_t)conn.client_n + conn.server_n);
     *slot = kept;
@@ -227,6 +232,7 @@ exchange_ends(struct h1 *h, struct exchange_ends *out, char client[INET6_ADDRSTR
         .client_port = conn->client_port,
         .server_port = conn->server_port,
         .is_unix = conn->is_unix,
+        .tls = conn->tls,
     };
     const struct http_forwarded *f = &h1_request(h)->forwarded;
     if (f->client.family != AF_UNSPEC) {
@@ -240,6 +246,13 @@ exchange_ends(struct h1 *h, struct exchange_ends *out, char client[INET6_ADDRSTR
     if (f->server_port != 0)
         out->server_port = f->server_port;
     return true;
+}
+
+void
+exchange_conn_free(struct exchange_conn *conn)
+{
+    tls_about_give(conn->tls);
+    free(conn);
 }
 
 /* --- the head ------------------------------------------------------------------------------------------------------------------- */
@@ -284,6 +297,7 @@ copy_head(struct exchanges *s, struct h1 *h)
         ex->req.forwarded.root_path = put(&p, r->forwarded.root_path);
     ex->req.forwarded.server = (struct slice){ NULL, 0 }; /* it is in ends */
     ex->ends = ends;
+    tls_about_take(ends.tls);
     ex->ends.client = put(&p, ends.client);
     ex->ends.server = put(&p, ends.server);
     return ex;

@@ -36,7 +36,7 @@ static void
 on_conn_freed(struct http_app *http, void *conn_data)
 {
     (void)http;
-    free(conn_data); /* struct exchange_conn */
+    exchange_conn_free(conn_data);
 }
 
 void

@@ -107,17 +107,21 @@ struct exchange_conn {
     uint16_t client_port, server_port;
     uint8_t client_n, server_n;
     bool is_unix;
+    struct tls_about *tls; /* new; NULL = plain */
     char text[]; /* client, server */
 };
 
 /* Borrowed from the connection; NULL = out of memory. */
 struct exchange_conn *exchange_conn(struct h1 *h);
+/* With its connection; what the application kept there is the caller's. */
+void exchange_conn_free(struct exchange_conn *conn);
 
 /* The same of one request. */
 struct exchange_ends {
     struct slice client, server; /* addresses; of a unix socket: "" and its path */
     unsigned client_port, server_port; /* 0 = not known */
     bool is_unix;                      /* server is a path */
+    struct tls_about *tls;             /* a reference in an exchange, else borrowed; NULL = plain */
 };
 
 /* The connection's, but for what a trusted proxy says. Slices are valid as long as client, the connection and the head are. false: out of

@@ -36,6 +36,7 @@ def program():
     """The master with fake workers, under ASan and UBSan."""
     server = ROOT / "server"
     sources = [HERE / "fake_worker.c", server / "worker" / "control.c"]
+    sources += [server / "net" / f"tls_{part}.c" for part in ("files", "set", "tickets")]  # what the master reads certificates with
     for folder in ("base", "conf", "master"):
         sources += sorted((server / folder).glob("*.c"))
     newest = max(p.stat().st_mtime for p in [*sources, *server.glob("*/*.h")])
@@ -47,7 +48,7 @@ def program():
         fresh = PROGRAM.with_suffix(".new")
         flags = "-std=gnu17 -D_GNU_SOURCE -O1 -g -Wall -Wextra -Werror -fsanitize=address,undefined -fno-sanitize-recover=all"
         subprocess.run(
-            [os.environ.get("CC", "gcc"), *flags.split(), f"-I{server}", *map(str, sources), "-lyaml", "-o", str(fresh)], check=True
+            [os.environ.get("CC", "gcc"), *flags.split(), f"-I{server}", *map(str, sources), "-lyaml", "-lssl", "-lcrypto", "-o", str(fresh)], check=True
         )
         fresh.rename(PROGRAM)
     return PROGRAM

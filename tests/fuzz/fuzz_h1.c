@@ -33,7 +33,7 @@ answers(const uint8_t *data, size_t size, unsigned seed, unsigned flags)
     c_app_init(&app, io);
     if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, ends) < 0)
         abort();
-    conn_open(&app.net, ends[0], AF_UNIX);
+    conn_open(&app.net, ends[0], AF_UNIX, false);
     size_t sent = 0;
     bool is_shut = false;
     for (int turn = 0;; turn++) {

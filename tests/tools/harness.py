@@ -24,7 +24,7 @@ BIN = Path(os.environ.get("RINGCORN_BIN", ROOT / "build" / "ringcorn")).absolute
 SANITIZED = any(word in str(BIN) for word in ("asan", "tsan"))
 SLOW = 5 if SANITIZED else 1  # patience, as a factor
 
-LISTENING = re.compile(r"listening (?:on|at) (?:http://)?(unix:\S+|\[[0-9a-fA-F:.]+\]:\d+|[^\s:]+:\d+)")
+LISTENING = re.compile(r"listening (?:on|at) (?:https?://)?(unix:\S+|\[[0-9a-fA-F:.]+\]:\d+|[^\s:]+:\d+)")
 ERROR_LINE = re.compile(r"\] (error|critical): |AddressSanitizer|runtime error:|ThreadSanitizer|assertion", re.I)
 TRACEBACK = "Traceback (most recent call last)"
 LIVE_LINE = re.compile(r"\[(\d+)\].*?\blive: (.+)$")
@@ -178,6 +178,7 @@ class Server:
         )  # fmt: skip
         self.pid = self.process.pid
         self.out, self.err = Collector(self.process.stdout), Collector(self.process.stderr)
+        self.tls = None  # an ssl.SSLContext: how the test's own questions are asked
         self.expected, self.slack, self.check_live, self.stopped = [], 0, True, None
         self.mark = 0
         self.addresses = []
@@ -296,6 +297,7 @@ class Server:
     # -- talking to it
 
     def connect(self, timeout=10.0, address=None, **kwargs):
+        kwargs.setdefault("tls", self.tls)
         return wire.Connection(address or self.address, timeout * SLOW, **kwargs)
 
     def request(self, method, target, headers=(), body=b"", timeout=10.0, address=None):

@@ -2,6 +2,7 @@
 
 import re
 import socket
+import ssl
 import time
 
 
@@ -42,9 +43,10 @@ class Closed(Exception):
 
 
 class Connection:
-    """A client socket with a buffer. Every wait is bounded by `timeout` seconds."""
+    """A client socket with a buffer. Every wait is bounded by `timeout` seconds. tls: an ssl.SSLContext; with it `cut` tells
+    whether the stream ended without a close_notify."""
 
-    def __init__(self, address, timeout=10.0, rcvbuf=None):
+    def __init__(self, address, timeout=10.0, rcvbuf=None, tls=None, server_name="localhost", session=None):
         if isinstance(address, str):
             self.sock = socket.socket(socket.AF_UNIX)
         else:
@@ -55,7 +57,14 @@ class Connection:
         self.sock.connect(address if isinstance(address, str) else tuple(address))
         if not isinstance(address, str):
             self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.buffer = b""
+        self.buffer, self.cut = b"", False
+        if tls:
+            bare = self.sock
+            try:
+                self.sock = tls.wrap_socket(bare, server_hostname=server_name, suppress_ragged_eofs=False, session=session)
+            except BaseException:
+                bare.close()
+                raise
 
     def __enter__(self):
         return self
@@ -93,12 +102,19 @@ class Connection:
 
     # -- reading
 
+    def receive(self, n):
+        """As recv(); b"" also after a reset, or where TLS is cut off."""
+        try:
+            return self.sock.recv(n)
+        except ConnectionResetError:
+            return b""
+        except ssl.SSLEOFError:
+            self.cut = True
+            return b""
+
     def fill(self):
         """More bytes into the buffer; False at the end of the stream."""
-        try:
-            data = self.sock.recv(262144)
-        except ConnectionResetError:
-            data = b""
+        data = self.receive(262144)
         self.buffer += data
         return bool(data)
 
@@ -112,10 +128,7 @@ class Connection:
     def exactly(self, n):
         chunks, have = [self.buffer], len(self.buffer)
         while have < n:
-            try:
-                data = self.sock.recv(min(1 << 20, n - have + 65536))
-            except ConnectionResetError:
-                data = b""
+            data = self.receive(min(1 << 20, n - have + 65536))
             if not data:
                 raise Closed(b"".join(chunks))
             chunks.append(data)
@@ -127,13 +140,7 @@ class Connection:
     def rest(self):
         """Everything until the peer closes."""
         chunks = [self.buffer]
-        while True:
-            try:
-                data = self.sock.recv(262144)
-            except ConnectionResetError:
-                data = b""
-            if not data:
-                break
+        while data := self.receive(262144):
             chunks.append(data)
         self.buffer = b""
         return b"".join(chunks)
@@ -205,9 +212,7 @@ class Connection:
         assert not self.buffer, f"unread: {self.buffer!r}"
         self.sock.settimeout(within)
         try:
-            data = self.sock.recv(1)
-        except ConnectionResetError:
-            return True
+            data = self.receive(1)
         except TimeoutError:
             return False
         assert not data, f"unexpected byte {data!r}"

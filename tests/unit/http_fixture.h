@@ -56,7 +56,7 @@ fix_open(struct fix *f, enum io_backend backend, int family)
     f->addr_n = sizeof(f->addr);
     getsockname(f->listen_fd, (struct sockaddr *)&f->addr, &f->addr_n);
     c_app_init(&f->app, f->io);
-    f->listener = listener_open(&f->app.net, f->listen_fd);
+    f->listener = listener_open(&f->app.net, f->listen_fd, false);
     return f->listener != NULL;
 }
 

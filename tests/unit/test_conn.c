@@ -143,7 +143,7 @@ app_crowd(struct c_req *q)
             h1_write(q->h, piece, 1, NULL, false);
         }
     } else if (crowd_turns == 0) { /* one goes, one comes */
-        bool is_next_last = c->out_last->n == NET_IOV - 2;
+        bool is_next_last = c->out.last->n == NET_IOV - 2;
         h1_write(q->h, piece, is_next_last ? sizeof(piece) : 1, NULL, false);
         crowd_turns = is_next_last;
     } else if (crowd_turns < 8) {
@@ -154,7 +154,7 @@ app_crowd(struct c_req *q)
         h1_write(q->h, piece, 1, NULL, true);
         c_end(q);
         return;
-    } else if (c->in_flight >= 2) {
+    } else if (c->out.in_flight >= 2) {
         h1_write(q->h, "body", 4, NULL, true);
         c_end(q);
         return;
@@ -174,7 +174,8 @@ test_crowd(struct fix *f)
     send_text(f, fd, last);
     fix_run_ms(f, 50);
     const struct conn *c = CONTAINER_OF(f->app.net.conns.next, struct conn, all);
-    ok(f->app.begun == 2 && c->out_first->n == NET_IOV && c->in_flight == 1 && c->out_reserved > 0,
+    ok(f->app.begun == 2 && c->out.first->n == NET_IOV && c->out.in_flight == 1 &&
+           c->out_reserved > 0,
        "a head waits behind a full chunk");
     struct reply r = { .p = calloc(1, 32768) };
     int64_t until = clock_ns() + 2 * NS_PER_S;
@@ -527,7 +528,7 @@ test_listener_close(struct fix *f)
     char byte;
     ok(live.conns == 1 && recv(late, &byte, 1, 0) < 0,
        "what comes later waits in the kernel's queue");
-    f->listener = listener_open(&f->app.net, f->listen_fd);
+    f->listener = listener_open(&f->app.net, f->listen_fd, false);
     struct reply r = fix_read(f, late, UNTIL_ANSWER);
     ok(r.status == 200, "for whoever listens next");
     free(r.p);
