@@ -90,6 +90,8 @@ def told(request, **more):
             "host": request.get_host(),
             "client": request.META.get("REMOTE_ADDR"),  # unknown where it has reset the connection
             "server": [request.META["SERVER_NAME"], request.META["SERVER_PORT"]],
+            "scheme": request.scheme,
+            "tls": request.scope["extensions"].get("tls"),
             "size": len(body),
             "sha256": hashlib.sha256(body).hexdigest(),
             **more,

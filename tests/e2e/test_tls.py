@@ -445,6 +445,16 @@ def test_extension_is_the_requests_own(s):
     assert first["extensions"] == second["extensions"]
 
 
+def test_requests_that_go_to_a_thread_at_once(server, files):
+    """Django's synchronous views from their second request on: the scope is made on the thread."""
+    s = tls_server(server, files, "direct_django:application", "--sync-threads", "4")
+    with s.connect() as c:
+        first, second = c.get("/sync").json(), c.get("/sync").json()
+    assert (first["way"], second["way"]) == ("loop", "direct")
+    assert first["scheme"] == second["scheme"] == "https"
+    assert first["tls"] == second["tls"] and first["tls"]["tls_version"] == 0x0304
+
+
 def test_wsgi_scheme(server, files):
     s = tls_server(server, files, "wsgi_raw:app", "--interface", "wsgi")
     with s.connect() as c:
