@@ -266,6 +266,8 @@ conn_finish(struct conn *c, bool linger)
     conn_to(c, CONN_FLUSHING);
     c->linger = linger;
     c->deadline_ns = 0;
+    if (c->tls != NULL && c->out_bytes == 0 && c->tls->fin)
+        tls_forget_end(c);
     if (c->tls != NULL && tls_has_more(c))
         conn_dirty(c);
     else if (c->out_bytes == 0 && !c->send.armed)

@@ -182,6 +182,9 @@ tls_handshake(struct conn *c)
     if (t->wire_bytes > 0)
         conn_dirty(c);
     if (result == 1) {
+        /* Not before: a handshake would take and free them at every step. */
+        SSL_set_mode(t->ssl, SSL_MODE_RELEASE_BUFFERS);
+        SSL_free_buffers(t->ssl);
         c->readable = may_read(t);
         conn_opened(c, false);
         return;
@@ -264,6 +267,13 @@ tls_has_more(const struct conn *c)
     if (t->wire_bytes > 0)
         return true;
     return !t->is_dead && (c->out_bytes > 0 || (c->state == CONN_FLUSHING && !t->is_told));
+}
+
+void
+tls_forget_end(struct conn *c)
+{
+    if (!(SSL_get_shutdown(c->tls->ssl) & SSL_RECEIVED_SHUTDOWN))
+        c->tls->is_told = true;
 }
 
 size_t

@@ -83,6 +83,8 @@ ssize_t tls_read(struct conn *c, char *to, size_t room);
 int tls_fill(struct conn *c);
 /* Whether tls_fill() has something to do, or what it made waits. */
 bool tls_has_more(const struct conn *c);
+/* The peer has left and nothing waits for it: no close_notify, unless it has sent its own. */
+void tls_forget_end(struct conn *c);
 /* n bytes of records were sent. Returns how many plain bytes are with the kernel by that. */
 size_t tls_sent(struct conn *c, size_t n);
 

@@ -22,6 +22,9 @@ struct ticket_key {
     unsigned char hmac[32];
 };
 
+/* Looked up once; EVP_aes_256_cbc() is looked up at each use. */
+static EVP_CIPHER *aes;
+
 struct tls_tickets {
     _Atomic uint32_t sequence;
     struct ticket_key keys[2]; /* the present one, the one before */
@@ -30,6 +33,8 @@ struct tls_tickets {
 struct tls_tickets *
 tls_tickets_new(void)
 {
+    if (aes == NULL && (aes = EVP_CIPHER_fetch(NULL, "AES-256-CBC", NULL)) == NULL)
+        return NULL;
     struct tls_tickets *t =
         mmap(NULL, sizeof(*t), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     if (t == MAP_FAILED)
@@ -94,7 +99,7 @@ keys_use(const struct ticket_key *key, EVP_CIPHER_CTX *cipher, EVP_MAC_CTX *mac,
         OSSL_PARAM_construct_utf8_string(OSSL_MAC_PARAM_DIGEST, (char *)"SHA256", 0),
         OSSL_PARAM_construct_end(),
     };
-    return EVP_CipherInit_ex(cipher, EVP_aes_256_cbc(), NULL, key->aes, iv, is_sealing) == 1 &&
+    return EVP_CipherInit_ex(cipher, aes, NULL, key->aes, iv, is_sealing) == 1 &&
            EVP_MAC_CTX_set_params(mac, params) == 1;
 }
 
@@ -110,7 +115,7 @@ tls_tickets_seal(SSL *ssl, unsigned char *name, unsigned char *iv, EVP_CIPHER_CT
     int result = 0;
     if (is_sealing) {
         memcpy(name, keys[0].name, sizeof(keys[0].name));
-        if (RAND_bytes(iv, EVP_CIPHER_get_iv_length(EVP_aes_256_cbc())) != 1)
+        if (RAND_bytes(iv, EVP_CIPHER_get_iv_length(aes)) != 1)
             result = -1;
         else
             result = keys_use(&keys[0], cipher, mac, iv, true) ? 1 : -1;

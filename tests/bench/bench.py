@@ -8,7 +8,8 @@ What is measured: user and system time of the server's whole process tree, divid
 in turn, so that a busy minute of the machine hits all alike; the figure is the median over the rounds. Requests per second are
 printed too, but on a machine that also runs wrk they say less. The cases of WebSockets are measured likewise, per message, under
 tests/tools/ws_load.c: 64 connections that each wait for an echo before they send the next message; every echo is compared with
-what was sent, and must be compressed where that was agreed on. Two cases differ: `crossing` (crossing.py) and `gil` (gil.py).
+what was sent, and must be compressed where that was agreed on. Others differ: `crossing` (crossing.py), `gil` (gil.py), and
+`handshakes` (tls.py), where full TLS handshakes are made and counted.
 
     cases.py       what is measured, and the ratios that must hold      servers.py     how each server is started
     processes.py   processes, their CPU time and memory                 apps.py        what is served; Django: tests/apps/pg_project
@@ -37,6 +38,7 @@ OUT = ROOT / "build" / "bench"
 sys.path.insert(0, str(ROOT / "tests" / "tools"))
 
 import gil  # noqa: E402
+import tls  # noqa: E402
 import ws_load  # noqa: E402
 from cases import CASES  # noqa: E402
 from ports import free_port  # noqa: E402
@@ -85,8 +87,9 @@ def serving(name, args):
                 env = environment(args, case, {**variables, **case.env_of.get(server, {}), **({"PG_APP": server} if variables else {})})
                 try:
                     running[server] = Running(
-                        server, command(args, case, port), port, case.path, env, case.folder, args.pin.split(",")[0] if args.pin else None
-                    )
+                        server, command(args, case, port), port, case.path, env, case.folder, args.pin.split(",")[0] if args.pin else None,
+                        tls.anybody() if case.tls else None,
+                    )  # fmt: skip
                 except (RuntimeError, OSError) as e:
                     print(f"  {server}: left out: {e}", file=sys.stderr)
             yield running
@@ -108,6 +111,8 @@ def in_turn(running, rounds):
 
 def load(port, case, seconds, args):
     """One run of the client; returns (requests or messages, seconds, answers that were no 2xx or 3xx, socket errors)."""
+    if case.kind == "handshakes":
+        return tls.handshakes(port, seconds), seconds, 0, 0
     prefix = ["taskset", "-c", args.pin.split(",")[-1]] if args.pin else []
     if case.kind == "ws":
         try:
@@ -118,7 +123,7 @@ def load(port, case, seconds, args):
     command = [*prefix, "wrk", "-t", "1", "-c", str(CONNECTIONS), "-d", f"{seconds}s", "--timeout", "10s"]
     for name, value in case.headers.items():
         command += ["-H", f"{name}: {value}"]
-    done = subprocess.run([*command, f"http://127.0.0.1:{port}{case.path}"], capture_output=True, text=True, timeout=seconds + 30)
+    done = subprocess.run([*command, f"{'https' if case.tls else 'http'}://127.0.0.1:{port}{case.path}"], capture_output=True, text=True, timeout=seconds + 30)
     match = re.search(r"(\d+) requests in ([\d.]+)(ms|s)", done.stdout)
     if not match:
         raise RuntimeError(f"wrk: {done.stdout}{done.stderr}")
@@ -185,8 +190,8 @@ def run_gil(name, args):
     return result
 
 
-RUN = {"load": run_load, "ws": run_load, "crossing": run_crossing, "gil": run_gil}
-FIGURE = {"load": "us", "ws": "us", "crossing": "us", "gil": "p99_ms"}
+RUN = {"load": run_load, "handshakes": run_load, "ws": run_load, "crossing": run_crossing, "gil": run_gil}
+FIGURE = {"load": "us", "handshakes": "us", "ws": "us", "crossing": "us", "gil": "p99_ms"}
 
 
 # ------------------------------------------------------------------ results
@@ -209,8 +214,8 @@ def verdicts(name, result):
 def table(name, result):
     kind = CASES[name].kind
     ours = result.get("ringcorn", result.get("ringcorn-wsgi", {})).get(FIGURE[kind])
-    if kind in ("load", "ws"):
-        what, each = ("us/request", "req/s") if kind == "load" else ("us/message", "msg/s")
+    if kind in ("load", "ws", "handshakes"):
+        what, each = {"load": ("us/request", "req/s"), "ws": ("us/message", "msg/s"), "handshakes": ("us each", "a second")}[kind]
         print(f"  {'server':20} {what:>10} {'(min..max)':>18} {'ratio':>7} {each:>9} {'MiB':>6}")
     elif kind == "gil":
         print(f"  {'server':20} {'p99, ms':>10} {'(min..max)':>18} {'ratio':>7} {'p50':>7} {'max':>7} {'answers':>8} {'burnt/s':>8}")
@@ -220,7 +225,7 @@ def table(name, result):
         figure = r[FIGURE[kind]]
         ratio = f"{ours / figure:.2f}" if ours else ""
         spread = f"({r[FIGURE[kind] + '_min']:.1f}..{r[FIGURE[kind] + '_max']:.1f})"
-        if kind in ("load", "ws"):
+        if kind in ("load", "ws", "handshakes"):
             notes = "".join(f"  {r[k]} {k}!" for k in ("bad", "errors") if r[k])
             print(f"  {server:20} {figure:10.2f} {spread:>18} {ratio:>7} {r['rps']:9.0f} {r['pss_kib'] / 1024:6.1f}{notes}")
         elif kind == "gil":
@@ -247,7 +252,7 @@ def picture(results, machine):
     width, bar, gap, left, right = 760, 18, 6, 150, 90
     parts, y = [], 46
     for case, result in results.items():
-        if CASES[case].kind not in ("load", "ws") or not result:
+        if CASES[case].kind not in ("load", "ws", "handshakes") or not result:
             continue
         parts.append(f'<text x="16" y="{y}" class="t">{html.escape(CASES[case].title)}</text>')
         y += 10

@@ -43,7 +43,8 @@ class Case:
     headers: dict = field(default_factory=dict)
     servers: list = field(default_factory=list)
     limits: list = field(default_factory=list)
-    kind: str = "load"  # load: CPU per request under wrk; ws: per message under ws_load; crossing and gil: see the modules of these names
+    kind: str = "load"  # load: CPU per request under wrk; ws: per message under ws_load; handshakes (tls.py), crossing, gil: see the modules of these names
+    tls: str = ""  # the kind of key: ec, rsa
     wsgi: str = ""
     folder: Path = HERE
     env: dict = field(default_factory=dict)
@@ -59,6 +60,7 @@ class Case:
 
 OURS = ["ringcorn", "ringcorn-epoll"]
 PLAIN = [*OURS, "uvicorn", "granian", "fastpysgi"]
+TLS = [*OURS, "uvicorn", "granian"]
 BETTER = ["uvicorn", "granian"]
 EPOLL = Limit(["ringcorn"], 1.15, "ringcorn-epoll")
 
@@ -114,6 +116,15 @@ CASES = {
         "WebSocket echo of 1 KiB with permessage-deflate", "apps:ws_echo", kind="ws", message=1024, deflate=True,
         servers=[*OURS, *UVICORN_WS], limits=[Limit(UVICORN_WS, 0.7), EPOLL],
     ),
+    "tls": Case(
+        "plaintext over HTTPS, ECDSA P-256, kept connections", "apps:plain", servers=TLS, tls="ec",
+        limits=[Limit(["uvicorn"], 0.6), Limit(["granian"], 0.75), EPOLL],
+    ),
+    # 1.25: at least 0.8 of the peer's handshakes for the same CPU time.
+    "handshakes": Case(
+        "full TLS handshakes, ECDSA P-256", "apps:plain", servers=TLS, tls="ec", kind="handshakes", limits=[Limit(["granian"], 1.25), EPOLL]
+    ),
+    "handshakes-rsa": Case("full TLS handshakes, RSA 2048", "apps:plain", servers=TLS, tls="rsa", kind="handshakes"),
     "crossing": Case("an empty job to a pool thread and back, in process", kind="crossing"),
     "gil": Case(
         "an async endpoint while 8 threads burn CPU in Python", "apps:burning", kind="gil",

@@ -50,9 +50,10 @@ def rss_kib(pid):
     return total
 
 
-def answers(port, path):
+def answers(port, path, tls):
     try:
-        with socket.create_connection(("127.0.0.1", port), 1) as s:
+        bare = socket.create_connection(("127.0.0.1", port), 1)
+        with tls.wrap_socket(bare) if tls else bare as s:
             # Keep-alive, and all of the answer is read: fastpysgi 0.6 ends when a client that asked for a close goes first.
             s.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
             s.settimeout(5)
@@ -64,7 +65,7 @@ def answers(port, path):
 class Running:
     """A server that answers `path` with 200. RuntimeError with the end of its output where it does not come up."""
 
-    def __init__(self, name, command, port, path, env, cwd, cpu=None):
+    def __init__(self, name, command, port, path, env, cwd, cpu=None, tls=None):
         self.name, self.port = name, port
         self.log = tempfile.TemporaryFile()
         command = [str(part) for part in command]
@@ -74,7 +75,7 @@ class Running:
             command, env=env, cwd=cwd, stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log, start_new_session=True
         )
         deadline = time.monotonic() + 20
-        while not answers(self.port, path):
+        while not answers(self.port, path, tls):
             if self.process.poll() is not None or time.monotonic() > deadline:
                 text = self.output()
                 self.stop()

@@ -3,14 +3,21 @@
 A server is (interface, command): the command is a function of (args, case, port). args.bin is the peers' virtual environment.
 """
 
+from tls import certificate
+
 THREADS = 8
+
+
+def tls(case, *options):
+    """Certificate and key, each behind its option, where the case has TLS."""
+    return [part for pair in zip(options, certificate(case.tls)) for part in pair] if case.tls else []
 
 
 def ringcorn(io, interface="asgi", threads=THREADS, *options):
     def command(args, case, port):
         return [
             args.program, "--bind", f"127.0.0.1:{port}", "--workers", "1", "--threads", threads, "--io", io, "--interface", interface,
-            "--no-access-log", "--app-dir", case.folder, *options, case.apps[interface],
+            "--no-access-log", "--app-dir", case.folder, *options, *tls(case, "--certfile", "--keyfile"), case.apps[interface],
         ]  # fmt: skip
 
     return interface, command
@@ -20,7 +27,7 @@ def uvicorn(*options):
     def command(args, case, port):
         return [
             args.bin / "uvicorn", case.apps["asgi"], "--app-dir", case.folder, "--port", port, "--loop", "uvloop", "--http", "httptools",
-            "--no-access-log", "--log-level", "warning", *options,
+            "--no-access-log", "--log-level", "warning", *options, *tls(case, "--ssl-certfile", "--ssl-keyfile"),
         ]  # fmt: skip
 
     return command
@@ -29,7 +36,7 @@ def uvicorn(*options):
 def granian(args, case, port):
     return [
         args.bin / "granian", "--interface", "asgi", "--port", port, "--workers", "1", "--no-access-log", "--log-level", "warning",
-        "--working-dir", case.folder, case.apps["asgi"],
+        "--working-dir", case.folder, *tls(case, "--ssl-certificate", "--ssl-keyfile"), case.apps["asgi"],
     ]  # fmt: skip
 
 
