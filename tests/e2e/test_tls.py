@@ -1,11 +1,11 @@
 """TLS: what is negotiated, as `openssl s_client` and Python's ssl see it, and HTTP over it: bodies, ends, what is cut off, what is no TLS."""
 
 import hashlib
+import select
 import socket
 import ssl
 import struct
 import subprocess
-import threading
 import time
 
 import certs
@@ -73,6 +73,16 @@ class Pieces:
                 self.flush()
                 data = self.sock.recv(65536)
                 self.incoming.write(data) if data else self.incoming.write_eof()
+
+    def readable(self):
+        """What can be read of the records that are here."""
+        got = b""
+        try:
+            while piece := self.tls.read(262144):
+                got += piece
+        except ssl.SSLWantReadError:
+            pass
+        return got
 
     def read(self, end):
         got = b""
@@ -231,12 +241,34 @@ def test_downloads(s, context, size):
 
 
 def test_both_ways_at_once(s, context):
+    """A body goes up while it comes back. One thread does both: an SSL object of OpenSSL's is not for two."""
     body = b"0123456789" * 400_000
-    with s.connect(tls=context, timeout=30) as c:
-        sender = threading.Thread(target=c.send, args=[wire.request("POST", "/echo-stream", body=body)])
-        sender.start()
-        assert c.response().body == body
-        sender.join(10)
+    with Pieces(s, context) as p:
+        p.tls.write(wire.request("POST", "/echo-stream", [("Content-Length", str(len(body)))]))
+        answer, sent, records = b"", 0, b""
+        p.sock.setblocking(False)
+        deadline = time.monotonic() + 60
+        while not answer.endswith(b"\r\n0\r\n\r\n"):
+            assert time.monotonic() < deadline, (sent, len(answer))
+            if not records and sent < len(body):
+                sent += p.tls.write(body[sent : sent + 60_000])
+            records += p.outgoing.read()
+            readable, writable, _ = select.select([p.sock], [p.sock] if records else [], [], 10)
+            if writable:
+                records = records[p.sock.send(records) :]
+            if readable:
+                data = p.sock.recv(262144)
+                assert data, (sent, len(answer))
+                p.incoming.write(data)
+                answer += p.readable()
+    head, _, rest = answer.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 200")
+    echoed = []
+    while rest:
+        size, _, rest = rest.partition(b"\r\n")
+        echoed.append(rest[: int(size, 16)])
+        rest = rest[int(size, 16) + 2 :]
+    assert b"".join(echoed) == body
 
 
 def test_slow_reader_is_not_buffered_for(s):
@@ -502,3 +534,34 @@ def test_inherited_tcp_socket(server, files):
         s.tls = certs.client(AUTHORITY)
         s.settle()
         assert s.get("/scope").json()["scheme"] == "https"
+
+
+# ------------------------------------------------------------------ proxies
+
+
+def test_proxy_protocol_in_front_of_the_handshake(server, files):
+    """In clear, perhaps in pieces, perhaps in one segment with the ClientHello."""
+    s = server("raw:app", "--certfile", files[1], "--keyfile", files[2], "--proxy-protocol", "v1")
+    s.tls = certs.client(AUTHORITY)
+    header = b"PROXY TCP4 192.0.2.7 192.0.2.8 4711 443\r\n"
+    for pieces in ([header], [header[:9], header[9:]]):
+        bare = socket.create_connection(s.address, 10)
+        for piece in pieces:
+            bare.sendall(piece)
+            time.sleep(0.05)
+        with s.tls.wrap_socket(bare, server_hostname="localhost") as tls:
+            tls.sendall(wire.request("GET", "/scope", [("Connection", "close")]))
+            answer = b""
+            while data := tls.recv(65536):
+                answer += data
+        assert b'"192.0.2.7"' in answer and b'"https"' in answer and b'"tls_version"' in answer
+    with socket.create_connection(s.address, 10) as bare, pytest.raises((ssl.SSLError, ConnectionResetError)):
+        s.tls.wrap_socket(bare, server_hostname="localhost")
+    s.wait_log("PROXY protocol: 1 connection refused")
+
+
+def test_forwarded_scheme_is_believed(server, files):
+    """What a trusted proxy says of its client beats what the connection to it is."""
+    s = tls_server(server, files)
+    assert s.get("/scope", [("X-Forwarded-Proto", "http")]).json()["scheme"] == "http"
+    assert s.get("/scope").json()["scheme"] == "https"
