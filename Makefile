@@ -238,6 +238,11 @@ $(OBJ)/unit/%: tests/unit/%.c tests/unit/tap.h $(OBJ)/plain.a
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(COMPILE) -Wno-unused-function $(CPP) -Itests/unit -MMD -MP -MF $@.d $(LINK) -o $@ $< $(OBJ)/plain.a $(LIBS) -lm
 
+# The master with workers that have no Python and fail as told, for tests/e2e/test_master.py.
+$(OBJ)/fake_ringcorn: tests/e2e/fake_worker.c $(OBJ)/plain.a
+	$(call say,TEST,$<)
+	$(Q)$(CC) $(COMPILE) $(CPP) $(LINK) -o $@ $< $(OBJ)/plain.a $(LIBS) -lm
+
 # Replays the inputs of tests/fuzz/regression/<target>/ without a fuzzer.
 $(OBJ)/fuzz/%: tests/fuzz/%.c tests/fuzz/replay.c $(OBJ)/plain.a
 	$(call say,FUZZ,$<)

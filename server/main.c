@@ -184,6 +184,11 @@ main(int argc, char **argv)
     case CONF_RUN:
     case CONF_CHECK:
         break;
+    case CONF_HEALTH: {
+        int code = said(master_ask(conf));
+        conf_free(conf);
+        return code;
+    }
     case CONF_VERSION:
         print_versions(stdout);
         return said(EXIT_CODE_OK);

@@ -92,11 +92,41 @@ check_own_header(struct load *l, const char *header, const char *switch_name, bo
         is_there |= strcasecmp(l->conf->headers[i].name, header) == 0;
     if (!is_there || !*is_sent)
         return;
-    if (where_set(l, switch_name)->source == SOURCE_DEFAULT)
+    if (where_set(l, switch_name)->source <= SOURCE_PRESET)
         *is_sent = false;
     else
         load_error(l, where_set(l, "headers"), "%s is sent by the server too; set %s to false",
                    header, switch_name);
+}
+
+/* "off" becomes NULL; the address is parsed. */
+static void
+check_health(struct load *l)
+{
+    struct conf *c = l->conf;
+    char **paths[] = { &c->health_live, &c->health_ready };
+    for (size_t i = 0; i < ARRAY_LEN(paths); i++)
+        if (*paths[i] != NULL && strcmp(*paths[i], "off") == 0) {
+            free(*paths[i]);
+            *paths[i] = NULL;
+        }
+    if (c->health_live != NULL && c->health_ready != NULL &&
+        strcmp(c->health_live, c->health_ready) == 0)
+        load_error(l, where_set(l, "health.ready"), "is the path of health.live too");
+    if (c->health_bind == NULL)
+        return;
+    char why[160];
+    if (c->health_live == NULL && c->health_ready == NULL)
+        load_error(l, where_set(l, "health.bind"),
+                   "answers nothing, as health.live and health.ready are off");
+    for (size_t i = 0; i < c->binds_n; i++)
+        if (strcmp(c->binds[i].text, c->health_bind) == 0 &&
+            (c->binds[i].kind != CONF_BIND_TCP || c->binds[i].port != 0))
+            load_error(
+                l, where_set(l, "health.bind"),
+                "is the application's address; leave it out, and the paths are answered there");
+    if (bind_parse(c->health_bind, &c->health_at, why, sizeof(why)) == -ENOMEM)
+        load_system_error(l, where_set(l, "health.bind"), "no memory");
 }
 
 void
@@ -113,8 +143,9 @@ check_all(struct load *l, bool is_app_needed)
     check_app_dir(l);
     check_own_header(l, "Server", "server_header", &c->server_header);
     check_own_header(l, "Date", "date_header", &c->date_header);
-    if (where_set(l, "access_log.enabled")->source == SOURCE_DEFAULT &&
-        where_set(l, "access_log.file")->source != SOURCE_DEFAULT)
+    check_health(l);
+    if (where_set(l, "access_log.enabled")->source <= SOURCE_PRESET &&
+        where_set(l, "access_log.file")->source > SOURCE_PRESET)
         c->access_log = true;
     if (c->limit_request_line > c->limit_header_size)
         load_error(l, where_set(l, "limits.request_line"), "is larger than limits.header_size");

@@ -171,13 +171,18 @@ struct conf {
     bool access_log;
     char *access_log_file; /* NULL = standard output */
 
+    char *health_live, *health_ready; /* paths; NULL = off */
+    char *health_bind;                /* NULL = answered on binds */
+    int64_t health_timeout_ms;        /* of --healthcheck */
+
     char *venv; /* folder of a virtual environment, or NULL; VIRTUAL_ENV is the default */
     struct conf_strings import_first;
     struct conf_strings python_options; /* as after -X, e.g. "dev", "utf8=1" */
 
     /* No keys, and so not printed: */
-    struct conf_strings env; /* "NAME=value" of --env-file; conf_export_env() */
-    char *file;              /* the YAML file that was read, as named; NULL = none */
+    struct conf_strings env;    /* "NAME=value" of --env-file; conf_export_env() */
+    char *file;                 /* the YAML file that was read, as named; NULL = none */
+    struct conf_bind health_at; /* health_bind, parsed; text NULL where there is none */
 };
 
 /* What the command line asked for beside a server. */
@@ -185,6 +190,7 @@ enum conf_action {
     CONF_RUN,
     CONF_CHECK,     /* --check-config */
     CONF_PRINT,     /* --print-config */
+    CONF_HEALTH,    /* --healthcheck: asks the running server */
     CONF_VERSION,   /* --version */
     CONF_HELP,      /* --help */
     CONF_REFERENCE, /* --config-reference: the table of keys as Markdown, for the README */

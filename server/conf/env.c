@@ -222,7 +222,8 @@ env_apply(struct load *l)
 {
     for (char **e = environ; e != NULL && *e != NULL; e++) {
         const char *equals = strchr(*e, '=');
-        if (strncmp(*e, PREFIX, strlen(PREFIX)) != 0 || equals == NULL)
+        if (strncmp(*e, PREFIX, strlen(PREFIX)) != 0 || equals == NULL ||
+            strncmp(*e, ENV_DEFAULTS "=", sizeof(ENV_DEFAULTS)) == 0)
             continue;
         MEM_OWNED char *name = strndup(*e, (size_t)(equals - *e));
         struct where w = where_variable(l, *e, (size_t)(equals - *e), 0);
@@ -248,16 +249,16 @@ env_apply_fallbacks(struct load *l)
                      *venv = schema_by_name("venv"), *trusted = schema_by_name("proxy.trusted");
     struct where w;
     const char *text = env_get(l, "WEB_CONCURRENCY", &w);
-    if (text != NULL && text[0] != '\0' && load_where(l, workers)->source == SOURCE_DEFAULT)
+    if (text != NULL && text[0] != '\0' && load_where(l, workers)->source <= SOURCE_PRESET)
         value_add(l, workers, text, &w);
     text = env_get(l, "VIRTUAL_ENV", &w);
-    if (text != NULL && text[0] != '\0' && load_where(l, venv)->source == SOURCE_DEFAULT)
+    if (text != NULL && text[0] != '\0' && load_where(l, venv)->source <= SOURCE_PRESET)
         value_add(l, venv, text, &w);
     text = env_get(l, "FORWARDED_ALLOW_IPS", &w);
     if (text != NULL && text[0] != '\0' && load_where(l, trusted)->source == SOURCE_DEFAULT)
         value_add_joined(l, trusted, text, &w);
     text = env_get(l, "PORT", &w);
-    if (text != NULL && text[0] != '\0' && load_where(l, bind)->source == SOURCE_DEFAULT) {
+    if (text != NULL && text[0] != '\0' && load_where(l, bind)->source <= SOURCE_PRESET) {
         /* Platforms that set PORT send requests to the container's own address, so all addresses,
          * as gunicorn has it. */
         struct conf_bind b = { 0 };

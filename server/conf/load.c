@@ -146,6 +146,7 @@ conf_free(struct conf *conf)
     for (size_t i = 0; i < schema_n; i++)
         value_free(conf, &schema[i]);
     strings_free(&conf->env);
+    bind_free(&conf->health_at);
     free(conf->file);
     free(conf);
 }
@@ -180,6 +181,24 @@ load_fini(struct load *l, struct conf **out)
     return l->is_system ? -EXIT_CODE_SYSTEM : -EXIT_CODE_USAGE;
 }
 
+/* RINGCORN_DEFAULTS: a YAML file below everything else that is said, for whoever builds an image: what an operator's file leaves
+ * out is as the image has it. */
+static void
+load_preset(struct load *l)
+{
+    const char *path = getenv(ENV_DEFAULTS);
+    struct where w = { .name = ENV_DEFAULTS, .name_n = strlen(ENV_DEFAULTS) };
+    MEM_OWNED char *text = NULL;
+    size_t n;
+    if (path == NULL || path[0] == '\0')
+        return;
+    int error = file_read(path, &text, &n);
+    if (error < 0)
+        load_system_error(l, &w, "cannot read %s: %s", path, strerror(-error));
+    else
+        yaml_apply(l, SOURCE_PRESET, path, text, n);
+}
+
 static void
 load_yaml(struct load *l, const struct cli *cli)
 {
@@ -199,7 +218,7 @@ load_yaml(struct load *l, const struct cli *cli)
         return;
     if ((l->conf->file = strdup(path)) == NULL)
         load_system_error(l, &w, "no memory");
-    yaml_apply(l, path, text, n);
+    yaml_apply(l, SOURCE_YAML, path, text, n);
 }
 
 int
@@ -219,6 +238,7 @@ conf_load(int argc, char **argv, enum conf_action *action, struct conf **out)
     cli_scan(&l, argc, argv, &cli);
     if (cli.special[CLI_ENV_FILE].text != NULL)
         env_file_read(&l, cli.special[CLI_ENV_FILE].text, &cli.special[CLI_ENV_FILE].where);
+    load_preset(&l);
     load_yaml(&l, &cli);
     env_apply(&l);
     cli_apply(&l, &cli);
@@ -241,7 +261,7 @@ conf_load_text(const char *name, const char *text, size_t n, bool is_quiet, stru
     int error = load_init(&l, is_quiet);
     if (error < 0)
         return error;
-    yaml_apply(&l, name, text, n);
+    yaml_apply(&l, SOURCE_YAML, name, text, n);
     check_all(&l, false);
     return load_fini(&l, out);
 }

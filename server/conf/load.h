@@ -96,6 +96,7 @@ key_is_list(const struct key *k)
 
 enum source {
     SOURCE_DEFAULT,
+    SOURCE_PRESET,   /* the YAML file that RINGCORN_DEFAULTS names */
     SOURCE_FALLBACK, /* WEB_CONCURRENCY, PORT, VIRTUAL_ENV */
     SOURCE_YAML,
     SOURCE_ENV,
@@ -200,8 +201,10 @@ bool bind_paths_clash(const char *a, const char *b);
 
 /* --- sources ---------------------------------------------------------------------------------- */
 
-/* yaml.c: name is for messages. */
-void yaml_apply(struct load *l, const char *name, const char *text, size_t n);
+#define ENV_DEFAULTS "RINGCORN_DEFAULTS"
+
+/* yaml.c: source is SOURCE_YAML or SOURCE_PRESET; name is for messages. */
+void yaml_apply(struct load *l, enum source source, const char *name, const char *text, size_t n);
 
 /* env.c: --env-file into l->env; RINGCORN_*; then the fallbacks. env_get() prefers the process's
  * environment. */

@@ -182,6 +182,30 @@ network_fault(const char *text, char *why, size_t why_size)
     return conf_network_parse(text, &network, why, why_size);
 }
 
+static int
+health_path_fault(const char *text, char *why, size_t why_size)
+{
+    if (strcmp(text, "off") == 0 || (text[0] == '/' && strpbrk(text, " ?#") == NULL))
+        return 0;
+    snprintf(why, why_size, "is neither off nor a path like /health/live");
+    return -EINVAL;
+}
+
+static int
+health_bind_fault(const char *text, char *why, size_t why_size)
+{
+    struct conf_bind bind = { 0 };
+    int error = bind_parse(text, &bind, why, why_size);
+    if (error == 0 && ((bind.kind != CONF_BIND_TCP && bind.kind != CONF_BIND_UNIX) ||
+                       bind.scheme == CONF_SCHEME_HTTPS)) {
+        snprintf(why, why_size,
+                 "is not one that a health check can ask; write host:port or unix:/path");
+        error = -EINVAL;
+    }
+    bind_free(&bind);
+    return error;
+}
+
 const struct key schema[] = {
     { "app", KEY_TEXT, FIELD(app), NULL, NULL,
       "the application: module:attribute, or module:make()", .value = "APP", .fault = app_fault,
@@ -417,6 +441,20 @@ const struct key schema[] = {
       .help = "log each request; naming a file turns it on too" },
     { "access_log.file", KEY_PATH, FIELD(access_log_file), NULL, "--access-logfile",
       "access log; - = standard output", .is_dash = true },
+
+    { "health.live", KEY_TEXT, FIELD(health_live), NULL, NULL,
+      "path that tells whether the server lives: its loops turn; answered without Python",
+      .value = "PATH|off", .fault = health_path_fault },
+    { "health.ready", KEY_TEXT, FIELD(health_ready), NULL, NULL,
+      "path that tells whether requests are welcome: a worker is ready, and nothing drains; else "
+      "503",
+      .value = "PATH|off", .fault = health_path_fault },
+    { "health.bind", KEY_TEXT, FIELD(health_bind), NULL, NULL,
+      "address of its own for these paths, served by the master; without it the application's "
+      "addresses answer",
+      .value = "ADDRESS", .fault = health_bind_fault },
+    { "health.timeout", KEY_DURATION, FIELD(health_timeout_ms), "3s", NULL,
+      "for --healthcheck to get its answer", .min = 1, .max = DAY },
 
     { "venv", KEY_PATH, FIELD(venv), NULL, NULL,
       "virtual environment; without it the one in VIRTUAL_ENV, if any", .value = "DIR" },

@@ -10,6 +10,7 @@
 struct walk {
     struct load *l;
     yaml_document_t *doc;
+    enum source source;
     const char *file;
     bool seen[KEYS_MAX];   /* keys */
     bool opened[KEYS_MAX]; /* groups, by the index of their first key */
@@ -18,7 +19,7 @@ struct walk {
 static struct where
 where_of(const struct walk *y, const yaml_node_t *node, const char *name)
 {
-    return (struct where){ .source = SOURCE_YAML,
+    return (struct where){ .source = y->source,
                            .file = y->file,
                            .line = (unsigned)node->start_mark.line + 1,
                            .name = name,
@@ -233,11 +234,11 @@ syntax_error(struct load *l, const char *file, const yaml_parser_t *parser)
 }
 
 void
-yaml_apply(struct load *l, const char *name, const char *text, size_t n)
+yaml_apply(struct load *l, enum source source, const char *name, const char *text, size_t n)
 {
     yaml_parser_t parser;
     yaml_document_t doc, next;
-    struct where whole = { .source = SOURCE_YAML, .file = name };
+    struct where whole = { .source = source, .file = name };
     if (!yaml_parser_initialize(&parser)) {
         load_system_error(l, &whole, "no memory");
         return;
@@ -249,7 +250,7 @@ yaml_apply(struct load *l, const char *name, const char *text, size_t n)
         return;
     }
     yaml_node_t *root = yaml_document_get_root_node(&doc);
-    struct walk y = { .l = l, .doc = &doc, .file = name };
+    struct walk y = { .l = l, .doc = &doc, .source = source, .file = name };
     if (root != NULL && root->type == YAML_MAPPING_NODE)
         take_group(&y, NULL, root);
     else if (root != NULL && !is_null(root))

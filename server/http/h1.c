@@ -213,6 +213,8 @@ h1_begin(struct h1 *h)
     h1_to(h, H1_IN_HAND);
     conn_pin(c);
     h->app->in_hand++;
+    if (UNLIKELY(h->app->answers_health) && h1_answer_health(h))
+        return;
     h->app->begin(h->app, h);
     if (!r->is_body_done && c->readable)
         conn_resume(c);
@@ -315,7 +317,7 @@ h1_end(struct h1 *h)
     struct h1_req *r = h->r;
     ASSERT(h->state == H1_IN_HAND || h->state == H1_WEBSOCKET);
     h->app->net->now_ns = clock_ns(); /* the application may have run for long: deadlines follow */
-    if (h->app->access_fd >= 0)
+    if (h->app->access_fd >= 0 && !r->is_quiet)
         access_note(h);
     h->app->in_hand--;
     h1_head_give(h);
@@ -446,6 +448,9 @@ h1_flushed(struct net *net)
 int
 http_init(struct http_app *app, struct conn_ops *ops)
 {
+    const struct conf *conf = app->conf;
+    app->answers_health =
+        conf->health_bind == NULL && (conf->health_live != NULL || conf->health_ready != NULL);
     app->draining = false;
     app->in_hand = 0;
     app->own = (struct http_own){ 0 };

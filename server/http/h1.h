@@ -71,6 +71,7 @@ struct h1_req {
     bool no_body; /* HEAD, 204, 304 */
     bool chunked_out, until_close;
     bool close;             /* the connection ends with this answer */
+    bool is_quiet;          /* no line in the access log */
     bool refused;           /* we answered in the application's place: to it the client is gone */
     char what[H1_WHAT_MAX]; /* "GET /path", perhaps cut, for log lines */
 };
@@ -142,6 +143,9 @@ void h1_write_continue(struct h1 *h);  /* 100 Continue, if it is still due */
 char *h1_put_header(char *p, const struct http_header *v, enum http_write *err);
 /* Server, Date, as far as the application has not, and what the configuration adds. There is room. Returns the end. */
 char *h1_put_own(char *p, struct http_app *app, bool has_server, bool has_date);
+
+/* health.c: answers and ends the request in hand, if it is one of its own. */
+bool h1_answer_health(struct h1 *h);
 
 /* h1_ws.c */
 struct h1_ws;

@@ -7,6 +7,7 @@
  *   chunked.c    the chunked coding
  *   h1_write.c   answers out: framing, checks of what the application sends
  *   h1_ws.c      a connection that became a WebSocket (its frames: ws/)
+ *   health.c     the paths that a supervisor asks
  *   status.c     status lines, Date and Server
  *   access.c     the access log
  *   forwarded.c  what trusted proxies say in headers of who asks, and for what
@@ -103,6 +104,7 @@ struct http_app {
     const struct conf *conf;
     int access_fd;          /* -1 = no access log */
     bool serves_websockets; /* the app's to set; else Upgrade is ignored */
+    bool answers_health;    /* health.c does, on every connection; set by http_init() */
     bool draining;          /* answers carry Connection: close; set by http_drain() */
     unsigned in_hand;       /* requests between begin() and h1_end() */
     struct http_own own;    /* http's, from http_init() on */
@@ -117,6 +119,11 @@ void http_fini(struct http_app *app);
 /* Begins the drain: idle connections are closed after a lingering read (a request that was already
  * on its way is still answered), busy ones get Connection: close with their answer. */
 void http_drain(struct http_app *app);
+
+enum http_health { HTTP_HEALTH_NONE, HTTP_HEALTH_LIVE, HTTP_HEALTH_READY };
+
+/* Which of the paths health.live and health.ready a request asks: GET and HEAD. */
+enum http_health http_health(const struct conf *conf, const struct http_request *req);
 
 /* --- the request ------------------------------------------------------------------------------ */
 const struct http_request *h1_request(const struct h1 *h);

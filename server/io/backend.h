@@ -39,6 +39,7 @@ enum {
 
 struct io_vtable {
     const char *name;
+    int (*fd)(const struct io *io);
     void (*close)(struct io *io);                         /* frees io */
     void (*abandon)(struct io *io);                       /* frees io */
     void (*arm)(struct io *io, struct io_op *op);         /* after io_begin() */

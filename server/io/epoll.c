@@ -433,8 +433,15 @@ epoller_close(struct io *io)
     free(e);
 }
 
+static int
+epoll_fd(const struct io *io)
+{
+    return ((const struct epoller *)io)->fd;
+}
+
 static const struct io_vtable epoll_vtable = {
     .name = "epoll",
+    .fd = epoll_fd,
     .close = epoller_close,
     .abandon = epoller_close,
     .arm = epoller_arm,

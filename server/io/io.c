@@ -85,7 +85,8 @@ is_before_6_1(const char *release)
 }
 
 /* Containers deny the three calls by default: Docker since 25, containerd since 2.0, podman. */
-#define SECCOMP_CURE "allow io_uring_setup, io_uring_enter and io_uring_register in the seccomp profile"
+#define SECCOMP_CURE                                                                               \
+    "allow io_uring_setup, io_uring_enter and io_uring_register in the seccomp profile"
 
 /* What an errno of ring creation usually means, and the cure. Never that something cannot happen. */
 static void
@@ -197,6 +198,12 @@ void
 io_abandon(struct io *io)
 {
     io->v->abandon(io);
+}
+
+int
+io_fd(const struct io *io)
+{
+    return io->v->fd(io);
 }
 
 const char *

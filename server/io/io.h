@@ -90,6 +90,10 @@ void io_close(struct io *io);
 /* In a forked child: drops descriptors and mappings without touching what the parent shares. */
 void io_abandon(struct io *io);
 
+/* Can be polled for POLLIN: io_wait() would find something. For a caller who waits for other things too; ask before each poll, as
+ * an io_wait() may exchange it. */
+int io_fd(const struct io *io);
+
 const char *io_name(const struct io *io); /* "io_uring" or "epoll" */
 
 /* Accept until cancelled. res: a new descriptor, non-blocking and close-on-exec, now the callback's. On -errno without

@@ -322,7 +322,9 @@ accept_with_care(struct uring *r, struct io_op *op, int res)
         return io_end(&r->io, op, -ECANCELED);
     if (res < 0)
         return io_end(&r->io, op, res);
-    arm_later(r, op); /* first: what a callback cancels is then ended like any other that waits, and after this returns */
+    arm_later(
+        r,
+        op); /* first: what a callback cancels is then ended like any other that waits, and after this returns */
     int called = 0;
     for (int i = 0; i < IO_ACCEPTS_MAX && !op->cancelled; i++) {
         int conn = accept4(op->fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
@@ -613,8 +615,15 @@ uring_abandon(struct io *io)
     uring_free(r);
 }
 
+static int
+uring_fd(const struct io *io)
+{
+    return ((const struct uring *)io)->u.ring_fd;
+}
+
 static const struct io_vtable uring_vtable = {
     .name = "io_uring",
+    .fd = uring_fd,
     .close = uring_close,
     .abandon = uring_abandon,
     .arm = uring_arm,

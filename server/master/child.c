@@ -20,7 +20,8 @@ enum {
     ACCEPT_MS = 10 * 1000,   /* from ready to accepting, at least */
     BOOTING_LEAVE_MS = 1000, /* for a worker told to go before it was ready: it has no request */
     DUMP_MS = 200,           /* from SIGUSR2 to SIGKILL */
-    ENDING_MS = 3000, /* behind timeouts.graceful: the worker cancels its requests then, and lifespan.shutdown comes after them */
+    ENDING_MS =
+        3000, /* behind timeouts.graceful: the worker cancels its requests then, and lifespan.shutdown comes after them */
     SILENT_MS = 2000, /* a worker that closed its control socket is expected to be gone by then */
 };
 
@@ -51,6 +52,7 @@ run(struct master *m, unsigned slot, const struct generation *g, int control)
         if (c->control >= 0)
             close(c->control);
     sockets_forget(&m->sockets);
+    health_forget(m->health);
     if (m->reload.state == RELOAD_TRYING)
         sockets_change_forget(&m->reload.change);
     /* A replacement that is tried for a reload writes where the new configuration says; the
@@ -221,10 +223,11 @@ child_tick(struct master *m, struct child *c, int64_t now_ns)
         break;
     case CHILD_LEAVING:
         if (c->was_ready) {
-            log_warning("worker %u (pid %d) is still there %d s after timeouts.graceful (%lld s): it is "
-                        "killed; its stacks follow",
-                        c->slot, (int)c->pid, ENDING_MS / 1000,
-                        (long long)(m->now.conf->timeout_graceful_ms / 1000));
+            log_warning(
+                "worker %u (pid %d) is still there %d s after timeouts.graceful (%lld s): it is "
+                "killed; its stacks follow",
+                c->slot, (int)c->pid, ENDING_MS / 1000,
+                (long long)(m->now.conf->timeout_graceful_ms / 1000));
             child_end_now(c);
             break;
         }
@@ -294,6 +297,10 @@ child_read(struct master *m, struct child *c)
             break;
         case CONTROL_REPLACE:
             slots_asked(m, c);
+            break;
+        case CONTROL_PONG:
+            c->pinged_ns = 0;
+            c->heard_ns = clock_ns();
             break;
         case CONTROL_DRAINED:
             c->is_drained = true;

@@ -37,8 +37,8 @@ open_all(struct master *m)
     if (sockets_prepare(&m->sockets, conf, conf->workers, &change) < 0)
         return -EXIT_CODE_SYSTEM;
     sockets_commit(&m->sockets, &change);
-    if (pidfile_write(conf->pid_file) < 0 || slots_grow(m, conf->workers) < 0 ||
-        logs_apply(&m->logs, conf) < 0)
+    if (health_apply(m) < 0 || pidfile_write(conf->pid_file) < 0 ||
+        slots_grow(m, conf->workers) < 0 || logs_apply(&m->logs, conf) < 0)
         return -EXIT_CODE_SYSTEM;
     m->wanted = conf->workers;
     certs_begin(m);
@@ -50,6 +50,7 @@ static int64_t
 next_ns(const struct master *m)
 {
     int64_t next = sooner(certs_next_ns(m), sooner(slots_next_ns(m), stop_next_ns(m)));
+    next = sooner(next, health_next_ns(m));
     CHILDREN_EACH(c, m)
         next = sooner(next, c->deadline_ns);
     if (!list_is_empty(&m->sockets.leaving))
@@ -71,7 +72,7 @@ timeout_ms(const struct master *m)
 static int
 wait_once(struct master *m, struct pollfd **polls, size_t *polls_cap)
 {
-    size_t n = 1;
+    size_t n = 2;
     CHILDREN_EACH(c, m)
         n += c->control >= 0;
     if (n > *polls_cap) {
@@ -83,7 +84,8 @@ wait_once(struct master *m, struct pollfd **polls, size_t *polls_cap)
     }
     struct pollfd *p = *polls;
     p[0] = (struct pollfd){ .fd = m->signal_fd, .events = POLLIN };
-    n = 1;
+    p[1] = (struct pollfd){ .fd = health_fd(m), .events = POLLIN }; /* poll() passes over -1 */
+    n = 2;
     CHILDREN_EACH(c, m)
         if (c->control >= 0)
             p[n++] = (struct pollfd){ .fd = c->control, .events = POLLIN };
@@ -91,7 +93,7 @@ wait_once(struct master *m, struct pollfd **polls, size_t *polls_cap)
         return errno == EINTR ? 0 : -errno;
     /* Workers first: what one said before it died is heard before its death is. New ones are
      * appended to the list. */
-    size_t i = 1;
+    size_t i = 2;
     CHILDREN_EACH(c, m) {
         if (i >= n)
             break;
@@ -119,6 +121,7 @@ run(struct master *m)
         certs_tick(m, now_ns);
         coverage_update(m);
         reload_tick(m);
+        health_turn(m);
         int err = wait_once(m, &polls, &polls_cap);
         if (err < 0) {
             log_error("the master cannot go on: %s", strerror(-err));
@@ -147,6 +150,7 @@ master_run(const struct master_args *args)
         if (code == EXIT_CODE_OK)
             log_info("stopped");
     }
+    health_free(m.health);
     sockets_fini(&m.sockets);
     pidfile_remove(m.now.conf->pid_file);
     while (!list_is_empty(&m.children))

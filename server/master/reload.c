@@ -125,6 +125,7 @@ reload_commit(struct master *m, struct child *c)
     (void)logs_apply(&m->logs, m->now.conf);
     certs_begin(m);
     c->certs = m->certs.version;
+    (void)health_apply(m); /* printed; what there was stays */
     m->wanted = m->now.conf->workers;
     for (unsigned i = 0; i < m->slots_n; i++) {
         m->slots[i].failures = 0;

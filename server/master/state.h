@@ -53,6 +53,8 @@ struct child {
     int control;     /* our end, or -1 after its end of the stream */
     int access_fd;   /* its number in the worker, or -1 */
     int64_t started_ns, ready_ns;
+    int64_t pinged_ns;     /* CONTROL_PING sent and not answered, 0 = none */
+    int64_t heard_ns;      /* the last CONTROL_PONG */
     int64_t deadline_ns;   /* of the state it is in */
     int64_t replace_at_ns; /* it asked to be replaced: when to start another */
     struct told *told;
@@ -122,6 +124,7 @@ struct master {
     bool was_ready;   /* some worker was, once */
     struct reload reload;
     struct stop stop;
+    struct health *health; /* NULL = health.bind is not set */
     int exit_code;
 };
 
@@ -198,6 +201,18 @@ void certs_fini(struct master *m);
 void stop_request(struct master *m, int by, int code);
 void stop_tick(struct master *m, int64_t now_ns);
 int64_t stop_next_ns(const struct master *m);
+
+/* --- health.c --- */
+/* Opens, keeps or closes the address as m->now.conf says. Returns 0, or -EXIT_CODE_SYSTEM, printed, with everything as it was. */
+int health_apply(struct master *m);
+/* What came in, and what is due. */
+void health_turn(struct master *m);
+/* To be polled for POLLIN, or -1. */
+int health_fd(const struct master *m);
+int64_t health_next_ns(const struct master *m);
+void health_free(struct health *h);
+/* In a forked child: closes descriptors, no more. NULL is fine, here and above. */
+void health_forget(struct health *h);
 
 /* --- signals.c --- */
 /* Blocks the signals that are ours and opens a descriptor for them. Returns it, or -errno. */

@@ -24,12 +24,12 @@ enum worker_event { EVENT_DRAIN = 1, EVENT_QUIT = 2, EVENT_DRAINED = 4 };
 
 static struct worker {
     const struct worker_args *args;
-    PyObject *loop;          /* new; NULL before attach and after detach */
-    PyObject *callback;      /* new; of notify() */
-    struct io *io;           /* the loop's */
+    PyObject *loop;     /* new; NULL before attach and after detach */
+    PyObject *callback; /* new; of notify() */
+    struct io *io;      /* the loop's */
     struct net net;
     struct conn_ops conn_ops;
-    struct asgi asgi;        /* the application is one of the two; asgi has the struct http_app of both */
+    struct asgi asgi; /* the application is one of the two; asgi has the struct http_app of both */
     struct wsgi wsgi;
     struct io_op control;
     struct {
@@ -37,7 +37,7 @@ static struct worker {
         struct listener *listener;
     } listeners[WORKER_LISTENERS_MAX];
     size_t listeners_n;
-    unsigned events;         /* enum worker_event, to be told in the Python phase */
+    unsigned events; /* enum worker_event, to be told in the Python phase */
     bool is_attached, is_serving, is_draining, is_quitting, drained_is_told;
 } w;
 
@@ -151,9 +151,14 @@ on_control(struct io_op *op, int res, unsigned flags)
         case CONTROL_QUIT:
             drain(EVENT_QUIT);
             break;
+        case CONTROL_PING:
+            (void)control_send(w.args->control, CONTROL_PONG, msg.id,
+                               -1); /* a full socket has others */
+            break;
         case CONTROL_REOPEN:
             /* standard error stays open in children of the application, the access log does not */
-            if (fd >= 0 && dup3(fd, msg.id, msg.id > STDERR_FILENO ? O_CLOEXEC : 0) < 0 && errno != EINVAL)
+            if (fd >= 0 && dup3(fd, msg.id, msg.id > STDERR_FILENO ? O_CLOEXEC : 0) < 0 &&
+                errno != EINVAL)
                 log_error("a reopened log cannot be taken: %s", strerror(errno));
             close_fd(fd);
             break;
@@ -161,13 +166,15 @@ on_control(struct io_op *op, int res, unsigned flags)
         case CONTROL_LISTENING:
         case CONTROL_REPLACE:
         case CONTROL_DRAINED:
+        case CONTROL_PONG:
             break; /* the worker's own words */
         }
     }
     if (err == -EAGAIN || err == -ECANCELED)
         return;
     if (!w.is_draining)
-        log_warning("the master is gone (%s): this worker answers what it has and ends", strerror(-err));
+        log_warning("the master is gone (%s): this worker answers what it has and ends",
+                    strerror(-err));
     drain(EVENT_DRAIN);
     if (flags & IO_MORE)
         io_cancel(w.io, op);
@@ -177,7 +184,8 @@ on_control(struct io_op *op, int res, unsigned flags)
 static void
 ask_to_go(void)
 {
-    if (!w.is_serving || control_send(w.args->control, CONTROL_REPLACE, (int32_t)w.args->slot, -1) < 0)
+    if (!w.is_serving ||
+        control_send(w.args->control, CONTROL_REPLACE, (int32_t)w.args->slot, -1) < 0)
         drain(EVENT_DRAIN);
 }
 
@@ -192,8 +200,8 @@ on_turn(void *self)
     if (signals_take_term())
         ask_to_go();
     /* A quick end does not wait for clients that linger. */
-    if (w.is_draining && !w.drained_is_told && w.asgi.http.in_hand == 0 && !exchanges_are_at_threads(&w.wsgi.exchanges) &&
-        (w.net.conns_n == 0 || w.is_quitting)) {
+    if (w.is_draining && !w.drained_is_told && w.asgi.http.in_hand == 0 &&
+        !exchanges_are_at_threads(&w.wsgi.exchanges) && (w.net.conns_n == 0 || w.is_quitting)) {
         w.drained_is_told = true;
         w.events |= EVENT_DRAINED;
     }
@@ -401,7 +409,8 @@ worker_free(PyObject *module, PyObject *unused)
     http_fini(&w.asgi.http);
     asgi_fini(&w.asgi);
     wsgi_fini(&w.wsgi);
-    control_send(w.args->control, CONTROL_DRAINED, (int32_t)w.args->slot, -1); /* a master that is gone need not know */
+    control_send(w.args->control, CONTROL_DRAINED, (int32_t)w.args->slot,
+                 -1); /* a master that is gone need not know */
     Py_RETURN_NONE;
 }
 
@@ -464,16 +473,16 @@ options_new(const struct conf *conf)
     return Py_BuildValue(
         "{s:I,s:I,s:i,s:s,s:O,s:s,s:s,s:N,s:s,s:s,s:s,s:d,"
         "s:I,s:I,s:s,s:s,s:I,s:O,s:I,s:N,s:N,s:N,s:s,s:s,s:s,s:s}",
-        "slot", w.args->slot, "workers", conf->workers, "stacks_signal", WORKER_STACKS_SIGNAL, "app",
-        conf->app, "factory", conf->factory ? Py_True : Py_False, "app_dir", conf->app_dir,
+        "slot", w.args->slot, "workers", conf->workers, "stacks_signal", WORKER_STACKS_SIGNAL,
+        "app", conf->app, "factory", conf->factory ? Py_True : Py_False, "app_dir", conf->app_dir,
         "interface", interface[conf->interface], "import_first", strings_list(&conf->import_first),
         "io", io[conf->io], "lifespan", lifespan[conf->lifespan], "log_level",
         levels[conf->log_level], "graceful", (double)conf->timeout_graceful_ms / 1000,
         "sync_threads", conf->sync_threads, "sync_threads_max", conf->sync_threads_max,
         "sync_affinity", affinity[conf->sync_affinity], "sync_websocket",
         websocket[conf->sync_websocket], "executor_threads", conf->sync_executor_threads,
-        "loop_first", conf->sync_loop_first == CONF_SWITCH_AUTO ? Py_True : Py_False,
-        "sync_queue", conf->sync_queue, "sync_queue_timeout", seconds(conf->sync_queue_timeout_ms),
+        "loop_first", conf->sync_loop_first == CONF_SWITCH_AUTO ? Py_True : Py_False, "sync_queue",
+        conf->sync_queue, "sync_queue_timeout", seconds(conf->sync_queue_timeout_ms),
         "sync_idle_timeout", seconds(conf->sync_idle_timeout_ms), "sync_park_close_db",
         seconds(conf->sync_park_close_db_ms), "django_one_hop", one_hop[conf->django_one_hop],
         "django_conn_max_age", conf->django_conn_max_age, "django_start_hop",

@@ -17,21 +17,27 @@
  * SCM_RIGHTS beside CONTROL_LISTEN. The end of the stream tells a worker that its master has died: it drains. */
 enum control_kind {
     /* master -> worker */
-    CONTROL_LISTEN = 'L', /* accept from the attached socket too; id names it. The worker's own and, while a sibling's slot has
+    CONTROL_LISTEN =
+        'L', /* accept from the attached socket too; id names it. The worker's own and, while a sibling's slot has
                              no ready worker, the sibling's */
     CONTROL_LISTEN_TLS = 'S', /* the same, and what is accepted speaks TLS */
     CONTROL_CERTS = 'T',  /* certificates and keys for new handshakes are in the attached memfd (net/tls.h) */
     CONTROL_UNLISTEN = 'U', /* stop accepting from socket id */
-    CONTROL_DRAIN = 'D',  /* graceful: stop accepting, answer what there is, leave */
-    CONTROL_QUIT = 'Q',   /* quick: as DRAIN, but requests are cancelled at once */
-    CONTROL_REOPEN = 'O', /* a log file was reopened: dup3() the attached descriptor onto descriptor id (2, or access_fd) */
+    CONTROL_DRAIN = 'D',    /* graceful: stop accepting, answer what there is, leave */
+    CONTROL_QUIT = 'Q',     /* quick: as DRAIN, but requests are cancelled at once */
+    CONTROL_REOPEN =
+        'O', /* a log file was reopened: dup3() the attached descriptor onto descriptor id (2, or access_fd) */
+    CONTROL_PING = 'I', /* is the loop turning? It answers CONTROL_PONG, in its I/O phase */
     /* worker -> master */
-    CONTROL_READY = 'R',  /* application imported, lifespan.startup complete; the master answers with CONTROL_LISTENs */
+    CONTROL_PONG = 'N',
+    CONTROL_READY =
+        'R', /* application imported, lifespan.startup complete; the master answers with CONTROL_LISTENs */
     CONTROL_LISTENING = 'A', /* accepting from socket id now */
-    CONTROL_REPLACE = 'P',   /* wants to go (somebody sent it SIGTERM): the master starts another and, once that one accepts, sends
+    CONTROL_REPLACE =
+        'P', /* wants to go (somebody sent it SIGTERM): the master starts another and, once that one accepts, sends
                                 CONTROL_DRAIN. A service manager that signals the whole group means the master, which then drains in order.
                                 A worker that cannot reach the master drains by itself */
-    CONTROL_DRAINED = 'G',   /* accepts no more and holds no request; lifespan.shutdown runs */
+    CONTROL_DRAINED = 'G', /* accepts no more and holds no request; lifespan.shutdown runs */
 };
 
 struct control_msg {

@@ -214,3 +214,16 @@ async def fails_when_stopped(scope, receive, send):
         except asyncio.CancelledError:
             raise ValueError("stopped while it started") from None
     await answer(send, b"served")
+
+
+async def slow_start(scope, receive, send):
+    """A second to start, a second to answer."""
+    if scope["type"] == "lifespan":
+        await receive()
+        await asyncio.sleep(1)
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        await send({"type": "lifespan.shutdown.complete"})
+        return
+    await asyncio.sleep(1)
+    await answer(send, b"late")

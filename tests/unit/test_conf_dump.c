@@ -190,7 +190,7 @@ test_sample(const char *sample)
     }
     *out = '\0';
     struct load whole = { .conf = calloc(1, sizeof(struct conf)) };
-    yaml_apply(&whole, "conf/ringcorn.yaml", all, strlen(all));
+    yaml_apply(&whole, SOURCE_YAML, "conf/ringcorn.yaml", all, strlen(all));
     ok(whole.errors == 0, "conf/ringcorn.yaml: what is commented out is right too");
     for (size_t i = 0; i < schema_n; i++)
         ok(whole.where[i].source == SOURCE_YAML, "conf/ringcorn.yaml has %s", schema[i].name);
