@@ -1,12 +1,10 @@
 /* health.c: health.bind: an address of its own for health.live and health.ready, answered by the master.
  *
  * The master, not a worker: it is there while the application is imported, while workers drain, and when one of them hangs, which a
- * worker that answers can only say by not answering, of itself alone. The master asks the loops (CONTROL_PING, answered in a
- * loop's I/O phase) when it is asked itself, so nothing wakes up an idle server.
+ * worker that answers can only say by not answering, of itself alone. The master asks the loops when it is asked itself.
  *
  *   ready   a ready worker answers within PROMPT_MS, and the server does not stop
- *   live    not every ready worker has been silent for SILENT_MS. One that hangs beside others that serve is no reason to kill them
- *           all, nor is a loop that Python blocks for a second. While workers boot, timeouts.startup counts.
+ *   live    as pulse.c has it
  *
  * The requests go through the same net/ and http/ as the application's, on an epoll of their own that the master polls.
  * Owns:  the address, its connections, what waits for an answer. */
@@ -22,7 +20,6 @@ enum {
     CONNS_MAX = 64,
     TURNS_MAX = 16,        /* of its loop in one of the master's */
     PROMPT_MS = 500,       /* less than the second that Kubernetes gives a probe */
-    SILENT_MS = 10 * 1000, /* what Kubernetes has between two probes */
 };
 
 /* A request that waits for what workers say. */
@@ -78,23 +75,17 @@ describe(const struct master *m, char *out, size_t size)
 static int
 judge(const struct master *m, const struct probe *p, int64_t now_ns)
 {
-    unsigned serving = 0, silent = 0;
-    bool is_stopping = m->stop.state != STOP_NONE;
-    if (p->asked == HTTP_HEALTH_READY && is_stopping)
+    bool is_anyone_ready = false;
+    if (p->asked == HTTP_HEALTH_READY && m->stop.state != STOP_NONE)
         return 503;
     CHILDREN_EACH(c, m) {
-        if (!is_serving(c))
-            continue;
-        if (c->heard_ns >= p->began_ns)
+        is_anyone_ready |= is_serving(c);
+        if (is_serving(c) && c->heard_ns >= p->began_ns)
             return 200;
-        serving++;
-        silent += c->pinged_ns != 0 && now_ns - c->pinged_ns >= SILENT_MS * NS_PER_MS;
     }
-    if (serving > 0 && now_ns - p->began_ns < PROMPT_MS * NS_PER_MS)
+    if (is_anyone_ready && now_ns - p->began_ns < PROMPT_MS * NS_PER_MS)
         return 0;
-    if (p->asked == HTTP_HEALTH_LIVE)
-        return serving > 0 && serving == silent && !is_stopping ? 503 : 200;
-    return 503;
+    return p->asked == HTTP_HEALTH_LIVE && pulse_is_there(m, now_ns) ? 200 : 503;
 }
 
 static void
@@ -117,16 +108,6 @@ answer(const struct master *m, struct probe *p, int status)
     h1_end(p->h);
     list_del(&p->node);
     free(p);
-}
-
-static void
-ping(struct master *m)
-{
-    int64_t now_ns = clock_ns();
-    CHILDREN_EACH(c, m)
-        if (is_serving(c) && c->pinged_ns == 0 && c->control >= 0 &&
-            control_send(c->control, CONTROL_PING, 0, -1) == 0)
-            c->pinged_ns = now_ns;
 }
 
 /* --- struct http_app ---------------------------------------------------------------------------- */
@@ -313,7 +294,7 @@ answer_all(struct master *m)
     unsigned n = 0;
     if (list_is_empty(&h->probes))
         return 0;
-    ping(m);
+    pulse_ask(m);
     int64_t now_ns = clock_ns();
     LIST_FOR_EACH_SAFE(node, &h->probes) {
         struct probe *p = CONTAINER_OF(node, struct probe, node);

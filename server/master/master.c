@@ -37,6 +37,7 @@ open_all(struct master *m)
     if (sockets_prepare(&m->sockets, conf, conf->workers, &change) < 0)
         return -EXIT_CODE_SYSTEM;
     sockets_commit(&m->sockets, &change);
+    notify_open(&m->notify);
     if (health_apply(m) < 0 || pidfile_write(conf->pid_file) < 0 ||
         slots_grow(m, conf->workers) < 0 || logs_apply(&m->logs, conf) < 0)
         return -EXIT_CODE_SYSTEM;
@@ -51,6 +52,7 @@ next_ns(const struct master *m)
 {
     int64_t next = sooner(certs_next_ns(m), sooner(slots_next_ns(m), stop_next_ns(m)));
     next = sooner(next, health_next_ns(m));
+    next = sooner(next, notify_next_ns(m));
     CHILDREN_EACH(c, m)
         next = sooner(next, c->deadline_ns);
     if (!list_is_empty(&m->sockets.leaving))
@@ -122,6 +124,7 @@ run(struct master *m)
         coverage_update(m);
         reload_tick(m);
         health_turn(m);
+        notify_tick(m, now_ns);
         int err = wait_once(m, &polls, &polls_cap);
         if (err < 0) {
             log_error("the master cannot go on: %s", strerror(-err));
@@ -140,6 +143,7 @@ master_run(const struct master_args *args)
         .generations = 1,
         .signal_fd = -1,
         .certs = { .fd = -1 },
+        .notify = { .fd = -1 },
     };
     list_init(&m.children);
     sockets_init(&m.sockets);
@@ -150,6 +154,7 @@ master_run(const struct master_args *args)
         if (code == EXIT_CODE_OK)
             log_info("stopped");
     }
+    notify_close(&m.notify);
     health_free(m.health);
     sockets_fini(&m.sockets);
     pidfile_remove(m.now.conf->pid_file);

@@ -5,8 +5,10 @@
  *   child.c       one worker, seen from here       slots.c     deaths, restarts, back-off, how many
  *   coverage.c    who accepts from which socket    reload.c    SIGHUP
  *   stop.c        the ways to end                  sockets.h   sockets: tcp.c uds.c inherited.c
- *   certs.c       certificates, keys, tickets      check.c     --check-config
- *   state.h       what these files share
+ *   certs.c       certificates, keys, tickets
+ *   check.c       --check-config                   health.c    health.bind
+ *   ask.c         --healthcheck                    pulse.c     whose loop turns
+ *   notify.c      sd_notify                        state.h     what these files share
  *   logs.c  pidfile.c  privileges.c  nofile.c
  *
  * Slots. The workers stand in slots 0..N-1. A TCP address has one SO_REUSEPORT socket a slot, which

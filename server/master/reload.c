@@ -62,6 +62,7 @@ begin(struct master *m)
     r->is_wanted_again = false;
     r->started_ns = clock_ns();
     log_info("SIGHUP: reloading");
+    notify_reloading(m);
     if (prepare(m) < 0) {
         log_error("reload: the new configuration cannot be used, see above; the old one and its "
                   "workers stay");

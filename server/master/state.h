@@ -109,6 +109,17 @@ struct certs {
     int64_t look_ns, rotate_ns, retry_ns; /* when; 0 = never */
 };
 
+enum notify_state { NOTIFY_STARTING, NOTIFY_READY, NOTIFY_RELOADING, NOTIFY_STOPPING };
+
+/* notify.c's */
+struct notify {
+    int fd; /* -1: nobody wants to know */
+    enum notify_state state;
+    char status[128];      /* the last STATUS= */
+    int64_t watchdog_ns;   /* between two WATCHDOG=1; 0 = none */
+    int64_t alive_at_ns;   /* when the next is due */
+};
+
 struct master {
     const struct master_args *args;
     struct generation now;
@@ -124,6 +135,7 @@ struct master {
     bool was_ready;   /* some worker was, once */
     struct reload reload;
     struct stop stop;
+    struct notify notify;
     struct health *health; /* NULL = health.bind is not set */
     int exit_code;
 };
@@ -201,6 +213,23 @@ void certs_fini(struct master *m);
 void stop_request(struct master *m, int by, int code);
 void stop_tick(struct master *m, int64_t now_ns);
 int64_t stop_next_ns(const struct master *m);
+
+/* --- pulse.c --- */
+enum { PULSE_SILENT_MS = 10 * 1000 }; /* what Kubernetes has between two probes */
+/* Asks every ready worker that has answered the last time. */
+void pulse_ask(struct master *m);
+/* The server lives. */
+bool pulse_is_there(const struct master *m, int64_t now_ns);
+
+/* --- notify.c --- */
+/* Of the environment, which loses the variables. Cannot fail: what goes wrong is logged. */
+void notify_open(struct notify *n);
+/* In a forked child too. */
+void notify_close(struct notify *n);
+/* A reload begins; its end, like everything else, is seen by notify_tick(). */
+void notify_reloading(struct master *m);
+void notify_tick(struct master *m, int64_t now_ns);
+int64_t notify_next_ns(const struct master *m);
 
 /* --- health.c --- */
 /* Opens, keeps or closes the address as m->now.conf says. Returns 0, or -EXIT_CODE_SYSTEM, printed, with everything as it was. */

@@ -318,6 +318,12 @@ async def process(scope, receive, send):
     )
 
 
+@route("/environ")
+async def environ(scope, receive, send):
+    """The names of the worker's variables."""
+    await answer(send, "\n".join(sorted(os.environ)))
+
+
 @route("/print")
 async def print_(scope, receive, send):
     """Standard output and the root logger, seen at once by whoever reads the pipe."""
