@@ -171,6 +171,11 @@ struct conf {
     bool access_log;
     char *access_log_file; /* NULL = standard output */
 
+    bool reload_enabled;
+    struct conf_strings reload_dirs; /* absolute; empty = app_dir and python_path */
+    struct conf_strings reload_include, reload_exclude;
+    int64_t reload_delay_ms;
+
     char *health_live, *health_ready; /* paths; NULL = off */
     char *health_bind;                /* NULL = answered on binds */
     int64_t health_timeout_ms;        /* of --healthcheck */

@@ -142,6 +142,7 @@ names_near_variable(const char *variable)
     "(--ssl-keyfile-password-file)"
 #define NO_RELOAD                                                                                  \
     "there is no automatic reload; SIGHUP replaces the workers without losing a request"
+#define NO_TLS "let a proxy such as nginx do TLS and reach Ringcorn by bind unix:/path"
 #define NO_WORKER_CLASS                                                                            \
     "there is one kind of worker, so leave it out; --threads is for synchronous code"
 #define NO_RECYCLING "workers are not recycled; leave it out"
@@ -165,6 +166,20 @@ static const struct {
     { "do-handshake-on-connect", "the loop does handshakes; leave it out" },
     { "insecure-bind", "write the address as http://host:port in bind" },
     { "reload*", NO_RELOAD },
+    { "ssl-*", NO_TLS },
+    { "tls*", NO_TLS },
+    { "certfile", NO_TLS },
+    { "keyfile", NO_TLS },
+    { "ca-certs", NO_TLS },
+    { "cert-reqs", NO_TLS },
+    { "ciphers", NO_TLS },
+    { "do-handshake-on-connect", NO_TLS },
+    { "insecure-bind", NO_TLS },
+    { "reload-engine", "files are watched by inotify; leave it out" },
+    { "reload-extra-file", "use reload.include (--reload-include)" },
+    { "reload-paths", "use reload.dirs (--reload-dir)" },
+    { "reload-ignore-*", "use reload.exclude (--reload-exclude)" },
+    { "reload-tick", "use reload.delay (--reload-delay)" },
     { "worker-class", NO_WORKER_CLASS },
     { "k", NO_WORKER_CLASS },
     { "runtime-*", NO_WORKER_CLASS },

@@ -54,6 +54,7 @@ run(struct master *m, unsigned slot, const struct generation *g, int control)
     sockets_forget(&m->sockets);
     health_forget(m->health);
     notify_close(&m->notify);
+    watch_close(m->watch);
     if (m->reload.state == RELOAD_TRYING)
         sockets_change_forget(&m->reload.change);
     /* A replacement that is tried for a reload writes where the new configuration says; the

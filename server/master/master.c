@@ -38,6 +38,8 @@ open_all(struct master *m)
         return -EXIT_CODE_SYSTEM;
     sockets_commit(&m->sockets, &change);
     notify_open(&m->notify);
+    if (conf->reload_enabled)
+        m->watch = watch_open(conf);
     if (health_apply(m) < 0 || pidfile_write(conf->pid_file) < 0 ||
         slots_grow(m, conf->workers) < 0 || logs_apply(&m->logs, conf) < 0)
         return -EXIT_CODE_SYSTEM;
@@ -53,6 +55,7 @@ next_ns(const struct master *m)
     int64_t next = sooner(certs_next_ns(m), sooner(slots_next_ns(m), stop_next_ns(m)));
     next = sooner(next, health_next_ns(m));
     next = sooner(next, notify_next_ns(m));
+    next = sooner(next, watch_next_ns(m->watch));
     CHILDREN_EACH(c, m)
         next = sooner(next, c->deadline_ns);
     if (!list_is_empty(&m->sockets.leaving))
@@ -74,7 +77,7 @@ timeout_ms(const struct master *m)
 static int
 wait_once(struct master *m, struct pollfd **polls, size_t *polls_cap)
 {
-    size_t n = 2;
+    size_t n = 3;
     CHILDREN_EACH(c, m)
         n += c->control >= 0;
     if (n > *polls_cap) {
@@ -87,7 +90,8 @@ wait_once(struct master *m, struct pollfd **polls, size_t *polls_cap)
     struct pollfd *p = *polls;
     p[0] = (struct pollfd){ .fd = m->signal_fd, .events = POLLIN };
     p[1] = (struct pollfd){ .fd = health_fd(m), .events = POLLIN }; /* poll() passes over -1 */
-    n = 2;
+    p[2] = (struct pollfd){ .fd = watch_fd(m->watch), .events = POLLIN };
+    n = 3;
     CHILDREN_EACH(c, m)
         if (c->control >= 0)
             p[n++] = (struct pollfd){ .fd = c->control, .events = POLLIN };
@@ -95,7 +99,7 @@ wait_once(struct master *m, struct pollfd **polls, size_t *polls_cap)
         return errno == EINTR ? 0 : -errno;
     /* Workers first: what one said before it died is heard before its death is. New ones are
      * appended to the list. */
-    size_t i = 2;
+    size_t i = 3;
     CHILDREN_EACH(c, m) {
         if (i >= n)
             break;
@@ -117,6 +121,8 @@ run(struct master *m)
         int64_t now_ns = clock_ns();
         CHILDREN_EACH(c, m)
             child_tick(m, c, now_ns);
+        if (watch_tick(m->watch, now_ns))
+            reload_changed(m);
         slots_tick(m, now_ns);
         coverage_tick(m, now_ns);
         stop_tick(m, now_ns);
@@ -154,6 +160,7 @@ master_run(const struct master_args *args)
         if (code == EXIT_CODE_OK)
             log_info("stopped");
     }
+    watch_close(m.watch);
     notify_close(&m.notify);
     health_free(m.health);
     sockets_fini(&m.sockets);

@@ -8,7 +8,8 @@
  *   certs.c       certificates, keys, tickets
  *   check.c       --check-config                   health.c    health.bind
  *   ask.c         --healthcheck                    pulse.c     whose loop turns
- *   notify.c      sd_notify                        state.h     what these files share
+ *   notify.c      sd_notify                        watch.h     files that change: reload.enabled
+ *   state.h       what these files share
  *   logs.c  pidfile.c  privileges.c  nofile.c
  *
  * Slots. The workers stand in slots 0..N-1. A TCP address has one SO_REUSEPORT socket a slot, which

@@ -61,7 +61,7 @@ begin(struct master *m)
     struct reload *r = &m->reload;
     r->is_wanted_again = false;
     r->started_ns = clock_ns();
-    log_info("SIGHUP: reloading");
+    log_info("%s: reloading", r->why);
     notify_reloading(m);
     if (prepare(m) < 0) {
         log_error("reload: the new configuration cannot be used, see above; the old one and its "
@@ -119,10 +119,12 @@ reload_commit(struct master *m, struct child *c)
     sockets_commit(&m->sockets, &r->change);
     if (r->is_pid_file_new)
         pidfile_remove(m->now.conf->pid_file);
+    watch_close(m->watch); /* it borrows from what goes */
     generation_fini(&m->now);
     m->now = r->next;
     r->next = (struct generation){ 0 };
     log_set_level((enum log_level)m->now.conf->log_level);
+    m->watch = m->now.conf->reload_enabled ? watch_open(m->now.conf) : NULL;
     (void)logs_apply(&m->logs, m->now.conf);
     certs_begin(m);
     c->certs = m->certs.version;
@@ -192,8 +194,21 @@ reload_tick(struct master *m)
 }
 
 void
-reload_request(struct master *m)
+reload_request(struct master *m, const char *why)
 {
-    if (m->stop.state == STOP_NONE)
-        m->reload.is_wanted_again = true; /* reload_tick() begins */
+    if (m->stop.state != STOP_NONE)
+        return;
+    m->reload.why = why;
+    m->reload.is_wanted_again = true; /* reload_tick() begins */
+}
+
+void
+reload_changed(struct master *m)
+{
+    if (!m->waits) {
+        reload_request(m, "files have changed");
+        return;
+    }
+    m->waits = false; /* slots_tick() starts what is missing */
+    log_info("files have changed: next try");
 }

@@ -85,7 +85,7 @@ signals_read(struct master *m)
             stop_request(m, signo, EXIT_CODE_OK);
             break;
         case SIGHUP:
-            reload_request(m);
+            reload_request(m, "SIGHUP");
             break;
         case SIGTTIN:
             slots_more(m);

@@ -135,7 +135,7 @@ replace_if_asked(struct master *m, unsigned i, int64_t now_ns)
 void
 slots_tick(struct master *m, int64_t now_ns)
 {
-    for (unsigned i = 0; i < m->wanted && m->stop.state == STOP_NONE; i++) {
+    for (unsigned i = 0; i < m->wanted && m->stop.state == STOP_NONE && !m->waits; i++) {
         struct slot *slot = &m->slots[i];
         if (slot->current == NULL && slot->next != NULL && !is_tried(m, slot->next)) {
             slot->current = slot->next; /* the old one did not wait for it */
@@ -191,6 +191,7 @@ slots_ready(struct master *m, struct child *c)
         return;
     }
     slot->failures = 0;
+    m->waits = false;
     log_info("worker %u is ready (pid %d, after %.2f s)", c->slot, (int)c->pid,
              (double)(c->ready_ns - c->started_ns) / NS_PER_S);
     m->was_ready = true;
@@ -237,6 +238,11 @@ restart(struct master *m, const struct child *c, int status, const char *how)
     int64_t now_ns = clock_ns();
     if (c->was_ready) {
         restart_at_once(m, c, now_ns);
+        return;
+    }
+    if (!m->was_ready && is_final(status) && m->watch != NULL) {
+        m->waits = true;
+        log_info("waiting for a change of the application's files");
         return;
     }
     if (!m->was_ready && is_final(status)) {

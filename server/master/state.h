@@ -14,6 +14,7 @@
 #include "net/tls.h"
 #include "privileges.h"
 #include "sockets.h"
+#include "watch.h"
 #include "worker/worker.h"
 
 /* A configuration and what was looked up for it. Workers are forked with one. */
@@ -79,6 +80,7 @@ enum reload_state {
 struct reload {
     enum reload_state state;
     bool is_wanted_again;   /* SIGHUPs that came meanwhile */
+    const char *why;        /* it is wanted; a literal */
     struct generation next; /* TRYING */
     struct sockets_change change;
     bool is_pid_file_new; /* TRYING: written under a path that differs from the old one */
@@ -136,6 +138,8 @@ struct master {
     struct reload reload;
     struct stop stop;
     struct notify notify;
+    struct watch *watch; /* NULL: reload.enabled is off */
+    bool waits;          /* the application cannot start: for a change of its files */
     struct health *health; /* NULL = health.bind is not set */
     int exit_code;
 };
@@ -190,7 +194,10 @@ void coverage_update(struct master *m);
 void coverage_tick(struct master *m, int64_t now_ns);
 
 /* --- reload.c --- */
-void reload_request(struct master *m);
+/* why: for the log, a literal. */
+void reload_request(struct master *m, const char *why);
+/* Files have changed. */
+void reload_changed(struct master *m);
 /* The replacement in slot 0 is ready while RELOAD_TRYING: makes the change. Returns 0, or -1
  * when it was given up. */
 int reload_commit(struct master *m, struct child *c);
