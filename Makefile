@@ -217,6 +217,11 @@ $(EXTENSION): $(call objects,$(EXTENSION_SOURCES)) $(LLHTTP_OBJECTS) $(OBJ)/flag
 	$(Q)$(CC) -shared $(LINK) -o $@.new $(filter %.o,$^) $(LIBS) -lm
 	@mv -f $@.new $@
 
+# For packaging/backend.py: where this Python's program lies.
+.PHONY: print-out
+print-out:
+	@echo $(OUT)
+
 # The package is copied file by file (a server may be reading it), and what has no source any more goes.
 python-package: $(patsubst python/%,$(PYDIR)/%,$(PYTHON_FILES))
 	@find $(PYDIR)/ringcorn \( -name '*.py' -o -name '*.pyi' \) 2>/dev/null | while read -r copy; do \

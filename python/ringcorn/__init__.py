@@ -4,4 +4,17 @@ This package is the server's Python part. Its event loop can be used alone:
 
     import ringcorn.loop
     loop = ringcorn.loop.new_event_loop()
+
+and the server can be started from a script, in whose place it then runs:
+
+    import ringcorn
+    if __name__ == "__main__":
+        ringcorn.run("main:app", host="0.0.0.0", port=8000, workers=4)
 """
+
+
+def run(app, **options):
+    """Serves *app*, "module:attribute"; does not return. *options* are those of the command line, by uvicorn's names too."""
+    from .launch import run
+
+    run(app, **options)

@@ -5,6 +5,8 @@
  * wins; the rest is handed to the workers. */
 #include <ctype.h>
 #include <errno.h>
+#include <limits.h>
+#include <unistd.h>
 
 #include "conf/load.h"
 
@@ -242,6 +244,25 @@ env_apply(struct load *l)
     }
 }
 
+/* The virtual environment in whose bin/ this program lies. */
+static bool
+own_venv(char out[PATH_MAX])
+{
+    char config[PATH_MAX];
+    ssize_t n = readlink("/proc/self/exe", out, PATH_MAX - 1);
+    if (n <= 0)
+        return false;
+    out[n] = '\0';
+    for (int i = 0; i < 2; i++) { /* the program's name, then bin */
+        char *slash = strrchr(out, '/');
+        if (slash == NULL)
+            return false;
+        *slash = '\0';
+    }
+    return snprintf(config, sizeof(config), "%s/pyvenv.cfg", out) < (int)sizeof(config) &&
+           access(config, R_OK) == 0;
+}
+
 void
 env_apply_fallbacks(struct load *l)
 {
@@ -251,6 +272,12 @@ env_apply_fallbacks(struct load *l)
     const char *text = env_get(l, "WEB_CONCURRENCY", &w);
     if (text != NULL && text[0] != '\0' && load_where(l, workers)->source <= SOURCE_PRESET)
         value_add(l, workers, text, &w);
+    /* Installed into an environment it serves that one, as its `python` would, whichever is active. */
+    char own[PATH_MAX];
+    if (load_where(l, venv)->source <= SOURCE_PRESET && own_venv(own)) {
+        w = (struct where){ .source = SOURCE_FALLBACK, .name = "venv", .name_n = strlen("venv") };
+        value_add(l, venv, own, &w);
+    }
     text = env_get(l, "VIRTUAL_ENV", &w);
     if (text != NULL && text[0] != '\0' && load_where(l, venv)->source <= SOURCE_PRESET)
         value_add(l, venv, text, &w);

@@ -140,9 +140,6 @@ names_near_variable(const char *variable)
 #define IS_PASSWORD                                                                                \
     "write it into a file of its own, and name that by tls.key_password_file "                     \
     "(--ssl-keyfile-password-file)"
-#define NO_RELOAD                                                                                  \
-    "there is no automatic reload; SIGHUP replaces the workers without losing a request"
-#define NO_TLS "let a proxy such as nginx do TLS and reach Ringcorn by bind unix:/path"
 #define NO_WORKER_CLASS                                                                            \
     "there is one kind of worker, so leave it out; --threads is for synchronous code"
 #define NO_RECYCLING "workers are not recycled; leave it out"
@@ -165,16 +162,6 @@ static const struct {
     { "ssl-*", IS_TLS },
     { "do-handshake-on-connect", "the loop does handshakes; leave it out" },
     { "insecure-bind", "write the address as http://host:port in bind" },
-    { "reload*", NO_RELOAD },
-    { "ssl-*", NO_TLS },
-    { "tls*", NO_TLS },
-    { "certfile", NO_TLS },
-    { "keyfile", NO_TLS },
-    { "ca-certs", NO_TLS },
-    { "cert-reqs", NO_TLS },
-    { "ciphers", NO_TLS },
-    { "do-handshake-on-connect", NO_TLS },
-    { "insecure-bind", NO_TLS },
     { "reload-engine", "files are watched by inotify; leave it out" },
     { "reload-extra-file", "use reload.include (--reload-include)" },
     { "reload-paths", "use reload.dirs (--reload-dir)" },

@@ -19,6 +19,10 @@
 #error "the build names the Python it links: -DPY_HOME, -DPY_EXECUTABLE"
 #endif
 
+#define TEXT_OF_(x) #x
+#define TEXT_OF(x)  TEXT_OF_(x)
+#define X_Y         TEXT_OF(PY_MAJOR_VERSION) "." TEXT_OF(PY_MINOR_VERSION)
+
 static bool
 is_file(const char *path)
 {
@@ -87,11 +91,14 @@ venv_python(const char *venv, char *out, size_t size)
     return EXIT_CODE_SYSTEM;
 }
 
-/* The folder of the ringcorn package: beside the program in a build, under lib/ when installed. */
+/* The folder of the ringcorn package: beside the program in a build, under lib/ when installed by make, and where pip has put it: in an
+ * environment, in Debian's own Python, below --target. */
 static int
 package_dir(const char *exe, char *out, size_t size)
 {
-    static const char *const places[] = { "python", "../lib/ringcorn/python" };
+    static const char *const places[] = { "python", "../lib/ringcorn/python",
+                                          "../lib/python" X_Y "/site-packages",
+                                          "../lib/python" X_Y "/dist-packages", ".." };
     const char *slash = strrchr(exe, '/');
     int dir = slash == NULL ? 0 : (int)(slash - exe);
     for (size_t i = 0; i < ARRAY_LEN(places); i++) {
@@ -102,8 +109,7 @@ package_dir(const char *exe, char *out, size_t size)
         if (is_file(probe))
             return 0;
     }
-    log_operator("the Python package of ringcorn is missing: looked in %.*s/python and %.*s/../lib/ringcorn/python; "
-                 "run make, or make install, again", dir, exe, dir, exe);
+    log_operator("the Python package of ringcorn is missing: looked beside %s and in ../lib; run make, make install or pip install again", exe);
     return EXIT_CODE_SYSTEM;
 }
 
@@ -189,7 +195,8 @@ set_paths(const struct embed_options *o, const char *package)
             return -1;
     }
     PY_OWNED PyObject *ours = PyUnicode_DecodeFSDefault(package);
-    if (ours == NULL || PyList_Append(path, ours) < 0)
+    int is_there = ours == NULL ? -1 : PySequence_Contains(path, ours);
+    if (is_there < 0 || (is_there == 0 && PyList_Append(path, ours) < 0))
         return -1;
     static const char *const names[] = { "argv", "orig_argv" };
     for (size_t k = 0; k < ARRAY_LEN(names); k++) {

@@ -33,9 +33,8 @@ test_variables(void)
           "RINGCORN_FROBNICATE: no such variable; ringcorn --config-reference lists all keys" },
         { "RINGCORN_", "3",
           "RINGCORN_: no such variable; ringcorn --config-reference lists all keys" },
-        { "RINGCORN_RELOAD", "1",
-          "RINGCORN_RELOAD: no such variable; there is no automatic reload; SIGHUP replaces the "
-          "workers without losing a request" },
+        { "RINGCORN_PRELOAD", "1",
+          "RINGCORN_PRELOAD: no such variable; there is no preloading; leave it out" },
         { "RINGCORN_CONFIG", "x",
           "RINGCORN_CONFIG: no such variable; the file is named on the command line: -c FILE" },
         { "RINGCORN_WORKERS", "x", "RINGCORN_WORKERS: 'x' is wrong; expected auto or 1 to 1024" },
