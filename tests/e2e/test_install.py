@@ -182,6 +182,7 @@ from pathlib import Path
 BASE_DIR = Path(__file__).parent.parent
 DEBUG = True
 SECRET_KEY = "x"
+ALLOWED_HOSTS = ["*"]
 INSTALLED_APPS = ["django.contrib.contenttypes", "django.contrib.staticfiles", "ringcorn", "part"]
 ROOT_URLCONF = "project.urls"
 DATABASES = {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": BASE_DIR / "db"}}
@@ -222,7 +223,7 @@ def test_manage_py_without(installed, project):
     python = installed / "bin" / "python"
     with Running(python, "manage.py", "ringcorn", "127.0.0.1:0", "--noreload", "--nostatic", cwd=project, PYTHONPATH=SITE) as s:
         assert s.get("/").text == "first"
-        assert s.get("/static/part/style.css").status == 404
+        assert s.get("/static/part/style.css").status == 404, "\n".join(s.err.lines)
         (project / "part/views.py").write_text("from django.http import HttpResponse\ndef page(request):\n    return HttpResponse('second one')\n")
         time.sleep(0.5)
         assert s.get("/").text == "first"
