@@ -117,7 +117,10 @@ static int
 check(const struct master_args *args)
 {
     print_checked(args->conf, stdout);
-    return master_check(args);
+    int code = master_check(args);
+    if (code == EXIT_CODE_OK)
+        master_explain(args->conf, stdout);
+    return code;
 }
 
 /* Everything that is said on standard output has got there, or the exit code tells. */

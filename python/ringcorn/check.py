@@ -37,9 +37,27 @@ def run(worker, options):
     warn(sqlalchemy_hints.find, threads, say=_say)
     for line in connection_count.lines(options["workers"], threads, max(threads, options["sync_threads_max"])):
         _say(line)
+    warn(_memory, options["workers"], options["memory"], say=_say)
     if connection_count.is_asking():
         os._exit(0)
     return 0
+
+
+def _memory(workers, limit):
+    """What the workers need at least, beside what the cgroup allows (0 = no limit): a warning where it is too little."""
+    resident = int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    most = (workers + 1) * resident  # a reload has one more for a moment
+    text = f"memory: a worker has {_mib(resident)} after the import, {workers} and one more in a reload {_mib(most)}"
+    if not limit:
+        _say(f"{text}; the cgroup sets no limit")
+    elif most <= limit:
+        _say(f"{text}; the cgroup allows {_mib(limit)}")
+    else:
+        yield f"{text}, and the cgroup allows {_mib(limit)}: the kernel will kill workers; take fewer, or raise the limit"
+
+
+def _mib(size):
+    return f"{size / 1024 / 1024:.0f} MiB"
 
 
 def django_hints(threads, interface, options):

@@ -11,7 +11,8 @@
  *   cli.c     the command line                     check.c   rules between keys
  *   names.c   nearest right names, advice          dump.c    --print-config, --help, the reference
  *   cpus.c    how many CPUs there are for us       network.c addresses and networks that are trusted
- *   load.h    what these files share              upstream.c  bind, as nginx has it
+ *   memory.c  and how much memory; cgroup.c        upstream.c  bind, as nginx has it
+ *   load.h    what these files share
  *
  * No Python, no sockets here. A loaded struct conf is never changed: a reload loads another one. */
 #ifndef RINGCORN_CONF_H
@@ -227,6 +228,8 @@ void conf_print_reference(FILE *out);
 /* CPUs this process may use: the affinity mask bounded by the cgroup's quota (v2 cpu.max, v1 cfs),
  * rounded up, at least 1. */
 unsigned conf_cpus(void);
+/* Bytes that the cgroup's limit leaves this process and its children (v2 memory.max, v1 memory.limit_in_bytes); 0 = no limit. */
+uint64_t conf_memory(void);
 
 /* Returns 0, or -EINVAL with why filled in and *out untouched. */
 int conf_network_parse(const char *text, struct conf_network *out, char *why, size_t why_size);

@@ -13,6 +13,7 @@
 #include "base/base.h"
 #include "master.h"
 #include "net/tls.h"
+#include "nofile.h"
 #include "privileges.h"
 #include "worker/worker.h"
 
@@ -108,4 +109,35 @@ master_check(const struct master_args *args)
         return EXIT_CODE_APP;
     }
     return WEXITSTATUS(status);
+}
+
+/* nginx keeps an idle connection to a server for 60 s (keepalive_timeout in `upstream`). Whoever closes first does it between
+ * requests; the other may be sending one just then, which is lost where it is not safe to repeat. */
+static void
+explain_keep_alive(const struct conf *conf, FILE *out)
+{
+    enum { NGINX_MS = 60 * 1000 };
+    int64_t ms = conf->timeout_keep_alive_ms;
+    if (ms == 0)
+        fprintf(out, "ringcorn: keep-alive: without a limit; the proxy closes first\n");
+    else if (ms > NGINX_MS)
+        fprintf(out,
+                "ringcorn: keep-alive: %g s, longer than nginx's 60 s, so the proxy closes first\n",
+                (double)ms / 1000);
+    else
+        fprintf(out,
+                "ringcorn: warning: keep-alive: %g s is not longer than the 60 s for which nginx keeps "
+                "a connection to a server (keepalive_timeout in upstream): it may send a request while "
+                "it is being closed, and answer 502; write timeouts.keep_alive: 75s, or less there\n",
+                (double)ms / 1000);
+}
+
+void
+master_explain(const struct conf *conf, FILE *out)
+{
+    unsigned cpus = conf_cpus();
+    fprintf(out, "ringcorn: workers: %u, on %u CPU%s (affinity mask and cgroup)\n", conf->workers,
+            cpus, cpus == 1 ? "" : "s");
+    nofile_explain(conf, out);
+    explain_keep_alive(conf, out);
 }

@@ -60,6 +60,9 @@ int master_run(const struct master_args *args);
  * code of the program: that of a start that fails where this one would. */
 int master_check(const struct master_args *args);
 
+/* For --check-config: what the configuration means on this machine, a line each. */
+void master_explain(const struct conf *conf, FILE *out);
+
 /* Asks the server that runs with this configuration for its health and prints the answer. Returns EXIT_CODE_OK or
  * EXIT_CODE_SYSTEM. */
 int master_ask(const struct conf *conf);

@@ -41,3 +41,24 @@ nofile_fit(struct conf *conf)
         conf->limit_connections = room > 0 ? (unsigned)room : 1;
     }
 }
+
+void
+nofile_explain(const struct conf *conf, FILE *out)
+{
+    struct rlimit r;
+    if (getrlimit(RLIMIT_NOFILE, &r) < 0)
+        return;
+    unsigned long long limit = r.rlim_max < NOFILE_MAX ? r.rlim_max : NOFILE_MAX;
+    unsigned long long need = (unsigned long long)conf->limit_connections + NOFILE_RESERVE;
+    if (need <= limit)
+        fprintf(out,
+                "ringcorn: descriptors: a worker needs up to %u connections + %d for files and "
+                "databases = %llu; it may have %llu\n",
+                conf->limit_connections, NOFILE_RESERVE, need, limit);
+    else
+        fprintf(out,
+                "ringcorn: warning: descriptors: a worker needs up to %u connections + %d for files "
+                "and databases = %llu, and may have %llu; raise the limit (ulimit -Hn, LimitNOFILE=) "
+                "or lower limits.connections\n",
+                conf->limit_connections, NOFILE_RESERVE, need, limit);
+}

@@ -472,7 +472,7 @@ options_new(const struct conf *conf)
     /* N steals, also where the building fails; a NULL among them fails it with its exception. */
     return Py_BuildValue(
         "{s:I,s:I,s:i,s:s,s:O,s:s,s:s,s:N,s:s,s:s,s:s,s:d,"
-        "s:I,s:I,s:s,s:s,s:I,s:O,s:I,s:N,s:N,s:N,s:s,s:s,s:s,s:s}",
+        "s:I,s:I,s:s,s:s,s:I,s:O,s:I,s:N,s:N,s:N,s:s,s:s,s:s,s:s,s:K}",
         "slot", w.args->slot, "workers", conf->workers, "stacks_signal", WORKER_STACKS_SIGNAL,
         "app", conf->app, "factory", conf->factory ? Py_True : Py_False, "app_dir", conf->app_dir,
         "interface", interface[conf->interface], "import_first", strings_list(&conf->import_first),
@@ -487,7 +487,8 @@ options_new(const struct conf *conf)
         seconds(conf->sync_park_close_db_ms), "django_one_hop", one_hop[conf->django_one_hop],
         "django_conn_max_age", conf->django_conn_max_age, "django_start_hop",
         conf->django_start_hop_is_moved ? "move" : "stock", "anyio_threads",
-        conf->anyio_threads_are_stock ? "stock" : "auto");
+        conf->anyio_threads_are_stock ? "stock" : "auto",
+        "memory", (unsigned long long)conf_memory());
 }
 
 /* run() of the module called name; returns the exit code. */

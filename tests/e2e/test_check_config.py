@@ -21,8 +21,13 @@ def check(*args, **kwargs):
     return harness.run("--check-config", *args, **kwargs)
 
 
-def lines(result):
-    return [line.removeprefix("ringcorn: ") for line in result.stdout.splitlines()]
+OF_THE_MACHINE = re.compile(r"(warning: )?(workers|descriptors|keep-alive|memory): ")
+
+
+def lines(result, machine=False):
+    """What it says of the application, or of the machine it would run on."""
+    said = [line.removeprefix("ringcorn: ") for line in result.stdout.splitlines()]
+    return [line for line in said if bool(OF_THE_MACHINE.match(line)) == machine]
 
 
 @pytest.fixture
@@ -258,3 +263,44 @@ def test_behind_a_pooler_its_own_limits_count(project, pg):
     assert found[3].endswith("800 connections, at worst 6400; there is a pooler in front (PgBouncer or the like), whose limits count")
     assert found[4].startswith("warning: database 'default': if that pooler pools by transaction, QuerySet.iterator() fails; ")
     assert '"DISABLE_SERVER_SIDE_CURSORS": True' in found[4] and len(found) == 5
+
+
+# --- the machine
+
+
+def test_what_the_configuration_means_on_this_machine():
+    workers, descriptors, keep_alive = lines(check("-w", 3), machine=True)
+    assert re.fullmatch(r"workers: 3, on \d+ CPUs? \(affinity mask and cgroup\)", workers)
+    assert re.fullmatch(r"descriptors: a worker needs up to 10000 connections \+ 256 .* = 10256; it may have \d+", descriptors)
+    assert keep_alive == "keep-alive: 75 s, longer than nginx's 60 s, so the proxy closes first"
+
+
+def test_memory_is_measured_after_the_import():
+    result = check("--app-dir", harness.APPS, "-w", 2, "raw:app")
+    memory = next(line for line in lines(result, machine=True) if line.startswith("memory: "))
+    each, most = map(int, re.match(r"memory: a worker has (\d+) MiB after the import, 2 and one more in a reload (\d+) MiB; the cgroup", memory).groups())
+    assert 5 < each < 1000 and abs(most - 3 * each) <= 3
+
+
+def test_warnings_about_the_machine():
+    result = check("--keep-alive", "5s", "--limit-connections", 5_000_000)
+    _, descriptors, keep_alive = lines(result, machine=True)
+    assert result.returncode == 0
+    assert descriptors.startswith("warning: descriptors: a worker needs up to 5000000 connections") and "lower limits.connections" in descriptors
+    assert keep_alive.startswith("warning: keep-alive: 5 s is not longer than the 60 s") and "502" in keep_alive
+    assert lines(check("--keep-alive", "off"), machine=True)[2] == "keep-alive: without a limit; the proxy closes first"
+
+
+# --- the samples
+
+
+SAMPLES = sorted((harness.ROOT / "conf").glob("*.yaml")) + sorted((harness.ROOT / "conf" / "examples").glob("*/ringcorn.yaml"))
+
+
+@pytest.mark.parametrize("sample", SAMPLES, ids=lambda p: str(p.relative_to(harness.ROOT / "conf")))
+def test_samples_are_right(sample, tmp_path):
+    """Each against the file alone: the application of a sample is a name to be replaced."""
+    text = re.sub(r"^(app|app_dir|venv|user|group):.*\n", "", sample.read_text(), flags=re.M)
+    (tmp_path / "ringcorn.yaml").write_text(text)
+    result = check(cwd=tmp_path)
+    assert result.returncode == 0 and "warning" not in result.stdout, (result.stdout, result.stderr)

@@ -22,6 +22,14 @@ quota(const char *root)
     return cpus_quota(whole);
 }
 
+static uint64_t
+memory(const char *root)
+{
+    char whole[128];
+    snprintf(whole, sizeof(whole), "%s%s", test_dir, root);
+    return memory_limit(whole);
+}
+
 int
 main(void)
 {
@@ -69,5 +77,24 @@ main(void)
     CHECK(quota("/bad") == 0);
 
     CHECK(conf_cpus() >= 1);
+
+    CHECK(memory("/none") == 0);
+    CHECK(memory("/v2") == 0);
+    file_below("/v2", "/sys/fs/cgroup/a/b/memory.max", "max\n");
+    CHECK(memory("/v2") == 0);
+    file_below("/v2", "/sys/fs/cgroup/a/b/memory.max", "536870912\n");
+    CHECK(memory("/v2") == 512 << 20);
+    file_below("/v2", "/sys/fs/cgroup/a/memory.max", "268435456\n");
+    ok(memory("/v2") == 256 << 20, "the level above bounds too");
+    file_below("/ns", "/sys/fs/cgroup/memory.max", "1073741824\n");
+    ok(memory("/ns") == 1 << 30, "a container's own group is its root");
+    file_below("/v1", "/proc/self/cgroup",
+               "4:memory:/kube/pod\n2:cpu,cpuacct:/kube/pod\n1:name=systemd:/\n0::/\n");
+    CHECK(memory("/v1") == 0);
+    file_below("/v1", "/sys/fs/cgroup/memory/kube/pod/memory.limit_in_bytes",
+               "9223372036854771712\n");
+    ok(memory("/v1") == 0, "version 1 has a number for none");
+    file_below("/v1", "/sys/fs/cgroup/memory/memory.limit_in_bytes", "134217728\n");
+    CHECK(memory("/v1") == 128 << 20);
     return test_end();
 }
