@@ -274,13 +274,15 @@ VENV_PYTHON := $(VENV)/bin/python
 BENCH_VENV  := build/bench-venv$(PYTAG)
 
 # Debian packages, where this may install them.
-.PHONY: deps-build deps-test deps-bench deps-debug
+.PHONY: deps-build deps-test deps-bench deps-docker deps-debug
 deps-build:
 	$(Q)tests/tools/deps.sh $(PYTHON) build
 deps-test:
 	$(Q)tests/tools/deps.sh $(PYTHON) build test
 deps-bench:
 	$(Q)tests/tools/deps.sh $(PYTHON) build bench
+deps-docker:
+	$(Q)tests/tools/deps.sh $(PYTHON) build docker
 deps-debug:
 	$(Q)tests/tools/deps.sh $(PYTHON) build bench debug
 
@@ -307,6 +309,14 @@ test-all: deps-test ## every Python from 3.11, the suite also under ASan/UBSan, 
 conformance: deps-test ## the tables of raw requests, then Autobahn|Testsuite (CPython 2.7); AUTOBAHN='--only autobahn --cases 1.* 7.*'
 	$(Q)$(MAKE) --no-print-directory PYTHON=$(PYTHON) all venv
 	$(Q)RINGCORN_BIN=$(PROGRAM) $(VENV_PYTHON) tests/conformance/run.py --pytest '$(PYTEST)' $(AUTOBAHN)
+
+.PHONY: test-docker docker
+test-docker: deps-docker ## builds the image and runs it, by podman, buildah and runc, as root; the base by debootstrap (build/docker/)
+	$(Q)$(MAKE) --no-print-directory PYTHON=$(PYTHON) all venv
+	$(Q)$(VENV_PYTHON) -m pytest -q tests/docker $(PYTEST)
+docker: ## the image `ringcorn`, by docker; ENGINE=podman, DOCKER='--build-arg BASE=python:3.13-slim'
+	$(Q)$(ENGINE) build -t ringcorn -f docker/Dockerfile $(DOCKER) .
+ENGINE ?= docker
 
 .PHONY: stress
 stress: deps-bench ## reload, kill -9, idle connections, long polls, WebSockets, growth, Ctrl-C, mixed; STRESS='reload kill --io epoll --short'

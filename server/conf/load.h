@@ -283,8 +283,8 @@ typedef uint64_t (*cgroup_fn)(const char *root, const char *group);
 /* The least of our group and those above it, in both versions; 0 = no limit. */
 uint64_t cgroup_least(const char *root, const char *controller, cgroup_fn v1, cgroup_fn v2);
 /* Reads a group's file below mount ("" or "/cpu"); false when it is not there. */
-bool cgroup_file(const char *root, const char *mount, const char *group, const char *name, char *out,
-                 size_t size);
+bool cgroup_file(const char *root, const char *mount, const char *group, const char *name,
+                 char *out, size_t size);
 
 /* memory.c: bytes; 0 = no limit. */
 uint64_t memory_limit(const char *root);

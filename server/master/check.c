@@ -125,11 +125,12 @@ explain_keep_alive(const struct conf *conf, FILE *out)
                 "ringcorn: keep-alive: %g s, longer than nginx's 60 s, so the proxy closes first\n",
                 (double)ms / 1000);
     else
-        fprintf(out,
-                "ringcorn: warning: keep-alive: %g s is not longer than the 60 s for which nginx keeps "
-                "a connection to a server (keepalive_timeout in upstream): it may send a request while "
-                "it is being closed, and answer 502; write timeouts.keep_alive: 75s, or less there\n",
-                (double)ms / 1000);
+        fprintf(
+            out,
+            "ringcorn: warning: keep-alive: %g s is not longer than the 60 s for which nginx keeps "
+            "a connection to a server (keepalive_timeout in upstream): it may send a request while "
+            "it is being closed, and answer 502; write timeouts.keep_alive: 75s, or less there\n",
+            (double)ms / 1000);
 }
 
 void

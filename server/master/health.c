@@ -18,8 +18,8 @@
 
 enum {
     CONNS_MAX = 64,
-    TURNS_MAX = 16,        /* of its loop in one of the master's */
-    PROMPT_MS = 500,       /* less than the second that Kubernetes gives a probe */
+    TURNS_MAX = 16,  /* of its loop in one of the master's */
+    PROMPT_MS = 500, /* less than the second that Kubernetes gives a probe */
 };
 
 /* A request that waits for what workers say. */

@@ -56,9 +56,10 @@ nofile_explain(const struct conf *conf, FILE *out)
                 "databases = %llu; it may have %llu\n",
                 conf->limit_connections, NOFILE_RESERVE, need, limit);
     else
-        fprintf(out,
-                "ringcorn: warning: descriptors: a worker needs up to %u connections + %d for files "
-                "and databases = %llu, and may have %llu; raise the limit (ulimit -Hn, LimitNOFILE=) "
-                "or lower limits.connections\n",
-                conf->limit_connections, NOFILE_RESERVE, need, limit);
+        fprintf(
+            out,
+            "ringcorn: warning: descriptors: a worker needs up to %u connections + %d for files "
+            "and databases = %llu, and may have %llu; raise the limit (ulimit -Hn, LimitNOFILE=) "
+            "or lower limits.connections\n",
+            conf->limit_connections, NOFILE_RESERVE, need, limit);
 }

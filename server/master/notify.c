@@ -160,10 +160,10 @@ notify_tick(struct master *m, int64_t now_ns)
     struct notify *n = &m->notify;
     if (n->fd < 0)
         return;
-    go_to(n, m->stop.state != STOP_NONE        ? NOTIFY_STOPPING
-             : !m->was_ready                   ? NOTIFY_STARTING
+    go_to(n, m->stop.state != STOP_NONE       ? NOTIFY_STOPPING
+             : !m->was_ready                  ? NOTIFY_STARTING
              : m->reload.state != RELOAD_NONE ? NOTIFY_RELOADING
-                                               : NOTIFY_READY);
+                                              : NOTIFY_READY);
     say_status(m);
     if (n->watchdog_ns == 0 || n->alive_at_ns > now_ns)
         return;

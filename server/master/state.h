@@ -117,9 +117,9 @@ enum notify_state { NOTIFY_STARTING, NOTIFY_READY, NOTIFY_RELOADING, NOTIFY_STOP
 struct notify {
     int fd; /* -1: nobody wants to know */
     enum notify_state state;
-    char status[128];      /* the last STATUS= */
-    int64_t watchdog_ns;   /* between two WATCHDOG=1; 0 = none */
-    int64_t alive_at_ns;   /* when the next is due */
+    char status[128];    /* the last STATUS= */
+    int64_t watchdog_ns; /* between two WATCHDOG=1; 0 = none */
+    int64_t alive_at_ns; /* when the next is due */
 };
 
 struct master {
@@ -138,8 +138,8 @@ struct master {
     struct reload reload;
     struct stop stop;
     struct notify notify;
-    struct watch *watch; /* NULL: reload.enabled is off */
-    bool waits;          /* the application cannot start: for a change of its files */
+    struct watch *watch;   /* NULL: reload.enabled is off */
+    bool waits;            /* the application cannot start: for a change of its files */
     struct health *health; /* NULL = health.bind is not set */
     int exit_code;
 };

@@ -57,8 +57,8 @@ is_excluded(const struct watch *w, const char *path, const char *name)
 static bool
 is_watched(const struct watch *w, const char *path, const char *name)
 {
-    return !is_excluded(w, path, name) && (fnmatch("*.py", name, 0) == 0 ||
-                                           is_among(&w->conf->reload_include, path, name));
+    return !is_excluded(w, path, name) &&
+           (fnmatch("*.py", name, 0) == 0 || is_among(&w->conf->reload_include, path, name));
 }
 
 static void

@@ -64,8 +64,9 @@ venv_python(const char *venv, char *out, size_t size)
     char version[32], ours[32];
     int err = venv_version(venv, version, sizeof(version));
     if (err < 0) {
-        log_operator("venv %s: %s; give the folder that holds pyvenv.cfg (VIRTUAL_ENV or --venv)", venv,
-                     err == -ENOENT ? "is no virtual environment, it has no pyvenv.cfg" : strerror(-err));
+        log_operator(
+            "venv %s: %s; give the folder that holds pyvenv.cfg (VIRTUAL_ENV or --venv)", venv,
+            err == -ENOENT ? "is no virtual environment, it has no pyvenv.cfg" : strerror(-err));
         return EXIT_CODE_SYSTEM;
     }
     snprintf(ours, sizeof(ours), "%d.%d", PY_MAJOR_VERSION, PY_MINOR_VERSION);
@@ -81,9 +82,10 @@ venv_python(const char *venv, char *out, size_t size)
         if (snprintf(out, size, "%s/bin/%s", venv, names[i]) < (int)size && is_file(out))
             return 0;
         if (errno == EACCES) {
-            log_operator("venv %s: no permission to read %s, or what it leads to, as the user that serves; "
-                         "give it, or make the environment from a Python that everybody may read",
-                         venv, out);
+            log_operator(
+                "venv %s: no permission to read %s, or what it leads to, as the user that serves; "
+                "give it, or make the environment from a Python that everybody may read",
+                venv, out);
             return EXIT_CODE_SYSTEM;
         }
     }
@@ -109,7 +111,9 @@ package_dir(const char *exe, char *out, size_t size)
         if (is_file(probe))
             return 0;
     }
-    log_operator("the Python package of ringcorn is missing: looked beside %s and in ../lib; run make, make install or pip install again", exe);
+    log_operator("the Python package of ringcorn is missing: looked beside %s and in ../lib; run "
+                 "make, make install or pip install again",
+                 exe);
     return EXIT_CODE_SYSTEM;
 }
 
@@ -171,7 +175,8 @@ initialize(const struct embed_options *o, const char *python)
     config.buffered_stdio = 0;          /* print() and logging are seen at once */
     config.faulthandler = 1;            /* a crash in C code shows the Python stack */
     status = PyConfig_SetBytesArgv(&config, (Py_ssize_t)n, argv);
-    bool is_ok = !PyStatus_Exception(status) && put(&config, &config.program_name, python, &status) &&
+    bool is_ok = !PyStatus_Exception(status) &&
+                 put(&config, &config.program_name, python, &status) &&
                  put(&config, &config.executable, python, &status) &&
                  (getenv("PYTHONHOME") != NULL || put(&config, &config.home, PY_HOME, &status));
     if (is_ok)

@@ -487,8 +487,8 @@ options_new(const struct conf *conf)
         seconds(conf->sync_park_close_db_ms), "django_one_hop", one_hop[conf->django_one_hop],
         "django_conn_max_age", conf->django_conn_max_age, "django_start_hop",
         conf->django_start_hop_is_moved ? "move" : "stock", "anyio_threads",
-        conf->anyio_threads_are_stock ? "stock" : "auto",
-        "memory", (unsigned long long)conf_memory());
+        conf->anyio_threads_are_stock ? "stock" : "auto", "memory",
+        (unsigned long long)conf_memory());
 }
 
 /* run() of the module called name; returns the exit code. */

@@ -1,6 +1,6 @@
 """`make test-all`: `make test` for every Python from 3.11 that this machine has, the suite against an ASan/UBSan build, the
 loads on PostgreSQL at full length, the stress scenarios (the mixed load also under ASan and on a debug Python), the frameworks'
-version matrix, CPython's own asyncio tests, Django's own tests. The last line is the sum.
+version matrix, the image (as root), CPython's own asyncio tests, Django's own tests. The last line is the sum.
 
 Pythons come from pyenv (all installed versions) and from python3.X on PATH; of several with the same X.Y the newest is taken.
 """
@@ -95,7 +95,7 @@ class Sum:
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--make", default="make")
-    parser.add_argument("--only", default="", help="3.12,asan,loads,stress,mixed,matrix,asyncio: only these parts")
+    parser.add_argument("--only", default="", help="3.12,asan,loads,stress,mixed,matrix,asyncio,docker: only these parts")
     parser.add_argument("--minutes", type=float, default=1, help="of each mixed load (1)")
     args = parser.parse_args()
     only = set(filter(None, args.only.split(",")))
@@ -160,6 +160,12 @@ def main():
             python = "python3" if default_version == (3, minor) else found[3, minor]
             total.run(f"Django {version}'s own tests, build", [*make, "all", f"PYTHON={python}"])
             total.run(f"Django {version}'s own tests", [sys.executable, ROOT / "tests/tools/django_suite.py", "--versions", version])
+
+    if not only or "docker" in only:
+        if os.geteuid() == 0:
+            total.run("the image", [*make, "test-docker"])
+        else:
+            print("the image: containers are for root here, left out")
 
     if not only or "matrix" in only:
         for name, (requirements, tests, least) in MATRIX.items():
