@@ -65,6 +65,7 @@ def test_ready_ends_with_the_drain(server):
 
 def test_own_address_serves_nothing_else(server):
     s = server("raw:app", *PATHS, "--health-bind", "127.0.0.1:0", "--workers", "2")
+    s.wait_workers(2)
     at = health_address(s)
     live, ready = s.get("/health/live", address=at), s.get("/health/ready", address=at)
     assert (live.status, ready.status) == (200, 200)
