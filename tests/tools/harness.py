@@ -158,6 +158,7 @@ class Server:
     """A running program. Made by the `server` fixture, which also checks and stops it."""
 
     def __init__(self, app, *args, io, bind="127.0.0.1:0", config=None, env=None, cwd=None, app_dir=APPS, wait=True, pass_fds=(), prefix=()):
+        self.workers_awaited = 0
         command = [*prefix, str(BIN)]
         if config is not None:
             Path(cwd, "ringcorn.yaml").write_text(config)
@@ -212,7 +213,8 @@ class Server:
 
     def wait_workers(self, n):
         """Until n of them are ready: it says that it listens when the first one is."""
-        if len(self.held) < n:
+        if self.workers_awaited < n:
+            self.workers_awaited = n
             for slot in range(n):
                 self.wait_log(rf"worker {slot} is ready", 30)
             self.settle()
