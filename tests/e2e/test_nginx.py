@@ -102,7 +102,7 @@ def test_upstream_block_of_ringcornctl(server, front, tmp_path):
     bind = f"unix:{tmp_path}/mysite-{{slot}}.sock"
     server("fronted:app", bind=bind)
     ctl = harness.BIN.with_name("ringcornctl")
-    block = subprocess.run([ctl, "nginx-upstream", "--bind", bind], capture_output=True, text=True, check=True).stdout
+    block = subprocess.run([ctl, "nginx-upstream", "--bind", bind], capture_output=True, text=True, check=True, env=harness.environment()).stdout
     text = (nginx.SAMPLES / "slots.conf").read_text()
     begin, end = text.index("upstream ringcorn {"), text.index("server {")
     one = front("slots.conf", {text[begin:end]: block + "\n"})

@@ -294,7 +294,7 @@ class Site:
             await asyncio.sleep(1)
             rest = await self.at_rest()
         else:
-            described = [f"{name}:\n{await self.describe(name)}" for name in [*(name for name, _, _ in more), "exceptions"]]
+            described = [f"{name}:\n{await self.describe(name)}" for name in (more[0][0], "exceptions")]
             raise AssertionError("\n".join([f"{self.name}: more at rest than once before: {more}", *described]))
         rests.append(rest)
         self.total["rests"] += 1

@@ -93,7 +93,7 @@ def holders_of_exceptions():
                 continue
             seen.add(id(holder))
             found.append(f"{'  ' * depth}<- {type(holder).__name__} {repr(holder)[:160]}")
-            if depth < 5 and len(found) < 400 and not isinstance(holder, types.ModuleType):
+            if depth < 4 and len(found) < 60 and not isinstance(holder, types.ModuleType):
                 climb(holder, depth + 1, seen)
 
     for one in [one for one in objects if isinstance(one, BaseException) and one.__traceback__ is not None]:
