@@ -237,7 +237,7 @@ class Meeting:
 @route
 def meet(request):
     """All `n` that are asked for at once meet on as many threads: then every thread has run, and has its connection."""
-    pid = backend()
+    pid = forget_and_ask()
     with _lock:
         if Meeting.barrier is None:
             Meeting.barrier = threading.Barrier(int(number(request, "n")), action=forget_meeting)
@@ -247,6 +247,13 @@ def meet(request):
 
 
 _lock = threading.Lock()
+
+
+def forget_and_ask():
+    """A connection of Django's keeps the exception that made a transaction inside another roll back, and with it the request, until there is
+    another one: not what is looked for at a rest."""
+    connection.rollback_exc = None
+    return backend()
 
 
 def forget_meeting():
@@ -259,7 +266,7 @@ async def meet_executor(request):
     barrier = threading.Barrier(n)
 
     def on_thread():
-        backend()
+        forget_and_ask()
         barrier.wait(30)
 
     await asyncio.gather(*(asyncio.to_thread(on_thread) for _ in range(n)))
