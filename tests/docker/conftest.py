@@ -21,7 +21,7 @@ KEPT = ROOT / "build" / "docker"
 BASE = "debian:trixie-slim"
 IMAGE = "ringcorn-test"
 TOOLS = ("podman", "buildah", "runc", "debootstrap")
-MIRROR = os.environ.get("DEBIAN_MIRROR", "http://deb.debian.org/debian")
+MIRROR = filter(None, [os.environ.get("DEBIAN_MIRROR")])  # else debootstrap's own
 
 
 def pytest_collection_modifyitems(items):
@@ -84,7 +84,7 @@ def base():
         tree = KEPT / "trixie"
         if not (tree / "etc" / "debian_version").exists():
             shutil.rmtree(tree, ignore_errors=True)
-            call("debootstrap", "--variant=minbase", "trixie", tree, MIRROR, timeout=900)
+            call("debootstrap", "--variant=minbase", "trixie", tree, *MIRROR, timeout=900)
         archive = subprocess.Popen(["tar", "-C", str(tree), "-c", "."], stdout=subprocess.PIPE)
         podman("import", "-", BASE, stdin=archive.stdout, timeout=300)
         assert archive.wait() == 0
