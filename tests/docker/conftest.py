@@ -21,7 +21,7 @@ KEPT = ROOT / "build" / "docker"
 BASE = "debian:trixie-slim"
 IMAGE = "ringcorn-test"
 TOOLS = ("podman", "buildah", "runc", "debootstrap")
-MIRROR = filter(None, [os.environ.get("DEBIAN_MIRROR")])  # else debootstrap's own
+MIRROR = [os.environ["DEBIAN_MIRROR"]] if "DEBIAN_MIRROR" in os.environ else []  # else debootstrap's own
 
 
 def pytest_collection_modifyitems(items):
