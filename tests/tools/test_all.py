@@ -96,6 +96,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--make", default="make")
     parser.add_argument("--only", default="", help="3.12,asan,loads,stress,mixed,matrix,asyncio,docker: only these parts")
+    parser.add_argument("--rows", default="", help="of the matrix: only those whose name this regular expression finds")
     parser.add_argument("--minutes", type=float, default=1, help="of each mixed load (1)")
     args = parser.parse_args()
     only = set(filter(None, args.only.split(",")))
@@ -169,6 +170,8 @@ def main():
 
     if not only or "matrix" in only:
         for name, (requirements, tests, least) in MATRIX.items():
+            if not re.search(args.rows, name):
+                continue
             version = max((v for v in found if v[1] >= least), default=None)
             if version is None:
                 print(f"{name}: no Python new enough here, left out")
