@@ -1,0 +1,165 @@
+/* json.c: a JSON writer. It keeps no stack: whether a comma is due shows in the byte before. */
+#include "json.h"
+
+#include <math.h>
+#include <string.h>
+
+static void
+put(struct json *j, const char *p, size_t n)
+{
+    if (j->is_lost || buf_append(j->out, p, n) < 0)
+        j->is_lost = true;
+}
+
+static void
+before_value(struct json *j)
+{
+    if (j->is_lost || j->out->n == j->start)
+        return;
+    char last = j->out->p[j->out->n - 1];
+    if (last != '{' && last != '[' && last != ':')
+        put(j, ",", 1);
+}
+
+void
+json_begin(struct json *j, char open)
+{
+    before_value(j);
+    put(j, &open, 1);
+}
+
+void
+json_end(struct json *j, char close)
+{
+    put(j, &close, 1);
+}
+
+void
+json_key(struct json *j, const char *name)
+{
+    before_value(j);
+    put(j, "\"", 1);
+    put(j, name, strlen(name));
+    put(j, "\":", 2);
+}
+
+/* How many bytes at p are one character of UTF-8 (RFC 3629: no surrogates, nothing longer than need be, nothing above U+10FFFF), or 0. */
+static size_t
+character(const unsigned char *p, size_t n)
+{
+    if (p[0] < 0x80)
+        return 1;
+    size_t want = p[0] >= 0xc2 && p[0] <= 0xdf   ? 2
+                  : (p[0] & 0xf0) == 0xe0        ? 3
+                  : p[0] >= 0xf0 && p[0] <= 0xf4 ? 4
+                                                 : 0;
+    if (want == 0 || n < want)
+        return 0;
+    unsigned char low = 0x80, high = 0xbf; /* of the second byte */
+    if (p[0] == 0xe0)
+        low = 0xa0;
+    else if (p[0] == 0xed)
+        high = 0x9f;
+    else if (p[0] == 0xf0)
+        low = 0x90;
+    else if (p[0] == 0xf4)
+        high = 0x8f;
+    if (p[1] < low || p[1] > high)
+        return 0;
+    for (size_t i = 2; i < want; i++)
+        if ((p[i] & 0xc0) != 0x80)
+            return 0;
+    return want;
+}
+
+void
+json_text(struct json *j, struct slice text)
+{
+    before_value(j);
+    put(j, "\"", 1);
+    const unsigned char *p = (const unsigned char *)text.p, *end = p + text.n;
+    while (p < end) {
+        const unsigned char *from = p;
+        size_t n;
+        while (p < end && *p >= 0x20 && *p != '"' && *p != '\\' && *p != 0x7f &&
+               (n = character(p, (size_t)(end - p))) > 0)
+            p += n;
+        put(j, (const char *)from, (size_t)(p - from));
+        if (p == end)
+            break;
+        static const char hex[] = "0123456789abcdef";
+        char escaped[6] = { '\\', 'u', '0', '0', hex[*p >> 4], hex[*p & 15] };
+        const char *what = escaped;
+        switch (*p) {
+        case '"':
+            what = "\\\"";
+            break;
+        case '\\':
+            what = "\\\\";
+            break;
+        case '\n':
+            what = "\\n";
+            break;
+        case '\r':
+            what = "\\r";
+            break;
+        case '\t':
+            what = "\\t";
+            break;
+        default:
+            if (*p >= 0x80)
+                what = "\\ufffd";
+        }
+        put(j, what, what[1] == 'u' ? 6 : 2);
+        p++;
+    }
+    put(j, "\"", 1);
+}
+
+void
+json_string(struct json *j, const char *text)
+{
+    if (text == NULL)
+        json_null(j);
+    else
+        json_text(j, slice_of(text));
+}
+
+void
+json_int(struct json *j, int64_t n)
+{
+    before_value(j);
+    if (j->is_lost || buf_printf(j->out, "%lld", (long long)n) < 0)
+        j->is_lost = true;
+}
+
+void
+json_real(struct json *j, double x)
+{
+    if (!isfinite(x)) {
+        json_null(j);
+        return;
+    }
+    before_value(j);
+    if (j->is_lost || buf_printf(j->out, "%.6f", x) < 0)
+        j->is_lost = true;
+}
+
+void
+json_bool(struct json *j, bool is)
+{
+    json_raw(j, is ? SLICE("true") : SLICE("false"));
+}
+
+void
+json_null(struct json *j)
+{
+    json_raw(j, SLICE("null"));
+}
+
+void
+json_raw(struct json *j, struct slice json)
+{
+    before_value(j);
+    put(j, json.p, json.n);
+}
