@@ -230,6 +230,9 @@ void conf_print_reference(FILE *out);
 unsigned conf_cpus(void);
 /* Bytes that the cgroup's limit leaves this process and its children (v2 memory.max, v1 memory.limit_in_bytes); 0 = no limit. */
 uint64_t conf_memory(void);
+/* Another number whenever the kernel has killed a process for want of memory: of our control group, or, where none has died there,
+ * of the machine. */
+uint64_t conf_oom_kills(void);
 
 /* Returns 0, or -EINVAL with why filled in and *out untouched. */
 int conf_network_parse(const char *text, struct conf_network *out, char *why, size_t why_size);

@@ -288,6 +288,7 @@ bool cgroup_file(const char *root, const char *mount, const char *group, const c
 
 /* memory.c: bytes; 0 = no limit. */
 uint64_t memory_limit(const char *root);
+uint64_t memory_oom_kills(const char *root);
 
 /* cpus.c */
 

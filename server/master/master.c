@@ -44,6 +44,7 @@ open_all(struct master *m)
         slots_grow(m, conf->workers) < 0 || logs_apply(&m->logs, conf) < 0)
         return -EXIT_CODE_SYSTEM;
     m->wanted = conf->workers;
+    m->oom_kills = conf_oom_kills();
     certs_begin(m);
     return 0;
 }

@@ -119,6 +119,7 @@ reload_commit(struct master *m, struct child *c)
     sockets_commit(&m->sockets, &r->change);
     if (r->is_pid_file_new)
         pidfile_remove(m->now.conf->pid_file);
+    unsigned wanted = slots_wanted_by(m, r->next.conf);
     watch_close(m->watch); /* it borrows from what goes */
     generation_fini(&m->now);
     m->now = r->next;
@@ -129,7 +130,7 @@ reload_commit(struct master *m, struct child *c)
     certs_begin(m);
     c->certs = m->certs.version;
     (void)health_apply(m); /* printed; what there was stays */
-    m->wanted = m->now.conf->workers;
+    m->wanted = wanted;
     for (unsigned i = 0; i < m->slots_n; i++) {
         m->slots[i].failures = 0;
         m->slots[i].is_stuck = false;

@@ -10,7 +10,7 @@
 #include "state.h"
 
 static const int ours[] = {
-    SIGTERM, SIGINT, SIGQUIT, SIGHUP, SIGTTIN, SIGTTOU, SIGUSR1, SIGUSR2, SIGCHLD,
+    SIGTERM, SIGINT, SIGQUIT, SIGHUP, SIGTTIN, SIGTTOU, SIGUSR1, SIGUSR2, SIGWINCH, SIGCHLD,
 };
 
 int
@@ -95,6 +95,9 @@ signals_read(struct master *m)
             break;
         case SIGUSR1:
             reopen_logs(m);
+            break;
+        case SIGWINCH:
+            slots_rest(m);
             break;
         case SIGUSR2:
             log_warning("SIGUSR2: exchanging the program without a stop is not supported");

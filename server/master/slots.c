@@ -1,10 +1,13 @@
 /* slots.c: keeps a worker in every slot that should have one: deaths, restarts, back-off, how
  * many. */
+#include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
+#include <unistd.h>
 
 #include "base/base.h"
 #include "state.h"
@@ -57,14 +60,29 @@ slots_grow(struct master *m, unsigned n)
     return 0;
 }
 
+/* What may be behind a SIGKILL that was not ours; "" where there is nothing to say. */
+static const char *
+killed_by(struct master *m, const struct child *c, int status)
+{
+    if (WTERMSIG(status) != SIGKILL || c->state == CHILD_DUMPING || c->state == CHILD_KILLED)
+        return "";
+    uint64_t oom_kills = conf_oom_kills();
+    bool is_oom = oom_kills != m->oom_kills;
+    m->oom_kills = oom_kills;
+    return is_oom ? "; the kernel has just killed for want of memory (oom_kill went up): see "
+                    "recycle.max_rss, fewer workers, or a higher limit"
+                  : "; not by the master";
+}
+
 /* "exit code 3", "signal 11 (SEGV), core dumped". */
 static void
-describe(int status, char *out, size_t size)
+describe(struct master *m, const struct child *c, int status, char *out, size_t size)
 {
     if (WIFSIGNALED(status)) {
         const char *name = sigabbrev_np(WTERMSIG(status));
-        snprintf(out, size, "signal %d (%s)%s", WTERMSIG(status), name != NULL ? name : "real-time",
-                 WCOREDUMP(status) ? ", core dumped" : "");
+        snprintf(out, size, "signal %d (%s)%s%s", WTERMSIG(status),
+                 name != NULL ? name : "real-time", WCOREDUMP(status) ? ", core dumped" : "",
+                 killed_by(m, c, status));
     } else {
         snprintf(out, size, "exit code %d", WEXITSTATUS(status));
     }
@@ -203,6 +221,13 @@ slots_ready(struct master *m, struct child *c)
         say_listening(m);
 }
 
+/* Whether a worker that boots ends like this when somebody sends it SIGTERM. */
+static bool
+is_told(int status)
+{
+    return WIFSIGNALED(status) ? WTERMSIG(status) == SIGTERM : WEXITSTATUS(status) == EXIT_CODE_OK;
+}
+
 static void
 log_death(const struct master *m, const struct child *c, int status, const char *how)
 {
@@ -213,6 +238,9 @@ log_death(const struct master *m, const struct child *c, int status, const char 
         log_debug("worker %u (pid %d) left", c->slot, (int)c->pid);
     else if (c->state == CHILD_LEAVING || m->stop.state != STOP_NONE)
         log_warning("worker %u (pid %d) did not leave in order: %s", c->slot, (int)c->pid, how);
+    else if (c->state == CHILD_BOOTING && is_told(status))
+        log_warning("worker %u (pid %d) was told to end (SIGTERM) before it was ready: %s", c->slot,
+                    (int)c->pid, how);
     else
         log_error("worker %u (pid %d) died: %s", c->slot, (int)c->pid, how);
 }
@@ -265,9 +293,9 @@ lost_next(struct master *m, const struct child *c, const char *how)
 void
 slots_died(struct master *m, struct child *c, int status)
 {
-    char how[64];
+    char how[256];
     struct slot *slot = &m->slots[c->slot];
-    describe(status, how, sizeof(how));
+    describe(m, c, status, how, sizeof(how));
     log_death(m, c, status, how);
     if (slot->next == c) {
         lost_next(m, c, how);
@@ -331,24 +359,55 @@ slots_went(struct master *m, struct child *c)
 void
 slots_more(struct master *m)
 {
-    if (m->stop.state != STOP_NONE || slots_grow(m, m->wanted + 1) < 0)
-        return;
-    m->wanted++;
-    log_info("SIGTTIN: %u workers", m->wanted);
+    if (slots_scale(m, m->wanted + 1) == 0)
+        log_info("SIGTTIN: %u worker%s", m->wanted, m->wanted == 1 ? "" : "s");
 }
 
 void
 slots_less(struct master *m)
 {
-    if (m->stop.state != STOP_NONE)
-        return;
-    if (m->wanted == 1) {
+    if (m->wanted == 1)
         log_info("SIGTTOU: the last worker stays");
+    else if (m->wanted > 1 && slots_scale(m, m->wanted - 1) == 0)
+        log_info("SIGTTOU: %u worker%s", m->wanted, m->wanted == 1 ? "" : "s");
+}
+
+void
+slots_rest(struct master *m)
+{
+    /* Not through /dev/null and pipes alone: nohup leaves a terminal in charge of the group. */
+    FD_OWNED int terminal = open("/dev/tty", O_RDONLY | O_NOCTTY | O_CLOEXEC | O_NONBLOCK);
+    if (terminal >= 0 || m->wanted == 0) {
+        log_debug("SIGWINCH: %s",
+                  terminal >= 0 ? "the terminal's size, nothing to us" : "no worker is left");
         return;
     }
-    m->wanted--;
-    log_info("SIGTTOU: %u workers", m->wanted);
+    if (slots_scale(m, 0) == 0)
+        log_warning("SIGWINCH: the workers leave, and connections wait; SIGHUP brings all of them "
+                    "back, SIGTTIN one");
+}
+
+int
+slots_scale(struct master *m, unsigned n)
+{
+    if (m->stop.state != STOP_NONE)
+        return -EBUSY;
+    if (n > WORKERS_MAX)
+        return -ERANGE;
+    if (slots_grow(m, n) < 0)
+        return -EAGAIN;
+    if (n == 0)
+        reload_abort(m); /* what it tries would have nobody to replace */
+    m->wanted = n;
     slots_trim(m);
+    return 0;
+}
+
+unsigned
+slots_wanted_by(const struct master *m, const struct conf *conf)
+{
+    bool is_changed = conf->workers != m->now.conf->workers;
+    return is_changed || m->wanted == 0 ? conf->workers : m->wanted;
 }
 
 void

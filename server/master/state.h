@@ -135,6 +135,7 @@ struct master {
     unsigned slots_n; /* slots that have sockets: never less */
     unsigned wanted;  /* workers that should be: slots 0..wanted-1 */
     bool was_ready;   /* some worker was, once */
+    uint64_t oom_kills; /* conf_oom_kills(), at the last look */
     struct reload reload;
     struct stop stop;
     struct notify notify;
@@ -178,9 +179,15 @@ void slots_died(struct master *m, struct child *c, int status);
 void slots_asked(struct master *m, struct child *c);
 /* A worker drains without having been told to: its slot gets another at once. */
 void slots_went(struct master *m, struct child *c);
-/* One more or one less (SIGTTIN, SIGTTOU). */
+/* So many workers from now on; 0 = none, connections wait. It outlives reloads that leave `workers` as it is. Returns 0; -EBUSY: the
+ * server stops; -ERANGE: too many; -EAGAIN: sockets cannot be had, printed. */
+int slots_scale(struct master *m, unsigned n);
+/* One more or one less (SIGTTIN, SIGTTOU); none (SIGWINCH), unless a terminal sends that whenever its size changes. */
 void slots_more(struct master *m);
 void slots_less(struct master *m);
+void slots_rest(struct master *m);
+/* How many there should be when conf takes the place of the configuration in force. */
+unsigned slots_wanted_by(const struct master *m, const struct conf *conf);
 /* Ends workers of slots that are not wanted. */
 void slots_trim(struct master *m);
 /* Puts the replacement in its place, if it accepts. Returns whether none is under way any more. */

@@ -30,6 +30,14 @@ memory(const char *root)
     return memory_limit(whole);
 }
 
+static uint64_t
+oom_kills(const char *root)
+{
+    char whole[128];
+    snprintf(whole, sizeof(whole), "%s%s", test_dir, root);
+    return memory_oom_kills(whole);
+}
+
 int
 main(void)
 {
@@ -96,5 +104,15 @@ main(void)
     ok(memory("/v1") == 0, "version 1 has a number for none");
     file_below("/v1", "/sys/fs/cgroup/memory/memory.limit_in_bytes", "134217728\n");
     CHECK(memory("/v1") == 128 << 20);
+
+    CHECK(memory_oom_kills("/nowhere") == 0);
+    file_below("/v2", "/proc/vmstat", "nr_free_pages 1\noom_kill 7\n");
+    ok(oom_kills("/v2") == 7, "where nobody of ours has died, the machine's count");
+    file_below("/v2", "/sys/fs/cgroup/a/memory.events",
+               "max 3\noom 9\noom_kill 2\noom_group_kill 0\n");
+    CHECK(oom_kills("/v2") == 2);
+    file_below("/v1", "/sys/fs/cgroup/memory/kube/pod/memory.oom_control",
+               "oom_kill_disable 0\nunder_oom 0\noom_kill 4\n");
+    ok(oom_kills("/v1") == 4, "version 1 has it in another file");
     return test_end();
 }
