@@ -13,6 +13,7 @@ what was sent, and must be compressed where that was agreed on. Others differ: `
 
     cases.py       what is measured, and the ratios that must hold      servers.py     how each server is started
     processes.py   processes, their CPU time and memory                 apps.py        what is served; Django: tests/apps/pg_project
+    instructions.py  not part of this: instructions per request, by callgrind
 
 Results: build/bench/<time>.json (with every round) and .svg, and build/bench/latest.*.
 """

@@ -65,7 +65,7 @@ def answers(port, path, tls):
 class Running:
     """A server that answers `path` with 200. RuntimeError with the end of its output where it does not come up."""
 
-    def __init__(self, name, command, port, path, env, cwd, cpu=None, tls=None):
+    def __init__(self, name, command, port, path, env, cwd, cpu=None, tls=None, patience=20):
         self.name, self.port = name, port
         self.log = tempfile.TemporaryFile()
         command = [str(part) for part in command]
@@ -74,7 +74,7 @@ class Running:
         self.process = subprocess.Popen(
             command, env=env, cwd=cwd, stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log, start_new_session=True
         )
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + patience
         while not answers(self.port, path, tls):
             if self.process.poll() is not None or time.monotonic() > deadline:
                 text = self.output()
