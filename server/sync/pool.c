@@ -143,7 +143,32 @@ meth_lease(PyObject *self, PyObject *args, PyObject *kwargs)
 struct holder {
     unsigned long ident;
     char label[sizeof(((struct lease *)NULL)->label)];
+    const char *state; /* a literal */
 };
+
+/* Leases that have a thread, at most max; is_slot_needed: and a slot. Returns how many. */
+static size_t
+find_holders(struct crew *c, struct holder *out, size_t max, bool is_slot_needed)
+{
+    size_t n = 0;
+    crew_lock(c);
+    LIST_FOR_EACH(node, &c->held) {
+        struct lease *l = CONTAINER_OF(node, struct lease, held);
+        if (n == max || (is_slot_needed && !l->has_slot))
+            continue;
+        out[n].ident = l->thread->ident;
+        out[n].state = l->running != NULL ? "running" : l->has_slot ? "holding" : "parked";
+        memcpy(out[n++].label, l->label, sizeof l->label);
+    }
+    crew_unlock(c);
+    return n;
+}
+
+static PyObject *
+label_of(const struct holder *h)
+{
+    return PyUnicode_DecodeUTF8(h->label, (Py_ssize_t)strlen(h->label), "replace");
+}
 
 /* holders() -> [(label, where), ...] */
 static PyObject *
@@ -153,34 +178,42 @@ meth_holders(PyObject *self, PyObject *unused)
     struct crew *c = ((struct pool *)self)->crew;
     PY_OWNED PyObject *list = PyList_New(0);
     PY_OWNED PyObject *places = thread_places();
-    struct holder *holders = PyMem_Calloc(c->slots, sizeof *holders);
-    size_t n = 0;
+    MEM_OWNED struct holder *holders = calloc(c->slots, sizeof *holders);
     if (holders == NULL)
         PyErr_NoMemory();
-    if (holders == NULL || list == NULL || places == NULL) {
-        PyMem_Free(holders);
+    if (holders == NULL || list == NULL || places == NULL)
         return NULL;
-    }
-    crew_lock(c);
-    LIST_FOR_EACH(node, &c->held) {
-        struct lease *l = CONTAINER_OF(node, struct lease, held);
-        if (!l->has_slot || n == c->slots)
-            continue;
-        holders[n].ident = l->thread->ident;
-        memcpy(holders[n++].label, l->label, sizeof l->label);
-    }
-    crew_unlock(c);
+    size_t n = find_holders(c, holders, c->slots, true);
     for (size_t i = 0; i < n; i++) {
-        PY_OWNED PyObject *label =
-            PyUnicode_DecodeUTF8(holders[i].label, (Py_ssize_t)strlen(holders[i].label), "replace");
+        PY_OWNED PyObject *label = label_of(&holders[i]);
         PY_OWNED PyObject *where = label != NULL ? thread_place(places, holders[i].ident) : NULL;
         PY_OWNED PyObject *pair = where != NULL ? PyTuple_Pack(2, label, where) : NULL;
-        if (pair == NULL || PyList_Append(list, pair) < 0) {
-            PyMem_Free(holders);
+        if (pair == NULL || PyList_Append(list, pair) < 0)
             return NULL;
-        }
     }
-    PyMem_Free(holders);
+    return py_take(&list);
+}
+
+/* leases() -> [(ident, label, state), ...] */
+static PyObject *
+meth_leases(PyObject *self, PyObject *unused)
+{
+    (void)unused;
+    struct crew *c = ((struct pool *)self)->crew;
+    PY_OWNED PyObject *list = PyList_New(0);
+    MEM_OWNED struct holder *holders = calloc(c->threads_max, sizeof *holders);
+    if (holders == NULL)
+        PyErr_NoMemory();
+    if (holders == NULL || list == NULL)
+        return NULL;
+    size_t n = find_holders(c, holders, c->threads_max, false);
+    for (size_t i = 0; i < n; i++) {
+        PY_OWNED PyObject *label = label_of(&holders[i]);
+        PY_OWNED PyObject *item =
+            label != NULL ? Py_BuildValue("kOs", holders[i].ident, label, holders[i].state) : NULL;
+        if (item == NULL || PyList_Append(list, item) < 0)
+            return NULL;
+    }
     return py_take(&list);
 }
 
@@ -728,6 +761,8 @@ static PyMethodDef pool_methods[] = {
       "A new claim to one thread; label says whose it is." },
     { "holders", meth_holders, METH_NOARGS,
       "[(label, where), ...] of every lease that has a slot." },
+    { "leases", meth_leases, METH_NOARGS,
+      "[(ident, label, \"running\", \"holding\" or \"parked\"), ...] of every lease that has a thread." },
     { "close", meth_close, METH_NOARGS,
       "Take no more jobs; what is queued still runs, then the threads end." },
     { "stop", FAST(meth_stop), METH_VARARGS | METH_KEYWORDS,

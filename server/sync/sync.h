@@ -107,6 +107,12 @@ void lease_close(struct lease *l);
 void lease_pause(struct lease *l);
 void lease_resume(struct lease *l);
 
+/* Where it stands: "waiting" for a thread or a slot, "running", "holding" a slot, "parked", or NULL: no job and no thread. *ident: its thread's, as
+ * threading.get_ident(); 0 = none. Any thread. */
+const char *lease_stand(struct lease *l, unsigned long *ident);
+/* Of a _ringcorn.Lease: borrowed. Any GIL state. */
+struct lease *lease_inside(PyObject *lease);
+
 /* --- with Python: GIL held ---------------------------------------------------------------------------------------------- */
 
 /* Queues fn(*args) for any idle thread: as Pool.submit(). Returns a new future of the pool's loop; NULL with RuntimeError where the
