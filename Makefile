@@ -54,7 +54,7 @@ EXTENSION := $(PYDIR)/_ringcorn$(PY_EXT_SUFFIX)
 # ------------------------------------------------------------------ sources
 # Ranks as in the README's map. What may not know Python is compiled without its include path.
 
-PLAIN_FOLDERS  := base conf metrics io net ws http master
+PLAIN_FOLDERS  := base conf metrics io net ws http master ctl
 PYTHON_FOLDERS := py sync wsgi asgi guard worker
 
 sources = $(foreach folder,$(1),$(sort $(wildcard server/$(folder)/*.c)))

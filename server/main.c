@@ -17,6 +17,7 @@
 
 #include "base/base.h"
 #include "conf/conf.h"
+#include "ctl/ctl.h"
 #include "master/master.h"
 #include "net/tls.h"
 #include "worker/worker.h"
@@ -133,50 +134,12 @@ said(int code)
     return EXIT_CODE_SYSTEM;
 }
 
-static const char ctl_usage[] =
-    "usage: ringcornctl nginx-upstream [-c FILE] [options as those of ringcorn]\n"
-    "\n"
-    "nginx-upstream   prints the addresses of the configuration as an upstream block for nginx\n";
-
-/* ringcornctl COMMAND [options]: argv[1] is the command, and what follows are options of ringcorn. */
-static int
-ctl(int argc, char **argv)
-{
-    if (argc < 2 || strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0) {
-        fputs(ctl_usage, argc < 2 ? stderr : stdout);
-        return argc < 2 ? EXIT_CODE_USAGE : said(EXIT_CODE_OK);
-    }
-    if (strcmp(argv[1], "nginx-upstream") != 0) {
-        log_operator("%s: no such command; ringcornctl --help lists all", argv[1]);
-        return EXIT_CODE_USAGE;
-    }
-    /* As for --print-config, which needs no application either. */
-    static char print_config[] = "--print-config";
-    argv[1] = print_config;
-    enum conf_action action;
-    struct conf *conf;
-    int error = conf_load(argc, argv, &action, &conf);
-    if (error < 0)
-        return -error;
-    if (conf == NULL) { /* --help and the like behind the command */
-        fputs(ctl_usage, stdout);
-        return said(EXIT_CODE_OK);
-    }
-    error = conf_print_upstream(conf, stdout);
-    conf_free(conf);
-    if (error < 0) {
-        log_operator("out of memory");
-        return EXIT_CODE_SYSTEM;
-    }
-    return said(EXIT_CODE_OK);
-}
-
 int
 main(int argc, char **argv)
 {
     fill_standard_descriptors();
     if (argc > 0 && strcmp(basename(argv[0]), "ringcornctl") == 0)
-        return ctl(argc, argv);
+        return ctl_main(argc, argv);
     enum conf_action action;
     struct conf *conf;
     char exe[PATH_MAX];

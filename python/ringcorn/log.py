@@ -33,6 +33,11 @@ def setup(level):
     logger.propagate = False
 
 
+def set_level(level):
+    """ringcornctl log-level. *level*: 0 = debug to 3 = error, as the C side counts."""
+    logging.getLogger("ringcorn").setLevel((logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR)[level])
+
+
 def _enabled():
     # logging.config.dictConfig(), which Django calls, disables the loggers that exist already and are not in it.
     error.disabled = False

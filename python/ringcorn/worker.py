@@ -24,7 +24,7 @@ import weakref
 
 import _ringcorn
 
-from . import anyio_threads, asgiref_threads, check, log, sqlalchemy_hints, websocket_lease
+from . import anyio_threads, asgiref_threads, check, live, log, sqlalchemy_hints, websocket_lease
 from .app import AppError, load_by
 from .lifespan import Lifespan, LifespanFailed
 from .loop import new_event_loop, stop_pool, use_pidfds
@@ -44,6 +44,7 @@ def run(worker, options):
     asyncio.set_event_loop(loop)
     loop._goes_first = options["loop_first"]
     pools = _Pools(loop, options)
+    live.attach(loop)
     worker.attach(loop)
     if options["slot"] == 0:  # one of them says it for all
         if loop.io_why:
@@ -54,6 +55,7 @@ def run(worker, options):
     try:
         app, interface = load_by(options)
         pools.open_sync(options["sync_threads"] or _auto_threads(interface))
+        live.attach(loop, pools.sync, pools.executor)
         if options["slot"] == 0:
             check.warn(check.django_hints, pools.sync.threads, interface, options)
         serving = _Serving(worker, loop, app, interface, pools.sync, options)
@@ -161,6 +163,7 @@ def _close(worker, loop, pools):
         # An executor of the application's own is shut down as asyncio.run() would.
         loop.run_until_complete(_bounded(loop.shutdown_default_executor()))
     finally:
+        live.attach(None)
         worker.detach()
         asyncio.set_event_loop(None)
         loop.close()

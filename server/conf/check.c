@@ -129,6 +129,36 @@ check_health(struct load *l)
         load_system_error(l, where_set(l, "health.bind"), "no memory");
 }
 
+/* "off" becomes NULL; the path is parsed as an address is. */
+static void
+check_control(struct load *l)
+{
+    struct conf *c = l->conf;
+    char why[160];
+    if (c->control_socket == NULL)
+        return;
+    if (strcmp(c->control_socket, "off") == 0) {
+        free(c->control_socket);
+        c->control_socket = NULL;
+        return;
+    }
+    bool is_bind = strncmp(c->control_socket, "unix:", 5) == 0;
+    MEM_OWNED char *text = NULL;
+    if (asprintf(&text, "%s%s", is_bind ? "" : "unix:", c->control_socket) < 0) {
+        text = NULL;
+        load_system_error(l, where_set(l, "control.socket"), "no memory");
+        return;
+    }
+    int err = bind_parse(text, &c->control_at, why, sizeof(why));
+    if (err == -ENOMEM)
+        load_system_error(l, where_set(l, "control.socket"), "no memory");
+    else if (err < 0)
+        load_error(l, where_set(l, "control.socket"), "%s", why);
+    for (size_t i = 0; err == 0 && i < c->binds_n; i++)
+        if (c->binds[i].kind == CONF_BIND_UNIX && bind_paths_clash(c->binds[i].path, c->control_at.path))
+            load_error(l, where_set(l, "control.socket"), "is an address of the application");
+}
+
 void
 check_all(struct load *l, bool is_app_needed)
 {
@@ -144,6 +174,7 @@ check_all(struct load *l, bool is_app_needed)
     check_own_header(l, "Server", "server_header", &c->server_header);
     check_own_header(l, "Date", "date_header", &c->date_header);
     check_health(l);
+    check_control(l);
     if (where_set(l, "access_log.enabled")->source <= SOURCE_PRESET &&
         where_set(l, "access_log.file")->source > SOURCE_PRESET)
         c->access_log = true;

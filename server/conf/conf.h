@@ -12,7 +12,7 @@
  *   names.c   nearest right names, advice          dump.c    --print-config, --help, the reference
  *   cpus.c    how many CPUs there are for us       network.c addresses and networks that are trusted
  *   memory.c  and how much memory; cgroup.c        upstream.c  bind, as nginx has it
- *   load.h    what these files share
+ *   load.h    what these files share               json_doc.h reads JSON
  *
  * No Python, no sockets here. A loaded struct conf is never changed: a reload loads another one. */
 #ifndef RINGCORN_CONF_H
@@ -181,6 +181,9 @@ struct conf {
     char *health_bind;                /* NULL = answered on binds */
     int64_t health_timeout_ms;        /* of --healthcheck */
 
+    char *control_socket; /* a path; NULL = off */
+    mode_t control_mode;
+
     char *venv; /* folder of a virtual environment, or NULL; VIRTUAL_ENV is the default */
     struct conf_strings import_first;
     struct conf_strings python_options; /* as after -X, e.g. "dev", "utf8=1" */
@@ -188,7 +191,8 @@ struct conf {
     /* No keys, and so not printed: */
     struct conf_strings env;    /* "NAME=value" of --env-file; conf_export_env() */
     char *file;                 /* the YAML file that was read, as named; NULL = none */
-    struct conf_bind health_at; /* health_bind, parsed; text NULL where there is none */
+    /* health_bind and control_socket, parsed; text NULL where there is none */
+    struct conf_bind health_at, control_at;
 };
 
 /* What the command line asked for beside a server. */

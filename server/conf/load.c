@@ -147,6 +147,7 @@ conf_free(struct conf *conf)
         value_free(conf, &schema[i]);
     strings_free(&conf->env);
     bind_free(&conf->health_at);
+    bind_free(&conf->control_at);
     free(conf->file);
     free(conf);
 }

@@ -206,6 +206,15 @@ health_bind_fault(const char *text, char *why, size_t why_size)
     return error;
 }
 
+static int
+control_socket_fault(const char *text, char *why, size_t why_size)
+{
+    if (strcmp(text, "off") == 0 || (text[0] != '\0' && strchr(text, '{') == NULL))
+        return 0;
+    snprintf(why, why_size, "is neither off nor a path like /run/ringcorn.sock");
+    return -EINVAL;
+}
+
 const struct key schema[] = {
     { "app", KEY_TEXT, FIELD(app), NULL, NULL,
       "the application: module:attribute, or module:make()", .value = "APP", .fault = app_fault,
@@ -468,6 +477,12 @@ const struct key schema[] = {
       .value = "ADDRESS", .fault = health_bind_fault },
     { "health.timeout", KEY_DURATION, FIELD(health_timeout_ms), "3s", NULL,
       "for --healthcheck to get its answer", .min = 1, .max = DAY },
+
+    { "control.socket", KEY_TEXT, FIELD(control_socket), NULL, NULL,
+      "unix socket on which ringcornctl is answered; whoever may write to it may stop the server",
+      .value = "PATH|off", .fault = control_socket_fault },
+    { "control.mode", KEY_MODE, FIELD(control_mode), "0600", NULL,
+      .help = "permissions of that socket" },
 
     { "venv", KEY_PATH, FIELD(venv), NULL, NULL,
       "virtual environment; without it the one in VIRTUAL_ENV, if any", .value = "DIR" },

@@ -32,6 +32,7 @@ run_child(const struct master_args *args, const struct privileges *privileges)
     struct worker_args worker = {
         .conf = conf,
         .control = -1,
+        .asks = -1,
         .access_fd = -1,
         .exe = args->exe,
         .argc = args->argc,

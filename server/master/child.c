@@ -41,18 +41,27 @@ set_title(unsigned slot, const struct conf *conf)
     (void)prctl(PR_SET_NAME, title);
 }
 
+static void
+close_ends(const struct child *c)
+{
+    if (c->control >= 0)
+        close(c->control);
+    if (c->asks >= 0)
+        close(c->asks);
+}
+
 /* The child's side of fork(). Drops all that is the master's: a control socket of a sibling held
  * here would hide the master's death from that sibling, a listening socket would stay open when
  * the master closes it. */
 static _Noreturn void
-run(struct master *m, unsigned slot, const struct generation *g, int control)
+run(struct master *m, unsigned slot, const struct generation *g, int control, int asks)
 {
     close(m->signal_fd);
     CHILDREN_EACH(c, m)
-        if (c->control >= 0)
-            close(c->control);
+        close_ends(c);
     sockets_forget(&m->sockets);
     health_forget(m->health);
+    ctl_forget(m->ctl);
     notify_close(&m->notify);
     watch_close(m->watch);
     if (m->reload.state == RELOAD_TRYING)
@@ -79,6 +88,7 @@ run(struct master *m, unsigned slot, const struct generation *g, int control)
             .conf = g->conf,
             .slot = slot,
             .control = control,
+            .asks = asks,
             .access_fd = m->logs.access_fd,
             .tls = g->tls,
             .tickets = m->certs.tickets,
@@ -99,7 +109,7 @@ run(struct master *m, unsigned slot, const struct generation *g, int control)
 int
 child_start(struct master *m, unsigned slot, const struct generation *g, struct child **out)
 {
-    int ends[2];
+    int ends[2], asks[2] = { -1, -1 };
     struct child *c = calloc(1, sizeof(*c));
     if (c == NULL)
         return -ENOMEM;
@@ -110,7 +120,11 @@ child_start(struct master *m, unsigned slot, const struct generation *g, struct 
         log_error("cannot start worker %u: no control socket: %s", slot, strerror(err));
         return -err;
     }
+    if (g->conf->control_socket != NULL &&
+        socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, asks) < 0)
+        log_warning("worker %u cannot be asked by ringcornctl: %s", slot, strerror(errno));
     c->control = ends[0];
+    c->asks = asks[0];
     c->slot = slot;
     c->generation = g->number;
     c->certs = m->certs.version;
@@ -119,17 +133,20 @@ child_start(struct master *m, unsigned slot, const struct generation *g, struct 
     fflush(NULL); /* what stdio holds would be written twice */
     c->pid = fork();
     if (c->pid == 0) {
-        close(ends[0]);
-        c->control = -1;
-        run(m, slot, g, ends[1]);
+        close_ends(c);
+        c->control = c->asks = -1;
+        run(m, slot, g, ends[1], asks[1]);
     }
     int err = errno;
     close(ends[1]);
+    if (asks[1] >= 0)
+        close(asks[1]);
     if (c->pid < 0) {
-        child_free(c);
+        child_free(m, c);
         log_error("cannot start worker %u: fork: %s", slot, strerror(err));
         return -err;
     }
+    ctl_watch(m, c);
     c->access_fd = g->conf->access_log ? m->logs.access_fd : -1;
     c->state = CHILD_BOOTING;
     c->started_ns = clock_ns();
@@ -141,10 +158,10 @@ child_start(struct master *m, unsigned slot, const struct generation *g, struct 
 }
 
 void
-child_free(struct child *c)
+child_free(struct master *m, struct child *c)
 {
-    if (c->control >= 0)
-        close(c->control);
+    ctl_unwatch(m, c);
+    close_ends(c);
     list_del(&c->node);
     free(c->told);
     free(c);
@@ -332,7 +349,7 @@ children_reap(struct master *m)
             if (c->pid == pid) {
                 child_read(m, c); /* what it said last, e.g. that it was ready */
                 slots_died(m, c, status);
-                child_free(c);
+                child_free(m, c);
                 break;
             }
     }

@@ -40,7 +40,7 @@ open_all(struct master *m)
     notify_open(&m->notify);
     if (conf->reload_enabled)
         m->watch = watch_open(conf);
-    if (health_apply(m) < 0 || pidfile_write(conf->pid_file) < 0 ||
+    if (health_apply(m) < 0 || ctl_apply(m) < 0 || pidfile_write(conf->pid_file) < 0 ||
         slots_grow(m, conf->workers) < 0 || logs_apply(&m->logs, conf) < 0)
         return -EXIT_CODE_SYSTEM;
     m->wanted = conf->workers;
@@ -56,6 +56,7 @@ next_ns(const struct master *m)
     int64_t next = sooner(certs_next_ns(m), sooner(slots_next_ns(m), stop_next_ns(m)));
     next = sooner(next, health_next_ns(m));
     next = sooner(next, notify_next_ns(m));
+    next = sooner(next, ctl_next_ns(m));
     next = sooner(next, watch_next_ns(m->watch));
     CHILDREN_EACH(c, m)
         next = sooner(next, c->deadline_ns);
@@ -78,7 +79,7 @@ timeout_ms(const struct master *m)
 static int
 wait_once(struct master *m, struct pollfd **polls, size_t *polls_cap)
 {
-    size_t n = 3;
+    size_t n = 4;
     CHILDREN_EACH(c, m)
         n += c->control >= 0;
     if (n > *polls_cap) {
@@ -92,7 +93,8 @@ wait_once(struct master *m, struct pollfd **polls, size_t *polls_cap)
     p[0] = (struct pollfd){ .fd = m->signal_fd, .events = POLLIN };
     p[1] = (struct pollfd){ .fd = health_fd(m), .events = POLLIN }; /* poll() passes over -1 */
     p[2] = (struct pollfd){ .fd = watch_fd(m->watch), .events = POLLIN };
-    n = 3;
+    p[3] = (struct pollfd){ .fd = ctl_fd(m), .events = POLLIN };
+    n = 4;
     CHILDREN_EACH(c, m)
         if (c->control >= 0)
             p[n++] = (struct pollfd){ .fd = c->control, .events = POLLIN };
@@ -100,7 +102,7 @@ wait_once(struct master *m, struct pollfd **polls, size_t *polls_cap)
         return errno == EINTR ? 0 : -errno;
     /* Workers first: what one said before it died is heard before its death is. New ones are
      * appended to the list. */
-    size_t i = 3;
+    size_t i = 4;
     CHILDREN_EACH(c, m) {
         if (i >= n)
             break;
@@ -119,6 +121,7 @@ run(struct master *m)
     MEM_OWNED struct pollfd *polls = NULL;
     size_t polls_cap = 0;
     while (m->stop.state != STOP_LEAVING || !list_is_empty(&m->children)) {
+        ctl_turn(m);
         int64_t now_ns = clock_ns();
         CHILDREN_EACH(c, m)
             child_tick(m, c, now_ns);
@@ -132,6 +135,7 @@ run(struct master *m)
         reload_tick(m);
         health_turn(m);
         notify_tick(m, now_ns);
+        ctl_flush(m);
         int err = wait_once(m, &polls, &polls_cap);
         if (err < 0) {
             log_error("the master cannot go on: %s", strerror(-err));
@@ -151,8 +155,10 @@ master_run(const struct master_args *args)
         .signal_fd = -1,
         .certs = { .fd = -1 },
         .notify = { .fd = -1 },
+        .begun_ns = clock_ns(),
     };
     list_init(&m.children);
+    list_init(&m.ctl_jobs);
     sockets_init(&m.sockets);
     logs_init(&m.logs);
     int code = -open_all(&m);
@@ -164,10 +170,12 @@ master_run(const struct master_args *args)
     watch_close(m.watch);
     notify_close(&m.notify);
     health_free(m.health);
+    ctl_free(m.ctl);
+    m.ctl = NULL; /* children are freed below */
     sockets_fini(&m.sockets);
     pidfile_remove(m.now.conf->pid_file);
     while (!list_is_empty(&m.children))
-        child_free(CONTAINER_OF(m.children.next, struct child, node));
+        child_free(&m, CONTAINER_OF(m.children.next, struct child, node));
     generation_fini(&m.now);
     certs_fini(&m);
     logs_fini(&m.logs);

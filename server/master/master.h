@@ -9,6 +9,7 @@
  *   check.c       --check-config                   health.c    health.bind
  *   ask.c         --healthcheck                    pulse.c     whose loop turns
  *   notify.c      sd_notify                        watch.h     files that change: reload.enabled
+ *   ctl.h         control.socket: ctl.c ctl_commands.c ctl_ask.c
  *   state.h       what these files share
  *   logs.c  pidfile.c  privileges.c  nofile.c
  *

@@ -130,6 +130,7 @@ reload_commit(struct master *m, struct child *c)
     certs_begin(m);
     c->certs = m->certs.version;
     (void)health_apply(m); /* printed; what there was stays */
+    (void)ctl_apply(m);
     m->wanted = wanted;
     for (unsigned i = 0; i < m->slots_n; i++) {
         m->slots[i].failures = 0;

@@ -56,12 +56,12 @@ signals_reset(void)
     sigprocmask(SIG_SETMASK, &none, NULL);
 }
 
-static void
-reopen_logs(struct master *m)
+void
+reopen_logs(struct master *m, const char *who)
 {
     if (logs_apply(&m->logs, m->now.conf) < 0)
         return;
-    log_info("SIGUSR1: log files reopened");
+    log_info("%s: log files reopened", who);
     CHILDREN_EACH(c, m) {
         if (c->control < 0)
             continue;
@@ -94,7 +94,7 @@ signals_read(struct master *m)
             slots_less(m);
             break;
         case SIGUSR1:
-            reopen_logs(m);
+            reopen_logs(m, "SIGUSR1");
             break;
         case SIGWINCH:
             slots_rest(m);

@@ -9,6 +9,7 @@
 
 #include "base/list.h"
 #include "conf/conf.h"
+#include "ctl.h"
 #include "logs.h"
 #include "master.h"
 #include "net/tls.h"
@@ -35,6 +36,12 @@ enum child_state {
     CHILD_KILLED,
 };
 
+/* What a descriptor in the control socket's epoll is; ctl.c. */
+struct ctl_source {
+    enum { CTL_LISTENER, CTL_CLIENT, CTL_WORKER } kind;
+    void *self;
+};
+
 /* A socket that a worker was told to accept from. */
 struct told {
     int32_t id;
@@ -52,6 +59,8 @@ struct child {
     bool was_ready;
     bool is_drained; /* holds no request any more; lifespan.shutdown runs */
     int control;     /* our end, or -1 after its end of the stream */
+    int asks;        /* our end for questions that a thread of its own answers, or -1 */
+    struct ctl_source ctl_source; /* of asks */
     int access_fd;   /* its number in the worker, or -1 */
     int64_t started_ns, ready_ns;
     int64_t pinged_ns;     /* CONTROL_PING sent and not answered, 0 = none */
@@ -142,6 +151,9 @@ struct master {
     struct watch *watch;   /* NULL: reload.enabled is off */
     bool waits;            /* the application cannot start: for a change of its files */
     struct health *health; /* NULL = health.bind is not set */
+    struct ctl *ctl;       /* NULL = control.socket is not set */
+    struct list ctl_jobs;  /* commands that wait for something */
+    int64_t begun_ns;      /* clock_ns() at the start */
     int exit_code;
 };
 
@@ -161,7 +173,7 @@ void child_read(struct master *m, struct child *c);
 void child_tick(struct master *m, struct child *c, int64_t now_ns);
 /* Waits for the dead, and calls slots_died() for each of ours. */
 void children_reap(struct master *m);
-void child_free(struct child *c);
+void child_free(struct master *m, struct child *c);
 /* Accepts from all the sockets that it was told of. */
 bool child_is_accepting(const struct child *c);
 #define CHILDREN_EACH(c, m)                                                                        \
@@ -257,10 +269,30 @@ void health_free(struct health *h);
 /* In a forked child: closes descriptors, no more. NULL is fine, here and above. */
 void health_forget(struct health *h);
 
+/* --- ctl.c; ctl.h has the commands --- */
+/* Opens, keeps or closes the socket as m->now.conf says. Returns 0, or -EXIT_CODE_SYSTEM, printed, with everything as it was. */
+int ctl_apply(struct master *m);
+/* A worker's answers are listened for, and no more. */
+void ctl_watch(struct master *m, struct child *c);
+void ctl_unwatch(struct master *m, struct child *c);
+/* Reads what a worker has answered. */
+void ctl_heard(struct master *m, struct child *c);
+/* At the begin of a turn of the master's loop: what came in. At its end: commands that may be over now. */
+void ctl_turn(struct master *m);
+void ctl_flush(struct master *m);
+/* To be polled for POLLIN, or -1. */
+int ctl_fd(const struct master *m);
+int64_t ctl_next_ns(const struct master *m);
+void ctl_free(struct ctl *ctl);
+/* In a forked child: closes descriptors, no more. */
+void ctl_forget(const struct ctl *ctl);
+
 /* --- signals.c --- */
 /* Blocks the signals that are ours and opens a descriptor for them. Returns it, or -errno. */
 int signals_open(void);
 void signals_read(struct master *m);
+/* Log files, here and in the workers. who: wants it, for the log. */
+void reopen_logs(struct master *m, const char *who);
 /* In a forked child: as a fresh process has them. */
 void signals_reset(void);
 

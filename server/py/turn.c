@@ -360,8 +360,9 @@ turn_io(struct loop *l)
         if (released == NULL &&
             (timeout != 0 || l->late != NULL ||
              atomic_load_explicit(&l->helpers, memory_order_relaxed) > 0)) {
+            /* First: whoever has the GIL then and reads false knows that the loop is inside Python. */
+            __atomic_store_n(&l->is_released, true, __ATOMIC_SEQ_CST);
             released = gil_give(&l->gil);
-            l->is_released = true;
             do_late(l);
         }
         if (timeout != 0 && released != NULL && look_out(l, timeout))

@@ -15,6 +15,7 @@
 #include <pthread.h>
 
 #include "py/embed.h"
+#include "worker/answer.h"
 #include "worker/signals.h"
 #include "wsgi/wsgi.h"
 
@@ -167,7 +168,13 @@ on_control(struct io_op *op, int res, unsigned flags)
         case CONTROL_REPLACE:
         case CONTROL_DRAINED:
         case CONTROL_PONG:
+        case CONTROL_ANSWER:
             break; /* the worker's own words */
+        case CONTROL_ASK_REQUESTS:
+        case CONTROL_ASK_TASKS:
+        case CONTROL_ASK_THREADS:
+        case CONTROL_LOG_LEVEL:
+            break; /* on the other socket: answer.c */
         }
     }
     if (err == -EAGAIN || err == -ECANCELED)
@@ -273,6 +280,7 @@ forked_child(void)
     w.is_attached = false;
     net_abandon(&w.net);
     close(w.args->control);
+    answer_forget();
 }
 
 static PyObject *
@@ -303,6 +311,7 @@ worker_attach(PyObject *module, PyObject *loop)
     w.is_attached = true;
     wsgi_init(&w.wsgi, &w.asgi.http);
     signals_attach(io, &w.asgi, &w.wsgi.exchanges);
+    answer_attach(loop, &w.asgi, &w.wsgi.exchanges);
     if (pthread_atfork(NULL, NULL, forked_child) != 0)
         return PyErr_NoMemory();
     loop_attach(loop, &client, &w);
@@ -385,6 +394,7 @@ worker_detach(PyObject *module, PyObject *unused)
     if (w.loop == NULL)
         Py_RETURN_NONE;
     signals_attach(NULL, NULL, NULL);
+    answer_attach(NULL, NULL, NULL);
     while (w.listeners_n > 0)
         unlisten(w.listeners_n - 1);
     asgi_abandon(&w.asgi);
@@ -546,7 +556,9 @@ run(const struct worker_args *args, const char *name)
     int code = embed_start(&options);
     if (code != 0)
         return code;
+    answer_start(args->asks);
     code = run_python(name);
+    answer_stop();
     if (embed_stop() < 0)
         log_warning("Python ended with unflushed output");
     return code;

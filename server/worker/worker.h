@@ -2,6 +2,7 @@
  *
  *   worker.c    builds the loop, the server and the interpreter out of all the lower folders, and takes them down again
  *   control.c   the control socket: what the master says, what the worker answers
+ *   answer.c    the thread that answers what ringcornctl asks of this worker
  *   signals.c   signals of the worker        versions.c  what --version says of Python and the loop
  *
  * The master forks; the child calls worker_run() and exits with what it returns. */
@@ -27,9 +28,16 @@ enum control_kind {
     CONTROL_QUIT = 'Q',     /* quick: as DRAIN, but requests are cancelled at once */
     CONTROL_REOPEN =
         'O', /* a log file was reopened: dup3() the attached descriptor onto descriptor id (2, or access_fd) */
+    /* On a socket of their own, worker_args.asks. Questions of ringcornctl: id is to be given back with CONTROL_ANSWER, after JSON was
+     * written to the attached memfd */
+    CONTROL_ASK_REQUESTS = 'r',
+    CONTROL_ASK_TASKS = 'k',
+    CONTROL_ASK_THREADS = 't',
+    CONTROL_LOG_LEVEL = 'l', /* on the same socket: id is an enum log_level; no answer */
     CONTROL_PING = 'I', /* is the loop turning? It answers CONTROL_PONG, in its I/O phase */
     /* worker -> master */
     CONTROL_PONG = 'N',
+    CONTROL_ANSWER = 'a', /* on worker_args.asks: what was asked by id is written */
     CONTROL_READY =
         'R', /* application imported, lifespan.startup complete; the master answers with CONTROL_LISTENs */
     CONTROL_LISTENING = 'A', /* accepting from socket id now */
@@ -58,6 +66,7 @@ struct worker_args {
     const struct conf *conf;
     unsigned slot;     /* 0.. */
     int control;       /* the worker's end; worker_run() owns it */
+    int asks;          /* the same, for questions; -1 = none will come */
     int access_fd;     /* -1 = no access log */
     struct tls_set *tls;         /* NULL = none; worker_run()'s */
     struct tls_tickets *tickets; /* NULL = none */

@@ -1,0 +1,197 @@
+/* ctl.c: ringcornctl's command line: COMMAND [arguments] [options]. Options beside its own are the server's (-c FILE, --control-socket PATH),
+ * which say where the server is. */
+#include "ctl.h"
+
+#include <ctype.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/base.h"
+#include "base/json.h"
+#include "conf/conf.h"
+
+static const struct command {
+    const char *name;
+    const char *argument; /* of the protocol, given without a name; NULL = none */
+    bool is_needed;
+    const char *usage, *help;
+} commands[] = {
+    { "status", NULL, false, "", "what is served, where, and by whom" },
+    { "workers", NULL, false, "", "the workers: state, age, memory, CPU" },
+    { "requests", "worker", false, " [WORKER]", "requests in hand: age, state, thread" },
+    { "tasks", "worker", false, " [WORKER]", "asyncio tasks: whose they are, and where they wait" },
+    { "threads", "worker", false, " [WORKER]", "threads: what they do, with stacks" },
+    { "config", NULL, false, "", "the configuration in force, as YAML" },
+    { "reload", NULL, false, "", "as SIGHUP; returns when it is over, with 1 where it failed" },
+    { "scale", "workers", true, " N", "N workers from now on" },
+    { "log-level", "level", true, " LEVEL",
+      "debug, info, warning or error, until the next reload" },
+    { "reopen-logs", NULL, false, "", "as SIGUSR1, after log files were moved" },
+    { "stop", NULL, false, "", "as SIGTERM: requests finish, then the server ends" },
+};
+
+static void
+print_usage(FILE *out)
+{
+    fputs("usage: ringcornctl COMMAND [--json] [-c FILE | --control-socket PATH]\n\n"
+          "Of the running server, whose control.socket the configuration names:\n\n",
+          out);
+    for (size_t i = 0; i < ARRAY_LEN(commands); i++) {
+        char left[64];
+        snprintf(left, sizeof(left), "%s%s", commands[i].name, commands[i].usage);
+        fprintf(out, "  %-20s %s\n", left, commands[i].help);
+    }
+    fputs("\nOf a configuration:\n\n"
+          "  nginx-upstream       its addresses as an upstream block for nginx\n\n"
+          "--json prints the answer as it comes. All options of ringcorn that say where the server "
+          "is are taken too.\n",
+          out);
+}
+
+static int
+said(int code)
+{
+    if (fflush(stdout) == 0 && !ferror(stdout))
+        return code;
+    log_operator("cannot write to standard output: %s", strerror(errno));
+    return EXIT_CODE_SYSTEM;
+}
+
+/* The configuration that the options name, as for --print-config, which needs no application either. argv[0] stays; v has room for one more. NULL
+ * after *code. */
+static struct conf *
+load(int argc, char **argv, int *code)
+{
+    enum conf_action action;
+    struct conf *conf;
+    int error = conf_load(argc, argv, &action, &conf);
+    if (error < 0) {
+        *code = -error;
+        return NULL;
+    }
+    if (conf == NULL) { /* --help and the like behind the command */
+        print_usage(stdout);
+        *code = said(EXIT_CODE_OK);
+    }
+    return conf;
+}
+
+static int
+nginx_upstream(const struct conf *conf)
+{
+    if (conf_print_upstream(conf, stdout) < 0) {
+        log_operator("out of memory");
+        return EXIT_CODE_SYSTEM;
+    }
+    return said(EXIT_CODE_OK);
+}
+
+/* {"name":value}, a number as one. */
+static int
+put_arguments(const struct command *c, const char *value, struct buf *out)
+{
+    struct json j = json_into(out);
+    json_begin(&j, '{');
+    if (value != NULL) {
+        char *end;
+        long long n = strtoll(value, &end, 10);
+        json_key(&j, c->argument);
+        if (isdigit((unsigned char)value[0]) && *end == '\0')
+            json_int(&j, n);
+        else
+            json_string(&j, value);
+    }
+    json_end(&j, '}');
+    return j.is_lost || buf_append(out, "", 1) < 0 ? -ENOMEM : 0;
+}
+
+static int
+ask(const struct conf *conf, const struct command *c, const char *value, bool is_json)
+{
+    if (conf->control_socket == NULL) {
+        log_operator("%s: control.socket is not set; set it in ringcorn.yaml, or name the socket "
+                     "of the running server with --control-socket",
+                     c->name);
+        return EXIT_CODE_SYSTEM;
+    }
+    BUF_OWNED struct buf arguments = { 0 }, line = { 0 };
+    JSON_DOC_OWNED struct json_doc doc = { 0 };
+    struct json_ref result;
+    if (put_arguments(c, value, &arguments) < 0) {
+        log_operator("out of memory");
+        return EXIT_CODE_SYSTEM;
+    }
+    FD_OWNED int fd = ctl_connect(conf->control_at.path);
+    if (fd < 0 || ctl_exchange(fd, c->name, arguments.p, &line, &doc, &result) < 0)
+        return EXIT_CODE_SYSTEM;
+    const char *yaml = json_ref_text(json_ref_get(result, "yaml"));
+    if (is_json)
+        fwrite(line.p, 1, line.n, stdout);
+    else if (yaml != NULL)
+        fputs(yaml, stdout);
+    else
+        ctl_print(result, stdout);
+    return said(EXIT_CODE_OK);
+}
+
+static const struct command *
+find(const char *name)
+{
+    for (size_t i = 0; i < ARRAY_LEN(commands); i++)
+        if (strcmp(commands[i].name, name) == 0)
+            return &commands[i];
+    return NULL;
+}
+
+/* Takes the word out of argv, if it is there. */
+static bool
+take_word(int *argc, char **argv, const char *word)
+{
+    for (int i = 1; i < *argc; i++) {
+        if (strcmp(argv[i], word) != 0)
+            continue;
+        memmove(argv + i, argv + i + 1, (size_t)(*argc - i) * sizeof(*argv));
+        --*argc;
+        return true;
+    }
+    return false;
+}
+
+int
+ctl_main(int argc, char **argv)
+{
+    if (argc < 2 || strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0 ||
+        strcmp(argv[1], "help") == 0) {
+        print_usage(argc < 2 ? stderr : stdout);
+        return argc < 2 ? EXIT_CODE_USAGE : said(EXIT_CODE_OK);
+    }
+    const char *name = argv[1];
+    const struct command *c = find(name);
+    bool is_upstream = strcmp(name, "nginx-upstream") == 0;
+    if (c == NULL && !is_upstream) {
+        log_operator("%s: no such command; ringcornctl --help lists all", name);
+        return EXIT_CODE_USAGE;
+    }
+    bool is_json = take_word(&argc, argv, "--json");
+    const char *value = NULL;
+    if (c != NULL && c->argument != NULL && argc > 2 && argv[2][0] != '-') {
+        value = argv[2];
+        memmove(argv + 2, argv + 3, (size_t)(argc - 2) * sizeof(*argv));
+        argc--;
+    }
+    if (c != NULL && c->is_needed && value == NULL) {
+        log_operator("%s: what to? usage: ringcornctl %s%s", name, name, c->usage);
+        return EXIT_CODE_USAGE;
+    }
+    static char print_config[] = "--print-config";
+    argv[1] = print_config;
+    int code;
+    struct conf *conf = load(argc, argv, &code);
+    if (conf == NULL)
+        return code;
+    code = is_upstream ? nginx_upstream(conf) : ask(conf, c, value, is_json);
+    conf_free(conf);
+    return code;
+}
