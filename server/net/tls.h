@@ -5,6 +5,7 @@
  *   tls_set.c      what all connections share: certificates, which is for whom, who is let in
  *   tls_files.c    reading certificates and keys, and handing them to running workers
  *   tls_tickets.c  the keys of session tickets, which all workers share
+ *   tls_kdf.c      the secrets of TLS 1.3, derived faster than the library does
  *   tls_about.c    what the application may know of a connection
  *
  * The master reads the files, with the rights it was started with, and makes a struct tls_set of

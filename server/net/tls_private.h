@@ -11,6 +11,7 @@ enum {
     TLS_BATCH = 64 * 1024,      /* plain bytes made into records for one send */
     TLS_RECORD = 16 * 1024,     /* plain bytes of a full record */
     TLS_RECORD_EXTRA = 128,     /* what a record adds, at most */
+    TLS_TICKET = 512,           /* room for a session ticket: nearly half of it is used */
     TLS_WIRE_MAX = 256 * 1024,  /* records that wait to be sent: more is an attack */
     TLS_HANDSHAKES_A_TURN = 16, /* steps of handshakes between two looks at everything else */
     TLS_HANDSHAKE_CROWDED_MS =
@@ -49,6 +50,12 @@ tls_set_of(const SSL *ssl)
 int tls_tickets_seal(SSL *ssl, unsigned char *name, unsigned char *iv, EVP_CIPHER_CTX *cipher,
                      EVP_MAC_CTX *mac, int is_sealing);
 
+/* The library context that handshakes are made in, with our own provider (tls_kdf.c), and how to ask
+ * for what is preferred in it; NULL is the process's own. */
+OSSL_LIB_CTX *tls_lib(void);
+#define TLS_PROVIDER "ringcorn"
+#define TLS_PROPERTIES "?provider=" TLS_PROVIDER
+
 /* The library's oldest error as a short text, and its queue empty. */
 const char *tls_error(char *text, size_t size);
 
@@ -69,6 +76,7 @@ struct tls {
     bool is_plain;     /* and it was no TLS, but looked like HTTP */
     bool is_dead;      /* a fatal error: nothing is to be made into records any more */
     bool is_told;      /* close_notify was sent */
+    bool owes_ticket;  /* a session ticket of TLS 1.3 is still to be sent */
 };
 
 /* 0 or -ENOMEM. */

@@ -22,6 +22,11 @@ enum {
     ERROR_ROOM = 256,
 };
 
+/* AES-128 first: as strong as the key exchange, and SHA-256 beside it costs less than SHA-384, all
+ * of a handshake being hashed. A client that prefers ChaCha20, for want of AES in its CPU, gets it. */
+#define CIPHERS_1_3                                                                                \
+    "TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256"
+
 /* Forward secrecy and authenticated encryption, which leaves these of TLS 1.2. */
 #define CIPHERS                                                                                    \
     "ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-RSA-AES128-GCM-SHA256:"                                   \
@@ -252,7 +257,7 @@ ciphers_set(SSL_CTX *ctx, const char *text)
     }
     if (SSL_CTX_set_cipher_list(ctx, old.n > 0 ? old.p : CIPHERS) != 1)
         return -1;
-    return new.n > 0 && SSL_CTX_set_ciphersuites(ctx, new.p) != 1 ? -1 : 0;
+    return SSL_CTX_set_ciphersuites(ctx, new.n > 0 ? new.p : CIPHERS_1_3) == 1 ? 0 : -1;
 }
 
 static void
@@ -268,10 +273,7 @@ tickets_set(SSL_CTX *ctx, const struct making *m)
         return;
     }
     SSL_CTX_set_tlsext_ticket_key_evp_cb(ctx, tls_tickets_seal);
-    /* OpenSSL makes two, each for 5 % of a handshake; a resumed connection brings another. To put it
-     * off until the first answer is cheaper still, but then nothing acknowledges the client's
-     * Finished, and one without TCP_NODELAY holds its request back for 40 ms. */
-    SSL_CTX_set_num_tickets(ctx, 1);
+    SSL_CTX_set_num_tickets(ctx, 0); /* that of TLS 1.3 goes with the first answer (tls.c) */
     SSL_CTX_set_timeout(ctx, (long)(m->conf->tls_ticket_rotation_ms + 999) / 1000);
 }
 
@@ -362,7 +364,8 @@ static SSL_CTX *
 context_new(const struct making *m)
 {
     char text[ERROR_ROOM];
-    SSL_CTX *ctx = SSL_CTX_new(TLS_server_method());
+    OSSL_LIB_CTX *lib = tls_lib();
+    SSL_CTX *ctx = SSL_CTX_new_ex(lib, lib == NULL ? NULL : TLS_PROPERTIES, TLS_server_method());
     if (ctx == NULL) {
         m->say("TLS cannot be set up: %s", tls_error(text, sizeof(text)));
         return NULL;
@@ -372,8 +375,9 @@ context_new(const struct making *m)
                                                                                 : TLS1_2_VERSION);
     SSL_CTX_set_options(ctx, SSL_OP_NO_RENEGOTIATION | SSL_OP_NO_COMPRESSION |
                                  SSL_OP_CIPHER_SERVER_PREFERENCE | SSL_OP_PRIORITIZE_CHACHA);
-    /* No partial writes: one SSL_write() makes all the records of a send. */
-    SSL_CTX_set_mode(ctx, SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER);
+    /* No partial writes: one SSL_write() makes all the records of a send. And no search for more of a
+     * chain than the file has, which each handshake would make anew. */
+    SSL_CTX_set_mode(ctx, SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER | SSL_MODE_NO_AUTO_CHAIN);
     SSL_CTX_set_read_ahead(ctx, 1); /* a record, or several, by one recv() */
     SSL_CTX_set_dh_auto(ctx, 1);
     SSL_CTX_set_alpn_select_cb(ctx, on_alpn, NULL);
@@ -509,7 +513,7 @@ cert_add(const struct making *m, size_t i)
     }
     int n = each_cert(cert, chain_add, &chain), result = -1;
     const unsigned char *p = secret->p;
-    EVP_PKEY *key = d2i_AutoPrivateKey(NULL, &p, (long)secret->n);
+    EVP_PKEY *key = d2i_AutoPrivateKey_ex(NULL, &p, (long)secret->n, tls_lib(), NULL);
     if (n < 0 || key == NULL)
         m->say("tls.cert: %s is damaged: %s", path, tls_error(text, sizeof(text)));
     else if (n == 0)

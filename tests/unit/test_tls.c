@@ -4,7 +4,10 @@
 #include "http_fixture.h"
 
 #include <netinet/in.h>
+#include <openssl/kdf.h>
 #include <openssl/pem.h>
+#include <openssl/provider.h>
+#include <openssl/rand.h>
 #include <openssl/ssl.h>
 #include <openssl/x509v3.h>
 
@@ -306,6 +309,73 @@ test_tickets(enum io_backend backend, int version)
     SSL_CTX_set_max_proto_version(client_ctx, 0);
 }
 
+/* One derivation by a provider's TLS13-KDF. */
+static bool
+derive(OSSL_LIB_CTX *lib, const char *properties, const OSSL_PARAM *params, unsigned char *out,
+       size_t n)
+{
+    EVP_KDF *kdf = EVP_KDF_fetch(lib, "TLS13-KDF", properties);
+    EVP_KDF_CTX *ctx = EVP_KDF_CTX_new(kdf);
+    bool is_done = ctx != NULL && EVP_KDF_derive(ctx, out, n, params) > 0;
+    EVP_KDF_CTX_free(ctx);
+    EVP_KDF_free(kdf);
+    return is_done;
+}
+
+/* Our way to the secrets of TLS 1.3 against the library's, over random ones. */
+static void
+test_secrets(void)
+{
+    OSSL_LIB_CTX *lib = tls_lib();
+    EVP_KDF *ours = EVP_KDF_fetch(lib, "TLS13-KDF", TLS_PROPERTIES);
+    const OSSL_PROVIDER *from = ours == NULL ? NULL : EVP_KDF_get0_provider(ours);
+    ok(from != NULL && strcmp(OSSL_PROVIDER_get0_name(from), TLS_PROVIDER) == 0,
+       "handshakes take our derivation");
+    EVP_KDF_free(ours);
+    static const char *const digests[] = { "SHA2-256", "SHA2-384", "SHA256" };
+    static const size_t sizes[] = { 32, 48, 32 };
+    unsigned char secrets[3 * 64], out[2][64];
+    unsigned wrong = 0, refused = 0;
+    for (unsigned i = 0; i < 600; i++) {
+        size_t n = sizes[i % 3], label_n = i % 40, taken = i % 7 == 0 ? 12 : n;
+        int mode = i & 1 ? EVP_KDF_HKDF_MODE_EXTRACT_ONLY : EVP_KDF_HKDF_MODE_EXPAND_ONLY;
+        RAND_bytes(secrets, sizeof(secrets));
+        OSSL_PARAM params[8], *p = params;
+        *p++ = OSSL_PARAM_construct_int("mode", &mode);
+        *p++ = OSSL_PARAM_construct_utf8_string("digest", (char *)digests[i % 3], 0);
+        *p++ = OSSL_PARAM_construct_octet_string("prefix", (void *)"tls13 ", 6);
+        *p++ = OSSL_PARAM_construct_octet_string("label", secrets + 128, label_n);
+        if (mode == EVP_KDF_HKDF_MODE_EXPAND_ONLY || i % 4 != 1) /* else zeros stand for it */
+            *p++ = OSSL_PARAM_construct_octet_string("key", secrets, i % 8 == 3 ? 64 : n);
+        if (mode == EVP_KDF_HKDF_MODE_EXTRACT_ONLY && i % 8 != 5) /* the first has none before it */
+            *p++ = OSSL_PARAM_construct_octet_string("salt", secrets + 64, n);
+        if (mode == EVP_KDF_HKDF_MODE_EXPAND_ONLY && i % 5 != 0)
+            *p++ = OSSL_PARAM_construct_octet_string("data", secrets + 64, n);
+        *p = OSSL_PARAM_construct_end();
+        if (mode == EVP_KDF_HKDF_MODE_EXTRACT_ONLY)
+            taken = n;
+        bool is_ours = derive(lib, TLS_PROPERTIES, params, out[0], taken);
+        bool is_theirs = derive(NULL, "provider=default", params, out[1], taken);
+        refused += !is_ours || !is_theirs;
+        wrong += is_ours && is_theirs && memcmp(out[0], out[1], taken) != 0;
+    }
+    ok(wrong == 0 && refused == 0, "600 secrets are the library's (%u wrong, %u refused)", wrong,
+       refused);
+    int mode = EVP_KDF_HKDF_MODE_EXPAND_ONLY;
+    OSSL_PARAM params[] = {
+        OSSL_PARAM_construct_int("mode", &mode),
+        OSSL_PARAM_construct_utf8_string("digest", (char *)"SHA2-512", 0),
+        OSSL_PARAM_construct_octet_string("key", secrets, 32),
+        OSSL_PARAM_construct_octet_string("label", secrets, 8),
+        OSSL_PARAM_construct_end(),
+    };
+    ok(!derive(lib, TLS_PROPERTIES, params, out[0], 32), "no other digest");
+    params[1] = OSSL_PARAM_construct_utf8_string("digest", (char *)"SHA2-256", 0);
+    ok(!derive(lib, TLS_PROPERTIES, params, out[0], 33), "no more than one hash");
+    params[2] = OSSL_PARAM_construct_octet_string("key", secrets, 65);
+    ok(!derive(lib, TLS_PROPERTIES, params, out[0], 32), "no key longer than a block");
+}
+
 static void
 test_files(void)
 {
@@ -357,6 +427,7 @@ main(void)
     SSL_CTX_sess_set_new_cb(client_ctx, on_session);
 
     test_files();
+    test_secrets();
     static const enum io_backend backends[] = { IO_EPOLL, IO_URING };
     for (size_t i = 0; i < ARRAY_LEN(backends); i++) {
         struct fix f;
