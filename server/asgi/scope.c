@@ -24,8 +24,21 @@ is_usual_server(const struct asgi_names *n, const struct exchange_ends *ends)
            memcmp(n->server_text, ends->server.p, ends->server.n) == 0;
 }
 
-/* The extension "tls" (ASGI TLS Extension 0.2): new. A client's certificate that is not right ends the handshake, so there is never an
- * error to tell. */
+/* None for what is not known: new. */
+static PyObject *
+text_or_none(const char *text)
+{
+    return text == NULL ? Py_NewRef(Py_None) : PyUnicode_DecodeUTF8(text, (Py_ssize_t)strlen(text), "replace");
+}
+
+static PyObject *
+number_or_none(unsigned number)
+{
+    return number == 0 ? Py_NewRef(Py_None) : PyLong_FromUnsignedLong(number);
+}
+
+/* The extension "tls" (ASGI TLS Extension 0.2): new. A client's certificate that is not right ends a handshake with us; an error is
+ * what a proxy tells. */
 static PyObject *
 tls_new(struct asgi_names *n, const struct tls_about *about)
 {
@@ -41,15 +54,12 @@ tls_new(struct asgi_names *n, const struct tls_about *about)
             return NULL;
         PyList_SET_ITEM(chain, (Py_ssize_t)i, pem);
     }
-    PyObject *name = about->client_name == NULL
-                         ? Py_NewRef(Py_None)
-                         : PyUnicode_DecodeUTF8(about->client_name, (Py_ssize_t)strlen(about->client_name), "replace");
-    if (py_dict_give(tls, n->s_client_cert_name, name) < 0 ||
-        py_dict_give(tls, n->s_server_cert, PyUnicode_FromString(about->server_cert)) < 0 ||
-        py_dict_give(tls, n->s_tls_version, PyLong_FromUnsignedLong(about->version)) < 0 ||
-        py_dict_give(tls, n->s_cipher_suite, PyLong_FromUnsignedLong(about->cipher_suite)) < 0 ||
-        PyDict_SetItem(tls, n->s_client_cert_chain, chain) < 0 ||
-        PyDict_SetItem(tls, n->s_client_cert_error, Py_None) < 0)
+    if (py_dict_give(tls, n->s_client_cert_name, text_or_none(about->client_name)) < 0 ||
+        py_dict_give(tls, n->s_client_cert_error, text_or_none(about->client_error)) < 0 ||
+        py_dict_give(tls, n->s_server_cert, text_or_none(about->server_cert)) < 0 ||
+        py_dict_give(tls, n->s_tls_version, number_or_none(about->version)) < 0 ||
+        py_dict_give(tls, n->s_cipher_suite, number_or_none(about->cipher_suite)) < 0 ||
+        PyDict_SetItem(tls, n->s_client_cert_chain, chain) < 0)
         return NULL;
     return py_take(&tls);
 }

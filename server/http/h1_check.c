@@ -278,8 +278,7 @@ h1_check_headers(struct h1 *h)
             f.host = &req->headers[req->headers_n++];
         *f.host = (struct http_header){ .name = SLICE("host"), .value = host };
     }
-    req->is_https = conn_is_tls(&h->conn) ||
-                    (h->conn.proxied != NULL && h->conn.proxied->tls != NULL);
+    req->is_https = conn_is_tls(&h->conn);
     if ((f.proxy & h->app->conf->proxy_headers) != 0)
         forwarded_take(h, f.proxy & h->app->conf->proxy_headers, f.host);
     req->has_body = h->r->is_chunked_in || (f.content_length && req->content_length > 0);

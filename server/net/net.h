@@ -97,11 +97,13 @@ struct net_trust {
 
 /* TLS between the client and the proxy (PP2_TYPE_SSL); texts are "" where nothing was said. */
 struct net_proxied_tls {
-    char version[16];        /* "TLSv1.3" */
-    char cipher[64];         /* "TLS_AES_256_GCM_SHA384" */
-    char client_name[256];   /* the common name of the client's certificate, UTF-8 */
-    bool has_client_cert;    /* the client has shown one, on this connection or in its session */
-    bool is_client_verified; /* and the proxy found it to be right */
+    char version[16];      /* "TLSv1.3" */
+    char cipher[64];       /* "TLS_AES_256_GCM_SHA384", or OpenSSL's name of an older one */
+    char client_name[256]; /* the common name of the client's certificate, UTF-8 */
+    bool has_client_cert;  /* the client has shown one, on this connection or in its session */
+    uint32_t client_error; /* 0: the proxy found it to be right; else why not, as its library counts */
+    size_t client_cert_n;  /* that certificate in DER, where the proxy passes it on; else 0 */
+    unsigned char client_cert[];
 };
 
 /* What a proxy said by the PROXY protocol. */
@@ -341,14 +343,15 @@ ssize_t proxy_header_parse(const char *p, size_t n, unsigned versions, struct ne
  * so long? Never of a unix socket's. */
 bool conn_is_unreachable(const struct conn *c, int64_t ms);
 
-/* What the application may know of the TLS connection: new, its to tls_about_give(). NULL: there is
- * no TLS, or no memory. */
+/* What the application may know of the client's TLS connection: new, its to tls_about_give(). What
+ * a proxy has told goes before what we speak with the proxy. NULL: there is no TLS, or no memory. */
 struct tls_about *conn_tls_about(struct conn *c);
 
+/* Whether the client speaks TLS, with us or, as that has told, with a proxy. */
 static inline bool
 conn_is_tls(const struct conn *c)
 {
-    return c->tls != NULL;
+    return c->tls != NULL || (c->proxied != NULL && c->proxied->tls != NULL);
 }
 
 /* --- private to net/ -------------------------------------------------------------------------- */

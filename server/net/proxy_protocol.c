@@ -22,7 +22,9 @@ enum {
     REFUSALS_LOGGED_EVERY_MS = 1000,
 };
 
-enum { TYPE_CRC32C = 0x03, TYPE_SSL = 0x20, SSL_VERSION = 0x21, SSL_CN = 0x22, SSL_CIPHER = 0x23 };
+enum { TYPE_CRC32C = 0x03, TYPE_SSL = 0x20 };
+/* within the latter; the last one came later than the others, and not all proxies send it */
+enum { SSL_VERSION = 0x21, SSL_CN = 0x22, SSL_CIPHER = 0x23, SSL_CLIENT_CERT = 0x28 };
 enum { CLIENT_SSL = 1, CLIENT_CERT_CONN = 2, CLIENT_CERT_SESS = 4 };
 
 static const char signature[12] = { '\r', '\n', '\r', '\n', '\0', '\r',
@@ -166,16 +168,16 @@ ssl_parse(struct slice value, struct net_proxied *said, bool *is_right)
         return 0;
     }
     unsigned client = (unsigned char)value.p[0];
-    size_t verify = big_endian(value.p + 1, 4);
+    uint32_t verify = (uint32_t)big_endian(value.p + 1, 4);
     struct slice rest = { value.p + 5, value.n - 5 }, text;
     int type;
     if (!(client & CLIENT_SSL) || said->tls != NULL)
         return 0;
-    struct net_proxied_tls *tls = said->tls = calloc(1, sizeof(*tls));
+    struct net_proxied_tls *tls = said->tls = calloc(1, sizeof(*tls) + rest.n);
     if (tls == NULL)
         return -ENOMEM;
     tls->has_client_cert = client & (CLIENT_CERT_CONN | CLIENT_CERT_SESS);
-    tls->is_client_verified = tls->has_client_cert && verify == 0;
+    tls->client_error = tls->has_client_cert ? verify : 0;
     while (tlv(&rest, &type, &text, is_right)) {
         if (type == SSL_VERSION)
             text_keep(tls->version, sizeof(tls->version), text);
@@ -183,6 +185,8 @@ ssl_parse(struct slice value, struct net_proxied *said, bool *is_right)
             text_keep(tls->cipher, sizeof(tls->cipher), text);
         else if (type == SSL_CN)
             text_keep(tls->client_name, sizeof(tls->client_name), text);
+        else if (type == SSL_CLIENT_CERT)
+            memcpy(tls->client_cert, text.p, tls->client_cert_n = text.n);
     }
     return 0;
 }

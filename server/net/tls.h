@@ -94,12 +94,13 @@ int tls_load(const struct conf *conf, struct tls_tickets *tickets, tls_say_fn sa
 /* What the ASGI "tls" extension tells. Shared by whoever took it; never changed. */
 struct tls_about {
     atomic_uint refs;
-    unsigned version;      /* 0x0303, 0x0304 */
-    unsigned cipher_suite; /* as IANA numbers them */
-    char *server_cert;     /* PEM */
+    unsigned version;      /* 0x0303, 0x0304; 0 = not known */
+    unsigned cipher_suite; /* as IANA numbers them; 0 = not known */
+    char *server_cert;     /* PEM; NULL = not known */
     char **client_chain;   /* PEM, the client's own first */
     size_t client_chain_n;
-    char *client_name; /* its subject as RFC 4514 writes it, UTF-8; NULL = no certificate */
+    char *client_name;  /* its subject as RFC 4514 writes it, UTF-8; NULL = no certificate */
+    char *client_error; /* why it is not right; NULL = it is, or there is none */
 };
 
 /* Any thread. NULL is allowed. */

@@ -1,12 +1,16 @@
 """The PROXY protocol (HAProxy's proxy-protocol.txt): who the client is, and who may say so."""
 
+import json
 import socket
 import struct
 import time
 
+import certs
 import pytest
-
 import wire
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+from cryptography.x509.oid import NameOID
 
 GET = b"GET /scope HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
 V1 = b"PROXY TCP4 203.0.113.7 198.51.100.2 4711 443\r\n"
@@ -74,6 +78,85 @@ def test_told(server, mode, header, client, asked, scheme):
     assert ends(scope) == (client or peer, asked or s.address)
     assert scope["scheme"] == scheme
 
+
+def ssl_tlv(*inner, client=1, verify=0):
+    return tlv(0x20, bytes([client]) + struct.pack("!I", verify) + b"".join(inner))
+
+
+CLIENTS = certs.Authority("clients", number=102)
+ZOE = CLIENTS.issue("zoe", client=True, number=3, subject=certs.name_of("Zo\u00eb, <x>", x509.NameAttribute(NameOID.ORGANIZATION_NAME, "A+B")))
+DER = ZOE.x509.public_bytes(serialization.Encoding.DER)
+PEM = ZOE.x509.public_bytes(serialization.Encoding.PEM).decode()
+NOTHING = {"server_cert": None, "client_cert_chain": [], "client_cert_name": None, "client_cert_error": None, "tls_version": None, "cipher_suite": None}
+# As HAProxy 2.6 sends them (`send-proxy-v2-ssl-cn`, `proxy-v2-options ssl-cipher,cert-sig,cert-key,crc32c`): a client without a
+# certificate, one with, one by TLS 1.2, one whose certificate has expired (`crt-ignore-err all`).
+HAPROXY = [
+    bytes.fromhex("0d0a0d0a000d0a515549540a" + rest)
+    for rest in (
+        "2111005a7f0000017f00000187d2ab73030004d48fc6e02000440100000000210007544c5376312e33250005454332353624001165636473612d776974"
+        "682d534841323536230016544c535f4145535f3235365f47434d5f534841333834",
+        "211100677f0000017f00000187e2ab73030004cf61b1a02000510700000000210007544c5376312e3322000a416c6963652c203c783e25000545433235"
+        "3624001165636473612d776974682d534841323536230016544c535f4145535f3235365f47434d5f534841333834",
+        "211100697f0000017f00000187e4ab730300048625917a2000530700000000210007544c5376312e32220005616c696365250005454332353624001165"
+        "636473612d776974682d53484132353623001d45434448452d45434453412d4145533235362d47434d2d534841333834",
+        "211100607f0000017f00000187e8ab73030004017a956620004a070000000a210007544c5376312e332200036f6c642500054543323536240011656364"
+        "73612d776974682d534841323536230016544c535f4145535f3235365f47434d5f534841333834",
+    )
+]
+
+
+@pytest.mark.parametrize(
+    "header, told",
+    [
+        (v2(inet() + ssl_tlv()), {}),
+        (v2(inet() + TLS), {"tls_version": 0x0304, "cipher_suite": 0x1301}),
+        (v2(inet() + ssl_tlv(tlv(0x21, b"TLSv1.2"), tlv(0x23, b"ECDHE-RSA-AES128-GCM-SHA256"))), {"tls_version": 0x0303, "cipher_suite": 0xC02F}),
+        (v2(inet() + ssl_tlv(tlv(0x21, b"TLS 1.3"), tlv(0x23, b"TLS_RSA_WITH_AES_128_CBC_SHA"))), {"tls_version": 0x0304, "cipher_suite": 0x002F}),
+        (v2(inet() + ssl_tlv(tlv(0x21, b"TLSv1"), tlv(0x23, b"NONE-SUCH"))), {"tls_version": 0x0301}),
+        (v2(inet() + ssl_tlv(tlv(0x21, b"TLSv9.9"), tlv(0x23, b""))), {}),
+        (HAPROXY[0], {"tls_version": 0x0304, "cipher_suite": 0x1302}),
+        (HAPROXY[1], {"tls_version": 0x0304, "cipher_suite": 0x1302, "client_cert_name": r"CN=Alice\, \<x\>"}),
+        (HAPROXY[2], {"tls_version": 0x0303, "cipher_suite": 0xC02C, "client_cert_name": "CN=alice"}),
+        (HAPROXY[3], {"tls_version": 0x0304, "cipher_suite": 0x1302, "client_cert_name": "CN=old", "client_cert_error": "10: certificate has expired"}),
+        (v2(inet() + ssl_tlv(tlv(0x22, "Zo\u00eb".encode()), client=5)), {"client_cert_name": "CN=Zo\u00eb"}),
+        (v2(inet() + ssl_tlv(tlv(0x22, b"\xff\xfe"), client=3)), {}),
+        (v2(inet() + ssl_tlv(tlv(0x22, b"bob"), client=3, verify=10)), {"client_cert_name": "CN=bob", "client_cert_error": "10: certificate has expired"}),
+        (v2(inet() + ssl_tlv(tlv(0x22, b"nobody"), client=1, verify=7)), {}),
+        (v2(inet() + ssl_tlv(tlv(0x22, b"no matter"), tlv(0x28, DER), client=3)),
+         {"client_cert_chain": [PEM], "client_cert_name": ZOE.x509.subject.rfc4514_string()}),
+        (v2(inet() + ssl_tlv(tlv(0x28, b"0\x82 no certificate"), tlv(0x22, b"carol"), client=3)), {"client_cert_name": "CN=carol"}),
+    ],
+    ids=["nothing more", "1.3", "1.2, OpenSSL's name", "the standard's name", "1.0, no such cipher", "no such version", "HAProxy", "HAProxy, certificate", "HAProxy, 1.2", "HAProxy, expired",
+         "a name in UTF-8", "a name in none", "not verified", "no certificate", "the certificate", "what is none"],
+)  # fmt: skip
+def test_tls_of_the_client(server, header, told):
+    """What the proxy says of TLS, by ASGI's extension: as much of it as there is."""
+    s = server("raw:app", "--proxy-protocol", "auto", shared=True)
+    scope, _ = ask(s, header)
+    assert scope["scheme"] == "https"
+    assert scope["extensions"]["tls"] == NOTHING | told
+
+
+def test_no_tls_no_extension(server):
+    s = server("raw:app", "--proxy-protocol", "auto", shared=True)
+    for header in (V1, v2(inet()), v2(inet() + ssl_tlv(tlv(0x21, b"TLSv1.3"), client=0)), v2(TLS, command=0, family=0)):
+        scope, _ = ask(s, header)
+        assert scope["scheme"] == "http" and "tls" not in scope["extensions"]
+
+
+def test_tls_of_the_client_goes_before_that_of_the_proxy(server, tmp_path):
+    """A proxy that ends the client's TLS and speaks its own to us."""
+    authority = certs.Authority()
+    cert, key = authority.issue("localhost").write(tmp_path, "server")
+    s = server("raw:app", "--proxy-protocol", "v2", "--certfile", cert, "--keyfile", key)
+    s.tls = certs.client(authority)
+    with socket.create_connection(s.address, 10) as bare:
+        bare.sendall(v2(inet() + ssl_tlv(tlv(0x21, b"TLSv1.2"), tlv(0x22, b"dave"), client=3)))
+        with s.tls.wrap_socket(bare, server_hostname="localhost") as tls:
+            tls.sendall(GET)
+            answer = b"".join(iter(lambda: tls.recv(65536), b""))
+    scope = json.loads(answer.partition(b"\r\n\r\n")[2])
+    assert scope["extensions"]["tls"] == NOTHING | {"tls_version": 0x0303, "client_cert_name": "CN=dave"}
 
 
 def test_wsgi(server):

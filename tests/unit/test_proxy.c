@@ -318,21 +318,21 @@ test_tls(void)
     ok(said != NULL && said->tls != NULL && strcmp(said->tls->version, "TLSv1.3") == 0 &&
            strcmp(said->tls->client_name, "M\xc3\xbcller") == 0 &&
            strcmp(said->tls->cipher, "TLS_AES_256_GCM_SHA384") == 0 && said->tls->has_client_cert &&
-           said->tls->is_client_verified,
+           said->tls->client_error == 0,
        "TLS: all of it");
     forget(said);
     tls.p[4] = 1;
     inet(&h);
     add_tlv(&h, 0x20, tls.p, tls.n);
     said = said_of(&h);
-    ok(said != NULL && said->tls->has_client_cert && !said->tls->is_client_verified,
+    ok(said != NULL && said->tls->has_client_cert && said->tls->client_error == 1,
        "TLS: a certificate that was not verified");
     forget(said);
     inet(&h);
     add_tlv(&h, 0x20, "\x01\0\0\0\0", 5);
     said = said_of(&h);
     ok(said != NULL && said->tls != NULL && !said->tls->has_client_cert &&
-           !said->tls->is_client_verified && said->tls->version[0] == '\0',
+           said->tls->client_error == 0 && said->tls->version[0] == '\0',
        "TLS: without a certificate nothing is verified");
     forget(said);
     inet(&h);
@@ -350,6 +350,17 @@ test_tls(void)
     said = said_of(&h);
     ok(said != NULL && said->tls->client_name[0] == '\0' && said->tls->version[0] == '\0',
        "TLS: what does not fit is left out");
+    forget(said);
+    tls.n = 0;
+    add(&tls, "\x03\0\0\0\x0a", 5);
+    add_tlv(&tls, 0x28, "two", 3);
+    add_tlv(&tls, 0x28, "certificates", 12);
+    inet(&h);
+    add_tlv(&h, 0x20, tls.p, tls.n);
+    said = said_of(&h);
+    ok(said != NULL && said->tls->client_error == 10 && said->tls->client_cert_n == 12 &&
+           memcmp(said->tls->client_cert, "certificates", 12) == 0,
+       "TLS: the certificate itself; the last word counts");
     forget(said);
     inet(&h);
     add_tlv(&h, 0x20, "\x01\0\0\0", 4);
