@@ -150,8 +150,12 @@ master_ask(const struct conf *conf)
         return EXIT_CODE_SYSTEM;
     }
     if (bind == NULL) {
-        log_operator("health: %s cannot be asked; set health.bind to an address of its own",
-                     conf->binds[0].text);
+        log_operator("health: %s cannot be asked%s; set health.bind to an address of its own",
+                     conf->binds[0].text,
+                     conf->proxy_protocol != PROXY_PROTOCOL_OFF
+                         ? ", as connections begin with a header of the PROXY protocol"
+                     : bind_is_tls(conf, &conf->binds[0]) ? ", as it speaks TLS"
+                                                          : "");
         return EXIT_CODE_SYSTEM;
     }
     int64_t until_ns = clock_ns() + conf->health_timeout_ms * NS_PER_MS;

@@ -5,6 +5,7 @@ import re
 import signal
 import time
 
+import certs
 import harness
 import pytest
 import wire
@@ -181,6 +182,29 @@ def test_healthcheck_says_why_it_cannot_ask(tmp_path):
         assert told.returncode == 1 and why in told.stderr, (args, told)
     told = check("--health-bind", "127.0.0.1:1", cwd=tmp_path)
     assert told.returncode == 2 and "answers nothing" in told.stderr
+
+
+@pytest.mark.parametrize("proxy", [False, True], ids=["TLS", "PROXY protocol"])
+def test_healthcheck_where_connections_begin_with_something_else(server, tmp_path, proxy):
+    """A handshake, or a proxy's header: it says what to do, and works with an address of its own, or a plain one."""
+    cert, key = certs.Authority().issue("localhost").write(tmp_path, "server")
+    options = ("--proxy-protocol", "auto") if proxy else ("--certfile", cert, "--keyfile", key)
+    s = server("raw:app", *PATHS, *options, bind=["127.0.0.1:0", "http://127.0.0.1:0"])
+    s.tls, s.check_live = None if proxy else certs.client(), not proxy  # at the end it is asked without a header
+    told = check(*PATHS, *options, "--bind", f"127.0.0.1:{s.port}")
+    why = "as connections begin with a header of the PROXY protocol" if proxy else "as it speaks TLS"
+    assert told.returncode == 1 and f"127.0.0.1:{s.port} cannot be asked, {why}; set health.bind" in told.stderr
+    plain = f"127.0.0.1:{s.addresses[1][1]}"
+    told = check(*PATHS, *options, "--bind", f"127.0.0.1:{s.port}", "--bind", f"http://{plain}")
+    if proxy:
+        assert told.returncode == 1 and "cannot be asked" in told.stderr, told
+    else:
+        assert told.returncode == 0 and "/health/ready: 200\nOK\n" in told.stdout, told
+    s = server("raw:app", *PATHS, *options, "--health-bind", "127.0.0.1:0")
+    s.tls, s.check_live = None if proxy else certs.client(), not proxy
+    host, port = health_address(s)
+    told = check(*PATHS, *options, "--bind", f"127.0.0.1:{s.port}", "--health-bind", f"{host}:{port}")
+    assert told.returncode == 0 and "/health/ready: 200\nready\n" in told.stdout
 
 
 def test_healthcheck_gives_up_in_time(tmp_path):
