@@ -45,7 +45,7 @@ deadline_idle(struct h1 *h)
 {
     const struct conf *conf = h->app->conf;
     int64_t ms = h->asked ? conf->timeout_keep_alive_ms : conf->timeout_header_ms;
-    if (h->app->draining) {
+    if (h->app->draining || h->conn.is_guest) {
         int64_t most = h->asked ? H1_DRAIN_IDLE_MS : H1_DRAIN_FRESH_MS;
         ms = ms == 0 || ms > most ? most : ms;
     }
@@ -488,18 +488,33 @@ http_fini(struct http_app *app)
     buf_free(&app->own.access);
 }
 
+/* An idle connection is to end soon. */
+static void
+hasten(struct h1 *h)
+{
+    if (h->conn.state == CONN_HANDSHAKE) /* ours only once that is done */
+        conn_deadline(&h->conn, h->conn.net->now_ns + H1_DRAIN_FRESH_MS * NS_PER_MS);
+    else if (h->state == H1_HEAD && h->conn.state == CONN_OPEN && !has_input(h))
+        deadline_idle(h);
+}
+
 void
 http_drain(struct http_app *app)
 {
     app->draining = true;
-    LIST_FOR_EACH(node, &app->net->conns) {
-        struct h1 *h = h1_of(CONTAINER_OF(node, struct conn, all));
-        if (h->conn.state == CONN_HANDSHAKE) /* ours only once that is done */
-            conn_deadline(&h->conn, app->net->now_ns + H1_DRAIN_FRESH_MS * NS_PER_MS);
-        else if (h->state == H1_HEAD && h->conn.state == CONN_OPEN && !has_input(h))
-            deadline_idle(h);
-    }
+    LIST_FOR_EACH(node, &app->net->conns)
+        hasten(h1_of(CONTAINER_OF(node, struct conn, all)));
     h1_ws_drain(app);
+}
+
+void
+http_leave_guests(struct http_app *app)
+{
+    LIST_FOR_EACH(node, &app->net->conns) {
+        struct conn *c = CONTAINER_OF(node, struct conn, all);
+        if (c->is_guest && c->state == CONN_OPEN)
+            hasten(h1_of(c));
+    }
 }
 
 /* --- for the application ---------------------------------------------------------------------- */

@@ -318,7 +318,7 @@ complete_head(struct h1 *h, size_t n, bool is_last)
     } else {
         r->until_close = true;
     }
-    if (!r->keep_alive || h->app->draining || r->until_close ||
+    if (!r->keep_alive || h->app->draining || h->conn.is_guest || r->until_close ||
         (is_last && body_spoils_connection(h)))
         r->close = true;
     if (r->close && r->status == 426) /* what Upgrade names, Connection names (RFC 9110, 7.8) */

@@ -120,6 +120,9 @@ void http_fini(struct http_app *app);
  * on its way is still answered), busy ones get Connection: close with their answer. */
 void http_drain(struct http_app *app);
 
+/* The same for connections that are is_guest (net/net.h), after some have become that. */
+void http_leave_guests(struct http_app *app);
+
 enum http_health { HTTP_HEALTH_NONE, HTTP_HEALTH_LIVE, HTTP_HEALTH_READY };
 
 /* Which of the paths health.live and health.ready a request asks: GET and HEAD. */

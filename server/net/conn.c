@@ -405,14 +405,14 @@ begin(struct conn *c, bool is_tls)
     return tls_open(c);
 }
 
-void
+struct conn *
 conn_open(struct net *net, int fd, uint8_t family, bool is_tls)
 {
     struct conn *c = calloc(1, net->ops->size);
     if (c == NULL) {
         /* the listener pauses when the kernel is short of memory; here one client is refused */
         close(fd);
-        return;
+        return NULL;
     }
     c->net = net;
     c->fd = fd;
@@ -433,6 +433,7 @@ conn_open(struct net *net, int fd, uint8_t family, bool is_tls)
         proxy_header_await(c);
     if (c->state != CONN_CLOSING)
         io_watch(net->io, &c->watch, fd);
+    return c;
 }
 
 /* From the dead list, or net_fini(). */

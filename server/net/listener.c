@@ -20,7 +20,7 @@ struct listener {
     struct io_op accept;
     int fd;
     uint8_t family;
-    bool closing;
+    bool closing, is_given_back;
     bool is_tls;
     bool is_shared; /* perhaps: nothing says that each worker has one of its own (SO_REUSEPORT) */
     bool with_care; /* how it was armed last */
@@ -91,8 +91,11 @@ on_accept(struct io_op *op, int res, unsigned flags)
     struct listener *l = CONTAINER_OF(op, struct listener, accept);
     struct net *net = l->net;
     net_woken(net);
-    if (res >= 0)
-        conn_open(net, res, l->family, l->is_tls);
+    struct conn *c = res >= 0 ? conn_open(net, res, l->family, l->is_tls) : NULL;
+    if (c != NULL && !l->closing)
+        c->listener = l;
+    if (c != NULL)
+        c->is_guest = l->is_given_back;
     if (flags & IO_MORE)
         return;
     if (l->closing) {
@@ -166,9 +169,23 @@ listener_open(struct net *net, int fd, bool is_tls)
 }
 
 void
+listener_give_back(struct listener *l)
+{
+    l->is_given_back = true;
+    listener_close(l);
+}
+
+void
 listener_close(struct listener *l)
 {
     l->closing = true;
+    LIST_FOR_EACH(node, &l->net->conns) {
+        struct conn *c = CONTAINER_OF(node, struct conn, all);
+        if (c->listener != l)
+            continue;
+        c->listener = NULL;
+        c->is_guest = l->is_given_back;
+    }
     if (l->accept.armed)
         io_cancel(l->net->io, &l->accept);
     else

@@ -199,6 +199,10 @@ struct listener *listener_open(struct net *net, int fd, bool is_tls);
 /* Stops accepting, after taking what is already in a completion; the kernel's queue stays for
  * whoever else listens. The pointer is the net's from here on. */
 void listener_close(struct listener *l);
+/* The same, of a sibling's socket, when that is there again. What came by it is is_guest from now on,
+ * and should not be kept longer than the answers in hand: a proxy takes its connections to this socket
+ * for connections to that sibling. */
+void listener_give_back(struct listener *l);
 
 /* --- one connection ------------------------------------------------------------------------------
  *
@@ -240,9 +244,11 @@ struct conn {
     bool peer_known;
     bool opened;       /* the protocol knows of it */
     bool awaits_proxy; /* the PROXY protocol's header has not come yet: nobody reads before that */
+    bool is_guest;     /* public: it came by a socket that was given back; see listener_give_back() */
     uint32_t out_reserved; /* bytes of conn_out() not yet committed, 0 = none */
     struct list all, dirty, resume;
     struct tls *tls; /* NULL: plain */
+    struct listener *listener; /* where it was accepted, while that is open; else NULL */
     struct io_op watch, send;
     struct timer timer;        /* filed no later than what is due next; see conn_arm() */
     int64_t deadline_ns;       /* the protocol's, or the lingering's; 0 = none */
@@ -355,7 +361,8 @@ conn_is_tls(const struct conn *c)
 }
 
 /* --- private to net/ -------------------------------------------------------------------------- */
-void conn_open(struct net *net, int fd, uint8_t family, bool is_tls); /* owns fd */
+/* Owns fd. The connection, which may be closed already; NULL: no memory. */
+struct conn *conn_open(struct net *net, int fd, uint8_t family, bool is_tls);
 /* TLS is up, or is not spoken after all. */
 void conn_opened(struct conn *c, bool is_misplaced);
 /* No handshake, as it failed: what is on the wire is sent, then it closes. */

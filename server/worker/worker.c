@@ -80,7 +80,9 @@ unlisten_id(int32_t id)
 {
     for (size_t i = 0; i < w.listeners_n; i++) {
         if (w.listeners[i].id == id) {
-            unlisten(i);
+            listener_give_back(w.listeners[i].listener);
+            w.listeners[i] = w.listeners[--w.listeners_n];
+            http_leave_guests(&w.asgi.http);
             return;
         }
     }

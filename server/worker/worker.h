@@ -23,7 +23,8 @@ enum control_kind {
                              no ready worker, the sibling's */
     CONTROL_LISTEN_TLS = 'S', /* the same, and what is accepted speaks TLS */
     CONTROL_CERTS = 'T',  /* certificates and keys for new handshakes are in the attached memfd (net/tls.h) */
-    CONTROL_UNLISTEN = 'U', /* stop accepting from socket id */
+    CONTROL_UNLISTEN =
+        'U', /* stop accepting from socket id: somebody else does. Connections that came by it end after their answers */
     CONTROL_DRAIN = 'D',    /* graceful: stop accepting, answer what there is, leave */
     CONTROL_QUIT = 'Q',     /* quick: as DRAIN, but requests are cancelled at once */
     CONTROL_REOPEN =

@@ -97,6 +97,51 @@ def test_slots(server, front, tmp_path):
     s.settle()
 
 
+def test_what_came_by_a_siblings_socket_is_not_kept(server, tmp_path):
+    """While a worker is away its sibling serves its socket, and keeps connections. Once it is back they end after an answer, or by
+    themselves: nginx takes them for that worker's, and would try the sibling twice, were it to die next."""
+    path = [tmp_path / f"mysite-{slot}.sock" for slot in (0, 1)]
+    (tmp_path / "slow.py").write_text(
+        "import os, time\n"
+        f"while os.path.exists({str(tmp_path / 'wait')!r}): time.sleep(0.05)\n"
+        "async def app(scope, receive, send):\n"
+        "    if scope['type'] == 'http':\n"
+        "        await send({'type': 'http.response.start', 'status': 200, 'headers': [(b'x-pid', b'%d' % os.getpid())]})\n"
+        "        await send({'type': 'http.response.body'})\n"
+    )
+    s = server("slow:app", "--workers", 2, "--lifespan", "off", bind=f"unix:{tmp_path}/mysite-{{slot}}.sock", app_dir=tmp_path)
+    wire.eventually(lambda: s.log.count("is ready") == 2, 20, "two workers")
+    s.settle()
+
+    def pid_of(c):
+        answer = c.get("/")
+        return int(answer.get("x-pid")), answer.get("connection")
+
+    with wire.Connection(str(path[0])) as own, wire.Connection(str(path[1])) as other:
+        victim, sibling = pid_of(own)[0], pid_of(other)[0]
+        (tmp_path / "wait").touch()
+        s.expect_errors(rf"pid {victim}\) died: signal 9")
+        os.kill(victim, signal.SIGKILL)
+        s.wait_log("died: signal 9")
+        with wire.Connection(str(path[0])) as idle, wire.Connection(str(path[0])) as used:
+            assert pid_of(idle) == pid_of(used) == (sibling, None)
+            (tmp_path / "wait").unlink()
+            wire.eventually(lambda: s.log.count("is ready") == 3, 20, "its successor")
+            wire.eventually(lambda: new_pid(path[0], pid_of) not in (victim, sibling), 10, "its socket")
+            try:
+                assert pid_of(used) == (sibling, "close")
+            except wire.Closed:  # on a slow machine it has ended already, as the other does
+                pass
+            assert idle.is_closed(10)
+        assert pid_of(other) == (sibling, None), "what came by its own is kept"
+    s.settle()
+
+
+def new_pid(path, pid_of):
+    with wire.Connection(str(path)) as c:
+        return pid_of(c)[0]
+
+
 def test_upstream_block_of_ringcornctl(server, front, tmp_path):
     """What the sample has in its upstream block is what ringcornctl prints, and nginx takes it."""
     bind = f"unix:{tmp_path}/mysite-{{slot}}.sock"

@@ -78,7 +78,8 @@ def killed(io, seconds=30, way="slots", every=2.0, seed=None):
         with front_of(way, server, folder, 2) as front, Load(("127.0.0.1", front.port), groups) as load:
             started, kills = time.monotonic(), []
             while len(kills) < seconds / every:
-                time.sleep(max(0.0, started + (len(kills) + 1) * every - time.monotonic()))
+                time.sleep(max(0.05, started + (len(kills) + 1) * every - time.monotonic()))
+                assert server.process.poll() is None, server.log  # workers that die too often end it
                 if workers := server.workers():
                     kills.append(kill(chance.choice(workers), None, with_look=False))
             time.sleep(1)
