@@ -17,7 +17,8 @@ def ringcorn(io, interface="asgi", threads=THREADS, *options):
     def command(args, case, port):
         return [
             args.program, "--bind", f"127.0.0.1:{port}", "--workers", "1", "--threads", threads, "--io", io, "--interface", interface,
-            "--no-access-log", "--app-dir", case.folder, *options, *tls(case, "--certfile", "--keyfile"), case.apps[interface],
+            "--no-access-log", "--app-dir", case.folder, *options, *tls(case, "--certfile", "--keyfile"),
+            *(["--tls-ciphers", case.cipher] if case.cipher else []), case.apps[interface],
         ]  # fmt: skip
 
     return interface, command
