@@ -76,6 +76,9 @@ void io_drop_all(struct io *io);
 /* Calls the callback of all that was finished when the call began. Returns how many. */
 int io_deliver_done(struct io *io);
 
+/* Sends of what io_send_file() asked for as much as there is room for. Returns what it is to complete with; -EAGAIN: not yet. */
+int io_sendfile(struct io_op *op);
+
 /* Announces sleep. False: there was a wake-up, do not sleep (and io_sleep_end() need not be called). */
 static inline bool
 io_sleep_begin(struct io *io)

@@ -181,11 +181,13 @@ slot_leave(struct epoller *e, struct io_op *op)
 
 /* Returns bytes sent or -errno; -EAGAIN when there is no room. */
 static int
-send_now(const struct io_op *op)
+send_now(struct io_op *op)
 {
     const struct iovec *iov = op->send.iov;
     struct msghdr msg = { .msg_iov = (struct iovec *)iov, .msg_iovlen = op->send.n };
     enum { FLAGS = MSG_NOSIGNAL | MSG_DONTWAIT };
+    if (op->send.file >= 0)
+        return io_sendfile(op);
     ssize_t n;
     do { /* send() is the cheaper call, and an answer is one piece nearly always */
         n = op->send.n == 1 ? send(op->fd, iov->iov_base, iov->iov_len, FLAGS)

@@ -5,6 +5,7 @@
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/resource.h>
+#include <sys/sendfile.h>
 #include <sys/utsname.h>
 #include <unistd.h>
 
@@ -282,9 +283,41 @@ io_send(struct io *io, struct io_op *op, int fd, const struct iovec *iov, unsign
     io_begin(io, op, IO_KIND_SEND, fd, 0);
     op->send.iov = iov;
     op->send.n = n < IO_IOV_MAX ? n : IO_IOV_MAX; /* the rest makes it a short send */
-    op->send.again = false;
+    op->send.again = op->send.has_moved = false;
+    op->send.file = -1;
     io->queued++;
     io->v->arm(io, op);
+}
+
+void
+io_send_file(struct io *io, struct io_op *op, int fd, int file, off_t at, size_t n)
+{
+    ASSERT(n > 0);
+    io_begin(io, op, IO_KIND_SEND, fd, 0);
+    op->send.again = false;
+    op->send.file = file;
+    op->send.file_at = at;
+    op->send.file_n = n < IO_SEND_MAX ? n : IO_SEND_MAX;
+    op->send.file_done = 0;
+    op->send.has_moved = false;
+    io->queued++;
+    io->v->arm(io, op);
+}
+
+int
+io_sendfile(struct io_op *op)
+{
+    /* A short one does not say that there is no room: it may have been interrupted (since 4.3). */
+    while (op->send.file_done < op->send.file_n) {
+        ssize_t n = sendfile(op->fd, op->send.file, &op->send.file_at, op->send.file_n - op->send.file_done);
+        if (n == 0)
+            return 0;
+        if (n < 0 && errno != EINTR)
+            return -errno;
+        op->send.file_done += n > 0 ? (size_t)n : 0;
+        op->send.has_moved |= n > 0;
+    }
+    return (int)op->send.file_n;
 }
 
 void

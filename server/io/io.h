@@ -47,7 +47,11 @@ struct io_op {
         struct {
             const struct iovec *iov;
             unsigned n;
-            bool again; /* was interrupted: wait for room before the next try */
+            bool again; /* was interrupted, or found no room: wait for it before the next try */
+            bool has_moved; /* the owner's to clear: a file's bytes went since */
+            int file;       /* -1: what is sent is iov; else bytes of this descriptor from file_at on */
+            off_t file_at;
+            size_t file_n, file_done; /* bytes to send, and those that were */
         } send;
         struct {
             uint32_t turn;    /* the io_wait() that taken belongs to */
@@ -123,6 +127,12 @@ void io_poll_change(struct io *io, struct io_op *op, uint32_t mask);
  * first). res: bytes sent, possibly fewer than asked for (then send the rest), at least 1; or -errno. Never raises SIGPIPE. Waits for
  * room in the socket as long as it takes: a send timeout is io_cancel(). */
 void io_send(struct io *io, struct io_op *op, int fd, const struct iovec *iov, unsigned n);
+
+/* The same for n bytes of a regular file from `at` on, by sendfile(2): the page cache goes to the socket without a copy. The socket must be
+ * non-blocking, and the process must not die of SIGPIPE, which sendfile() cannot be told to leave out. res: n, when all of it is sent
+ * (op->send.has_moved tells of progress before that); 0: the file ends before; or -errno. What is not in the page cache is waited for, in the middle of the loop: the owner sees to it first. (Why
+ * sendfile() on the ring too: IORING_OP_SPLICE always goes to a thread of the kernel's, and IORING_OP_SEND_ZC wants memory.) */
+void io_send_file(struct io *io, struct io_op *op, int fd, int file, off_t at, size_t n);
 
 /* Asks an armed operation to end. A no-op for one that is not armed or already cancelled. Until the last completion an accept may
  * still hand out descriptors (with IO_MORE) and a send may tell what was sent; a watch or poll says only -ECANCELED. The descriptor

@@ -47,6 +47,7 @@ struct uring {
     struct msghdr *msgs;
     struct list to_arm;    /* at the start of the next io_wait() */
     struct list to_cancel; /* cancels that found no room */
+    struct list files;     /* sends of files that nobody has tried yet */
     struct stash *stash;
     unsigned stash_n, stash_cap;
     uint32_t turn; /* counts io_wait() */
@@ -163,7 +164,10 @@ arm_now(struct uring *r, struct io_op *op)
         io_uring_prep_poll_add(sqe, op->fd, op->mask);
         break;
     case IO_KIND_SEND:
-        prep_send(r, op, sqe);
+        if (op->send.file >= 0)
+            io_uring_prep_poll_add(sqe, op->fd, POLLOUT);
+        else
+            prep_send(r, op, sqe);
         break;
     }
     sqe->user_data = (uintptr_t)op;
@@ -191,7 +195,30 @@ cancel_now(struct uring *r, struct io_op *op)
 static void
 uring_arm(struct io *io, struct io_op *op)
 {
-    arm_now(uring_of(io), op);
+    struct uring *r = uring_of(io);
+    if (op->kind == IO_KIND_SEND && op->send.file >= 0) {
+        op->state = IO_WAITING;
+        list_add_tail(&r->files, &op->link);
+        return;
+    }
+    arm_now(r, op);
+}
+
+/* Sends what files have, as far as there is room; the rest waits for room in the ring. */
+static void
+files_try(struct uring *r)
+{
+    struct list *node;
+    while ((node = list_pop(&r->files)) != NULL) {
+        struct io_op *op = CONTAINER_OF(node, struct io_op, link);
+        int n = io_sendfile(op);
+        if (n != -EAGAIN) {
+            io_finish(&r->io, op, n);
+            continue;
+        }
+        op->send.again = true;
+        arm_now(r, op);
+    }
 }
 
 static void
@@ -226,6 +253,8 @@ uring_cancel(struct io *io, struct io_op *op)
             cancel_now(r, op);
         return;
     }
+    if (op->state == IO_WAITING && op->kind == IO_KIND_SEND && op->send.file >= 0 && !op->send.again)
+        io->queued--;
     io_finish(io, op, -ECANCELED);
 }
 
@@ -248,7 +277,9 @@ uring_let_go(struct io *io)
 static void
 uring_flush(struct io *io)
 {
-    submit(uring_of(io));
+    struct uring *r = uring_of(io);
+    files_try(r);
+    submit(r);
 }
 
 /* --- completions ---------------------------------------------------------------------------------------------------*/
@@ -428,6 +459,12 @@ poll_done(struct uring *r, struct io_op *op, int res)
 static int
 send_done(struct uring *r, struct io_op *op, int res)
 {
+    if (op->send.file >= 0) { /* its poll: there is room */
+        if (op->cancelled)
+            return io_end(&r->io, op, -ECANCELED);
+        if (res > 0)
+            res = io_sendfile(op);
+    }
     if (UNLIKELY(res == -EINTR || res == -EAGAIN)) {
         if (!op->cancelled) {
             op->send.again = true;
@@ -544,6 +581,7 @@ uring_wait(struct io *io, int64_t timeout_ns)
     struct uring *r = uring_of(io);
     DEBUG_ASSERT(r->owner == gettid());
     r->turn++;
+    files_try(r);
     if (!arm_all(r) && (timeout_ns < 0 || timeout_ns > STUCK_MS * NS_PER_MS))
         timeout_ns = STUCK_MS * NS_PER_MS;
     if (io_uring_cq_ready(&r->u) > 0 || !list_is_empty(&io->done) || r->stash_n > 0)
@@ -741,6 +779,7 @@ uring_open(struct io **out, const char **step, char note[IO_WHY_SIZE])
     }
     list_init(&r->to_arm);
     list_init(&r->to_cancel);
+    list_init(&r->files);
     r->owner = gettid();
 
     *step = "io_uring_setup";

@@ -46,6 +46,7 @@ net_fini(struct net *net)
         conn_close(c);
         conn_free(c);
     }
+    files_fini(net);
     blocks_fini(net);
     free(net->trust.v);
     tls_set_free(net->tls);
@@ -88,6 +89,7 @@ net_turn(struct net *net)
     net->now_ns = clock_ns();
     net->is_now_old = false;
     wheel_advance(&net->wheel, net->now_ns);
+    files_turn(net);
     if (!list_is_empty(&net->resume)) {
         /* Those that ask again meanwhile have their turn after the next wait. */
         struct list now;

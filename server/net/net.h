@@ -4,7 +4,7 @@
  *   net.c        one turn of the loop: deadlines, connections to be read again, output handed over
  *   listener.c   accepting, and pausing when descriptors or `limits.connections` run out
  *   conn.c       the life of one connection; reading, lingering close
- *   out.c        its output queue
+ *   out.c        its output queue; file.c  what of it lies in files
  *   tls.h        TLS between a connection and io
  *   block.c      input blocks and output chunks, kept for reuse
  *   peer.c       who is at both ends
@@ -151,6 +151,7 @@ struct net {
     struct chunk *free_chunks;
     unsigned free_blocks_n, free_big_blocks_n, free_chunks_n;
     struct sockaddr_storage addr; /* what conn_peer() and conn_local() hand out */
+    struct disk *disk;            /* file.c's; NULL until something had to be read for a connection */
 };
 
 /* No TLS, until net_set_tls(). */
@@ -162,6 +163,9 @@ int net_trust_proxies(struct net *net, const struct conf *conf);
  * Operations may be in flight, and their memory goes, so this comes after io_close(); net->io is
  * not touched. */
 void net_fini(struct net *net);
+
+/* Before io_close(), where net_fini() comes only after it: threads that read files wake the loop no more. */
+void net_leave_io(struct net *net);
 
 /* Takes set (NULL = none) for new connections; those that there are keep theirs. */
 void net_set_tls(struct net *net, struct tls_set *set, unsigned handshakes_max,
@@ -305,6 +309,11 @@ int conn_write(struct conn *c, const char *p, size_t n);
 /* Queues p without a copy; ops->release(owner) is called once when it is sent or dropped, also on
  * errors and perhaps inside. */
 int conn_write_held(struct conn *c, const char *p, size_t n, void *owner);
+
+/* Queues n bytes of a regular file from `at` on, to be sent from the page cache. Takes fd, also on
+ * errors, and closes it when they are sent or dropped. A file that turns out to be shorter breaks the
+ * connection with -ENODATA. Errors as of conn_write(). */
+int conn_write_file(struct conn *c, int fd, uint64_t at, uint64_t n);
 
 /* --- the end --- */
 

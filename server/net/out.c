@@ -9,6 +9,7 @@
  *         while they are records on their way. */
 #include <errno.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "out.h"
 #include "tls_private.h"
@@ -20,14 +21,30 @@ owner_release(struct conn *c, void *owner)
     c->net->ops->release(c, owner);
 }
 
+static bool
+is_file(const struct chunk *ch, unsigned i)
+{
+    return ch->iov[i].iov_base == NULL;
+}
+
+/* The first piece of a chunk is done with. */
+static void
+piece_release(struct conn *c, struct chunk *ch)
+{
+    unsigned i = ch->first++;
+    if (UNLIKELY(is_file(ch, i))) {
+        live.held--;
+        out_file_drop(ch->owner[i]);
+    } else if (ch->owner[i] != NULL) {
+        owner_release(c, ch->owner[i]);
+    }
+}
+
 static void
 chunk_release(struct conn *c, struct chunk *ch)
 {
-    while (ch->first < ch->n) {
-        void *owner = ch->owner[ch->first++];
-        if (owner != NULL)
-            owner_release(c, owner);
-    }
+    while (ch->first < ch->n)
+        piece_release(c, ch);
     chunk_give(c->net, ch);
 }
 
@@ -215,6 +232,40 @@ conn_write_held(struct conn *c, const char *p, size_t n, void *owner)
     return 0;
 }
 
+int
+conn_write_file(struct conn *c, int fd, uint64_t at, uint64_t n)
+{
+    int err = 0;
+    struct chunk *t = c->out.last;
+    struct file_piece *f = NULL;
+    if (c->broken || c->state != CONN_OPEN)
+        err = -EPIPE;
+    else if (n > 0 && (((t == NULL || t->n == NET_IOV) && (t = chunk_append(c, &c->out, 0)) == NULL) ||
+                       (f = out_file_new(c, fd, at)) == NULL))
+        err = -ENOMEM;
+    if (err < 0 || n == 0) {
+        close(fd);
+        return err;
+    }
+    DEBUG_ASSERT(c->out_reserved == 0);
+    live.held++;
+    t->iov[t->n] = (struct iovec){ .iov_base = NULL, .iov_len = n };
+    t->owner[t->n++] = f;
+    c->out_bytes += n;
+    mark_dirty(c);
+    return 0;
+}
+
+/* Pieces of memory in front of a file, or of the end. */
+static unsigned
+pieces_ahead(const struct chunk *ch)
+{
+    unsigned i = ch->first;
+    while (i < ch->n && !is_file(ch, i))
+        i++;
+    return i - ch->first;
+}
+
 void
 out_submit(struct conn *c)
 {
@@ -233,13 +284,18 @@ out_submit(struct conn *c)
             conn_sent_all(c);
         return;
     }
-    q->in_flight = (uint8_t)(ch->n - ch->first);
+    unsigned ahead = pieces_ahead(ch);
+    if (UNLIKELY(ahead == 0) &&
+        out_file_send(c, ch->owner[ch->first], ch->iov[ch->first].iov_len) == FILE_LOADING)
+        return;
+    q->in_flight = (uint8_t)(ahead > 0 ? ahead : 1);
     if (c->net->send_timeout_ns > 0) {
         c->send_due_ns = c->net->now_ns + c->net->send_timeout_ns;
         if (c->timer.due_ns == 0) /* one that is set fires early enough: conn_arm() */
             conn_arm(c);
     }
-    io_send(c->net->io, &c->send, c->fd, &ch->iov[ch->first], q->in_flight);
+    if (ahead > 0)
+        io_send(c->net->io, &c->send, c->fd, &ch->iov[ch->first], ahead);
 }
 
 void
@@ -280,14 +336,15 @@ outq_advance(struct conn *c, struct outq *q, size_t n)
         }
         struct iovec *v = &ch->iov[ch->first];
         if (n < v->iov_len) {
-            v->iov_base = (char *)v->iov_base + n;
             v->iov_len -= n;
+            if (UNLIKELY(is_file(ch, ch->first)))
+                out_file_advance(ch->owner[ch->first], n);
+            else
+                v->iov_base = (char *)v->iov_base + n;
             return;
         }
         n -= v->iov_len;
-        void *owner = ch->owner[ch->first++];
-        if (owner != NULL)
-            owner_release(c, owner);
+        piece_release(c, ch);
     }
     pop_sent(c, q);
 }
@@ -308,7 +365,9 @@ out_complete(struct io_op *op, int res, unsigned flags)
         return;
     }
     if (res <= 0) {
-        conn_fail(c, res == 0 ? -EPIPE : res);
+        conn_fail(c, res == 0 && is_file(q->first, q->first->first) ? -ENODATA
+                     : res == 0                                   ? -EPIPE
+                                                                  : res);
         return;
     }
     outq_advance(c, q, (size_t)res);

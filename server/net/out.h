@@ -1,5 +1,6 @@
 /* out.h: an output chunk, private to net/: some bytes of its own, and up to NET_IOV pieces that lie
- * in them or in memory that is held for it. The pieces are the iovec array of one send. */
+ * in them, in memory that is held for it, or in a file. The pieces are the iovec array of one send;
+ * one that lies in a file (iov_base is NULL) is a send of its own. */
 #ifndef RINGCORN_NET_OUT_H
 #define RINGCORN_NET_OUT_H
 
@@ -11,7 +12,7 @@ struct chunk {
     uint32_t used;    /* of them written and committed */
     uint8_t first, n; /* pieces [first, n) are unsent */
     struct iovec iov[NET_IOV];
-    void *owner[NET_IOV]; /* NULL: the piece lies in data */
+    void *owner[NET_IOV]; /* NULL: the piece lies in data; of one in a file its struct file_piece */
     char data[];
 };
 
@@ -25,5 +26,24 @@ int outq_append(struct conn *c, struct outq *q, const char *p, size_t n, size_t 
 void outq_advance(struct conn *c, struct outq *q, size_t n);
 /* Gives all back but what the kernel has. */
 void outq_drop(struct conn *c, struct outq *q);
+
+/* --- file.c ------------------------------------------------------------------------------------ */
+
+enum { FILE_WINDOW = 1024 * 1024 }; /* bytes that one send of a file takes at most */
+
+enum file_state { FILE_READY, FILE_LOADING };
+
+/* Takes fd unless it returns NULL (no memory). */
+struct file_piece *out_file_new(struct conn *c, int fd, uint64_t at);
+void out_file_drop(struct file_piece *f);
+/* Its first n bytes have been sent, or made into records. */
+void out_file_advance(struct file_piece *f, size_t n);
+/* Arms c->send; or the disk is asked first, and conn_dirty() will follow. left: bytes of the piece. */
+enum file_state out_file_send(struct conn *c, struct file_piece *f, size_t left);
+/* Reads; 0: the disk is asked first, as above; -ENODATA: the file has become shorter; or -errno. */
+ssize_t out_file_read(struct conn *c, struct file_piece *f, char *to, size_t n);
+/* What was read for connections of this net. */
+void files_turn(struct net *net);
+void files_fini(struct net *net);
 
 #endif

@@ -301,17 +301,29 @@ tls_sent(struct conn *c, size_t n)
     return n;
 }
 
-/* The next bytes to make records of: as they lie, or small pieces gathered into a full record. */
+/* What lies in a file; NULL with *n 0 where its disk is asked first, or *n a negative errno. */
 static const char *
-next_piece(const struct outq *q, size_t pending, size_t *n)
+next_of_file(struct conn *c, struct file_piece *f, size_t most, ssize_t *n)
+{
+    static char bytes[TLS_BATCH];
+    *n = out_file_read(c, f, bytes, most < sizeof(bytes) ? most : sizeof(bytes));
+    return *n > 0 ? bytes : NULL;
+}
+
+/* The next bytes to make records of: as they lie, or small pieces gathered into a full record. NULL as above. */
+static const char *
+next_piece(struct conn *c, size_t pending, ssize_t *n)
 {
     static char record[TLS_RECORD];
-    const struct chunk *ch = q->first;
+    const struct chunk *ch = c->out.first;
     while (ch->first == ch->n)
         ch = ch->next;
     const struct iovec *v = &ch->iov[ch->first];
+    size_t whole = v->iov_len < pending ? v->iov_len : pending;
+    if (UNLIKELY(v->iov_base == NULL))
+        return next_of_file(c, ch->owner[ch->first], whole, n);
     if (v->iov_len >= pending || v->iov_len >= TLS_RECORD) {
-        *n = v->iov_len < pending ? v->iov_len : pending;
+        *n = (ssize_t)whole;
         return v->iov_base;
     }
     size_t got = 0, want = pending < TLS_RECORD ? pending : TLS_RECORD;
@@ -320,11 +332,13 @@ next_piece(const struct outq *q, size_t pending, size_t *n)
             ch = ch->next;
             i = ch->first;
         }
+        if (ch->iov[i].iov_base == NULL) /* a file is read by itself */
+            break;
         size_t k = ch->iov[i].iov_len < want - got ? ch->iov[i].iov_len : want - got;
         memcpy(record + got, ch->iov[i].iov_base, k);
         got += k;
     }
-    *n = got;
+    *n = (ssize_t)got;
     return record;
 }
 
@@ -346,9 +360,14 @@ tls_fill(struct conn *c)
         (void)SSL_new_session_ticket(t->ssl);
     }
     while (pending > 0) {
-        size_t n, done;
-        const char *p = next_piece(&c->out, pending, &n);
-        if (SSL_write_ex(t->ssl, p, n, &done) != 1) {
+        size_t done;
+        ssize_t n;
+        const char *p = next_piece(c, pending, &n);
+        if (p == NULL && n < 0)
+            return (int)n;
+        if (p == NULL)
+            break;
+        if (SSL_write_ex(t->ssl, p, (size_t)n, &done) != 1) {
             ERR_clear_error();
             return t->err < 0 ? t->err : -EPROTO;
         }

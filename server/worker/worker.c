@@ -402,6 +402,7 @@ worker_detach(PyObject *module, PyObject *unused)
     asgi_abandon(&w.asgi);
     exchanges_abandon(&w.wsgi.exchanges);
     io_cancel(w.io, &w.control);
+    net_leave_io(&w.net);
     loop_detach(w.loop, &w);
     w.io = NULL;
     Py_CLEAR(w.callback);
