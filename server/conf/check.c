@@ -175,6 +175,7 @@ check_all(struct load *l, bool is_app_needed)
     check_own_header(l, "Date", "date_header", &c->date_header);
     check_health(l);
     check_control(l);
+    check_statics(l, where_set(l, "static"));
     if (where_set(l, "access_log.enabled")->source <= SOURCE_PRESET &&
         where_set(l, "access_log.file")->source > SOURCE_PRESET)
         c->access_log = true;

@@ -10,6 +10,7 @@
  *   yaml.c    the YAML file, by libyaml            env.c     RINGCORN_*, PORT, ..., --env-file
  *   cli.c     the command line                     check.c   rules between keys
  *   names.c   nearest right names, advice          dump.c    --print-config, --help, the reference
+ *   static.c  folders of static files
  *   cpus.c    how many CPUs there are for us       network.c addresses and networks that are trusted
  *   memory.c  and how much memory; cgroup.c        upstream.c  bind, as nginx has it
  *   load.h    what these files share               json_doc.h reads JSON
@@ -94,6 +95,21 @@ struct conf_header {
     char *name, *value;
 };
 
+/* Which symbolic links below a folder are followed: none, those that stay inside, all. */
+enum conf_symlinks { CONF_SYMLINKS_OFF, CONF_SYMLINKS_INSIDE, CONF_SYMLINKS_ON };
+
+/* An entry of `static`: files below a folder, answered by the server itself. */
+struct conf_static {
+    char *route;        /* "/static", without a slash at its end; "" = all paths */
+    char *dir;          /* absolute */
+    char *index;        /* of folders; NULL = they are not found */
+    int64_t expires_ms; /* for Cache-Control; 0 = none is sent */
+    enum conf_symlinks symlinks;
+    bool dotfiles;      /* names that begin with a dot are served too */
+    bool precompressed; /* name.br and name.gz are sent in place of name, where they are there */
+    bool fallthrough;   /* what is not there is the application's to answer; else 404 */
+};
+
 struct conf {
     char *app; /* "module:attribute" or "module:make()", as written; NULL when not given */
     bool factory;
@@ -164,6 +180,8 @@ struct conf {
     enum conf_lifespan lifespan;
     unsigned http_lenient; /* enum conf_lenient, ored */
     bool server_header, date_header;
+    struct conf_static *statics;
+    size_t statics_n;
     struct conf_header *headers; /* added to every answer */
     size_t headers_n;
 

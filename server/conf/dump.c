@@ -110,6 +110,33 @@ print_headers(const struct conf *conf, FILE *out)
     }
 }
 
+static void
+print_statics(const struct conf *conf, FILE *out)
+{
+    const struct key expires = { .type = KEY_DURATION };
+    char text[32] = "off";
+    if (conf->statics_n == 0)
+        fputs(" []", out);
+    for (size_t i = 0; i < conf->statics_n; i++) {
+        const struct conf_static *s = &conf->statics[i];
+        if (s->expires_ms > 0)
+            key_format(&expires, (uint64_t)s->expires_ms, text, sizeof(text));
+        else
+            strcpy(text, "off");
+        fputs("\n  - {route: ", out);
+        print_text(s->route[0] != '\0' ? s->route : "/", out);
+        fputs(", dir: ", out);
+        print_text(s->dir, out);
+        if (s->index != NULL) {
+            fputs(", index: ", out);
+            print_text(s->index, out);
+        }
+        fprintf(out, ", expires: %s, symlinks: %s, dotfiles: %s, precompressed: %s, fallthrough: %s}", text,
+                static_symlinks_word(s), s->dotfiles ? "true" : "false",
+                s->precompressed ? "true" : "false", s->fallthrough ? "true" : "false");
+    }
+}
+
 static const char *
 word_of(const struct key *k, uint64_t value)
 {
@@ -136,7 +163,7 @@ print_value(const struct conf *conf, const struct key *k, FILE *out)
 {
     /* key_text() and its like find the field; nothing is written through them here. */
     struct conf *c = (struct conf *)conf;
-    if (k->type != KEY_HEADERS)
+    if (k->type != KEY_HEADERS && k->type != KEY_STATICS)
         fputc(' ', out);
     switch (k->type) {
     case KEY_BOOL:
@@ -170,6 +197,9 @@ print_value(const struct conf *conf, const struct key *k, FILE *out)
         break;
     case KEY_HEADERS:
         print_headers(conf, out);
+        break;
+    case KEY_STATICS:
+        print_statics(conf, out);
         break;
     }
 }

@@ -36,6 +36,7 @@ enum key_type {
     KEY_PATHS,   /* struct conf_strings, each made absolute */
     KEY_BINDS,   /* conf->binds */
     KEY_HEADERS, /* conf->headers */
+    KEY_STATICS, /* conf->statics */
 };
 
 struct key_word {
@@ -89,7 +90,7 @@ static inline bool
 key_is_list(const struct key *k)
 {
     return k->type == KEY_TEXTS || k->type == KEY_PATHS || k->type == KEY_BINDS ||
-           k->type == KEY_HEADERS || k->type == KEY_WORDS;
+           k->type == KEY_HEADERS || k->type == KEY_WORDS || k->type == KEY_STATICS;
 }
 
 /* --- one load (load.c) ------------------------------------------------------------------------ */
@@ -164,6 +165,8 @@ void value_add(struct load *l, const struct key *k, const char *text, const stru
 void value_unset(struct load *l, const struct key *k, const struct where *w);
 void value_add_header(struct load *l, const struct key *k, const char *name, const char *value,
                       const struct where *w);
+/* Takes what *s owns, also on errors. */
+void value_add_static(struct load *l, const struct key *k, struct conf_static *s, const struct where *w);
 void value_add_bind(struct load *l, const struct key *k, struct conf_bind *bind,
                     const struct where *w);
 /* Adds each entry of a list separated by commas (headers: by line breaks); other keys are set as a
@@ -171,6 +174,7 @@ void value_add_bind(struct load *l, const struct key *k, struct conf_bind *bind,
 void value_add_joined(struct load *l, const struct key *k, const char *text, const struct where *w);
 
 bool parse_bool(const char *text, bool *out);
+bool parse_duration(const char *text, uint64_t *ms);
 /* Whether text is a value that the key (of WORD or WORDS) can take, a list of them for WORDS. */
 bool value_is_words(const struct key *k, const char *text);
 uint64_t key_number(const struct conf *conf,
@@ -198,6 +202,20 @@ int bind_from_host(const char *host, const char *port, struct conf_bind *out, ch
 void bind_free(struct conf_bind *bind);
 /* Whether two paths, with {slot} or without, may be those of one file. */
 bool bind_paths_clash(const char *a, const char *b);
+
+/* --- `static` (static.c) ---------------------------------------------------------------------- */
+
+#define STATIC_EXPIRES_MAX_MS (8760 * 3600 * 1000ULL) /* a year, the most that caches care for */
+
+void static_init(struct conf_static *s); /* an entry's defaults */
+void static_free(struct conf_static *s);
+/* One key of an entry. 0, -EINVAL with why filled in, or -ENOMEM. */
+int static_set(struct conf_static *s, const char *name, const char *text, char *why, size_t size);
+/* "/static=/srv/static"; errors as above, *out is new on success. */
+int static_parse(const char *text, struct conf_static *out, char *why, size_t size);
+const char *static_symlinks_word(const struct conf_static *s);
+/* Routes are there once, folders exist. */
+void check_statics(struct load *l, const struct where *w);
 
 /* --- sources ---------------------------------------------------------------------------------- */
 

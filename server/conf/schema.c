@@ -437,6 +437,10 @@ const struct key schema[] = {
       .words = lifespan_words },
     { "http.lenient", KEY_WORDS, FIELD(http_lenient), NULL, NULL,
       "what the strict parser is to accept after all", .words = lenient_words },
+    { "static", KEY_STATICS, FIELD(statics), NULL, NULL,
+      "folders whose files are answered below a route without Python; as a map with route, dir, index, expires, symlinks, dotfiles, "
+      "precompressed, fallthrough",
+      .value = "ROUTE=DIR" },
     { "headers", KEY_HEADERS, FIELD(headers), NULL, "--header", "headers added to every answer",
       .value = "'NAME: VALUE'" },
     { "server_header", KEY_BOOL, FIELD(server_header), "true", NULL, .help = "send Server" },
@@ -703,6 +707,9 @@ key_expected(const struct key *k, char *out, size_t size)
         break;
     case KEY_HEADERS:
         append(out, size, "names and values");
+        break;
+    case KEY_STATICS:
+        append(out, size, "a list of ROUTE=DIR, or of maps");
         break;
     }
 }

@@ -110,6 +110,13 @@ value_free(struct conf *conf, const struct key *k)
         conf->headers = NULL;
         conf->headers_n = 0;
         break;
+    case KEY_STATICS:
+        for (size_t i = 0; i < conf->statics_n; i++)
+            static_free(&conf->statics[i]);
+        free(conf->statics);
+        conf->statics = NULL;
+        conf->statics_n = 0;
+        break;
     default:
         number_store(conf, k, 0);
     }
@@ -176,6 +183,12 @@ parse_number(const char *text, const struct unit *units, bool is_fraction, uint6
         return -ERANGE;
     *out = n / parts;
     return 0;
+}
+
+bool
+parse_duration(const char *text, uint64_t *ms)
+{
+    return parse_number(text, duration_units, true, ms) == 0;
 }
 
 static int
@@ -534,6 +547,47 @@ bind_add(struct load *l, const struct key *k, const char *text, const struct whe
         value_add_bind(l, k, &bind, w);
 }
 
+/* --- static files ----------------------------------------------------------------------------- */
+
+void
+value_add_static(struct load *l, const struct key *k, struct conf_static *s, const struct where *w)
+{
+    list_claim(l, k, w);
+    const char *texts[] = { s->route, s->dir, s->index };
+    const char *fault = NULL;
+    for (size_t i = 0; i < ARRAY_LEN(texts) && fault == NULL; i++)
+        fault = texts[i] != NULL ? text_fault(texts[i], false) : NULL;
+    struct conf_static *v = NULL;
+    if (fault != NULL) {
+        load_error(l, w, "an entry %s", fault);
+    } else if (list_has_room(l, l->conf->statics_n, w)) {
+        v = reallocarray(l->conf->statics, l->conf->statics_n + 1, sizeof(*v));
+        if (v == NULL)
+            no_memory(l, w);
+    }
+    if (v == NULL) {
+        static_free(s);
+        return;
+    }
+    l->conf->statics = v;
+    v[l->conf->statics_n++] = *s;
+    *s = (struct conf_static){ 0 };
+}
+
+static void
+static_add(struct load *l, const struct key *k, const char *text, const struct where *w)
+{
+    struct conf_static s;
+    char why[256];
+    int err = static_parse(text, &s, why, sizeof(why));
+    if (err == -ENOMEM)
+        no_memory(l, w);
+    else if (err < 0)
+        load_error(l, w, "%s", why);
+    else
+        value_add_static(l, k, &s, w);
+}
+
 /* --- any -------------------------------------------------------------------------------------- */
 
 void
@@ -561,6 +615,9 @@ value_add(struct load *l, const struct key *k, const char *text, const struct wh
         break;
     case KEY_HEADERS:
         header_add(l, k, text, w);
+        break;
+    case KEY_STATICS:
+        static_add(l, k, text, w);
         break;
     default:
         number_add(l, k, text, w);

@@ -3,6 +3,7 @@
  * libyaml's document API reads the file, which resolves aliases without copying (no file grows by
  * them) and refuses what is no YAML. The walk below knows two levels, groups and keys, so it ends
  * whatever the document looks like. */
+#include <errno.h>
 #include <yaml.h>
 
 #include "conf/load.h"
@@ -57,6 +58,43 @@ is_null(const yaml_node_t *node)
            (text[0] == '\0' || strcmp(text, "~") == 0 || strcmp(text, "null") == 0);
 }
 
+/* {route: /static, dir: /srv/static, ...} */
+static void
+take_static(struct walk *y, const struct key *k, const yaml_node_t *node)
+{
+    struct where entry = where_of(y, node, k->name);
+    struct conf_static s;
+    unsigned errors = y->l->errors;
+    static_init(&s);
+    for (const yaml_node_pair_t *pair = node->data.mapping.pairs.start;
+         pair < node->data.mapping.pairs.top; pair++) {
+        const yaml_node_t *key = yaml_document_get_node(y->doc, pair->key);
+        const yaml_node_t *value = yaml_document_get_node(y->doc, pair->value);
+        struct where w = where_of(y, key, k->name);
+        char why[256];
+        const char *name = text_of(y, key, &w);
+        const char *text = name == NULL || is_null(value) ? NULL : text_of(y, value, &w);
+        if (text == NULL) /* a key without a value keeps its default */
+            continue;
+        for (const yaml_node_pair_t *p = node->data.mapping.pairs.start; p < pair; p++) {
+            const yaml_node_t *other = yaml_document_get_node(y->doc, p->key);
+            if (other->type == YAML_SCALAR_NODE && strcmp((const char *)other->data.scalar.value, name) == 0)
+                load_error(y->l, &w, "%s is there twice", name);
+        }
+        int err = static_set(&s, name, text, why, sizeof(why));
+        if (err == -ENOMEM)
+            load_system_error(y->l, &w, "no memory");
+        else if (err < 0)
+            load_error(y->l, &w, "%s", why);
+    }
+    if (y->l->errors == errors && (s.route == NULL || s.dir == NULL))
+        load_error(y->l, &entry, "an entry needs a route and a dir: {route: /static, dir: /srv/static}");
+    if (y->l->errors == errors)
+        value_add_static(y->l, k, &s, &entry);
+    else
+        static_free(&s);
+}
+
 static void
 take_list(struct walk *y, const struct key *k, const yaml_node_t *node)
 {
@@ -69,6 +107,10 @@ take_list(struct walk *y, const struct key *k, const yaml_node_t *node)
     for (; item < end; item++) {
         const yaml_node_t *entry = yaml_document_get_node(y->doc, *item);
         struct where w = where_of(y, entry, k->name);
+        if (k->type == KEY_STATICS && entry->type == YAML_MAPPING_NODE) {
+            take_static(y, k, entry);
+            continue;
+        }
         const char *text = text_of(y, entry, &w);
         if (text != NULL)
             value_add(y->l, k, text, &w);

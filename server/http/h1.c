@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <sys/stat.h>
 
+#include "static.h"
 #include "status.h"
 
 #define TO(state) (1u << (state))
@@ -163,6 +164,8 @@ h1_readable(struct conn *c)
     case H1_IN_HAND:
         if (!h->r->is_body_done)
             h1_body_read(h);
+        if (h->state != H1_IN_HAND) /* of a file's request: it was refused, and is over */
+            break;
         if (!h->r->refused)
             h1_body_deliver(h);
         if (h1_is_gone(h) && !h->r->told_gone)
@@ -215,6 +218,8 @@ h1_begin(struct h1 *h)
     h->app->in_hand++;
     if (UNLIKELY(h->app->answers_health) && h1_answer_health(h))
         return;
+    if (UNLIKELY(h->app->own.statics != NULL) && h1_answer_static(h))
+        return;
     h->app->begin(h->app, h);
     if (!r->is_body_done && c->readable)
         conn_resume(c);
@@ -249,7 +254,10 @@ h1_tell_gone(struct h1 *h)
     struct h1_req *r = h->r;
     r->told_gone = true;
     r->want = false;
-    h->app->event(h->app, h, HTTP_GONE);
+    if (!r->is_static)
+        h->app->event(h->app, h, HTTP_GONE);
+    else if (h1_is_broken(h))
+        h1_end(h);
 }
 
 void
@@ -374,7 +382,9 @@ static void
 h1_drained(struct conn *c)
 {
     struct h1 *h = h1_of(c);
-    if (h->state == H1_IN_HAND || h->state == H1_WEBSOCKET) {
+    if (h->state == H1_IN_HAND && h->r->is_static) {
+        h1_end(h);
+    } else if (h->state == H1_IN_HAND || h->state == H1_WEBSOCKET) {
         h->app->event(h->app, h, HTTP_DRAINED);
     } else if (h->state == H1_HEAD) {
         if (has_input(h))
@@ -402,6 +412,9 @@ h1_broken(struct conn *c, int err)
     struct h1 *h = h1_of(c);
     if (err == -ENOMEM)
         log_error("no memory to answer a request; the connection is closed");
+    if (err == -ENODATA)
+        log_error("%.*s: a file became shorter while it was sent; the connection is closed",
+                  h->r != NULL ? h->r->what_n : 1, h->r != NULL ? h->r->what : "-");
     if (h->state == H1_IN_HAND) {
         h1_tell_gone(h);
         return;
@@ -472,7 +485,7 @@ http_init(struct http_app *app, struct conn_ops *ops)
     };
     h1_ws_configure(app);
     int err = ws_shared_init(&app->own.ws);
-    if (err == 0 && (err = status_init(app)) < 0)
+    if (err == 0 && ((err = status_init(app)) < 0 || (err = statics_init(app)) < 0))
         ws_shared_fini(&app->own.ws);
     return err;
 }
@@ -483,6 +496,7 @@ http_fini(struct http_app *app)
     if (app->own.access.n > 0)
         access_flush(app);
     h1_pools_fini(app);
+    statics_fini(app);
     ws_shared_fini(&app->own.ws);
     buf_free(&app->own.headers);
     buf_free(&app->own.access);

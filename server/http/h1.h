@@ -70,7 +70,9 @@ struct h1_req {
     bool started, sending, finished;
     bool no_body; /* HEAD, 204, 304 */
     bool chunked_out, until_close;
+    bool in_trailers; /* the last chunk is sent, trailers follow it */
     bool close;             /* the connection ends with this answer */
+    bool is_static;         /* a file of `static` is being sent: the application knows nothing of it */
     bool is_quiet;          /* no line in the access log */
     bool refused;           /* we answered in the application's place: to it the client is gone */
     char what[H1_WHAT_MAX]; /* "GET /path", perhaps cut, for log lines */
@@ -146,6 +148,9 @@ char *h1_put_own(char *p, struct http_app *app, bool has_server, bool has_date);
 
 /* health.c: answers and ends the request in hand, if it is one of its own. */
 bool h1_answer_health(struct h1 *h);
+
+/* static.c: answers the request in hand, if it asks for a file of `static`; ends it, or leaves that to h1.c (h1_req.is_static). */
+bool h1_answer_static(struct h1 *h);
 
 /* h1_ws.c */
 struct h1_ws;

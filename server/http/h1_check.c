@@ -148,6 +148,17 @@ h1_list_next(struct slice *list, struct slice *element)
     return true;
 }
 
+/* TE: trailers (RFC 9110 section 10.1.4) */
+static bool
+names_trailers(struct slice value)
+{
+    struct slice coding;
+    while (h1_list_next(&value, &coding))
+        if (slice_is_nocase(coding, "trailers"))
+            return true;
+    return false;
+}
+
 static int
 check_transfer_encoding(struct found *f, struct slice value)
 {
@@ -206,6 +217,10 @@ check_header(struct http_request *req, struct found *f, struct http_header *v)
     case 16:
     case 18: /* x-forwarded-... */
         f->proxy |= forwarded_kind(v->name);
+        return 0;
+    case 2:
+        if (memcmp(v->name.p, "te", 2) == 0 && req->version_minor > 0)
+            req->takes_trailers |= names_trailers(v->value);
         return 0;
     case 4:
         if (memcmp(v->name.p, "host", 4) != 0)

@@ -5,6 +5,8 @@
  * says can put bytes on the wire that end one answer and begin another. */
 #include <errno.h>
 #include <stdio.h>
+#include <sys/uio.h>
+#include <unistd.h>
 
 #include "chars.h"
 #include "h1.h"
@@ -359,15 +361,37 @@ chunk_end(const struct h1_req *r, size_t n, bool is_last)
     return is_last ? SLICE("\r\n0\r\n\r\n") : SLICE("\r\n");
 }
 
-/* Puts what waits in r->out and a piece with its frame on the wire. *owner is NULL afterwards when
+/* A piece of a body: n bytes at p, perhaps lent by owner; or of a file, where fd is not -1. */
+struct body_piece {
+    const char *p;
+    size_t n;
+    void *owner;
+    int fd;
+    uint64_t at;
+};
+
+/* Queues a piece by what it is, which is then passed on. 0 or -errno. */
+static int
+queue(struct conn *c, struct body_piece *b)
+{
+    struct body_piece passed = *b;
+    b->owner = NULL;
+    b->fd = -1;
+    return passed.fd >= 0 ? conn_write_file(c, passed.fd, passed.at, passed.n)
+                          : conn_write_held(c, passed.p, passed.n, passed.owner);
+}
+
+/* Puts what waits in r->out and a piece with its frame on the wire. Without owner and fd afterwards when
  * it was passed on. 0 or -errno. */
 static int
-emit(struct h1 *h, const char *p, size_t n, void **owner, bool is_last)
+emit(struct h1 *h, struct body_piece *b, bool is_last)
 {
     struct conn *c = &h->conn;
     struct h1_req *r = h->r;
+    const char *p = b->p;
+    size_t n = r->no_body ? 0 : b->n;
     struct slice end = chunk_end(r, n, is_last);
-    bool hold = *owner != NULL && n > NET_COPY_MAX;
+    bool hold = n > 0 && (b->fd >= 0 || (b->owner != NULL && n > NET_COPY_MAX));
     size_t in_room = hold ? 0 : n;
     char *out = r->out;
     size_t out_n = r->out_n, room = r->out_room;
@@ -396,22 +420,19 @@ emit(struct h1 *h, const char *p, size_t n, void **owner, bool is_last)
     }
     conn_out_commit(c, (size_t)(to - out));
     int err;
-    if (hold) {
-        err = conn_write_held(c, p, n, *owner);
-        *owner = NULL;
-    } else {
-        err = conn_write(c, p, n);
-    }
+    err = hold ? queue(c, b) : conn_write(c, p, n);
     if (err == 0 && end.n > 0)
         err = conn_write(c, end.p, end.n);
     return err;
 }
 
 static void
-release(struct h1 *h, void *owner)
+release(struct h1 *h, const struct body_piece *b)
 {
-    if (owner != NULL)
-        h->app->release(h->app, owner);
+    if (b->owner != NULL)
+        h->app->release(h->app, b->owner);
+    if (UNLIKELY(b->fd >= 0))
+        close(b->fd);
 }
 
 static enum http_write
@@ -427,18 +448,19 @@ bad_length(struct h1 *h, enum http_write err, uint64_t sent)
     return err;
 }
 
-enum http_write
-h1_write(struct h1 *h, const char *p, size_t n, void *owner, bool is_last)
+static enum http_write
+write_piece(struct h1 *h, struct body_piece b, bool is_last)
 {
     struct conn *c = &h->conn;
     struct h1_req *r = h->r;
+    size_t n = b.n;
     enum http_write result = HTTP_OK;
     if (!is_writable(h) || !r->started || r->finished) {
-        release(h, owner);
+        release(h, &b);
         return HTTP_BROKEN;
     }
     if (!r->no_body && r->length != UINT64_MAX && n > r->length - r->sent) {
-        release(h, owner);
+        release(h, &b);
         return bad_length(h, HTTP_TOO_LONG, r->sent + n);
     }
     if (!r->no_body && r->length != UINT64_MAX && is_last && r->sent + n < r->length)
@@ -446,8 +468,8 @@ h1_write(struct h1 *h, const char *p, size_t n, void *owner, bool is_last)
     if (!r->sending)
         complete_head(h, n, is_last);
     r->sent += n;
-    int err = emit(h, p, r->no_body ? 0 : n, &owner, is_last);
-    release(h, owner);
+    int err = emit(h, &b, is_last);
+    release(h, &b);
     if (err < 0) {
         if (!c->broken)
             conn_fail(c, err);
@@ -457,6 +479,35 @@ h1_write(struct h1 *h, const char *p, size_t n, void *owner, bool is_last)
         return result; /* never finished: h1_end() closes */
     r->finished = is_last;
     return conn_is_full(c) ? HTTP_FULL : HTTP_OK;
+}
+
+enum http_write
+h1_write(struct h1 *h, const char *p, size_t n, void *owner, bool is_last)
+{
+    return write_piece(h, (struct body_piece){ .p = p, .n = n, .owner = owner, .fd = -1 }, is_last);
+}
+
+enum http_write
+h1_write_file(struct h1 *h, int fd, uint64_t at, uint64_t n, bool is_last)
+{
+    static char small[NET_COPY_MAX];
+    FD_OWNED int file = fd;
+    if (n <= sizeof(small) && !h->r->no_body) {
+        /* What is in memory leaves with the head, in one send. */
+        struct iovec v = { small, n };
+        if (n == 0 || preadv2(file, &v, 1, (off_t)at, RWF_NOWAIT) == (ssize_t)n)
+            return h1_write(h, small, n, NULL, is_last);
+    }
+    struct body_piece b = { .n = n, .fd = file, .at = at };
+    file = -1;
+    return write_piece(h, b, is_last);
+}
+
+uint64_t
+h1_length_left(const struct h1 *h)
+{
+    const struct h1_req *r = h->r;
+    return r->length == UINT64_MAX ? UINT64_MAX : r->length - r->sent;
 }
 
 bool

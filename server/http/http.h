@@ -5,8 +5,10 @@
  *   h1_check.c   what a request line and headers mean together
  *   h1_body.c    request bodies in, back-pressure
  *   chunked.c    the chunked coding
- *   h1_write.c   answers out: framing, checks of what the application sends
+ *   h1_write.c   answers out: framing, checks of what the application sends; h1_more.c  103, trailers
  *   h1_ws.c      a connection that became a WebSocket (its frames: ws/)
+ *   static.c     files below a folder, answered here (`static`): which one; static_head.c  and what its head says
+ *   preconditions.c  If-Match and its like, Range; mime.c  types by name
  *   health.c     the paths that a supervisor asks
  *   status.c     status lines, Date and Server
  *   access.c     the access log
@@ -60,6 +62,7 @@ struct http_request {
     bool expects_continue;
     bool is_https;           /* the client's scheme: by TLS, or as a trusted proxy says */
     bool is_forwarded;       /* something in forwarded is said */
+    bool takes_trailers;     /* TE: trailers, and HTTP/1.1 */
     bool is_websocket;       /* asks for one, as RFC 6455 section 4.2.1 wants it */
     uint64_t content_length; /* UINT64_MAX: none (chunked or no body) */
     struct http_forwarded forwarded;
@@ -88,6 +91,7 @@ struct http_own {
     uint64_t access_lost; /* lines dropped because whoever reads the log is too slow */
     time_t access_s;      /* the second of access_time */
     char access_time[32];
+    struct statics *statics; /* static.c's; NULL: there are none */
     bool access_is_file; /* a regular file never blocks for long */
     struct ws_shared ws;
 };
@@ -212,6 +216,21 @@ enum http_write h1_check_start(int status, struct slice reason, const struct htt
  * piece is the last, its length is sent; else chunked (1.1) or until close (1.0). HEAD, 204 and 304
  * send no body but count it. */
 enum http_write h1_write(struct h1 *h, const char *p, size_t n, void *owner, bool is_last);
+
+/* The same for n bytes of a regular file from `at` on, which go from the page cache to the socket (net/file.c). Takes fd, also on
+ * errors. HTTP_DRAINED comes when nearly all of it is with the kernel; a file that turns out to be shorter breaks the connection. */
+enum http_write h1_write_file(struct h1 *h, int fd, uint64_t at, uint64_t n, bool is_last);
+
+/* Bytes of the body that Content-Length leaves to be sent; UINT64_MAX: none was given. */
+uint64_t h1_length_left(const struct h1 *h);
+
+/* 103 Early Hints (RFC 8297) with these headers, in front of the answer's head. Left out where it comes too late, or to HTTP/1.0.
+ * HTTP_OK or HTTP_BAD_VALUE. */
+enum http_write h1_hint(struct h1 *h, const struct http_header *headers, size_t n);
+
+/* Headers behind a body whose last piece was not said to be the last (RFC 9112 section 7.1.2); is_last ends the answer. Dropped where
+ * the body is not chunked. Errors as of h1_start(); HTTP_BAD_TRANSFER: one that says something of the framing. */
+enum http_write h1_trailers(struct h1 *h, const struct http_header *headers, size_t n, bool is_last, size_t *bad);
 
 bool h1_is_started(const struct h1 *h); /* h1_start() succeeded */
 /* bytes of the head were queued: too late for another status */

@@ -150,6 +150,7 @@ borrow(struct health *h, struct conf *conf)
     h->conf.binds_n = conf->health_bind != NULL;
     h->conf.reuse_port = false;
     h->conf.headers_n = 0;
+    h->conf.statics_n = 0;
     h->conf.ws_enabled = false;
     h->conf.tls_cert.n = 0;
     h->conf.proxy_protocol = PROXY_PROTOCOL_OFF;

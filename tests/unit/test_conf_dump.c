@@ -51,6 +51,16 @@ same_value(struct conf *a, struct conf *b, const struct key *k)
                 !same_text(a->headers[i].value, b->headers[i].value))
                 return false;
         return a->headers_n == b->headers_n;
+    case KEY_STATICS:
+        for (size_t i = 0; a->statics_n == b->statics_n && i < a->statics_n; i++) {
+            const struct conf_static *x = &a->statics[i], *y = &b->statics[i];
+            if (!same_text(x->route, y->route) || !same_text(x->dir, y->dir) ||
+                !same_text(x->index, y->index) || x->expires_ms != y->expires_ms ||
+                x->symlinks != y->symlinks || x->dotfiles != y->dotfiles ||
+                x->precompressed != y->precompressed || x->fallthrough != y->fallthrough)
+                return false;
+        }
+        return a->statics_n == b->statics_n;
     default:
         return key_number(a, k) == key_number(b, k);
     }
