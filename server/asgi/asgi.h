@@ -118,6 +118,8 @@ struct cycle {
     bool is_cancelled;     /* by us, at the drain's end */
     bool is_refused;       /* 503 was sent in place of the application's own error: see send_start() */
     bool is_held;          /* see cycle_hold() */
+    bool expects_trailers; /* http.response.start said so, and the client takes them */
+    bool is_body_sent;     /* of such an answer, with its trailers still to come */
     bool is_websocket;
     bool connect_is_told, disconnect_is_told;
     bool is_accepted;      /* websocket.accept was sent */
@@ -178,13 +180,17 @@ struct asgi_names {
     X(method) X(root_path) X(path) X(raw_path) X(query_string) X(headers) X(state) X(extensions)   \
     X(status) X(body) X(more_body) X(http) X(https) X(websocket) X(ws) X(wss) X(subprotocol) X(subprotocols)       \
     X(text) X(bytes) X(code) X(reason) X(tls) X(server_cert) X(client_cert_chain) X(client_cert_name)  \
-    X(client_cert_error) X(tls_version) X(cipher_suite)
+    X(client_cert_error) X(tls_version) X(cipher_suite) X(file) X(offset) X(count) X(links) X(trailers)             \
+    X(more_trailers) X(info)
 #define X(name) PyObject *s_##name;
     ASGI_STRINGS(X)
 #undef X
     PyObject *http_request, *http_disconnect, *response_start, *response_body; /* message types */
     PyObject *ws_connect, *ws_receive, *ws_disconnect, *ws_accept, *ws_send, *ws_close;
     PyObject *ws_response, *ws_response_start, *ws_response_body;
+    PyObject *response_pathsend, *response_zerocopysend, *response_early_hint, *response_trailers, *response_debug;
+    PyObject *extensions_template; /* of an HTTP/1.1 request; each is a dict, {} */
+    PyObject *tell, *seek;         /* method names */
     PyObject *version_10, *version_11;
     PyObject *loop_kwname, *context_kwname; /* ("loop",), ("context",) */
     PyObject *exception, *add_done_callback, *cancel, *set_result, *result, *done; /* method names */
@@ -222,6 +228,8 @@ PyObject *ws_send_message(struct cycle *cycle, PyObject *type, PyObject *event);
 /* send.c: these also deny a WebSocket. */
 PyObject *send_start(struct cycle *cycle, PyObject *event);
 PyObject *send_body(struct cycle *cycle, PyObject *event);
+/* send_more.c: what scope["extensions"] names. */
+PyObject *send_extension(struct cycle *cycle, PyObject *type, PyObject *event);
 bool send_is_type(PyObject *type, PyObject *wanted); /* wanted: one of the names */
 PyObject *send_out_of_order(PyObject *type, const char *why); /* NULL, with RuntimeError set */
 

@@ -202,6 +202,7 @@ cycle_new(struct asgi *a, struct h1 *h, const char *label)
     list_init(&cycle->waits);
     cycle->events = 0;
     cycle->body_is_told = cycle->is_full = cycle->is_cancelled = cycle->is_refused = cycle->is_held = false;
+    cycle->expects_trailers = cycle->is_body_sent = false;
     cycle->connect_is_told = cycle->disconnect_is_told = cycle->is_accepted = cycle->is_closed = false;
     cycle->is_websocket = h1_request(h)->is_websocket;
     cycle->begun_ns = a->http.net->now_ns;

@@ -75,6 +75,13 @@ make_templates(struct asgi_names *n, const struct conf *conf)
         PyDict_SetItem(n->request_template, n->s_body, n->empty_bytes) < 0 ||
         PyDict_SetItem(n->request_template, n->s_more_body, Py_False) < 0)
         return -1;
+    PyObject *const extensions[] = { n->response_pathsend, n->response_zerocopysend, n->response_early_hint,
+                                     conf->log_level == LOG_DEBUG ? n->response_debug : NULL };
+    if ((n->extensions_template = PyDict_New()) == NULL)
+        return -1;
+    for (size_t i = 0; i < ARRAY_LEN(extensions) && extensions[i] != NULL; i++)
+        if (py_dict_give(n->extensions_template, extensions[i], PyDict_New()) < 0)
+            return -1;
     return PyDict_SetItem(n->disconnect_template, n->s_type, n->http_disconnect);
 }
 
@@ -133,6 +140,13 @@ names_fill(struct asgi_names *n, const struct conf *conf)
         { &n->ws_response, "websocket.http.response" },
         { &n->ws_response_start, "websocket.http.response.start" },
         { &n->ws_response_body, "websocket.http.response.body" },
+        { &n->response_pathsend, "http.response.pathsend" },
+        { &n->response_zerocopysend, "http.response.zerocopysend" },
+        { &n->response_early_hint, "http.response.early_hint" },
+        { &n->response_trailers, "http.response.trailers" },
+        { &n->response_debug, "http.response.debug" },
+        { &n->tell, "tell" },
+        { &n->seek, "seek" },
         { &n->version_10, "1.0" },
         { &n->version_11, "1.1" },
         { &n->exception, "exception" },
@@ -190,7 +204,9 @@ names_free(struct asgi_names *n)
         &n->as_coroutine,    &n->websocket_template, &n->ws_connect,      &n->ws_receive,
         &n->ws_disconnect,   &n->ws_accept,         &n->ws_send,          &n->ws_close,
         &n->ws_response,     &n->ws_response_start, &n->ws_response_body, &n->context_kwname,
-        &n->result,          &n->future_blocking,   &n->name_ws_key,
+        &n->result,          &n->future_blocking,   &n->name_ws_key,       &n->response_pathsend,
+        &n->response_zerocopysend, &n->response_early_hint, &n->response_trailers, &n->response_debug,
+        &n->extensions_template, &n->tell,          &n->seek,
     };
     for (size_t i = 0; i < ARRAY_LEN(rest); i++)
         Py_CLEAR(*rest[i]);

@@ -201,10 +201,13 @@ subprotocols_new(const struct http_request *r)
 }
 
 static PyObject *
-extensions_new(struct asgi_names *n, bool is_websocket, PyObject *tls)
+extensions_new(struct asgi_names *n, const struct http_request *r, PyObject *tls)
 {
-    PY_OWNED PyObject *extensions = PyDict_New();
-    if (extensions == NULL || (is_websocket && py_dict_give(extensions, n->ws_response, PyDict_New()) < 0) ||
+    PY_OWNED PyObject *extensions = r->is_websocket ? PyDict_New() : PyDict_Copy(n->extensions_template);
+    if (extensions == NULL || (r->is_websocket && py_dict_give(extensions, n->ws_response, PyDict_New()) < 0) ||
+        (UNLIKELY(r->version_minor == 0 && !r->is_websocket) && PyDict_DelItem(extensions, n->response_early_hint) < 0) ||
+        (UNLIKELY(r->takes_trailers) && !r->is_websocket &&
+         py_dict_give(extensions, n->response_trailers, PyDict_New()) < 0) ||
         (tls != Py_None && py_dict_give(extensions, n->s_tls, PyDict_Copy(tls)) < 0))
         return NULL;
     return py_take(&extensions);
@@ -218,7 +221,7 @@ scope_new(struct asgi *a, const struct http_request *r, PyObject *addresses)
     PY_OWNED PyObject *scope = PyDict_Copy(r->is_websocket ? n->websocket_template : n->scope_template);
     if (scope == NULL || PyDict_SetItem(scope, n->s_client, PyTuple_GET_ITEM(addresses, 0)) < 0 ||
         py_dict_give(scope, n->s_asgi, PyDict_Copy(n->asgi_template)) < 0 ||
-        py_dict_give(scope, n->s_extensions, extensions_new(n, r->is_websocket, tls)) < 0 ||
+        py_dict_give(scope, n->s_extensions, extensions_new(n, r, tls)) < 0 ||
         py_dict_give(scope, n->s_path, path_new(n, r, r->path)) < 0 ||
         py_dict_give(scope, n->s_raw_path, raw_path_new(n, r)) < 0 ||
         py_dict_give(scope, n->s_headers, headers_new(n, r)) < 0 ||

@@ -195,6 +195,13 @@ send_start(struct cycle *cycle, PyObject *event)
             send_set_start_error(err, table.pairs, bad, status);
     }
     headers_drop(&table);
+    if (UNLIKELY(err == HTTP_OK && h1_request(cycle->h)->takes_trailers)) {
+        PyObject *trailers = item(event, n->s_trailers);
+        int expects = trailers == NULL ? 0 : PyObject_IsTrue(trailers);
+        if (expects < 0 || PyErr_Occurred())
+            return NULL;
+        cycle->expects_trailers = expects;
+    }
     return UNLIKELY(err < 0) ? NULL : wait_value(cycle, NULL);
 }
 
@@ -254,7 +261,10 @@ send_body(struct cycle *cycle, PyObject *event)
     /* IsTrue() of a foreign object could have run anything. */
     if (cycle->h == NULL)
         return send_out_of_order(n->response_body, "the application has returned");
-    enum http_write result = write_body(cycle, body, !more_body);
+    if (UNLIKELY(cycle->is_body_sent))
+        return send_out_of_order(n->response_body, "the body is complete; http.response.trailers is what comes now");
+    enum http_write result = write_body(cycle, body, !more_body && !cycle->expects_trailers);
+    cycle->is_body_sent = UNLIKELY(cycle->expects_trailers) && result >= 0 && !more_body;
     switch (result) {
     case HTTP_OK:
     case HTTP_FULL:
@@ -308,7 +318,8 @@ send_message(struct cycle *cycle, PyObject *event)
     if (cycle->is_websocket)
         return ws_send_message(cycle, type, event);
     if (UNLIKELY(h1_is_finished(h))) {
-        if (cycle->is_refused && send_is_type(type, n->response_body))
+        /* Trailers that the client does not take are dropped. */
+        if ((cycle->is_refused && send_is_type(type, n->response_body)) || send_is_type(type, n->response_trailers))
             return wait_value(cycle, NULL);
         return send_out_of_order(type, "the response is already complete");
     }
@@ -326,7 +337,7 @@ send_message(struct cycle *cycle, PyObject *event)
             return send_out_of_order(type, "the response has already been started");
         return send_start(cycle, event);
     }
-    return send_out_of_order(type, "this connection takes http.response.start and http.response.body");
+    return send_extension(cycle, type, event);
 }
 
 PyObject *

@@ -8,6 +8,7 @@
 
 #include <errno.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 enum { PIECE_ROOM = 1000 }; /* of a small piece: those that follow it soon are put there too */
 
@@ -26,6 +27,8 @@ piece_new(size_t room)
 void
 piece_free(struct piece *piece)
 {
+    if (piece->is_file)
+        close(piece->fd);
     free(piece);
 }
 
@@ -366,6 +369,10 @@ send_pieces(struct exchange *ex, struct piece *piece, bool is_complete)
         if (!can_send) {
             drop_piece(ex, piece);
             result = HTTP_BROKEN;
+        } else if (UNLIKELY(piece->is_file)) {
+            piece->is_file = false;
+            result = h1_write_file(h, piece->fd, piece->at, piece->n, is_complete && next == NULL);
+            drop_piece(ex, piece);
         } else if (piece->bytes != NULL || piece->n >= EXCHANGE_COPY_MAX) {
             void *owner = piece == &ex->first ? NULL : (void *)((uintptr_t)piece | OWNER_TAG);
             result = h1_write(h, piece->p, piece->n, owner, is_complete && next == NULL);
@@ -401,12 +408,14 @@ bytes_to_client(struct exchange *ex)
     pthread_mutex_lock(&ex->lock);
     ex->is_posted = false;
     struct piece *pieces = ex->out_first;
+    const struct piece *last = pieces != NULL ? ex->out_last : NULL;
     ex->out_first = ex->out_last = NULL;
     ex->out_bytes = 0;
     bool is_complete = ex->is_complete, is_failed = ex->is_failed, is_ended = ex->is_ended;
     bool is_returned = ex->is_returned, wants_body = ex->wants_body;
     pthread_mutex_unlock(&ex->lock);
     enum http_write result = HTTP_OK;
+    bool is_sending = is_complete && last != NULL && last->is_file;
     if (pieces != NULL || is_complete)
         result = send_pieces(ex, pieces, is_complete);
     if (is_ended) {
@@ -414,7 +423,7 @@ bytes_to_client(struct exchange *ex)
             return BYTES_RETURN;
         if (is_failed)
             h1_fail(h, 500);
-        return BYTES_END;
+        return UNLIKELY(is_sending) && result == HTTP_FULL ? BYTES_SENDING : BYTES_END;
     }
     pthread_mutex_lock(&ex->lock);
     if (result == HTTP_FULL)

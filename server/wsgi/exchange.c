@@ -25,7 +25,8 @@ enum {
 
 static const unsigned next_states[] = {
     [EXCHANGE_GATHERING] = TO(EXCHANGE_HANDED) | TO(EXCHANGE_REFUSED) | TO(EXCHANGE_OVER),
-    [EXCHANGE_HANDED] = TO(EXCHANGE_RETURNED) | TO(EXCHANGE_OVER),
+    [EXCHANGE_HANDED] = TO(EXCHANGE_RETURNED) | TO(EXCHANGE_SENDING) | TO(EXCHANGE_OVER),
+    [EXCHANGE_SENDING] = TO(EXCHANGE_OVER),
     [EXCHANGE_REFUSED] = TO(EXCHANGE_OVER),
     [EXCHANGE_RETURNED] = TO(EXCHANGE_OVER),
     [EXCHANGE_OVER] = 0,
@@ -400,6 +401,8 @@ exchange_posted(struct post *post, PyObject *loop)
             over(ex, 2); /* the loop's reference and the post's */
             return;
         }
+        if (next == BYTES_SENDING)
+            to(ex, EXCHANGE_SENDING);
         if (next == BYTES_RETURN) {
             to(ex, EXCHANGE_RETURNED);
             ex->set->returned(ex);
@@ -627,6 +630,11 @@ exchanges_turn(struct exchanges *s)
         }
         if (ex->state == EXCHANGE_RETURNED) /* whoever has it looks for himself */
             continue;
+        if (ex->state == EXCHANGE_SENDING) {
+            if (events & HTTP_DRAINED || h1_is_broken(ex->h))
+                over(ex, 1);
+            continue;
+        }
         if (events & HTTP_DRAINED && ex->state == EXCHANGE_HANDED)
             on_drained(ex);
         if (events & HTTP_BODY)
@@ -702,7 +710,7 @@ cancel(struct exchange *ex)
         over(ex, 1);
         return;
     }
-    if (ex->state == EXCHANGE_REFUSED) {
+    if (ex->state == EXCHANGE_REFUSED || ex->state == EXCHANGE_SENDING) {
         over(ex, 1);
         return;
     }

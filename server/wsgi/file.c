@@ -1,19 +1,19 @@
 /* file.c: wsgi.file_wrapper (PEP 3333, "Optional Platform-Specific File Handling").
  *
- * A wrapper around a real file that is returned as it is goes out without Python: its bytes are read from the descriptor, where the file
- * object stands, without the GIL. Anything else, and a wrapper that middleware iterates, is read by its read() method.
+ * A wrapper around a real file that is returned as it is goes out without Python, from where the file object stands: the loop gets a copy of
+ * the descriptor and sends from the page cache (net/file.c), while the thread serves others. Anything else, and a wrapper that middleware iterates, is read by its read() method.
  * A descriptor alone does not tell: a gzip.GzipFile has one too. So the type decides: io's own files, and nothing derived from them.
  *
  * Runs on:  the request's thread, GIL held. */
 #include "wsgi/wsgi.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 enum {
     BLOCK_DEFAULT = 8192,
-    PIECE_SIZE = 64 * 1024, /* read and sent at a time */
 };
 
 struct file {
@@ -55,32 +55,24 @@ is_real(struct wsgi_names *n, PyObject *object, int *fd, off_t *at, off_t *size)
     return true;
 }
 
-/* No GIL. Sends n bytes; *n is what was not sent, where the file is shorter. 0 or -errno, of which -EPIPE means the client. */
+/* Hands n bytes over as the last of the answer: the loop sends them, and the thread is free. The descriptor is a copy, so the
+ * application may close its file now. No GIL; 0 or -errno, of which -EPIPE means the client. */
 static int
-send_range(struct exchange *ex, int fd, off_t at, uint64_t *n)
+send_range(struct exchange *ex, int fd, off_t at, uint64_t n)
 {
-    while (*n > 0) {
-        size_t want = *n < PIECE_SIZE ? (size_t)*n : (size_t)PIECE_SIZE;
-        struct piece *piece = piece_new(want);
-        if (piece == NULL)
-            return -ENOMEM;
-        ssize_t got = pread(fd, (char *)piece->p, want, at);
-        if (got <= 0) {
-            int err = got < 0 ? -errno : 0;
-            piece_free(piece);
-            if (err == -EINTR)
-                continue;
-            return err == -EPIPE ? -EIO : err;
-        }
-        piece->n = (size_t)got;
-        piece->room = 0;
-        at += got;
-        *n -= (uint64_t)got;
-        int err = exchange_write_piece(ex, piece, *n == 0);
-        if (err < 0)
-            return err;
+    struct piece *piece = piece_new(0);
+    if (piece == NULL)
+        return -ENOMEM;
+    piece->fd = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+    if (piece->fd < 0) {
+        int err = -errno;
+        piece_free(piece);
+        return err;
     }
-    return 0;
+    piece->is_file = true;
+    piece->at = (uint64_t)at;
+    piece->n = n;
+    return exchange_write_piece(ex, piece, true);
 }
 
 int
@@ -106,9 +98,8 @@ file_send(struct start *start, PyObject *result)
     start->sent += n;
     int err;
     Py_BEGIN_ALLOW_THREADS;
-    err = send_range(ex, fd, at, &n);
+    err = n > 0 ? send_range(ex, fd, at, n) : 0;
     Py_END_ALLOW_THREADS;
-    start->sent -= n;
     if (err == -EPIPE)
         return 2;
     if (err == 0)

@@ -129,7 +129,7 @@ struct exchange_ends {
 bool exchange_ends(struct h1 *h, struct exchange_ends *out, char client[INET6_ADDRSTRLEN]);
 
 /* REFUSED: no thread will have it, it is answered in the next turn. RETURNED: its thread has given it back, see exchange_return(). */
-enum exchange_state { EXCHANGE_GATHERING, EXCHANGE_HANDED, EXCHANGE_REFUSED, EXCHANGE_RETURNED, EXCHANGE_OVER };
+enum exchange_state { EXCHANGE_GATHERING, EXCHANGE_HANDED, EXCHANGE_SENDING, EXCHANGE_REFUSED, EXCHANGE_RETURNED, EXCHANGE_OVER };
 
 /* The head of an answer, as start_response() gave it: copied memory. */
 struct answer {
@@ -149,6 +149,9 @@ struct piece {
     const char *p;
     size_t n;
     size_t room; /* behind p + n, to be filled */
+    bool is_file; /* not at p, but n bytes of fd from `at` on */
+    int fd;       /* the piece's */
+    uint64_t at;
 };
 
 struct exchange {
@@ -279,7 +282,8 @@ void input_keep(PyObject *input); /* the thread is done, and all of the body is 
 /* --- private to the folder ----------------------------------------------------------------------------------------------------- */
 
 /* bytes.c */
-enum bytes_next { BYTES_MORE, BYTES_END, BYTES_RETURN };     /* the thread goes on; it has ended; it gives the request back */
+/* The thread goes on; it has ended; it has ended, and a file's bytes are still on their way; it gives the request back. */
+enum bytes_next { BYTES_MORE, BYTES_END, BYTES_SENDING, BYTES_RETURN };
 enum bytes_next bytes_to_client(struct exchange *ex);        /* the loop's side of a post: h is there */
 void bytes_drop(struct exchange *ex);                        /* what was handed over and is not wanted any more; lock held */
 int bytes_receive(struct exchange *ex);                      /* takes what h1_body() has; lock held, or not handed over. 0 or -ENOMEM */
