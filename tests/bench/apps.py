@@ -1,5 +1,7 @@
 """What `make bench` serves: the same applications for every server. Frameworks are imported only where their case runs."""
 
+import os
+
 BODY = b"Hello, World!"
 START = {"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/plain"), (b"content-length", b"13")]}
 END = {"type": "http.response.body", "body": BODY}
@@ -37,6 +39,21 @@ async def ws_echo(scope, receive, send):
     await send({"type": "websocket.accept"})
     while (message := await receive())["type"] == "websocket.receive":
         await send({"type": "websocket.send", "text": message["text"]})
+
+
+async def path_send(scope, receive, send):
+    """The file in BENCH_FILES that the path names behind /app/."""
+    if scope["type"] == "lifespan":
+        return await lifespan(receive, send)
+    path = os.path.join(os.environ["BENCH_FILES"], scope["path"].removeprefix("/app/"))
+    length = str(os.stat(path).st_size).encode()
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", length)]})
+    await send({"type": "http.response.pathsend", "path": path})
+
+
+def file_wrapper(environ, start_response):
+    start_response("200 OK", [])
+    return environ["wsgi.file_wrapper"](open(os.path.join(os.environ["BENCH_FILES"], environ["PATH_INFO"].removeprefix("/app/")), "rb"))
 
 
 async def lifespan(receive, send):

@@ -9,7 +9,7 @@ in turn, so that a busy minute of the machine hits all alike; the figure is the 
 printed too, but on a machine that also runs wrk they say less. The cases of WebSockets are measured likewise, per message, under
 tests/tools/ws_load.c: 64 connections that each wait for an echo before they send the next message; every echo is compared with
 what was sent, and must be compressed where that was agreed on. Others differ: `crossing` (crossing.py), `gil` (gil.py), and
-`handshakes` (tls.py), where full TLS handshakes are made and counted.
+`handshakes` (tls.py), where full TLS handshakes are made and counted, and `file` (files.py): CPU per GiB of one download at a time.
 
     cases.py       what is measured, and the ratios that must hold      servers.py     how each server is started
     processes.py   processes, their CPU time and memory                 apps.py        what is served; Django: tests/apps/pg_project
@@ -38,6 +38,7 @@ HERE = Path(__file__).resolve().parent
 OUT = ROOT / "build" / "bench"
 sys.path.insert(0, str(ROOT / "tests" / "tools"))
 
+import files  # noqa: E402
 import gil  # noqa: E402
 import tls  # noqa: E402
 import ws_load  # noqa: E402
@@ -60,6 +61,8 @@ def environment(args, case, extra):
     env["VIRTUAL_ENV"] = str(args.venv.absolute())
     env["PYTHONPATH"] = str(case.folder)
     env["PYTHONDONTWRITEBYTECODE"] = "1"
+    if case.needs_files:
+        env["BENCH_FILES"] = str(files.files())
     return {**env, **case.env, **extra}
 
 
@@ -88,7 +91,7 @@ def serving(name, args):
                 env = environment(args, case, {**variables, **case.env_of.get(server, {}), **({"PG_APP": server} if variables else {})})
                 try:
                     running[server] = Running(
-                        server, command(args, case, port), port, case.path, env, case.folder, args.pin.split(",")[0] if args.pin else None,
+                        server, command(args, case, port), port, case.path_of.get(server, case.path), env, case.folder, args.pin.split(",")[0] if args.pin else None,
                         tls.anybody() if case.tls else None,
                     )  # fmt: skip
                 except (RuntimeError, OSError) as e:
@@ -162,6 +165,28 @@ def run_load(name, args):
     return result
 
 
+def run_files(name, args):
+    """CPU of one download after the other, for 1 GiB each."""
+    case = CASES[name]
+    with serving(name, args) as running:
+        rounds = {server: [] for server in running}
+        for server, one in running.items():
+            files.download(one.port, case.path_of.get(server, case.path))  # warm
+        for server, one in in_turn(running, args.rounds):
+            before = cpu_seconds(one.process.pid)
+            n, seconds = files.download(one.port, case.path_of.get(server, case.path))
+            cpu = cpu_seconds(one.process.pid) - before
+            rounds[server].append({"ms_per_gib": cpu * 1e3 * (1 << 30) / n, "mib_per_s": n / seconds / (1 << 20)})
+    result = {}
+    for server, runs in rounds.items():
+        each = [r["ms_per_gib"] for r in runs]
+        result[server] = {
+            "ms_per_gib": statistics.median(each), "ms_per_gib_min": min(each), "ms_per_gib_max": max(each),
+            "mib_per_s": statistics.median(r["mib_per_s"] for r in runs), "rounds": runs,
+        }  # fmt: skip
+    return result
+
+
 def run_crossing(name, args):
     """In a process of its own; the figures have the form of the others."""
     env = environment(args, CASES[name], {"PYTHONPATH": str(args.program.parent / "python")})
@@ -191,8 +216,8 @@ def run_gil(name, args):
     return result
 
 
-RUN = {"load": run_load, "handshakes": run_load, "ws": run_load, "crossing": run_crossing, "gil": run_gil}
-FIGURE = {"load": "us", "handshakes": "us", "ws": "us", "crossing": "us", "gil": "p99_ms"}
+RUN = {"file": run_files, "load": run_load, "handshakes": run_load, "ws": run_load, "crossing": run_crossing, "gil": run_gil}
+FIGURE = {"file": "ms_per_gib", "load": "us", "handshakes": "us", "ws": "us", "crossing": "us", "gil": "p99_ms"}
 
 
 # ------------------------------------------------------------------ results
@@ -218,6 +243,8 @@ def table(name, result):
     if kind in ("load", "ws", "handshakes"):
         what, each = {"load": ("us/request", "req/s"), "ws": ("us/message", "msg/s"), "handshakes": ("us each", "a second")}[kind]
         print(f"  {'server':20} {what:>10} {'(min..max)':>18} {'ratio':>7} {each:>9} {'MiB':>6}")
+    elif kind == "file":
+        print(f"  {'server':22} {'ms/GiB':>10} {'(min..max)':>18} {'MiB/s':>8}")
     elif kind == "gil":
         print(f"  {'server':20} {'p99, ms':>10} {'(min..max)':>18} {'ratio':>7} {'p50':>7} {'max':>7} {'answers':>8} {'burnt/s':>8}")
     else:
@@ -229,6 +256,8 @@ def table(name, result):
         if kind in ("load", "ws", "handshakes"):
             notes = "".join(f"  {r[k]} {k}!" for k in ("bad", "errors") if r[k])
             print(f"  {server:20} {figure:10.2f} {spread:>18} {ratio:>7} {r['rps']:9.0f} {r['pss_kib'] / 1024:6.1f}{notes}")
+        elif kind == "file":
+            print(f"  {server:22} {figure:10.1f} {spread:>18} {r['mib_per_s']:8.0f}")
         elif kind == "gil":
             rest = f"{r['p50_ms']:7.1f} {r['max_ms']:7.1f} {r['answers']:8} {r['burnt_per_s']:8.1f}"
             print(f"  {server:20} {figure:10.2f} {spread:>18} {ratio:>7} {rest}")

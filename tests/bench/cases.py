@@ -43,7 +43,7 @@ class Case:
     headers: dict = field(default_factory=dict)
     servers: list = field(default_factory=list)
     limits: list = field(default_factory=list)
-    kind: str = "load"  # load: CPU per request under wrk; ws: per message under ws_load; handshakes (tls.py), crossing, gil: see the modules of these names
+    kind: str = "load"  # load: CPU per request under wrk; ws: per message under ws_load; file: per download (files.py); handshakes (tls.py), crossing, gil: see the modules of these names
     tls: str = ""  # the kind of key: ec, rsa
     cipher: str = ""  # what Ringcorn is held to, where it would choose another than the peers do
     wsgi: str = ""
@@ -51,6 +51,8 @@ class Case:
     env: dict = field(default_factory=dict)
     env_of: dict = field(default_factory=dict)  # server -> what is different there
     needs_postgres: bool = False
+    path_of: dict = field(default_factory=dict)  # server -> its path, where it differs
+    needs_files: bool = False  # BENCH_FILES: files.py
     message: int = 0  # ws: bytes of a message
     deflate: bool = False  # ws: permessage-deflate, negotiated and used
 
@@ -64,6 +66,7 @@ PLAIN = [*OURS, "uvicorn", "granian", "fastpysgi"]
 TLS = [*OURS, "uvicorn", "granian"]
 BETTER = ["uvicorn", "granian"]
 CLIENTS_CHOICE = "TLS_AES_256_GCM_SHA384"  # OpenSSL's clients name it first, and the peers go by that
+FILES = ["nginx", "ringcorn-static", "ringcorn-static-epoll", *OURS, "ringcorn-wsgi"]
 EPOLL = Limit(["ringcorn"], 1.15, "ringcorn-epoll")
 
 
@@ -130,6 +133,15 @@ CASES = {
         "the same, by the peers' cipher suite", "apps:plain", servers=TLS, tls="ec", kind="handshakes", cipher=CLIENTS_CHOICE
     ),
     "handshakes-rsa": Case("full TLS handshakes, RSA 2048", "apps:plain", servers=TLS, tls="rsa", kind="handshakes"),
+    "file": Case(
+        "1 GiB of a file: static (nginx: sendfile), http.response.pathsend, wsgi.file_wrapper", "apps:path_send", "/static/big", kind="file",
+        servers=FILES, wsgi="apps:file_wrapper", path_of={s: "/app/big" for s in FILES if not s.startswith(("nginx", "ringcorn-static"))},
+        needs_files=True, limits=[Limit(["nginx"], 1.1, s) for s in FILES[1:]],
+    ),
+    "file-small": Case(
+        "a static file of 4 KiB", "apps:plain", "/static/small", needs_files=True,
+        servers=["nginx", "ringcorn-static", "ringcorn-static-epoll", "granian-static"],
+    ),
     "crossing": Case("an empty job to a pool thread and back, in process", kind="crossing"),
     "gil": Case(
         "an async endpoint while 8 threads burn CPU in Python", "apps:burning", kind="gil",

@@ -3,6 +3,7 @@
 A server is (interface, command): the command is a function of (args, case, port). args.bin is the peers' virtual environment.
 """
 
+import files
 from tls import certificate
 
 THREADS = 8
@@ -76,7 +77,26 @@ def hypercorn(args, case, port):
     return [args.bin / "hypercorn", "--bind", f"127.0.0.1:{port}", "--workers", "1", "-k", "uvloop", case.apps["asgi"]]
 
 
+def granian_static(args, case, port):
+    return [*granian(args, case, port)[:-1], "--static-path-route", "/static", "--static-path-mount", files.files(), case.apps["asgi"]]
+
+
+def nginx(args, case, port):
+    return ["nginx", "-c", files.nginx(port)]
+
+
+def ringcorn_static(io):
+    def command(args, case, port):
+        return ringcorn(io, "asgi", THREADS, "--static", f"/static={files.files()}")[1](args, case, port)
+
+    return "asgi", command
+
+
 SERVERS = {
+    "nginx": ("asgi", nginx),
+    "ringcorn-static": ringcorn_static("io_uring"),
+    "ringcorn-static-epoll": ringcorn_static("epoll"),
+    "granian-static": ("asgi", granian_static),
     "ringcorn": ringcorn("io_uring"),
     "ringcorn-epoll": ringcorn("epoll"),
     "ringcorn-auto": ringcorn("io_uring", threads="auto"),
