@@ -1,10 +1,11 @@
-"""What the log says when requests find no thread: sync.queue of them wait already, or one has waited for sync.queue_timeout."""
+"""What the log says when requests find no thread (sync.queue of them wait already, or one has waited for sync.queue_timeout), and when
+they take longer than timeouts.request."""
 
 import time
 
 import _ringcorn
 
-from . import log
+from . import log, places
 
 SECONDS = 1.0  # at most one line in that time: under overload there are thousands to be told of
 HOLDERS_MAX = 8
@@ -47,3 +48,21 @@ def refused(label, pool, exception=None, is_answer=True):
         )
         _unsaid, _said_at = 0, now
     return is_refusal(exception)
+
+
+def overdue(label, seconds, status, task, pool):
+    """The request took longer than timeouts.request, and its *task* is about to be cancelled. *status*: what the client was told; 0: its
+    answer had begun, and the connection was closed. Called by the C side."""
+    where = places.of_task(task)
+    inside = next((places.of_thread(ident) for ident, who, _ in pool.leases() if who == label), "")
+    _say_overdue(label, seconds, status, where + (f"; its thread: {inside}" if inside else ""), "it is cancelled")
+
+
+def overdue_thread(label, seconds, status, ident):
+    """The same of a request on thread *ident*."""
+    _say_overdue(label, seconds, status, places.of_thread(ident), "its thread goes on")
+
+
+def _say_overdue(label, seconds, status, where, what):
+    told = f"the answer is {status}" if status else "its connection was closed"
+    log.warning("%s: no whole answer after %.1f s (timeouts.request), %s and %s; it was in %s", label, seconds, told, what, where or "its end")

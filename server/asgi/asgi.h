@@ -116,6 +116,7 @@ struct cycle {
     bool body_is_told;     /* the last http.request message was handed out */
     bool is_full;          /* more than the high-water mark is unsent; until HTTP_DRAINED */
     bool is_cancelled;     /* by us, at the drain's end */
+    bool is_overdue;       /* and so: it took longer than timeouts.request */
     bool is_refused;       /* 503 was sent in place of the application's own error: see send_start() */
     bool is_held;          /* see cycle_hold() */
     bool expects_trailers; /* http.response.start said so, and the client takes them */
@@ -167,6 +168,7 @@ struct asgi_names {
     PyObject *module;
     PyTypeObject *cycle_type, *receive_type, *send_type, *wait_type, *direct_type;
     PyObject *report;         /* ringcorn.log.request_failed(label, exception, what, client_is_gone) */
+    PyObject *overdue;        /* ringcorn.overload.overdue(label, seconds, status, task, pool) */
     PyObject *refused;        /* ringcorn.overload.refused(label, pool, exception) -> bool */
     PyObject *as_coroutine;   /* ringcorn.app.as_coroutine(awaitable) */
     PyObject *disconnected;   /* class ClientDisconnected(ConnectionResetError) */

@@ -147,6 +147,8 @@ cycle_end(struct cycle *cycle, PyObject *task, PyObject *exception)
             ; /* said */
         else if (!was_cancelled)
             report(cycle, raised, h1_is_sending(h) && !cycle->is_accepted ? "exception after the response had begun" : "exception");
+        else if (cycle->is_overdue)
+            ; /* said, see below */
         else if (cycle->is_cancelled)
             log_warning("%s: cancelled, the worker is stopping", cycle->label);
         else if (!h1_is_gone(h))
@@ -201,6 +203,7 @@ cycle_new(struct asgi *a, struct h1 *h, const char *label)
     list_init(&cycle->work);
     list_init(&cycle->waits);
     cycle->events = 0;
+    cycle->is_overdue = false;
     cycle->body_is_told = cycle->is_full = cycle->is_cancelled = cycle->is_refused = cycle->is_held = false;
     cycle->expects_trailers = cycle->is_body_sent = false;
     cycle->connect_is_told = cycle->disconnect_is_told = cycle->is_accepted = cycle->is_closed = false;
@@ -309,6 +312,25 @@ cycle_resume(struct cycle *cycle, PyObject *scope, PyObject *left, PyObject *con
     return run(cycle, coro, context, scope);
 }
 
+/* It took longer than timeouts.request. http/ has told the client; what it waited for is said, and it ends. */
+static void
+cancel_overdue(struct cycle *cycle)
+{
+    struct asgi *a = cycle->asgi;
+    if (cycle->task == NULL)
+        return;
+    PY_OWNED PyObject *task = Py_NewRef(cycle->task);
+    cycle->is_overdue = true;
+    PY_OWNED PyObject *said = PyObject_CallFunction(
+        a->names->overdue, "sdiOO", cycle->label, (double)(a->http.net->now_ns - cycle->begun_ns) / NS_PER_S,
+        h1_overdue(cycle->h), task, a->pool);
+    if (said == NULL)
+        PyErr_WriteUnraisable(a->names->overdue);
+    PY_OWNED PyObject *done = PyObject_CallMethodNoArgs(task, a->names->cancel);
+    if (done == NULL)
+        PyErr_WriteUnraisable(task);
+}
+
 int
 cycle_events(struct cycle *cycle)
 {
@@ -319,6 +341,8 @@ cycle_events(struct cycle *cycle)
     if (events & HTTP_DRAINED)
         cycle->is_full = false;
     wait_wake_all(cycle);
+    if (UNLIKELY(events & HTTP_OVERDUE) && cycle->h != NULL)
+        cancel_overdue(cycle);
     return 0;
 }
 

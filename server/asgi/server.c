@@ -86,6 +86,7 @@ asgi_init(struct asgi *a, PyObject *loop, const struct conf *conf, struct net *n
             .net = net,
             .conf = conf,
             .access_fd = access_fd,
+            .is_gated = true,
         },
         .loop = loop,
         .thread = pthread_self(),

@@ -146,12 +146,15 @@ struct conf {
     /* Milliseconds; 0 = off (startup and graceful: no limit). */
     int64_t timeout_header_ms, timeout_body_ms, timeout_send_ms, timeout_keep_alive_ms;
     int64_t timeout_graceful_ms, timeout_startup_ms, timeout_handshake_ms;
+    int64_t timeout_request_ms;
     unsigned timeout_body_rate; /* bytes a second; 0 = off */
 
     /* Bytes, or counts; 0 = off where the reference says so. */
     size_t limit_request_line, limit_header_size, limit_headers;
     uint64_t limit_body;
     unsigned limit_connections, limit_handshakes;
+    unsigned limit_concurrency, limit_queue;
+    int64_t limit_queue_timeout_ms;
 
     bool ws_enabled;
     uint64_t ws_max_size; /* bytes of a message, inflated */

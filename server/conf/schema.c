@@ -315,6 +315,10 @@ const struct key schema[] = {
     { "timeouts.keep_alive", KEY_DURATION, FIELD(timeout_keep_alive_ms), "75s",
       "--keep-alive --timeout-keep-alive",
       "without a request on a connection; longer than nginx's 60s", .max = DAY, .zero = "off" },
+    { "timeouts.request", KEY_DURATION, FIELD(timeout_request_ms), "off", "--timeout-request",
+      "for a request to be answered, from its head to the answer's end; then 504, or the connection "
+      "is closed where the answer has begun. Streams too",
+      .max = DAY, .zero = "off" },
     { "timeouts.graceful", KEY_DURATION, FIELD(timeout_graceful_ms), "30s",
       "--graceful-timeout --timeout-graceful-shutdown",
       "for requests in hand when a worker leaves; off = no limit", .max = DAY, .zero = "off" },
@@ -339,6 +343,14 @@ const struct key schema[] = {
       "--limit-connections --worker-connections",
       "open connections of a worker (less where the limit of descriptors is smaller)", .min = 1,
       .max = 10 * 1000 * 1000 },
+    { "limits.concurrency", KEY_COUNT, FIELD(limit_concurrency), "off", "--limit-concurrency",
+      "requests that a worker has in hand at once, WebSockets until they are accepted; more wait",
+      .max = 10 * 1000 * 1000, .zero = "off" },
+    { "limits.queue", KEY_COUNT, FIELD(limit_queue), "1000", "--limit-queue",
+      "requests of a worker that may wait where limits.concurrency is reached; then 503", .max = 1000 * 1000,
+      .zero = "off" },
+    { "limits.queue_timeout", KEY_DURATION, FIELD(limit_queue_timeout_ms), "5s",
+      "--limit-queue-timeout", "for a request to wait so; then 503", .max = DAY, .zero = "off" },
     { "limits.handshakes", KEY_COUNT, FIELD(limit_handshakes), "1000", NULL,
       "TLS handshakes of a worker that are under way; more wait to be accepted, and from half of "
       "it "

@@ -220,6 +220,8 @@ h1_begin(struct h1 *h)
         return;
     if (UNLIKELY(h->app->own.statics != NULL) && h1_answer_static(h))
         return;
+    if (!gate_passes(h))
+        return;
     h->app->begin(h->app, h);
     if (!r->is_body_done && c->readable)
         conn_resume(c);
@@ -228,6 +230,7 @@ h1_begin(struct h1 *h)
 void
 h1_ws_begin(struct h1 *h)
 {
+    gate_leave(h);
     h1_to(h, H1_WEBSOCKET);
 }
 
@@ -254,7 +257,9 @@ h1_tell_gone(struct h1 *h)
     struct h1_req *r = h->r;
     r->told_gone = true;
     r->want = false;
-    if (!r->is_static)
+    if (r->is_waiting)
+        gate_client_left(h);
+    else if (!r->is_static)
         h->app->event(h->app, h, HTTP_GONE);
     else if (h1_is_broken(h))
         h1_end(h);
@@ -310,9 +315,10 @@ next_request(struct h1 *h)
 
 /* An answer without a length that was cut off: only a reset tells the client that it is not whole.
  * */
-static void
-reset(struct conn *c)
+void
+h1_reset(struct h1 *h)
 {
+    struct conn *c = &h->conn;
     setsockopt(c->fd, SOL_SOCKET, SO_LINGER, &(struct linger){ .l_onoff = 1 },
                sizeof(struct linger));
     conn_close(c);
@@ -328,6 +334,7 @@ h1_end(struct h1 *h)
     if (h->app->access_fd >= 0 && !r->is_quiet)
         access_note(h);
     h->app->in_hand--;
+    gate_leave(h);
     h1_head_give(h);
     r->is_head_taken = true;
     if (h->state == H1_WEBSOCKET)
@@ -349,7 +356,7 @@ h1_end(struct h1 *h)
         if (r->until_close) {
             h1_req_give(h);
             h1_to(h, H1_CLOSED);
-            reset(c);
+            h1_reset(h);
         } else {
             finish(h, true);
         }
@@ -434,9 +441,10 @@ static void
 h1_freed(struct conn *c)
 {
     struct h1 *h = h1_of(c);
+    if (h->r != NULL) /* net_fini() in the middle of a request */
+        gate_leave(h);
     h1_head_give(h);
     h1_req_give(h);
-    /* net_fini() in the middle of a request */
     if (h->state == H1_IN_HAND || h->state == H1_WEBSOCKET)
         h->app->in_hand--;
     if (h->conn_data != NULL)
@@ -483,6 +491,9 @@ http_init(struct http_app *app, struct conn_ops *ops)
         .flushed = h1_flushed,
         .app = app,
     };
+    list_init(&app->own.gate.waiting);
+    list_init(&app->own.gate.left);
+    list_init(&app->own.gate.timed);
     h1_ws_configure(app);
     int err = ws_shared_init(&app->own.ws);
     if (err == 0 && ((err = status_init(app)) < 0 || (err = statics_init(app)) < 0))
@@ -573,6 +584,12 @@ struct tls_about *
 h1_tls_about(struct h1 *h)
 {
     return conn_tls_about(&h->conn);
+}
+
+int
+h1_overdue(const struct h1 *h)
+{
+    return h->r->overdue_status;
 }
 
 bool

@@ -37,6 +37,9 @@ struct head; /* h1_head.c: parser and headers, while a head is incomplete or in 
  * is small. */
 struct h1_req {
     struct h1_req *next; /* in the free list */
+    struct h1 *h;
+    struct list link;  /* gate.c: waiting or left */
+    struct list timed; /* gate.c */
     struct http_request req;
     void *data;
     /* for the access log: copy of the request line, from h1_head_done() on */
@@ -74,6 +77,8 @@ struct h1_req {
     bool close;             /* the connection ends with this answer */
     bool is_static;         /* a file of `static` is being sent: the application knows nothing of it */
     bool is_quiet;          /* no line in the access log */
+    bool is_counted, is_waiting; /* gate.c: the application has it; it waits for that */
+    uint16_t overdue_status;     /* gate.c */
     bool refused;           /* we answered in the application's place: to it the client is gone */
     char what[H1_WHAT_MAX]; /* "GET /path", perhaps cut, for log lines */
 };
@@ -102,6 +107,8 @@ h1_of(struct conn *c)
 /* Answers and closes in the application's place; begin() may have been called or not. */
 void h1_refuse(struct h1 *h, int status);
 void h1_begin(struct h1 *h);
+/* Closes at once, so that the client sees an answer that is cut off for what it is. */
+void h1_reset(struct h1 *h);
 /* The application is told that the client is gone; a second time when a connection that was half
  * closed breaks, for those who wait to send. */
 void h1_tell_gone(struct h1 *h);
@@ -151,6 +158,12 @@ bool h1_answer_health(struct h1 *h);
 
 /* static.c: answers the request in hand, if it asks for a file of `static`; ends it, or leaves that to h1.c (h1_req.is_static). */
 bool h1_answer_static(struct h1 *h);
+/* gate.c */
+/* Whether the application may have the request now. Else it waits for its turn, or has been answered with
+ * 503 and is over: *h may be freed. */
+bool gate_passes(struct h1 *h);
+void gate_leave(struct h1 *h);       /* h1_end(), or a WebSocket is accepted: it counts no more */
+void gate_client_left(struct h1 *h); /* of one that waits */
 
 /* h1_ws.c */
 struct h1_ws;

@@ -82,6 +82,9 @@ h1_req_take(struct h1 *h)
         return -ENOMEM;
     }
     memset(r, 0, sizeof(*r));
+    list_init(&r->link);
+    list_init(&r->timed);
+    r->h = h;
     h->r = r;
     return 0;
 }

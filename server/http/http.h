@@ -10,6 +10,7 @@
  *   static.c     files below a folder, answered here (`static`): which one; static_head.c  and what its head says
  *   preconditions.c  If-Match and its like, Range; mime.c  types by name
  *   health.c     the paths that a supervisor asks
+ *   gate.c       how many requests the application has at once, and for how long
  *   status.c     status lines, Date and Server
  *   access.c     the access log
  *   forwarded.c  what trusted proxies say in headers of who asks, and for what
@@ -75,6 +76,21 @@ enum http_event {
      * when a half-closed connection breaks: h1_is_broken() is then true, HTTP_DRAINED never comes. */
     HTTP_GONE = 4,
     HTTP_MESSAGE = 8, /* h1_ws_next() found none, and now there is one */
+    /* It took longer than timeouts.request, and HTTP_GONE came with it: what the application does
+     * for it should end. h1_overdue() tells what the client was told. */
+    HTTP_OVERDUE = 16,
+};
+
+/* gate.c's. */
+struct http_gate {
+    struct list waiting; /* for limits.concurrency, oldest first */
+    struct list left;    /* of them, those whose client has gone: they end in the next turn */
+    struct list timed;   /* in hand and not overdue, oldest first; with timeouts.request */
+    unsigned waiting_n;  /* of both */
+    unsigned running;    /* that the application has; counted with limits.concurrency */
+    uint64_t refused;    /* 503 in their place, ever */
+    unsigned unsaid;     /* of those, since the last line about them */
+    int64_t said_ns;
 };
 
 /* What http/ keeps for all connections of a loop: private, embedded because there is no request
@@ -93,6 +109,7 @@ struct http_own {
     char access_time[32];
     struct statics *statics; /* static.c's; NULL: there are none */
     bool access_is_file; /* a regular file never blocks for long */
+    struct http_gate gate;
     struct ws_shared ws;
 };
 
@@ -107,10 +124,11 @@ struct http_app {
     struct net *net;
     const struct conf *conf;
     int access_fd;          /* -1 = no access log */
+    bool is_gated;          /* the app's to set: limits.concurrency and timeouts.request hold, and http_turn() is called */
     bool serves_websockets; /* the app's to set; else Upgrade is ignored */
     bool answers_health;    /* health.c does, on every connection; set by http_init() */
     bool draining;          /* answers carry Connection: close; set by http_drain() */
-    unsigned in_hand;       /* requests between begin() and h1_end() */
+    unsigned in_hand;       /* requests that are not ended, those that wait to begin among them */
     struct http_own own;    /* http's, from http_init() on */
 };
 
@@ -126,6 +144,12 @@ void http_drain(struct http_app *app);
 
 /* The same for connections that are is_guest (net/net.h), after some have become that. */
 void http_leave_guests(struct http_app *app);
+/* For struct loop_client, behind net_turn(): requests that waited begin, or get 503; what is overdue
+ * ends. Calls begin() and event(). */
+void http_turn(struct http_app *app);
+int64_t http_next_ns(const struct http_app *app); /* when that is due: 0 = at once, -1 = never */
+/* Nobody waits to begin any longer: 503. Returns how many did. */
+unsigned http_refuse_waiting(struct http_app *app);
 
 enum http_health { HTTP_HEALTH_NONE, HTTP_HEALTH_LIVE, HTTP_HEALTH_READY };
 
@@ -174,6 +198,10 @@ void h1_leave_body(struct h1 *h);
 bool h1_is_gone(const struct h1 *h);
 /* Nothing can be sent any more: send() raises OSError. */
 bool h1_is_broken(const struct h1 *h);
+
+/* What the client was told in place of an answer that took longer than timeouts.request; 0: the
+ * answer had begun, and the connection was closed. */
+int h1_overdue(const struct h1 *h);
 
 /* --- the answer ------------------------------------------------------------------------------- */
 enum http_write {

@@ -205,6 +205,7 @@ on_turn(void *self)
 {
     (void)self;
     net_turn(&w.net);
+    http_turn(&w.asgi.http);
     exchanges_turn(&w.wsgi.exchanges);
     if (signals_take_term())
         ask_to_go();
@@ -256,10 +257,16 @@ static int64_t
 on_next_ns(void *self)
 {
     (void)self;
-    int64_t net = net_next_ns(&w.net), exchanges = exchanges_next_ns(&w.wsgi.exchanges);
+    const int64_t due[] = { net_next_ns(&w.net), http_next_ns(&w.asgi.http),
+                            exchanges_next_ns(&w.wsgi.exchanges) };
+    int64_t next = -1;
     if (signals_have_term())
         return 0;
-    return net < 0 ? exchanges : exchanges < 0 || net < exchanges ? net : exchanges;
+    for (size_t i = 0; i < ARRAY_LEN(due); i++) {
+        if (due[i] >= 0 && (next < 0 || due[i] < next))
+            next = due[i];
+    }
+    return next;
 }
 
 static const struct loop_client client = {
@@ -375,6 +382,7 @@ static PyObject *
 worker_cancel_all(PyObject *module, PyObject *unused)
 {
     (void)module, (void)unused;
+    http_refuse_waiting(&w.asgi.http);
     return PyLong_FromSize_t(asgi_cancel_all(&w.asgi) + exchanges_cancel_all(&w.wsgi.exchanges));
 }
 
@@ -399,6 +407,7 @@ worker_detach(PyObject *module, PyObject *unused)
     answer_attach(NULL, NULL, NULL);
     while (w.listeners_n > 0)
         unlisten(w.listeners_n - 1);
+    http_refuse_waiting(&w.asgi.http);
     asgi_abandon(&w.asgi);
     exchanges_abandon(&w.wsgi.exchanges);
     io_cancel(w.io, &w.control);

@@ -325,6 +325,7 @@ leave(struct exchange *ex)
     to(ex, EXCHANGE_OVER);
     list_del(&ex->link);
     list_del(&ex->work);
+    list_del(&ex->late);
     list_del(&ex->user);
     *h1_data(h) = NULL;
     ex->h = NULL;
@@ -521,6 +522,7 @@ exchange_begin(struct exchanges *s, struct h1 *h, void (*serve)(struct exchange 
     ex->h = h;
     ex->begun_ns = s->http->net->now_ns;
     list_init(&ex->work);
+    list_init(&ex->late);
     list_init(&ex->user);
     list_add_tail(&s->all, &ex->link);
     live.cycles++;
@@ -566,14 +568,17 @@ withdraw(struct exchange *ex)
 }
 
 static void
-on_gone(struct exchange *ex)
+on_gone(struct exchange *ex, bool is_overdue)
 {
     if (ex->state == EXCHANGE_GATHERING) {
         over(ex, 1);
         return;
     }
     if (withdraw(ex)) {
-        log_debug("%s: the client has gone before a thread had time for it", ex->label);
+        if (is_overdue)
+            log_warning("%s: %d, no thread had time for it within timeouts.request", ex->label, h1_overdue(ex->h));
+        else
+            log_debug("%s: the client has gone before a thread had time for it", ex->label);
         over(ex, 2);
         return;
     }
@@ -639,8 +644,10 @@ exchanges_turn(struct exchanges *s)
             on_drained(ex);
         if (events & HTTP_BODY)
             on_body(ex);
+        if (events & HTTP_OVERDUE && ex->state == EXCHANGE_HANDED)
+            list_add_tail(&s->late, &ex->late);
         if (events & HTTP_GONE && ex->state != EXCHANGE_REFUSED)
-            on_gone(ex);
+            on_gone(ex, events & HTTP_OVERDUE);
     }
     if (UNLIKELY(s->http->draining))
         atomic_store(&s->tells_idle, true);
@@ -682,7 +689,25 @@ exchanges_collect(struct exchanges *s)
 bool
 exchanges_have_work(const struct exchanges *s)
 {
-    return UNLIKELY(s->sent_ns != 0) && clock_ns() - s->sent_ns >= SENT_MS * NS_PER_MS;
+    return (UNLIKELY(s->sent_ns != 0) && clock_ns() - s->sent_ns >= SENT_MS * NS_PER_MS) ||
+           UNLIKELY(!list_is_empty(&s->late));
+}
+
+/* It took longer than timeouts.request, and http/ has told the client. The thread cannot be stopped, and keeps its lease until it is done;
+ * where it is, is said. */
+static void
+report_late(struct exchange *ex)
+{
+    PY_OWNED PyObject *overload = PyImport_ImportModule("ringcorn.overload");
+    PY_OWNED PyObject *done =
+        overload == NULL ? NULL
+                         : PyObject_CallMethod(overload, "overdue_thread", "sdik", ex->label,
+                                               (double)(ex->set->http->net->now_ns - ex->begun_ns) / NS_PER_S,
+                                               h1_overdue(ex->h), (unsigned long)ex->thread);
+    if (done == NULL) {
+        log_warning("%s: it takes longer than timeouts.request", ex->label);
+        PyErr_WriteUnraisable(overload);
+    }
 }
 
 void
@@ -690,6 +715,8 @@ exchanges_run(struct exchanges *s)
 {
     exchanges_collect(s);
     s->sent_ns = 0;
+    for (struct list *node; UNLIKELY((node = list_pop(&s->late)) != NULL);)
+        report_late(CONTAINER_OF(node, struct exchange, late));
 }
 
 int64_t
@@ -794,6 +821,7 @@ exchanges_init(struct exchanges *s, struct http_app *http)
     *s = (struct exchanges){ .http = http };
     list_init(&s->all);
     list_init(&s->work);
+    list_init(&s->late);
 }
 
 int

@@ -41,6 +41,7 @@ struct exchanges {
     atomic_bool tells_idle;              /* the last of those wakes the loop: it drains */
     struct list all;                     /* in hand, oldest first: the loop's */
     struct list work;                    /* of them, those with something to do in the next turn: the loop's */
+    struct list late;                    /* of them, overdue ones that are to be reported: the loop's */
     struct exchange *kept;               /* for reuse: the loop's */
     unsigned kept_n;
     _Atomic(struct exchange *) spent;    /* given back by threads */
@@ -172,6 +173,7 @@ struct exchange {
     enum exchange_state state;
     struct list link; /* set->all */
     struct list work; /* set->work */
+    struct list late; /* set->late */
     struct list user; /* of whom it was returned to */
     unsigned events;  /* enum http_event, not yet handled */
     struct h1 *h;     /* NULL once over */

@@ -1,0 +1,205 @@
+/* gate.c: how many requests the application has at once (limits.concurrency), and for how long (timeouts.request).
+ *
+ * Above limits.concurrency requests wait here, in the order in which they came, with their heads still in the connection's block: at most
+ * limits.queue of them, each at most limits.queue_timeout. Whoever finds no room, or waits for too long, gets 503 with Retry-After at the
+ * cost of a parsed head and a short answer: no Python, no GIL, no thread. A request counts from the moment the application gets it until
+ * h1_end(): a synchronous one whose thread goes on behind its answer, or whose client has left, counts until the thread is free again. A
+ * WebSocket counts until it is accepted; a connection without a request never does.
+ *
+ * Requests begin here in http_turn() and not in h1_end(), so that an end never runs into a beginning inside the application's own code.
+ *
+ * Both bounds are the same for all requests, so whoever came first is due first: a list, and one look at its head. */
+#include <stdio.h>
+
+#include "h1.h"
+
+enum { SAID_EVERY_S = 1 }; /* overload comes in swarms */
+
+static struct h1_req *
+first_of(struct list *list)
+{
+    return list_is_empty(list) ? NULL : CONTAINER_OF(list->next, struct h1_req, link);
+}
+
+static void
+say_refused(struct h1 *h, bool has_waited)
+{
+    struct http_gate *g = &h->app->own.gate;
+    const struct conf *conf = h->app->conf;
+    int64_t now = h->app->net->now_ns;
+    g->refused++;
+    g->unsaid++;
+    if (g->said_ns != 0 && now - g->said_ns < SAID_EVERY_S * NS_PER_S)
+        return;
+    char why[80];
+    if (has_waited)
+        snprintf(why, sizeof(why), "it has waited for limits.queue_timeout (%.1f s)", (double)conf->limit_queue_timeout_ms / 1000);
+    else
+        snprintf(why, sizeof(why), "limits.queue (%u) of them wait", conf->limit_queue);
+    log_warning("%.*s: 503, limits.concurrency (%u) requests are in hand and %s (%u such request%s since the last line)", (int)h->r->what_n,
+                h->r->what, conf->limit_concurrency, why, g->unsaid, g->unsaid == 1 ? "" : "s");
+    g->said_ns = now;
+    g->unsaid = 0;
+}
+
+/* The application never hears of it. *h may be freed inside. */
+static void
+turn_away(struct h1 *h)
+{
+    if (!h1_is_broken(h))
+        h1_write_own(h, 503, false);
+    h1_end(h);
+}
+
+static void
+admit(struct h1 *h)
+{
+    h->app->own.gate.running++;
+    h->r->is_counted = true;
+}
+
+bool
+gate_passes(struct h1 *h)
+{
+    struct http_gate *g = &h->app->own.gate;
+    const struct conf *conf = h->app->conf;
+    if (UNLIKELY(!h->app->is_gated))
+        return true;
+    if (conf->timeout_request_ms > 0)
+        list_add_tail(&g->timed, &h->r->timed);
+    if (LIKELY(conf->limit_concurrency == 0))
+        return true;
+    if (g->running < conf->limit_concurrency && g->waiting_n == 0) {
+        admit(h);
+        return true;
+    }
+    if (UNLIKELY(h1_is_gone(h))) { /* nobody is likely to wait for it */
+        turn_away(h);
+        return false;
+    }
+    if (g->waiting_n < conf->limit_queue) {
+        g->waiting_n++;
+        h->r->is_waiting = true;
+        list_add_tail(&g->waiting, &h->r->link);
+        return false;
+    }
+    say_refused(h, false);
+    turn_away(h);
+    return false;
+}
+
+void
+gate_leave(struct h1 *h)
+{
+    struct h1_req *r = h->r;
+    struct http_gate *g = &h->app->own.gate;
+    list_del(&r->timed);
+    list_del(&r->link);
+    if (r->is_counted)
+        g->running--;
+    if (r->is_waiting)
+        g->waiting_n--;
+    r->is_counted = r->is_waiting = false;
+}
+
+void
+gate_client_left(struct h1 *h)
+{
+    struct h1_req *r = h->r;
+    list_del(&r->link);
+    list_add_tail(&h->app->own.gate.left, &r->link);
+}
+
+/* --- one turn ----------------------------------------------------------------------------------------------------------------------- */
+
+static bool
+is_due(const struct h1_req *r, int64_t ms, int64_t now)
+{
+    return ms > 0 && now - r->began_ns >= ms * NS_PER_MS;
+}
+
+/* The request takes longer than timeouts.request. One that waits for its client's body is answered 408, one whose answer has begun is cut
+ * off, and what an application does behind a complete answer is its own affair. */
+static void
+overdue(struct h1 *h)
+{
+    struct h1_req *r = h->r;
+    list_del(&r->timed);
+    if (r->finished)
+        return;
+    if (r->is_waiting) {
+        say_refused(h, true);
+        turn_away(h);
+        return;
+    }
+    bool was_until_close = r->sending && r->until_close;
+    if (!r->refused && !h->conn.broken) {
+        int status = r->want ? 408 : 504;
+        r->overdue_status = r->sending ? 0 : (uint16_t)status;
+        h1_refuse(h, status);
+        if (was_until_close)
+            h1_reset(h);
+    }
+    h->app->event(h->app, h, HTTP_OVERDUE);
+}
+
+void
+http_turn(struct http_app *app)
+{
+    struct http_gate *g = &app->own.gate;
+    const struct conf *conf = app->conf;
+    struct h1_req *r;
+    while (UNLIKELY(!list_is_empty(&g->timed)) &&
+           is_due((r = CONTAINER_OF(g->timed.next, struct h1_req, timed)), conf->timeout_request_ms, app->net->now_ns))
+        overdue(r->h);
+    while (UNLIKELY((r = first_of(&g->left)) != NULL))
+        turn_away(r->h);
+    while (UNLIKELY((r = first_of(&g->waiting)) != NULL)) {
+        struct h1 *h = r->h;
+        if (is_due(r, conf->limit_queue_timeout_ms, app->net->now_ns)) {
+            say_refused(h, true);
+            turn_away(h);
+            continue;
+        }
+        if (g->running >= conf->limit_concurrency)
+            break;
+        list_del(&r->link);
+        r->is_waiting = false;
+        g->waiting_n--;
+        admit(h);
+        if (!r->is_body_done && h->conn.readable)
+            conn_resume(&h->conn);
+        app->begin(app, h);
+    }
+}
+
+static int64_t
+sooner(int64_t a, int64_t b)
+{
+    return a < 0 || (b >= 0 && b < a) ? b : a;
+}
+
+int64_t
+http_next_ns(const struct http_app *app)
+{
+    const struct http_gate *g = &app->own.gate;
+    const struct conf *conf = app->conf;
+    int64_t next = -1;
+    if (UNLIKELY(!list_is_empty(&g->left)) || (g->waiting_n > 0 && g->running < conf->limit_concurrency))
+        return 0;
+    if (UNLIKELY(!list_is_empty(&g->timed)))
+        next = CONTAINER_OF(g->timed.next, const struct h1_req, timed)->began_ns + conf->timeout_request_ms * NS_PER_MS;
+    if (UNLIKELY(!list_is_empty(&g->waiting)) && conf->limit_queue_timeout_ms > 0)
+        next = sooner(next, CONTAINER_OF(g->waiting.next, const struct h1_req, link)->began_ns + conf->limit_queue_timeout_ms * NS_PER_MS);
+    return next;
+}
+
+unsigned
+http_refuse_waiting(struct http_app *app)
+{
+    struct http_gate *g = &app->own.gate;
+    unsigned n = 0;
+    for (struct h1_req *r; (r = first_of(&g->waiting)) != NULL; n++)
+        turn_away(r->h);
+    return n;
+}
