@@ -24,6 +24,7 @@ import kill  # noqa: E402
 import long_poll  # noqa: E402
 import many_websockets  # noqa: E402
 import mixed  # noqa: E402
+import overload  # noqa: E402
 import reload  # noqa: E402
 import ws_reload  # noqa: E402
 
@@ -43,6 +44,7 @@ SCENARIOS = {
     "idle": (idle.scenario, {"connections": 2000}),
     "long-poll": (long_poll.scenario, {"polls": 2000}),
     "websockets": (many_websockets.scenario, {"sockets": 3000, "seconds": 5}),
+    "overload": (overload.scenario, {"seconds": 4, "peers": False}),
     "mixed": (mixed.scenario, {"minutes": 0.5}),
     "growth": (growth.scenario, {"millions": 0.2}),
 }
