@@ -22,14 +22,15 @@ class Lifespan:
     """Runs the protocol. *mode*: "auto" (an application that raises has no lifespan), "on" (that is an error) or "off".
 
     ``context`` is the context of the protocol's task: what the application sets there at start, every request sees.
-    ``state`` is the dictionary to be copied into each request's scope; empty where the protocol is not spoken.
+    ``state`` is the dictionary to be copied into each request's scope; where the protocol is not spoken it is as *state* was.
     """
 
-    def __init__(self, app, mode):
+    def __init__(self, app, mode, state):
         self.app = app
         self.mode = mode
         self.context = contextvars.copy_context()
-        self.state = {}
+        self._first_state = state
+        self.state = dict(state)
         self._task = None
         self._inbox = asyncio.Queue()
         self._started = asyncio.Event()
@@ -58,6 +59,7 @@ class Lifespan:
             exception = self._task.exception()
         self._task = None
         self.state.clear()
+        self.state.update(self._first_state)
         if self.mode == "auto":
             if exception is not None:
                 log.info("the application has no lifespan (%s: %s)", type(exception).__name__, exception)

@@ -7,7 +7,7 @@ The C side (server/worker/worker.c) calls run() in the main thread and hands ove
                                     tells the master that this worker is ready; requests come from here on
     direct(pool, run, not_mine)     before serve(): run(exchange), on a thread, answers requests to synchronous code (server/asgi/direct.c);
                                     returns teach(scope, is_sync), for the application to say which those are
-    serve_wsgi(app, context, pool)  the same for a WSGI application
+    serve_wsgi(app, context, presence, pool)  the same for a WSGI application
     notify(callback)                callback("drain" | "quit" | "drained"), on the loop
     cancel_all(), in_hand()         the requests that are being answered
     detach()                        ends what is in hand; the loop may be closed after it
@@ -24,13 +24,15 @@ import weakref
 
 import _ringcorn
 
-from . import anyio_threads, asgiref_threads, check, live, log, sqlalchemy_hints, websocket_lease
+from . import anyio_threads, asgiref_threads, check, live, log, places, sqlalchemy_hints, websocket_lease
 from .app import AppError, load_by
 from .lifespan import Lifespan, LifespanFailed
 from .loop import new_event_loop, stop_pool, use_pidfds
+from .presence import Presence
 
 QUIT_SECONDS = 0.5  # what cancelled requests get to clean up
 REST_SECONDS = 0.02  # between two looks whether threads are done with what follows an answer
+NAMED_MAX = 10  # requests in one line
 THREADS_SECONDS = 1.0  # what sync calls that still run get before they are named and left behind
 
 
@@ -182,13 +184,14 @@ class _Serving:
         self.pool = pool
         self.options = options
         self.drained = loop.create_future()
+        self.presence = Presence()
         self.is_ready = False
         self.is_quitting = False
 
     async def run(self):
         self.worker.notify(self._on_event)
         await self._adapt()
-        lifespan = Lifespan(self.app, "off" if self.is_wsgi else self.options["lifespan"])
+        lifespan = Lifespan(self.app, "off" if self.is_wsgi else self.options["lifespan"], {"ringcorn": self.presence})
         starting = asyncio.ensure_future(lifespan.startup())
         await asyncio.wait({starting, self.drained}, return_when=asyncio.FIRST_COMPLETED)
         if not starting.done():  # told to stop before it was ready
@@ -207,7 +210,7 @@ class _Serving:
         gc.freeze()
         if self.is_wsgi:
             await _start_threads(self.loop, self.pool)
-            self.worker.serve_wsgi(self.app, lifespan.context, self.pool)
+            self.worker.serve_wsgi(self.app, lifespan.context, self.presence, self.pool)
         else:
             self._go_direct()
             self.worker.serve(self.app, self.websocket_app, lifespan.context, lifespan.state, self.pool)
@@ -252,16 +255,35 @@ class _Serving:
         self.websocket_app = websocket_lease.wrap(self.app, self.pool, self.options["sync_websocket"])
 
     def _on_event(self, what):
-        if what == "drain" and self.options["graceful"]:
-            self.loop.call_later(self.options["graceful"], self._on_event, "quit")
+        if what == "drain":
+            self.presence.leave()
+            self._say_in_hand()
+            if self.options["graceful"]:
+                self.loop.call_later(self.options["graceful"], self._on_event, "quit")
         elif what == "quit":
             self.is_quitting = True
-            for label in self.worker.in_hand():
-                log.info("%s: still in hand, cancelled", label)
+            self._say_cancelled()
             self.worker.cancel_all()
             self.loop.call_later(QUIT_SECONDS, self._on_event, "drained")
         elif what == "drained" and not self.drained.done():
             self.drained.set_result(None)
+
+
+    def _say_in_hand(self):
+        if labels := self.worker.in_hand():
+            more = f", and {len(labels) - NAMED_MAX} more" if len(labels) > NAMED_MAX else ""
+            log.info("leaving: %d requests are in hand: %s%s", len(labels), ", ".join(labels[:NAMED_MAX]), more)
+
+    def _say_cancelled(self):
+        threads = {}
+        for ident, label, _ in self.pool.leases():
+            threads.setdefault(label, []).append(ident)
+        for label in self.worker.in_hand():
+            ident = threads[label].pop() if threads.get(label) else None
+            if ident is None:
+                log.info("%s: still in hand, cancelled", label)
+            else:
+                log.warning("%s: still in hand, cancelled; its thread cannot be, and is here:\n%s", label, places.stack_of_thread(ident))
 
 
 async def _start_threads(loop, pool):

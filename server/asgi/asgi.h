@@ -116,6 +116,7 @@ struct cycle {
     bool body_is_told;     /* the last http.request message was handed out */
     bool is_full;          /* more than the high-water mark is unsent; until HTTP_DRAINED */
     bool is_cancelled;     /* by us, at the drain's end */
+    bool is_leaving;       /* an event stream, told http.disconnect as the worker leaves */
     bool is_overdue;       /* and so: it took longer than timeouts.request */
     bool is_refused;       /* 503 was sent in place of the application's own error: see send_start() */
     bool is_held;          /* see cycle_hold() */

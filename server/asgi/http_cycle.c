@@ -42,7 +42,7 @@ fail(struct cycle *cycle, int status)
 static bool
 is_parted(const struct cycle *cycle)
 {
-    return h1_is_gone(cycle->h) || (cycle->is_accepted && !h1_ws_is_open(cycle->h));
+    return h1_is_gone(cycle->h) || cycle->is_leaving || (cycle->is_accepted && !h1_ws_is_open(cycle->h));
 }
 
 static void
@@ -155,11 +155,13 @@ cycle_end(struct cycle *cycle, PyObject *task, PyObject *exception)
             report(cycle, raised, "the application cancelled its own task");
         fail(cycle, is_refused ? 503 : 500);
         close_websocket(cycle, cycle->is_cancelled ? cycle->asgi->http.conf->ws_drain_code : WS_INTERNAL_ERROR);
-    } else if (UNLIKELY(!h1_is_finished(h)) && !h1_is_broken(h) && !h1_is_gone(h)) {
+    } else if (UNLIKELY(!h1_is_finished(h)) && !h1_is_broken(h) && !is_parted(cycle)) {
         report(cycle, NULL, h1_is_started(h) ? "the application returned before the response was complete"
                                              : "the application returned without a response");
         fail(cycle, cycle_was_refused(cycle) ? 503 : 500);
     }
+    if (UNLIKELY(cycle->is_leaving))
+        h1_end_stream(h);
     /* Waiters of other tasks: they look again and find the end (wait_look, receive_call). */
     wait_wake_all(cycle);
     cycle_part(cycle);
@@ -203,7 +205,7 @@ cycle_new(struct asgi *a, struct h1 *h, const char *label)
     list_init(&cycle->work);
     list_init(&cycle->waits);
     cycle->events = 0;
-    cycle->is_overdue = false;
+    cycle->is_overdue = cycle->is_leaving = false;
     cycle->body_is_told = cycle->is_full = cycle->is_cancelled = cycle->is_refused = cycle->is_held = false;
     cycle->expects_trailers = cycle->is_body_sent = false;
     cycle->connect_is_told = cycle->disconnect_is_told = cycle->is_accepted = cycle->is_closed = false;
@@ -340,6 +342,7 @@ cycle_events(struct cycle *cycle)
         return 0;
     if (events & HTTP_DRAINED)
         cycle->is_full = false;
+    cycle->is_leaving |= (events & HTTP_LEAVE) != 0;
     wait_wake_all(cycle);
     if (UNLIKELY(events & HTTP_OVERDUE) && cycle->h != NULL)
         cancel_overdue(cycle);

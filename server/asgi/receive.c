@@ -83,11 +83,11 @@ receive_next(struct cycle *cycle)
             }
             return message;
         }
-        if (!h1_is_gone(h)) {
+        if (!h1_is_gone(h) && !cycle->is_leaving) {
             h1_want_body(h);
             return NULL;
         }
-    } else if (!h1_is_gone(h) && !h1_is_finished(h)) {
+    } else if (!h1_is_gone(h) && !h1_is_finished(h) && !cycle->is_leaving) {
         return NULL;
     }
     return receive_last(cycle);

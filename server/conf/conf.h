@@ -146,7 +146,7 @@ struct conf {
     /* Milliseconds; 0 = off (startup and graceful: no limit). */
     int64_t timeout_header_ms, timeout_body_ms, timeout_send_ms, timeout_keep_alive_ms;
     int64_t timeout_graceful_ms, timeout_startup_ms, timeout_handshake_ms;
-    int64_t timeout_request_ms;
+    int64_t timeout_request_ms, timeout_drain_delay_ms;
     unsigned timeout_body_rate; /* bytes a second; 0 = off */
 
     /* Bytes, or counts; 0 = off where the reference says so. */

@@ -319,6 +319,9 @@ const struct key schema[] = {
       "for a request to be answered, from its head to the answer's end; then 504, or the connection "
       "is closed where the answer has begun. Streams too",
       .max = DAY, .zero = "off" },
+    { "timeouts.drain_delay", KEY_DURATION, FIELD(timeout_drain_delay_ms), "off", NULL,
+      "for which health.ready says 503 before SIGTERM stops anything: load balancers take notice",
+      .max = DAY, .zero = "off" },
     { "timeouts.graceful", KEY_DURATION, FIELD(timeout_graceful_ms), "30s",
       "--graceful-timeout --timeout-graceful-shutdown",
       "for requests in hand when a worker leaves; off = no limit", .max = DAY, .zero = "off" },

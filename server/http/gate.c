@@ -152,6 +152,7 @@ http_turn(struct http_app *app)
     while (UNLIKELY(!list_is_empty(&g->timed)) &&
            is_due((r = CONTAINER_OF(g->timed.next, struct h1_req, timed)), conf->timeout_request_ms, app->net->now_ns))
         overdue(r->h);
+    streams_turn(app);
     while (UNLIKELY((r = first_of(&g->left)) != NULL))
         turn_away(r->h);
     while (UNLIKELY((r = first_of(&g->waiting)) != NULL)) {
@@ -184,11 +185,11 @@ http_next_ns(const struct http_app *app)
 {
     const struct http_gate *g = &app->own.gate;
     const struct conf *conf = app->conf;
-    int64_t next = -1;
+    int64_t next = streams_next_ns(app);
     if (UNLIKELY(!list_is_empty(&g->left)) || (g->waiting_n > 0 && g->running < conf->limit_concurrency))
         return 0;
     if (UNLIKELY(!list_is_empty(&g->timed)))
-        next = CONTAINER_OF(g->timed.next, const struct h1_req, timed)->began_ns + conf->timeout_request_ms * NS_PER_MS;
+        next = sooner(next, CONTAINER_OF(g->timed.next, const struct h1_req, timed)->began_ns + conf->timeout_request_ms * NS_PER_MS);
     if (UNLIKELY(!list_is_empty(&g->waiting)) && conf->limit_queue_timeout_ms > 0)
         next = sooner(next, CONTAINER_OF(g->waiting.next, const struct h1_req, link)->began_ns + conf->limit_queue_timeout_ms * NS_PER_MS);
     return next;

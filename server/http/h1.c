@@ -4,8 +4,10 @@
 #include "h1.h"
 
 #include <errno.h>
+#include <linux/sockios.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/ioctl.h>
 #include <sys/stat.h>
 
 #include "static.h"
@@ -40,6 +42,12 @@ has_input(const struct h1 *h)
     return h->conn.in != NULL && h->conn.in_end > h->conn.in_start;
 }
 
+static int64_t
+drain_idle_ms(const struct h1 *h)
+{
+    return h->asked ? H1_DRAIN_IDLE_MS : H1_DRAIN_FRESH_MS;
+}
+
 /* For an idle connection: how long it may stay so. */
 static void
 deadline_idle(struct h1 *h)
@@ -47,10 +55,23 @@ deadline_idle(struct h1 *h)
     const struct conf *conf = h->app->conf;
     int64_t ms = h->asked ? conf->timeout_keep_alive_ms : conf->timeout_header_ms;
     if (h->app->draining || h->conn.is_guest) {
-        int64_t most = h->asked ? H1_DRAIN_IDLE_MS : H1_DRAIN_FRESH_MS;
+        int64_t most = drain_idle_ms(h);
         ms = ms == 0 || ms > most ? most : ms;
     }
     deadline_in(h, ms);
+}
+
+/* Of an idle connection, at the drain: what it has been idle for already counts. One that is used every few moments is likely to be asked
+ * right now; one that has been silent for longer is closed at once. */
+static void
+deadline_drain(struct h1 *h)
+{
+    const struct conf *conf = h->app->conf;
+    int64_t usual_ms = h->asked ? conf->timeout_keep_alive_ms : conf->timeout_header_ms;
+    int64_t since_ns = h->conn.deadline_ns - usual_ms * NS_PER_MS;
+    if (usual_ms == 0 || h->conn.deadline_ns == 0)
+        since_ns = h->app->net->now_ns;
+    conn_deadline(&h->conn, since_ns + drain_idle_ms(h) * NS_PER_MS);
 }
 
 static void
@@ -400,6 +421,21 @@ h1_drained(struct conn *c)
     }
 }
 
+/* The drain closes an idle connection, unless a request has come in this very moment. Where the client has all that was sent, no lingering is
+ * needed: a request that crosses our end finds a closed connection either way. */
+static void
+leave_idle(struct h1 *h)
+{
+    struct conn *c = &h->conn;
+    int unsent = 1;
+    c->readable = true; /* perhaps, though no event has said so yet */
+    readable_head(h);
+    if (h->state != H1_HEAD || has_input(h) || c->broken)
+        return;
+    (void)ioctl(c->fd, SIOCOUTQ, &unsent);
+    finish(h, unsent > 0 || c->out_bytes > 0);
+}
+
 static void
 h1_timeout(struct conn *c)
 {
@@ -409,6 +445,8 @@ h1_timeout(struct conn *c)
         h1_refuse(h, 408);
     else if (h->state == H1_WEBSOCKET)
         h1_ws_timeout(h);
+    else if (h->state == H1_HEAD && h->app->draining)
+        leave_idle(h);
     else if (h->state == H1_HEAD || h->state == H1_SKIP_BODY)
         finish(h, true); /* it said nothing, or was answered: it hears no more */
 }
@@ -472,7 +510,7 @@ http_init(struct http_app *app, struct conn_ops *ops)
     const struct conf *conf = app->conf;
     app->answers_health =
         conf->health_bind == NULL && (conf->health_live != NULL || conf->health_ready != NULL);
-    app->draining = false;
+    app->draining = app->is_unready = false;
     app->in_hand = 0;
     app->own = (struct http_own){ 0 };
     struct stat st;
@@ -494,6 +532,7 @@ http_init(struct http_app *app, struct conn_ops *ops)
     list_init(&app->own.gate.waiting);
     list_init(&app->own.gate.left);
     list_init(&app->own.gate.timed);
+    list_init(&app->own.gate.streams);
     h1_ws_configure(app);
     int err = ws_shared_init(&app->own.ws);
     if (err == 0 && ((err = status_init(app)) < 0 || (err = statics_init(app)) < 0))
@@ -520,7 +559,7 @@ hasten(struct h1 *h)
     if (h->conn.state == CONN_HANDSHAKE) /* ours only once that is done */
         conn_deadline(&h->conn, h->conn.net->now_ns + H1_DRAIN_FRESH_MS * NS_PER_MS);
     else if (h->state == H1_HEAD && h->conn.state == CONN_OPEN && !has_input(h))
-        deadline_idle(h);
+        deadline_drain(h);
 }
 
 void
@@ -530,6 +569,7 @@ http_drain(struct http_app *app)
     LIST_FOR_EACH(node, &app->net->conns)
         hasten(h1_of(CONTAINER_OF(node, struct conn, all)));
     h1_ws_drain(app);
+    streams_drain(app);
 }
 
 void

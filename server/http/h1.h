@@ -38,7 +38,7 @@ struct head; /* h1_head.c: parser and headers, while a head is incomplete or in 
 struct h1_req {
     struct h1_req *next; /* in the free list */
     struct h1 *h;
-    struct list link;  /* gate.c: waiting or left */
+    struct list link;  /* gate.c: waiting or left; streams.c: to be told to leave */
     struct list timed; /* gate.c */
     struct http_request req;
     void *data;
@@ -47,6 +47,7 @@ struct h1_req {
     char *host;       /* a Host that had to be put together: forwarded.c's */
     struct h1_ws *ws; /* NULL unless req.is_websocket */
     int64_t began_ns;
+    int64_t leave_ns; /* streams.c */
     /* body in: in->data[body_start..body_end) is decoded and not taken; conn.in_start is where
      * undecoded input begins */
     uint64_t body_left; /* of Content-Length, bytes not arrived */
@@ -76,6 +77,7 @@ struct h1_req {
     bool in_trailers; /* the last chunk is sent, trailers follow it */
     bool close;             /* the connection ends with this answer */
     bool is_static;         /* a file of `static` is being sent: the application knows nothing of it */
+    bool is_event_stream, is_leaving; /* streams.c */
     bool is_quiet;          /* no line in the access log */
     bool is_counted, is_waiting; /* gate.c: the application has it; it waits for that */
     uint16_t overdue_status;     /* gate.c */
@@ -164,6 +166,12 @@ bool h1_answer_static(struct h1 *h);
 bool gate_passes(struct h1 *h);
 void gate_leave(struct h1 *h);       /* h1_end(), or a WebSocket is accepted: it counts no more */
 void gate_client_left(struct h1 *h); /* of one that waits */
+
+/* streams.c */
+void stream_begins(struct h1 *h); /* its head is sent */
+void streams_drain(struct http_app *app);
+void streams_turn(struct http_app *app);
+int64_t streams_next_ns(const struct http_app *app); /* -1 = never */
 
 /* h1_ws.c */
 struct h1_ws;

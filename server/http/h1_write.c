@@ -19,7 +19,7 @@ enum { FRAMING_MAX = 96 }; /* content-length or transfer-encoding, connection, a
 /* What was found in the application's headers. */
 struct told {
     uint64_t length; /* UINT64_MAX = nothing */
-    bool date, server, close;
+    bool date, server, close, event_stream;
 };
 
 static bool
@@ -53,6 +53,14 @@ has_close(struct slice s)
     return false;
 }
 
+static bool
+is_event_stream(struct slice value)
+{
+    const struct slice type = SLICE("text/event-stream");
+    value = slice_trim(value);
+    return value.n >= type.n && slice_is_nocase((struct slice){ value.p, type.n }, type.p);
+}
+
 /* One of the headers that mean something to us. Returns 1 = send it, 0 = leave it out, negative =
  * enum http_write. */
 static int
@@ -71,6 +79,9 @@ special(const struct http_header *v, struct told *told)
             return 0;
         }
         return !slice_is_nocase(v->name, "keep-alive");
+    case 12:
+        told->event_stream |= slice_is_nocase(v->name, "content-type") && is_event_stream(v->value);
+        return 1;
     case 14:
         if (slice_is_nocase(v->name, "content-length")) {
             uint64_t n;
@@ -260,6 +271,7 @@ h1_start_as(struct h1 *h, int status, struct slice reason, const struct http_hea
     r->length = told.length;
     r->no_body = r->req.is_head || status == 204 || status == 304;
     r->close |= told.close;
+    r->is_event_stream = told.event_stream;
     r->started = true;
     return HTTP_OK;
 }
@@ -332,6 +344,8 @@ complete_head(struct h1 *h, size_t n, bool is_last)
     p = put(p, SLICE("\r\n"));
     r->out_n = (uint32_t)(p - r->out);
     r->sending = true;
+    if (UNLIKELY(r->is_event_stream) && !is_last)
+        stream_begins(h);
 }
 
 /* --- the body --------------------------------------------------------------------------------- */

@@ -1,7 +1,7 @@
 /* health.c: the two paths that a supervisor asks (health.live, health.ready). A worker answers them here, while bytes are
  * parsed: no Python, no GIL, and no line in the access log, which they would fill. That an answer comes at all says that the
  * loop turns; a worker accepts connections only once its application is imported and started, so what is left to tell is
- * whether it drains. With health.bind the master answers instead (master/health.c). */
+ * whether it drains, or is about to. With health.bind the master answers instead (master/health.c). */
 #include "h1.h"
 
 static bool
@@ -27,7 +27,7 @@ h1_answer_health(struct h1 *h)
     if (asked == HTTP_HEALTH_NONE)
         return false;
     h->r->is_quiet = true;
-    h1_write_own(h, asked == HTTP_HEALTH_READY && h->app->draining ? 503 : 200, false);
+    h1_write_own(h, asked == HTTP_HEALTH_READY && (h->app->draining || h->app->is_unready) ? 503 : 200, false);
     h1_end(h);
     return true;
 }

@@ -10,6 +10,7 @@
  *   static.c     files below a folder, answered here (`static`): which one; static_head.c  and what its head says
  *   preconditions.c  If-Match and its like, Range; mime.c  types by name
  *   health.c     the paths that a supervisor asks
+ *   streams.c    event streams when a worker leaves
  *   gate.c       how many requests the application has at once, and for how long
  *   status.c     status lines, Date and Server
  *   access.c     the access log
@@ -79,6 +80,9 @@ enum http_event {
     /* It took longer than timeouts.request, and HTTP_GONE came with it: what the application does
      * for it should end. h1_overdue() tells what the client was told. */
     HTTP_OVERDUE = 16,
+    /* The worker leaves, and the event stream that answers the request should end: as if the client
+     * had gone, but what is sent still gets through. h1_end_stream() ends it. */
+    HTTP_LEAVE = 32,
 };
 
 /* gate.c's. */
@@ -86,7 +90,8 @@ struct http_gate {
     struct list waiting; /* for limits.concurrency, oldest first */
     struct list left;    /* of them, those whose client has gone: they end in the next turn */
     struct list timed;   /* in hand and not overdue, oldest first; with timeouts.request */
-    unsigned waiting_n;  /* of both */
+    struct list streams; /* streams.c: that are to be told to leave, soonest first */
+    unsigned waiting_n;  /* of the first two */
     unsigned running;    /* that the application has; counted with limits.concurrency */
     uint64_t refused;    /* 503 in their place, ever */
     unsigned unsaid;     /* of those, since the last line about them */
@@ -127,6 +132,7 @@ struct http_app {
     bool is_gated;          /* the app's to set: limits.concurrency and timeouts.request hold, and http_turn() is called */
     bool serves_websockets; /* the app's to set; else Upgrade is ignored */
     bool answers_health;    /* health.c does, on every connection; set by http_init() */
+    bool is_unready;        /* health.ready says 503, and no more */
     bool draining;          /* answers carry Connection: close; set by http_drain() */
     unsigned in_hand;       /* requests that are not ended, those that wait to begin among them */
     struct http_own own;    /* http's, from http_init() on */
@@ -138,8 +144,9 @@ int http_init(struct http_app *app, struct conn_ops *ops);
 /* After net_fini(). Writes what is left of the access log. */
 void http_fini(struct http_app *app);
 
-/* Begins the drain: idle connections are closed after a lingering read (a request that was already
- * on its way is still answered), busy ones get Connection: close with their answer. */
+/* Begins the drain: idle connections are closed, those that were asked or made within the last moments a
+ * little later, so that a request which is on its way is answered; busy ones get Connection: close with
+ * their answer, event streams HTTP_LEAVE. */
 void http_drain(struct http_app *app);
 
 /* The same for connections that are is_guest (net/net.h), after some have become that. */
@@ -264,6 +271,10 @@ bool h1_is_started(const struct h1 *h); /* h1_start() succeeded */
 /* bytes of the head were queued: too late for another status */
 bool h1_is_sending(const struct h1 *h);
 bool h1_is_finished(const struct h1 *h); /* the last piece was taken */
+
+/* After HTTP_LEAVE: ends an answer that has begun and is not finished, as one that is whole. Nothing for
+ * others. */
+void h1_end_stream(struct h1 *h);
 
 /* Answers by ourselves with a small text body ("Internal Server Error"), if h1_is_sending() is
  * still false; drops what h1_start() took. */

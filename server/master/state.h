@@ -98,6 +98,7 @@ struct reload {
 
 enum stop_state {
     STOP_NONE,
+    STOP_NOTICE, /* graceful, with timeouts.drain_delay: all is served, and health.ready says 503 */
     STOP_DOORS, /* graceful: nobody new gets in; workers take what waits in the queues */
     STOP_LEAVING,
 };
@@ -106,7 +107,7 @@ struct stop {
     enum stop_state state;
     int signal; /* the first that asked for it, 0 = an error */
     int64_t begun_ns;
-    int64_t doors_until_ns;
+    int64_t until_ns; /* of NOTICE and DOORS */
     int64_t notice_ns; /* quick: when to say who is still busy */
     bool was_empty;    /* queues, at the last look */
 };

@@ -1,6 +1,7 @@
 /* stop.c: the ways to end.
  *
- *   graceful   TERM       doors shut; workers empty the queues, then drain, for timeouts.graceful
+ *   graceful   TERM       health.ready says 503 for timeouts.drain_delay; doors shut; workers empty
+ *                         the queues, then drain, for timeouts.graceful
  *   quick      INT, QUIT  workers cancel their requests and leave
  *   at once    a second signal of these: stacks to the log, SIGKILL */
 #include <signal.h>
@@ -37,10 +38,32 @@ is_anyone_ready(const struct master *m)
 static void
 end_now(struct master *m)
 {
-    if (m->stop.state == STOP_DOORS)
+    if (m->stop.state != STOP_LEAVING)
         leave_all(m, CONTROL_QUIT);
     CHILDREN_EACH(c, m)
         child_end_now(c);
+}
+
+/* Load balancers ask health.ready; until they have noticed they send requests, which are served. */
+static void
+give_notice(struct master *m, int64_t now_ns)
+{
+    struct stop *s = &m->stop;
+    s->state = STOP_NOTICE;
+    s->until_ns = now_ns + m->now.conf->timeout_drain_delay_ms * NS_PER_MS;
+    log_info("not ready from now on, and still serving for %.1f s (timeouts.drain_delay)",
+             (double)m->now.conf->timeout_drain_delay_ms / 1000);
+    CHILDREN_EACH(c, m)
+        if (c->control >= 0)
+            (void)control_send(c->control, CONTROL_UNREADY, 0, -1);
+}
+
+static void
+shut_doors(struct master *m, int64_t now_ns)
+{
+    m->stop.state = STOP_DOORS;
+    m->stop.until_ns = now_ns + DOORS_MS * NS_PER_MS;
+    sockets_shut_doors(&m->sockets);
 }
 
 void
@@ -68,9 +91,10 @@ stop_request(struct master *m, int by, int code)
                               : CONTROL_DRAIN); /* nobody ready does not mean nobody draining */
         return;
     }
-    s->state = STOP_DOORS;
-    s->doors_until_ns = now_ns + DOORS_MS * NS_PER_MS;
-    sockets_shut_doors(&m->sockets);
+    if (m->now.conf->timeout_drain_delay_ms > 0)
+        give_notice(m, now_ns);
+    else
+        shut_doors(m, now_ns);
 }
 
 static void
@@ -91,10 +115,12 @@ stop_tick(struct master *m, int64_t now_ns)
         s->notice_ns = 0;
         say_who_is_busy(m);
     }
+    if (s->state == STOP_NOTICE && s->until_ns <= now_ns)
+        shut_doors(m, now_ns);
     if (s->state != STOP_DOORS)
         return;
     bool is_empty = !sockets_are_waiting(&m->sockets);
-    if ((is_empty && s->was_empty) || s->doors_until_ns <= now_ns)
+    if ((is_empty && s->was_empty) || s->until_ns <= now_ns)
         leave_all(m, CONTROL_DRAIN);
     s->was_empty = is_empty;
 }
@@ -104,5 +130,5 @@ stop_next_ns(const struct master *m)
 {
     if (m->stop.state == STOP_DOORS)
         return clock_ns() + DOORS_LOOK_MS * NS_PER_MS;
-    return m->stop.notice_ns;
+    return m->stop.state == STOP_NOTICE ? m->stop.until_ns : m->stop.notice_ns;
 }

@@ -148,6 +148,9 @@ on_control(struct io_op *op, int res, unsigned flags)
         case CONTROL_UNLISTEN:
             unlisten_id(msg.id);
             break;
+        case CONTROL_UNREADY:
+            w.asgi.http.is_unready = true;
+            break;
         case CONTROL_DRAIN:
             drain(EVENT_DRAIN);
             break;
@@ -363,9 +366,9 @@ static PyObject *
 worker_serve_wsgi(PyObject *module, PyObject *args)
 {
     (void)module;
-    PyObject *app, *context, *pool;
-    if (!PyArg_ParseTuple(args, "OOO", &app, &context, &pool) ||
-        wsgi_serve(&w.wsgi, w.loop, app, context, pool) < 0)
+    PyObject *app, *context, *presence, *pool;
+    if (!PyArg_ParseTuple(args, "OOOO", &app, &context, &presence, &pool) ||
+        wsgi_serve(&w.wsgi, w.loop, app, context, presence, pool) < 0)
         return NULL;
     return begin_serving();
 }

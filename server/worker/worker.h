@@ -25,6 +25,7 @@ enum control_kind {
     CONTROL_CERTS = 'T',  /* certificates and keys for new handshakes are in the attached memfd (net/tls.h) */
     CONTROL_UNLISTEN =
         'U', /* stop accepting from socket id: somebody else does. Connections that came by it end after their answers */
+    CONTROL_UNREADY = 'Y',  /* the server is about to stop: health.ready says 503, nothing else changes */
     CONTROL_DRAIN = 'D',    /* graceful: stop accepting, answer what there is, leave */
     CONTROL_QUIT = 'Q',     /* quick: as DRAIN, but requests are cancelled at once */
     CONTROL_REOPEN =

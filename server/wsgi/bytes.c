@@ -423,6 +423,7 @@ bytes_to_client(struct exchange *ex)
             return BYTES_RETURN;
         if (is_failed)
             h1_fail(h, 500);
+        h1_end_stream(h);
         return UNLIKELY(is_sending) && result == HTTP_FULL ? BYTES_SENDING : BYTES_END;
     }
     pthread_mutex_lock(&ex->lock);

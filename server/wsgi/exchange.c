@@ -590,6 +590,17 @@ on_gone(struct exchange *ex, bool is_overdue)
     pthread_mutex_unlock(&ex->lock);
 }
 
+/* The worker leaves, and this is an event stream: its next piece is refused as if the client had gone, so that it is closed. */
+static void
+on_leave(struct exchange *ex)
+{
+    pthread_mutex_lock(&ex->lock);
+    atomic_store(&ex->is_gone, true);
+    atomic_store(&ex->is_broken, true);
+    bytes_wake(ex);
+    pthread_mutex_unlock(&ex->lock);
+}
+
 static void
 on_body(struct exchange *ex)
 {
@@ -644,6 +655,8 @@ exchanges_turn(struct exchanges *s)
             on_drained(ex);
         if (events & HTTP_BODY)
             on_body(ex);
+        if (events & HTTP_LEAVE && ex->state == EXCHANGE_HANDED)
+            on_leave(ex);
         if (events & HTTP_OVERDUE && ex->state == EXCHANGE_HANDED)
             list_add_tail(&s->late, &ex->late);
         if (events & HTTP_GONE && ex->state != EXCHANGE_REFUSED)

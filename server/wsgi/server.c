@@ -55,7 +55,7 @@ wsgi_open(struct wsgi *w, PyObject *loop, PyObject *pool)
 }
 
 int
-wsgi_serve(struct wsgi *w, PyObject *loop, PyObject *app, PyObject *context, PyObject *pool)
+wsgi_serve(struct wsgi *w, PyObject *loop, PyObject *app, PyObject *context, PyObject *presence, PyObject *pool)
 {
     struct http_app *http = w->exchanges.http;
     if (!PyCallable_Check(app)) {
@@ -66,7 +66,8 @@ wsgi_serve(struct wsgi *w, PyObject *loop, PyObject *app, PyObject *context, PyO
         PyErr_SetString(PyExc_TypeError, "context must be a contextvars.Context");
         return -1;
     }
-    if (wsgi_open(w, loop, pool) < 0)
+    if (wsgi_open(w, loop, pool) < 0 ||
+        PyDict_SetItemString(w->names->template, "ringcorn.worker", presence) < 0)
         return -1;
     w->app = Py_NewRef(app);
     w->context = Py_NewRef(context);

@@ -61,9 +61,9 @@ struct wsgi {
 
 /* Sets up the struct. http and its conf outlive it. */
 void wsgi_init(struct wsgi *w, struct http_app *http);
-/* app: a WSGI callable; context: as in the struct; pool: a _ringcorn.Pool. http hands its requests to us from here on. GIL held; 0 or
+/* app: a WSGI callable; context: as in the struct; presence: environ["ringcorn.worker"]; pool: a _ringcorn.Pool. http hands its requests to us from here on. GIL held; 0 or
  * -1 with an exception set. */
-int wsgi_serve(struct wsgi *w, PyObject *loop, PyObject *app, PyObject *context, PyObject *pool);
+int wsgi_serve(struct wsgi *w, PyObject *loop, PyObject *app, PyObject *context, PyObject *presence, PyObject *pool);
 /* Only what others need for exchanges of their own: names and the set. GIL held; 0 or -1 with an exception set. */
 int wsgi_open(struct wsgi *w, PyObject *loop, PyObject *pool);
 /* GIL held. The net is closed already (net_fini), and exchanges_abandon() was called. A thread that was left behind keeps what it needs. */

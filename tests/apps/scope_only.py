@@ -11,7 +11,7 @@ async def app(scope, receive, send):
 
 async def vandal(scope, receive, send):
     """Writes into everything that could be shared between requests."""
-    seen = json.dumps({"asgi": scope["asgi"], "state": scope.get("state"), "extensions": scope.get("extensions", {}), "keys": sorted(scope)})
+    seen = json.dumps({"asgi": scope["asgi"], "state": scope.get("state"), "extensions": scope.get("extensions", {}), "keys": sorted(scope)}, default=str)
     scope["asgi"]["version"] = "9"
     scope.get("state", {})["dirt"] = 1
     scope["dirt"] = 1

@@ -34,7 +34,7 @@ def test_every_key(s):
     assert _pair(scope["client"]) == [client[0], client[1]]
     assert _pair(scope["server"]) == [s.address[0], s.port]
     assert isinstance(_pair(scope["client"])[1], int) and isinstance(_pair(scope["server"])[1], int)
-    assert scope["state"] == {}
+    assert scope["state"] == {"ringcorn": {"object": "Presence"}}
     assert isinstance(scope.get("extensions", {}), dict)
 
 
