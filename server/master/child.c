@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -50,12 +51,27 @@ close_ends(const struct child *c)
         close(c->asks);
 }
 
+void
+child_to(struct child *c, enum child_state state)
+{
+    static const enum metrics_state shown[] = {
+        [CHILD_BOOTING] = METRICS_BOOTING, [CHILD_READY] = METRICS_READY,
+        [CHILD_LEAVING] = METRICS_LEAVING, [CHILD_DUMPING] = METRICS_KILLED,
+        [CHILD_KILLED] = METRICS_KILLED,
+    };
+    c->state = state;
+    if (c->metrics != NULL)
+        c->metrics->worker.state = shown[state];
+}
+
 /* The child's side of fork(). Drops all that is the master's: a control socket of a sibling held
  * here would hide the master's death from that sibling, a listening socket would stay open when
  * the master closes it. */
 static _Noreturn void
-run(struct master *m, unsigned slot, const struct generation *g, int control, int asks)
+run(struct master *m, unsigned slot, const struct generation *g, int control, int asks,
+    struct metrics_block *metrics)
 {
+    metrics_begin(m->metrics, metrics);
     close(m->signal_fd);
     CHILDREN_EACH(c, m)
         close_ends(c);
@@ -130,26 +146,30 @@ child_start(struct master *m, unsigned slot, const struct generation *g, struct 
     c->certs = m->certs.version;
     /* Linked before the fork, so that the child closes this end with all the others. */
     list_add_tail(&m->children, &c->node);
+    c->started_ns = clock_ns();
+    c->metrics = metrics_take(m->metrics, slot, g->number, c->started_ns);
     fflush(NULL); /* what stdio holds would be written twice */
     c->pid = fork();
     if (c->pid == 0) {
         close_ends(c);
         c->control = c->asks = -1;
-        run(m, slot, g, ends[1], asks[1]);
+        run(m, slot, g, ends[1], asks[1], c->metrics);
     }
     int err = errno;
     close(ends[1]);
     if (asks[1] >= 0)
         close(asks[1]);
     if (c->pid < 0) {
+        metrics_give(c->metrics, 0);
         child_free(m, c);
         log_error("cannot start worker %u: fork: %s", slot, strerror(err));
         return -err;
     }
     ctl_watch(m, c);
     c->access_fd = g->conf->access_log ? m->logs.access_fd : -1;
-    c->state = CHILD_BOOTING;
-    c->started_ns = clock_ns();
+    child_to(c, CHILD_BOOTING);
+    if (c->metrics != NULL)
+        c->metrics->worker.pid = c->pid;
     if (g->conf->timeout_startup_ms > 0)
         c->deadline_ns = c->started_ns + g->conf->timeout_startup_ms * NS_PER_MS;
     log_debug("worker %u (pid %d) started", slot, (int)c->pid);
@@ -197,7 +217,7 @@ child_leave(struct master *m, struct child *c, enum control_kind kind)
     }
     if (!is_told)
         kill(c->pid, SIGTERM);
-    c->state = CHILD_LEAVING;
+    child_to(c, CHILD_LEAVING);
     c->told_n = 0; /* it stops accepting by itself */
 }
 
@@ -210,7 +230,7 @@ child_end_now(struct child *c)
         kill(c->pid, SIGUSR2);
         kill(c->pid, WORKER_STACKS_SIGNAL);
     }
-    c->state = CHILD_DUMPING;
+    child_to(c, CHILD_DUMPING);
     c->deadline_ns = clock_ns() + DUMP_MS * NS_PER_MS;
 }
 
@@ -253,7 +273,7 @@ child_tick(struct master *m, struct child *c, int64_t now_ns)
         /* fall through */
     case CHILD_DUMPING:
         kill(c->pid, SIGKILL);
-        c->state = CHILD_KILLED;
+        child_to(c, CHILD_KILLED);
         break;
     case CHILD_KILLED:
         break;
@@ -265,9 +285,11 @@ said_ready(struct master *m, struct child *c)
 {
     if (c->state != CHILD_BOOTING)
         return; /* it was told to go meanwhile */
-    c->state = CHILD_READY;
+    child_to(c, CHILD_READY);
     c->was_ready = true;
     c->ready_ns = clock_ns();
+    if (c->metrics != NULL)
+        metrics_set(&c->metrics->worker.ready_ns, (uint64_t)c->ready_ns);
     int64_t accept_by = c->ready_ns + ACCEPT_MS * NS_PER_MS;
     if (c->deadline_ns < accept_by)
         c->deadline_ns = accept_by;
@@ -333,12 +355,20 @@ child_read(struct master *m, struct child *c)
     }
 }
 
+static uint64_t
+cpu_ns(const struct rusage *usage)
+{
+    return ((uint64_t)usage->ru_utime.tv_sec + (uint64_t)usage->ru_stime.tv_sec) * NS_PER_S +
+           ((uint64_t)usage->ru_utime.tv_usec + (uint64_t)usage->ru_stime.tv_usec) * 1000;
+}
+
 void
 children_reap(struct master *m)
 {
     for (;;) {
         int status;
-        pid_t pid = waitpid(-1, &status, WNOHANG);
+        struct rusage usage;
+        pid_t pid = wait4(-1, &status, WNOHANG, &usage);
         if (pid < 0 && errno == EINTR)
             continue;
         if (pid <= 0)
@@ -349,6 +379,7 @@ children_reap(struct master *m)
             if (c->pid == pid) {
                 child_read(m, c); /* what it said last, e.g. that it was ready */
                 slots_died(m, c, status);
+                metrics_give(c->metrics, cpu_ns(&usage));
                 child_free(m, c);
                 break;
             }

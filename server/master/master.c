@@ -21,6 +21,11 @@ static int
 open_all(struct master *m)
 {
     struct conf *conf = m->now.conf;
+    m->metrics = metrics_new();
+    if (m->metrics == NULL) {
+        log_operator("cannot start: out of memory");
+        return -EXIT_CODE_SYSTEM;
+    }
     m->signal_fd = signals_open();
     if (m->signal_fd < 0) {
         log_operator("cannot start: signalfd: %s", strerror(-m->signal_fd));
@@ -180,6 +185,7 @@ master_run(const struct master_args *args)
     certs_fini(&m);
     logs_fini(&m.logs);
     free(m.slots);
+    metrics_free(m.metrics);
     if (m.signal_fd >= 0)
         close(m.signal_fd);
     return code;

@@ -13,7 +13,7 @@
 #include "state.h"
 
 enum {
-    WORKERS_MAX = 1024,
+    WORKERS_MAX = METRICS_SLOTS_MAX,
     FAILURES_MAX = 5, /* deaths before ready, in a row: a crash loop */
     BACKOFF_MS = 100, /* doubled with each death in a row */
     BACKOFF_MAX_MS = 5000,
@@ -341,7 +341,7 @@ void
 slots_went(struct master *m, struct child *c)
 {
     struct slot *slot = &m->slots[c->slot];
-    c->state = CHILD_LEAVING;
+    child_to(c, CHILD_LEAVING);
     c->told_n = 0;
     c->deadline_ns = child_leave_by(m);
     if (slot->next == c) {

@@ -12,6 +12,7 @@
 #include "ctl.h"
 #include "logs.h"
 #include "master.h"
+#include "metrics/metrics.h"
 #include "net/tls.h"
 #include "privileges.h"
 #include "sockets.h"
@@ -58,6 +59,7 @@ struct child {
     uint32_t certs; /* certs.version that it has */
     bool was_ready;
     bool is_drained; /* holds no request any more; lifespan.shutdown runs */
+    struct metrics_block *metrics; /* where it counts, its heartbeat; NULL = in its own memory */
     int control;     /* our end, or -1 after its end of the stream */
     int asks;        /* our end for questions that a thread of its own answers, or -1 */
     struct ctl_source ctl_source; /* of asks */
@@ -155,6 +157,7 @@ struct master {
     struct ctl *ctl;       /* NULL = control.socket is not set */
     struct list ctl_jobs;  /* commands that wait for something */
     int64_t begun_ns;      /* clock_ns() at the start */
+    struct metrics *metrics;
     int exit_code;
 };
 
@@ -170,6 +173,8 @@ void child_end_now(struct child *c);
 int64_t child_leave_by(const struct master *m);
 /* Reads what it says; may call slots_ready(), coverage_update(). */
 void child_read(struct master *m, struct child *c);
+/* The one way to change its state: the metrics have it too. */
+void child_to(struct child *c, enum child_state state);
 /* Deadlines. */
 void child_tick(struct master *m, struct child *c, int64_t now_ns);
 /* Waits for the dead, and calls slots_died() for each of ours. */

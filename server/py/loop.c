@@ -33,6 +33,7 @@ forked_child(void)
             l->io = NULL;
         }
         l->is_orphan = true;
+        l->metrics = &metrics_nowhere;
         l->clients_n = 0;
         l->late = NULL;
     }
@@ -421,6 +422,14 @@ loop_detach(PyObject *loop, void *self)
     memmove(&l->clients[i], &l->clients[i + 1], (l->clients_n - i) * sizeof(l->clients[0]));
 }
 
+void
+loop_count(PyObject *loop, struct metrics_block *into)
+{
+    struct loop *l = loop_of(loop);
+    l->metrics = into;
+    l->gil_locked = py_gil_locked();
+}
+
 struct io *
 loop_io(PyObject *loop)
 {
@@ -494,6 +503,7 @@ loop_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
         return NULL;
     list_init(&l->all);
     list_init(&l->fds_ready);
+    l->metrics = &metrics_nowhere;
     timers_init(&l->timers);
     l->state = py_state_of_type(type);
     if (l->state == NULL) {

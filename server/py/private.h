@@ -11,6 +11,7 @@
 #include <stdatomic.h>
 
 #include "base/base.h"
+#include "metrics/metrics.h"
 
 /* --- the module's state (module.c) ------------------------------------------------------------ */
 
@@ -178,6 +179,8 @@ struct loop {
     struct loop_late *late; /* the loop's thread: to do when the GIL is given away, the last noted first */
 
     struct loop_gil gil;
+    const int *gil_locked;         /* py_gil_locked(); NULL = not known */
+    struct metrics_block *metrics; /* what it counts and notes, loop_count() */
     int64_t step_ns;
     int64_t flushed_ns; /* when output was last handed to the kernel in this turn; 0 = not yet */
 

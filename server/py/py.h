@@ -70,6 +70,10 @@ enum { LOOP_CLIENTS_MAX = 8 };
 int loop_attach(PyObject *loop, const struct loop_client *client, void *self);
 void loop_detach(PyObject *loop, void *self);
 
+struct metrics_block;
+/* This loop is the server's: what it counts and notes of itself goes there. The block outlives it. */
+void loop_count(PyObject *loop, struct metrics_block *into);
+
 /* The loop's io; borrowed, until the loop is closed. Opened in the calling thread, which must be the one that will run the loop. NULL
  * with an exception set where it cannot be had. Once a client is attached the loop stays in this thread. */
 struct io *loop_io(PyObject *loop);

@@ -10,6 +10,8 @@
 
 #include <stdlib.h>
 
+#include "metrics/pulse.h"
+
 enum {
     READY_CAP_FIRST = 64,
     /* Output waits no longer than this for the end of phase 3. One batch a turn costs the least, but the first answer of a
@@ -250,7 +252,7 @@ needs_python(struct loop *l)
 
 /* For io_wait(); any GIL state. */
 static int64_t
-wait_ns(struct loop *l)
+wait_ns(struct loop *l, int64_t now_ns)
 {
     if (needs_python(l) ||
         atomic_load_explicit(&l->io_posts, memory_order_relaxed) != NULL)
@@ -267,7 +269,7 @@ wait_ns(struct loop *l)
     }
     if (next == INT64_MAX)
         return -1;
-    int64_t left = next - clock_ns();
+    int64_t left = next - now_ns;
     return left <= 0 ? 0 : left < wait_ns_max ? left : wait_ns_max;
 }
 
@@ -287,6 +289,13 @@ clients_turn(struct loop *l)
             l->clients[i].client->turn(l->clients[i].self);
 }
 
+static void
+step_begin(struct loop *l)
+{
+    l->step_ns = clock_ns();
+    pulse_step(l->metrics, l->step_ns);
+}
+
 static int
 clients_run(struct loop *l)
 {
@@ -295,7 +304,7 @@ clients_run(struct loop *l)
         void *self = l->clients[i].self;
         if (client->run == NULL || (client->has_work != NULL && !client->has_work(self)))
             continue;
-        l->step_ns = clock_ns();
+        step_begin(l);
         if (client->run(self) < 0)
             return -1;
     }
@@ -348,15 +357,30 @@ look_out(struct loop *l, int64_t timeout)
     return has_posts(l);
 }
 
+/* Where nobody has the GIL it is there at once, and the clock need not be asked. */
+static void
+take_gil(struct loop *l, PyThreadState *released)
+{
+    bool is_taken = l->gil_locked == NULL || __atomic_load_n(l->gil_locked, __ATOMIC_RELAXED);
+    int64_t wanted_ns = is_taken ? clock_ns() : 0;
+    pulse_doing(l->metrics, METRICS_WANTS_GIL);
+    gil_take(&l->gil, released);
+    metrics_observe(&l->metrics->loop.gil, is_taken ? clock_ns() - wanted_ns : 0);
+    l->is_released = false;
+}
+
 /* Phases 4, 1 and 2: until there is something for Python. */
 static void
 turn_io(struct loop *l)
 {
     PyThreadState *released = NULL;
 
+    pulse_doing(l->metrics, METRICS_IN_C);
     for (;;) {
         clients_flush(l);
-        int64_t timeout = wait_ns(l);
+        int64_t now_ns = clock_ns();
+        int64_t timeout = wait_ns(l, now_ns);
+        pulse_waits(l->metrics, now_ns);
         if (released == NULL &&
             (timeout != 0 || l->late != NULL ||
              atomic_load_explicit(&l->helpers, memory_order_relaxed) > 0)) {
@@ -367,8 +391,9 @@ turn_io(struct loop *l)
         }
         if (timeout != 0 && released != NULL && look_out(l, timeout))
             timeout = 0;
-        int64_t until = timeout > 0 ? clock_ns() + timeout : INT64_MAX;
+        int64_t until = timeout > 0 ? now_ns + timeout : INT64_MAX;
         int events = io_wait(l->io, timeout);
+        pulse_turns(l->metrics, clock_ns());
         bool had_posts = run_io_posts(l) | atomic_exchange(&l->is_turn_wanted, false);
         clients_turn(l);
         if (released == NULL)
@@ -384,8 +409,7 @@ turn_io(struct loop *l)
         if (next != INT64_MAX && next <= clock_ns())
             break;
     }
-    gil_take(&l->gil, released);
-    l->is_released = false;
+    take_gil(l, released);
 }
 
 static int
@@ -459,7 +483,7 @@ run_ready(struct loop *l)
 {
     for (size_t todo = l->ready.count; todo > 0 && l->ready.count > 0; todo--) {
         PyObject *handle = ready_pop(&l->ready);
-        l->step_ns = clock_ns();
+        step_begin(l);
         int err = UNLIKELY(l->is_debug) ? run_handle_debug(l, handle) : run_handle(l, handle);
         Py_DECREF(handle);
         if (UNLIKELY(err < 0))
@@ -480,6 +504,7 @@ run_ready(struct loop *l)
 static int
 turn_python(struct loop *l)
 {
+    pulse_python_begins(l->metrics, clock_ns());
     atomic_store_explicit(&l->is_poked, false, memory_order_relaxed);
     l->flushed_ns = 0;
     if (fds_deliver(l) < 0)
@@ -514,6 +539,7 @@ run_end(struct loop *l)
 {
     clients_flush(l); /* what the last turn wrote */
     do_late(l);
+    pulse_doing(l->metrics, METRICS_STARTS);
     __atomic_store_n(&l->is_turning, false, __ATOMIC_RELEASE);
 }
 

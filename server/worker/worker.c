@@ -14,6 +14,7 @@
 #include <poll.h>
 #include <pthread.h>
 
+#include "metrics/metrics.h"
 #include "py/embed.h"
 #include "worker/answer.h"
 #include "worker/signals.h"
@@ -290,6 +291,7 @@ forked_child(void)
     if (!w.is_attached)
         return;
     w.is_attached = false;
+    metrics_begin(NULL, NULL);
     net_abandon(&w.net);
     close(w.args->control);
     answer_forget();
@@ -327,6 +329,7 @@ worker_attach(PyObject *module, PyObject *loop)
     if (pthread_atfork(NULL, NULL, forked_child) != 0)
         return PyErr_NoMemory();
     loop_attach(loop, &client, &w);
+    loop_count(loop, metrics_here);
     Py_RETURN_NONE;
 }
 

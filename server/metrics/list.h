@@ -1,0 +1,63 @@
+/* list.h: counters and gauges of a worker, once for all: X(field, family, labels, help).
+ *
+ * The family is the metric's name without "ringcorn_" (and "_total", which counters get); lines of one family stand together, and
+ * the first one's help is the family's. labels: of this line, beside worker="N". A line here is all that a new counter needs, beside the
+ * metrics_add() that counts. */
+#ifndef RINGCORN_METRICS_LIST_H
+#define RINGCORN_METRICS_LIST_H
+
+/* clang-format off */
+
+/* The loop's thread. */
+#define METRICS_LOOP_COUNTERS(X)                                                                                          \
+    X(accepted,         "connections_accepted",  "",                      "Connections accepted.")                        \
+    X(accept_pauses,    "accept_pauses",         "reason=\"limit\"",      "Times that accepting paused: at limits.connections (or limits.handshakes), or for want of descriptors or memory.") \
+    X(accept_starved,   "accept_pauses",         "reason=\"resources\"",  "")                                             \
+    X(bytes_in,         "received_bytes",        "",                      "Bytes read from connections, after TLS.")      \
+    X(bytes_out,        "sent_bytes",            "",                      "Bytes handed to connections, before TLS.")     \
+    X(tls_done,         "tls_handshakes",        "result=\"new\"",        "TLS handshakes: new sessions, resumed ones, and those that failed.") \
+    X(tls_resumed,      "tls_handshakes",        "result=\"resumed\"",    "")                                             \
+    X(tls_failed,       "tls_handshakes",        "result=\"failed\"",     "")                                             \
+    X(ws_accepted,      "websockets_accepted",   "",                      "WebSockets accepted.")                         \
+    X(ws_messages_in,   "websocket_messages",    "direction=\"in\"",      "Messages of WebSockets.")                      \
+    X(ws_messages_out,  "websocket_messages",    "direction=\"out\"",     "")                                             \
+    X(ws_bytes_in,      "websocket_bytes",       "direction=\"in\"",      "Bytes of WebSockets' messages, uncompressed.") \
+    X(ws_bytes_out,     "websocket_bytes",       "direction=\"out\"",     "")                                             \
+    X(ws_closed_normal, "websockets_closed",     "code=\"1000\"",         "WebSockets that ended, by close code: 1000, 1001, another 1xxx, 3xxx or 4xxx, or none (1005, 1006).") \
+    X(ws_closed_away,   "websockets_closed",     "code=\"1001\"",         "")                                             \
+    X(ws_closed_1xxx,   "websockets_closed",     "code=\"1xxx\"",         "")                                             \
+    X(ws_closed_3xxx,   "websockets_closed",     "code=\"3xxx\"",         "")                                             \
+    X(ws_closed_4xxx,   "websockets_closed",     "code=\"4xxx\"",         "")                                             \
+    X(ws_closed_none,   "websockets_closed",     "code=\"none\"",         "")                                             \
+    X(ring_submitted,   "ring_submissions",      "",                      "Operations handed to io_uring.")               \
+    X(ring_completed,   "ring_completions",      "",                      "Completions taken from io_uring.")             \
+    X(ring_enters,      "ring_enters",           "",                      "Calls of io_uring_enter().")                   \
+    X(ring_overflows,   "ring_overflows",        "",                      "Times that completions did not fit into the ring.") \
+    X(ring_full,        "ring_submission_full",  "",                      "Times that the ring had no room for a submission.")
+
+#define METRICS_LOOP_GAUGES(X)                                                                                            \
+    X(conns_handshake,  "connections",           "state=\"handshake\"",   "Open connections: in a TLS handshake, idle, with a request, WebSockets, closing.") \
+    X(conns_idle,       "connections",           "state=\"idle\"",        "")                                             \
+    X(conns_request,    "connections",           "state=\"request\"",     "")                                             \
+    X(conns_websocket,  "connections",           "state=\"websocket\"",   "")                                             \
+    X(conns_closing,    "connections",           "state=\"closing\"",     "")                                             \
+    X(in_hand,          "requests_in_progress",  "",                      "Requests that the application has in hand.")   \
+    X(turn_max_ns,      "loop_lag_max_seconds",  "",                      "The longest turn of the event loop since the worker started.")
+
+/* Of a crew of threads, under its mutex; they get pool="requests" or pool="executor" too. */
+#define METRICS_CREW_COUNTERS(X)                                                                                          \
+    X(jobs,             "thread_jobs",           "",                      "Calls that threads have run.")                 \
+    X(refused_full,     "thread_refusals",       "reason=\"full\"",       "Requests that got no thread: sync.queue was full, or sync.queue_timeout passed; they are answered 503.") \
+    X(refused_timeout,  "thread_refusals",       "reason=\"timeout\"",    "")                                             \
+    X(started,          "threads_started",       "",                      "Threads started.")
+
+#define METRICS_CREW_GAUGES(X)                                                                                            \
+    X(threads,          "threads",               "",                      "Threads that there are.")                      \
+    X(slots,            "thread_slots",          "",                      "Threads that may run at once.")                \
+    X(busy,             "thread_slots_busy",     "",                      "Slots in use.")                                \
+    X(leased,           "threads_leased",        "",                      "Threads that a request keeps.")                \
+    X(waiting,          "thread_queue",          "",                      "Requests that wait for a thread.")
+
+/* clang-format on */
+
+#endif

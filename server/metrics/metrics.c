@@ -1,0 +1,124 @@
+/* metrics.c: the shared area and its blocks. Any process; metrics_take() and metrics_give() are the master's. */
+#include "metrics/metrics.h"
+
+#include <stddef.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <time.h>
+
+#define MS(n) ((int64_t)(n) * 1000 * 1000)
+
+const int64_t metrics_bounds_ns[METRICS_BUCKETS] = {
+    MS(1) / 10, MS(1) / 4, MS(1) / 2, MS(1),     MS(5) / 2, MS(5),
+    MS(10),     MS(25),    MS(50),    MS(100),   MS(250),   MS(500),
+    MS(1000),   MS(2500),  MS(5000),  MS(10000), MS(30000), MS(60000),
+};
+
+static struct metrics *area;
+struct metrics_block metrics_nowhere;
+struct metrics_block *metrics_here = &metrics_nowhere;
+
+void
+metrics_observe(struct metrics_histogram *h, int64_t ns)
+{
+    size_t i = 0;
+    /* Most are short: the first bounds decide. */
+    while (i < METRICS_BUCKETS && ns > metrics_bounds_ns[i])
+        i++;
+    metrics_add(&h->buckets[i], 1);
+    metrics_add(&h->sum_ns, ns > 0 ? (uint64_t)ns : 0);
+}
+
+struct metrics *
+metrics_new(void)
+{
+    struct metrics *m = mmap(NULL, sizeof(*m), PROT_READ | PROT_WRITE,
+                             MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (m == MAP_FAILED)
+        return NULL;
+    m->layout = METRICS_LAYOUT;
+    m->block_bytes = sizeof(struct metrics_block);
+    metrics_set(&m->master.started_at_s, (uint64_t)time(NULL));
+    return m;
+}
+
+void
+metrics_free(struct metrics *m)
+{
+    if (m != NULL)
+        munmap(m, sizeof(*m));
+}
+
+static bool
+is_free(const struct metrics_block *b)
+{
+    return atomic_load_explicit(&b->worker.state, memory_order_relaxed) == METRICS_FREE;
+}
+
+/* One that this slot had before; else one that nobody ever had, as others' counters are theirs. */
+static struct metrics_block *
+find(struct metrics *m, unsigned slot)
+{
+    METRICS_EACH(b, m)
+    if (is_free(b) && b->worker.slot == slot)
+        return b;
+    unsigned n = atomic_load_explicit(&m->blocks_n, memory_order_relaxed);
+    return n < METRICS_BLOCKS_MAX ? &m->blocks[n] : NULL;
+}
+
+static void
+clear_gauges(struct metrics_block *b)
+{
+#define X(field, ...) metrics_set(&b->loop.field, 0);
+    METRICS_LOOP_GAUGES(X)
+#undef X
+    for (int i = 0; i < METRICS_POOLS; i++) {
+#define X(field, ...) metrics_set(&b->pools[i].crew.field, 0);
+        METRICS_CREW_GAUGES(X)
+#undef X
+    }
+}
+
+struct metrics_block *
+metrics_take(struct metrics *m, unsigned slot, unsigned generation, int64_t now_ns)
+{
+    struct metrics_block *b = find(m, slot);
+    if (b == NULL)
+        return NULL;
+    clear_gauges(b);
+    memset((void *)&b->pulse, 0, sizeof(b->pulse));
+    b->worker.slot = slot;
+    b->worker.generation = generation;
+    metrics_set(&b->worker.started_at_s, (uint64_t)time(NULL));
+    metrics_set(&b->worker.started_ns, (uint64_t)now_ns);
+    metrics_set(&b->worker.ready_ns, 0);
+    b->worker.state = METRICS_BOOTING;
+    if (b == &m->blocks[m->blocks_n])
+        atomic_fetch_add_explicit(&m->blocks_n, 1, memory_order_release);
+    return b;
+}
+
+void
+metrics_give(struct metrics_block *b, uint64_t cpu_ns)
+{
+    if (b == NULL)
+        return;
+    metrics_add(&b->worker.cpu_ns, cpu_ns);
+    b->worker.pid = 0;
+    clear_gauges(b);
+    b->pulse.doing = METRICS_STARTS;
+    b->worker.state = METRICS_FREE;
+}
+
+void
+metrics_begin(struct metrics *m, struct metrics_block *b)
+{
+    area = m;
+    metrics_here = b != NULL ? b : &metrics_nowhere;
+}
+
+struct metrics *
+metrics_area(void)
+{
+    return area;
+}

@@ -1,0 +1,254 @@
+/* metrics.h: what the server counts, in memory that all its processes share.
+ *
+ *   metrics.c   the area: made by the master before it forks, and its blocks
+ *   list.h      the one list of counters and gauges: fields, names for Prometheus, help
+ *   pulse.h     the heartbeat of the loop
+ *
+ *     struct metrics ── master   what the master alone writes: restarts and their reasons
+ *                    └─ blocks[] one a worker process
+ *
+ * A block belongs to one process at a time, from metrics_take() in the master, before the fork, to metrics_give() once that process
+ * is reaped. It stays with its slot for ever: the next worker of the slot goes on counting where the last one ended, so counters
+ * survive a respawn and a kill -9. While a replacement boots or an old worker drains, a slot has two blocks (or more); its counters
+ * are the sums of theirs. Gauges begin at zero with each process, and are those of living processes only.
+ *
+ * Every counter has one writer at a time (the loop's thread, or whoever holds a crew's mutex), which loads, adds and stores: no locked
+ * instruction. Readers are the master and all workers, at any time, without locks; each number is whole, two of them may be
+ * a moment apart. Parts that different threads write lie on different cache lines.
+ *
+ * A process without a master (tests, the loop alone) counts into a block of its own that nobody reads. */
+#ifndef RINGCORN_METRICS_H
+#define RINGCORN_METRICS_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "metrics/list.h"
+
+enum {
+    METRICS_LAYOUT = 1,        /* changes with every change of a struct below */
+    METRICS_SLOTS_MAX = 1024,  /* as many as there can be workers */
+    METRICS_BLOCKS_MAX = 2048, /* untouched ones cost no memory */
+    METRICS_BUCKETS = 18,      /* of a histogram, beside "more than all" */
+    METRICS_ROUTES_MAX = 128,  /* of a worker; the first is "other" */
+    METRICS_ROUTE_SIZE = 128,  /* bytes of a route's name, with its NUL */
+    METRICS_POOLS = 2,         /* enum metrics_pool */
+};
+
+typedef _Atomic uint64_t metrics_u64;
+
+/* The writer alone. */
+static inline void
+metrics_add(metrics_u64 *counter, uint64_t n)
+{
+    atomic_store_explicit(counter, atomic_load_explicit(counter, memory_order_relaxed) + n,
+                          memory_order_relaxed);
+}
+
+static inline void
+metrics_set(metrics_u64 *gauge, uint64_t value)
+{
+    atomic_store_explicit(gauge, value, memory_order_relaxed);
+}
+
+static inline void
+metrics_set_max(metrics_u64 *gauge, uint64_t value)
+{
+    if (value > atomic_load_explicit(gauge, memory_order_relaxed))
+        metrics_set(gauge, value);
+}
+
+static inline uint64_t
+metrics_get(const metrics_u64 *from)
+{
+    return atomic_load_explicit(from, memory_order_relaxed);
+}
+
+/* --- histograms of times --------------------------------------------------------------------------- */
+
+struct metrics_histogram {
+    metrics_u64 sum_ns;
+    metrics_u64 buckets[METRICS_BUCKETS + 1]; /* not cumulated; the last: above all bounds */
+};
+
+/* 100 us to 60 s: 1, 2.5, 5 of each power of ten. */
+extern const int64_t metrics_bounds_ns[METRICS_BUCKETS];
+
+/* The writer alone. */
+void metrics_observe(struct metrics_histogram *h, int64_t ns);
+
+/* --- one worker's block ------------------------------------------------------------------------------ */
+
+enum metrics_state {
+    METRICS_FREE, /* no process has it; its counters count all the same */
+    METRICS_BOOTING,
+    METRICS_READY,
+    METRICS_LEAVING, /* drains */
+    METRICS_KILLED,  /* its stacks are asked for, or it was sent SIGKILL */
+};
+
+/* What the loop's thread does. */
+enum metrics_doing {
+    METRICS_STARTS,    /* the loop does not turn yet, or any more */
+    METRICS_WAITS,     /* for events, or for a thread that has results soon */
+    METRICS_IN_C,      /* parses, answers; no Python */
+    METRICS_WANTS_GIL, /* has work for Python, and another thread has the GIL */
+    METRICS_IN_PYTHON, /* runs Python */
+};
+
+/* Who has the block; the master writes it. */
+struct metrics_worker {
+    _Atomic uint32_t slot;
+    _Atomic uint32_t generation; /* of the configuration it was forked with */
+    _Atomic int32_t pid;         /* 0 = nobody's */
+    _Atomic uint32_t state;      /* enum metrics_state */
+    metrics_u64 started_at_s;    /* Unix time */
+    metrics_u64 started_ns;      /* CLOCK_MONOTONIC, as all that ends in _ns here */
+    metrics_u64 ready_ns;        /* 0 = not yet */
+    metrics_u64 cpu_ns;          /* of processes that had it before */
+};
+
+/* The heartbeat: the loop's thread writes it, always (pulse.h, py/turn.c). A turn begins when a wait ends, and ends when the next one
+ * begins. While doing is METRICS_WAITS nothing need change, for there is nothing to do. Otherwise now - begun_ns tells for how long the
+ * loop has been in this turn: one that hangs stands still, a busy one turns. Of a turn that runs Python, step_ns tells since when the same
+ * callback runs. */
+struct metrics_pulse {
+    _Atomic uint32_t doing;      /* enum metrics_doing */
+    metrics_u64 turns;           /* begun */
+    metrics_u64 python_turns;    /* that ran Python, begun: the heartbeat of Python */
+    metrics_u64 begun_ns;        /* the last turn */
+    metrics_u64 ended_ns;        /* the last turn that ended; below begun_ns in the middle of one */
+    metrics_u64 python_begun_ns; /* the last time that the loop began to run Python */
+    metrics_u64 step_ns; /* when the callback or request that runs now, or ran last, was begun */
+};
+
+/* Methods and classes of status that are told apart. */
+enum metrics_method {
+    METRICS_GET,
+    METRICS_HEAD,
+    METRICS_POST,
+    METRICS_PUT,
+    METRICS_PATCH,
+    METRICS_DELETE,
+    METRICS_OPTIONS,
+    METRICS_OTHER_METHOD,
+    METRICS_METHODS,
+};
+enum { METRICS_CLASSES = 6 }; /* 1xx to 5xx at their digit; 0 = ended without an answer */
+
+/* The loop's thread. */
+struct metrics_loop {
+    metrics_u64 requests[METRICS_METHODS][METRICS_CLASSES];
+    struct metrics_histogram request; /* from a request's head to the last piece of its answer */
+    struct metrics_histogram python; /* as much of it as coroutines and callbacks ran on the loop */
+    struct metrics_histogram turn;   /* of the loop: what everything else had to wait */
+    struct metrics_histogram gil;    /* the loop's wait for the GIL */
+#define X(field, ...) metrics_u64 field;
+    METRICS_LOOP_COUNTERS(X)
+    METRICS_LOOP_GAUGES(X)
+#undef X
+};
+
+enum metrics_pool {
+    METRICS_POOL_REQUESTS, /* sync.threads */
+    METRICS_POOL_EXECUTOR, /* sync.executor_threads */
+};
+
+/* Whoever holds the crew's mutex. */
+struct metrics_crew {
+    struct metrics_histogram wait; /* of a request for a thread */
+#define X(field, ...) metrics_u64 field;
+    METRICS_CREW_COUNTERS(X)
+    METRICS_CREW_GAUGES(X)
+#undef X
+};
+
+/* A route of the application: with the GIL held. name is written before the counters count, and never changes. */
+struct metrics_route {
+    _Atomic uint32_t is_named; /* released after name was written */
+    char name[METRICS_ROUTE_SIZE];
+    metrics_u64 requests;
+    metrics_u64 errors;      /* answered 5xx */
+    metrics_u64 request_ns;  /* sum */
+    metrics_u64 loop_ns;     /* sum: on the event loop */
+    metrics_u64 thread_ns;   /* sum: on threads of the pool */
+    metrics_u64 step_max_ns; /* the longest step on the loop */
+};
+
+#define METRICS_LINE __attribute__((aligned(128))) /* two cache lines: they are fetched in pairs */
+
+struct metrics_block {
+    METRICS_LINE struct metrics_worker worker;
+    METRICS_LINE struct metrics_pulse pulse;
+    METRICS_LINE struct metrics_loop loop;
+    struct {
+        METRICS_LINE struct metrics_crew crew;
+    } pools[METRICS_POOLS];
+    METRICS_LINE struct metrics_route routes[METRICS_ROUTES_MAX];
+};
+
+/* --- the area ----------------------------------------------------------------------------------------- */
+
+/* Why a worker was started in place of another. */
+enum metrics_restart {
+    METRICS_RESTART_CRASH,    /* a signal that it did not expect */
+    METRICS_RESTART_EXIT,     /* it ended by itself */
+    METRICS_RESTART_KILLED,   /* by the master: it did not become ready, or did not leave */
+    METRICS_RESTART_HANG,     /* its loop stood still */
+    METRICS_RESTART_ASKED,    /* somebody sent it SIGTERM */
+    METRICS_RESTART_RELOAD,   /* SIGHUP, files, USR2 */
+    METRICS_RESTART_REQUESTS, /* max_requests */
+    METRICS_RESTART_AGE,      /* max_age */
+    METRICS_RESTART_MEMORY,   /* max_rss */
+    METRICS_RESTARTS,
+};
+
+/* The master writes it. */
+struct metrics_master {
+    metrics_u64 started_at_s; /* Unix time */
+    metrics_u64 wanted;       /* workers that should be */
+    metrics_u64 generation;   /* of the configuration in force */
+    metrics_u64 reloads, reloads_failed;
+    struct {
+        metrics_u64 why[METRICS_RESTARTS];
+    } restarts[METRICS_SLOTS_MAX];
+};
+
+struct metrics {
+    uint32_t layout; /* METRICS_LAYOUT */
+    uint32_t block_bytes;
+    _Atomic uint32_t blocks_n; /* that were ever taken: the first ones */
+    METRICS_LINE struct metrics_master master;
+    METRICS_LINE struct metrics_block blocks[METRICS_BLOCKS_MAX];
+};
+
+/* Shared with every process that is forked later, zeroed. NULL: no memory. */
+struct metrics *metrics_new(void);
+void metrics_free(struct metrics *m); /* NULL is fine */
+
+/* The master, before it forks a worker into a slot: a block for it, gauges and heartbeat at zero, BOOTING; worker.pid is the caller's to
+ * set. NULL where METRICS_BLOCKS_MAX processes have one each: that worker counts for itself. */
+struct metrics_block *metrics_take(struct metrics *m, unsigned slot, unsigned generation,
+                                   int64_t now_ns);
+/* The process is no more; cpu_ns: what it has used. NULL is fine. */
+void metrics_give(struct metrics_block *b, uint64_t cpu_ns);
+
+/* Whoever counts without a master, and loops that are not the server's, count here; nobody reads it. */
+extern struct metrics_block metrics_nowhere;
+/* The block into which this process counts: never NULL. */
+extern struct metrics_block *metrics_here;
+/* A worker's first step. b NULL: one of its own. m NULL too where there is no master. */
+void metrics_begin(struct metrics *m, struct metrics_block *b);
+/* The area, as given to metrics_begin(). */
+struct metrics *metrics_area(void);
+
+/* Blocks that were ever taken, in no order. */
+#define METRICS_EACH(b, m)                                                                         \
+    for (struct metrics_block *b = (m)->blocks,                                                    \
+                              *b##_end = b + atomic_load_explicit(&(m)->blocks_n,                  \
+                                                                  memory_order_acquire);           \
+         b < b##_end; b++)
+
+#endif
