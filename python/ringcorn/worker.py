@@ -48,6 +48,7 @@ def run(worker, options):
     pools = _Pools(loop, options)
     live.attach(loop)
     worker.attach(loop)
+    worker.count(pools.executor, True)
     if options["slot"] == 0:  # one of them says it for all
         if loop.io_why:
             log.warning("%s", loop.io_why)
@@ -57,6 +58,7 @@ def run(worker, options):
     try:
         app, interface = load_by(options)
         pools.open_sync(options["sync_threads"] or _auto_threads(interface))
+        worker.count(pools.sync, False)
         live.attach(loop, pools.sync, pools.executor)
         if options["slot"] == 0:
             check.warn(check.django_hints, pools.sync.threads, interface, options)

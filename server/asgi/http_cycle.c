@@ -234,6 +234,7 @@ call_in(struct cycle *cycle, PyObject *context, PyObject *fn, PyObject *scope)
     size_t skipped = scope == NULL;
     if (LIKELY(cycle->lease == NULL) && !cycle->is_websocket) /* whose leases are ringcorn.websocket_lease's */
         cycle->lease = pool_enter(a->pool, cycle->label);
+    h1_called(cycle->h, clock_ns());
     PyObject *coro = UNLIKELY(cycle->lease == NULL && PyErr_Occurred())
                          ? NULL
                          : PyObject_Vectorcall(fn, args + skipped, 3 - skipped, NULL);

@@ -99,6 +99,22 @@ check_own_header(struct load *l, const char *header, const char *switch_name, bo
                    header, switch_name);
 }
 
+/* An address beside the application's. */
+static void
+check_own_bind(struct load *l, const char *key, const char *text, struct conf_bind *out)
+{
+    struct conf *c = l->conf;
+    char why[160];
+    for (size_t i = 0; i < c->binds_n; i++)
+        if (strcmp(c->binds[i].text, text) == 0 &&
+            (c->binds[i].kind != CONF_BIND_TCP || c->binds[i].port != 0))
+            load_error(
+                l, where_set(l, key),
+                "is the application's address; leave it out, and the paths are answered there");
+    if (bind_parse(text, out, why, sizeof(why)) == -ENOMEM)
+        load_system_error(l, where_set(l, key), "no memory");
+}
+
 /* "off" becomes NULL; the address is parsed. */
 static void
 check_health(struct load *l)
@@ -115,18 +131,25 @@ check_health(struct load *l)
         load_error(l, where_set(l, "health.ready"), "is the path of health.live too");
     if (c->health_bind == NULL)
         return;
-    char why[160];
     if (c->health_live == NULL && c->health_ready == NULL)
         load_error(l, where_set(l, "health.bind"),
                    "answers nothing, as health.live and health.ready are off");
-    for (size_t i = 0; i < c->binds_n; i++)
-        if (strcmp(c->binds[i].text, c->health_bind) == 0 &&
-            (c->binds[i].kind != CONF_BIND_TCP || c->binds[i].port != 0))
-            load_error(
-                l, where_set(l, "health.bind"),
-                "is the application's address; leave it out, and the paths are answered there");
-    if (bind_parse(c->health_bind, &c->health_at, why, sizeof(why)) == -ENOMEM)
-        load_system_error(l, where_set(l, "health.bind"), "no memory");
+    check_own_bind(l, "health.bind", c->health_bind, &c->health_at);
+}
+
+static void
+check_metrics(struct load *l)
+{
+    struct conf *c = l->conf;
+    const char *others[] = { c->health_live, c->health_ready };
+    if (c->metrics_bind != NULL && where_set(l, "metrics.enabled")->source <= SOURCE_PRESET)
+        c->metrics_enabled = true;
+    for (size_t i = 0; i < ARRAY_LEN(others); i++)
+        if (c->metrics_enabled && others[i] != NULL && strcmp(c->metrics_path, others[i]) == 0)
+            load_error(l, where_set(l, "metrics.path"), "is the path of health.%s too",
+                       i == 0 ? "live" : "ready");
+    if (c->metrics_bind != NULL && c->metrics_enabled)
+        check_own_bind(l, "metrics.bind", c->metrics_bind, &c->metrics_at);
 }
 
 /* "off" becomes NULL; the path is parsed as an address is. */
@@ -176,6 +199,7 @@ check_all(struct load *l, bool is_app_needed)
     check_health(l);
     check_control(l);
     check_statics(l, where_set(l, "static"));
+    check_metrics(l);
     if (where_set(l, "access_log.enabled")->source <= SOURCE_PRESET &&
         where_set(l, "access_log.file")->source > SOURCE_PRESET)
         c->access_log = true;

@@ -202,6 +202,10 @@ struct conf {
     char *health_bind;                /* NULL = answered on binds */
     int64_t health_timeout_ms;        /* of --healthcheck */
 
+    bool metrics_enabled;
+    char *metrics_path;
+    char *metrics_bind; /* NULL = answered on binds */
+
     char *control_socket; /* a path; NULL = off */
     mode_t control_mode;
 
@@ -212,8 +216,8 @@ struct conf {
     /* No keys, and so not printed: */
     struct conf_strings env;    /* "NAME=value" of --env-file; conf_export_env() */
     char *file;                 /* the YAML file that was read, as named; NULL = none */
-    /* health_bind and control_socket, parsed; text NULL where there is none */
-    struct conf_bind health_at, control_at;
+    /* health_bind, control_socket and, where they are enabled, metrics_bind, parsed; text NULL where there is none */
+    struct conf_bind health_at, control_at, metrics_at;
 };
 
 /* What the command line asked for beside a server. */

@@ -148,6 +148,7 @@ conf_free(struct conf *conf)
     strings_free(&conf->env);
     bind_free(&conf->health_at);
     bind_free(&conf->control_at);
+    bind_free(&conf->metrics_at);
     free(conf->file);
     free(conf);
 }

@@ -183,6 +183,15 @@ network_fault(const char *text, char *why, size_t why_size)
 }
 
 static int
+metrics_path_fault(const char *text, char *why, size_t why_size)
+{
+    if (text[0] == '/' && strpbrk(text, " ?#") == NULL)
+        return 0;
+    snprintf(why, why_size, "is not a path like /metrics");
+    return -EINVAL;
+}
+
+static int
 health_path_fault(const char *text, char *why, size_t why_size)
 {
     if (strcmp(text, "off") == 0 || (text[0] == '/' && strpbrk(text, " ?#") == NULL))
@@ -192,14 +201,14 @@ health_path_fault(const char *text, char *why, size_t why_size)
 }
 
 static int
-health_bind_fault(const char *text, char *why, size_t why_size)
+own_bind_fault(const char *text, char *why, size_t why_size)
 {
     struct conf_bind bind = { 0 };
     int error = bind_parse(text, &bind, why, why_size);
     if (error == 0 && ((bind.kind != CONF_BIND_TCP && bind.kind != CONF_BIND_UNIX) ||
                        bind.scheme == CONF_SCHEME_HTTPS)) {
         snprintf(why, why_size,
-                 "is not one that a health check can ask; write host:port or unix:/path");
+                 "is not one that can be asked in plain HTTP; write host:port or unix:/path");
         error = -EINVAL;
     }
     bind_free(&bind);
@@ -493,9 +502,18 @@ const struct key schema[] = {
     { "health.bind", KEY_TEXT, FIELD(health_bind), NULL, NULL,
       "address of its own for these paths, served by the master; without it the application's "
       "addresses answer",
-      .value = "ADDRESS", .fault = health_bind_fault },
+      .value = "ADDRESS", .fault = own_bind_fault },
     { "health.timeout", KEY_DURATION, FIELD(health_timeout_ms), "3s", NULL,
       "for --healthcheck to get its answer", .min = 1, .max = DAY },
+
+    { "metrics.enabled", KEY_BOOL, FIELD(metrics_enabled), "false", "--metrics",
+      .help = "tell metrics to Prometheus; naming metrics.bind turns it on too" },
+    { "metrics.path", KEY_TEXT, FIELD(metrics_path), "/metrics", NULL, "path that tells them",
+      .value = "PATH", .fault = metrics_path_fault },
+    { "metrics.bind", KEY_TEXT, FIELD(metrics_bind), NULL, NULL,
+      "address of its own for metrics.path, served by the master; without it the application's "
+      "addresses answer, to everybody who can reach them",
+      .value = "ADDRESS", .fault = own_bind_fault },
 
     { "control.socket", KEY_TEXT, FIELD(control_socket), NULL, NULL,
       "unix socket on which ringcornctl is answered; whoever may write to it may stop the server",

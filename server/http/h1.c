@@ -101,6 +101,7 @@ h1_misplaced(struct conn *c)
     struct h1 *h = h1_of(c);
     if (h1_req_take(h) == 0) {
         h->r->began_ns = h->app->net->now_ns;
+        tally_begin(h);
         h1_write_misplaced(h);
         if (h->app->access_fd >= 0)
             access_note(h);
@@ -213,6 +214,7 @@ h1_begin(struct h1 *h)
     struct h1_req *r = h->r;
     const struct http_request *req = &r->req;
     r->began_ns = h->app->net->now_ns;
+    tally_begin(h);
     size_t method = req->method.n < sizeof(r->what) / 2 ? req->method.n : sizeof(r->what) / 2;
     size_t path =
         req->path.n < sizeof(r->what) - method - 1 ? req->path.n : sizeof(r->what) - method - 1;
@@ -239,6 +241,11 @@ h1_begin(struct h1 *h)
     h->app->in_hand++;
     if (UNLIKELY(h->app->answers_health) && h1_answer_health(h))
         return;
+    if (UNLIKELY(h->app->answers_metrics) && http_asks_metrics(h->app->conf, req)) {
+        h1_answer_metrics(h, metrics_area());
+        h1_end(h);
+        return;
+    }
     if (UNLIKELY(h->app->own.statics != NULL) && h1_answer_static(h))
         return;
     if (!gate_passes(h))
@@ -253,6 +260,7 @@ h1_ws_begin(struct h1 *h)
 {
     gate_leave(h);
     h1_to(h, H1_WEBSOCKET);
+    h->app->websockets++;
 }
 
 void
@@ -303,6 +311,7 @@ h1_refuse(struct h1 *h, int status)
         r = h->r;
         r->began_ns = h->app->net->now_ns;
         r->keep_alive = false;
+        tally_begin(h);
         h1_write_own(h, status, true);
         if (h->app->access_fd >= 0)
             access_note(h);
@@ -352,10 +361,12 @@ h1_end(struct h1 *h)
     struct h1_req *r = h->r;
     ASSERT(h->state == H1_IN_HAND || h->state == H1_WEBSOCKET);
     h->app->net->now_ns = clock_ns(); /* the application may have run for long: deadlines follow */
+    tally_answer(h);
     if (h->app->access_fd >= 0 && !r->is_quiet)
         access_note(h);
     h->app->in_hand--;
     gate_leave(h);
+    h->app->websockets -= h->state == H1_WEBSOCKET;
     h1_head_give(h);
     r->is_head_taken = true;
     if (h->state == H1_WEBSOCKET)
@@ -485,6 +496,7 @@ h1_freed(struct conn *c)
     h1_req_give(h);
     if (h->state == H1_IN_HAND || h->state == H1_WEBSOCKET)
         h->app->in_hand--;
+    h->app->websockets -= h->state == H1_WEBSOCKET;
     if (h->conn_data != NULL)
         h->app->conn_freed(h->app, h->conn_data);
 }
@@ -500,6 +512,7 @@ static void
 h1_flushed(struct net *net)
 {
     struct http_app *app = net->ops->app;
+    tally_turn(app);
     if (app->own.access.n > 0)
         access_flush(app);
 }
@@ -510,8 +523,9 @@ http_init(struct http_app *app, struct conn_ops *ops)
     const struct conf *conf = app->conf;
     app->answers_health =
         conf->health_bind == NULL && (conf->health_live != NULL || conf->health_ready != NULL);
+    app->answers_metrics = conf->metrics_enabled && conf->metrics_bind == NULL;
     app->draining = app->is_unready = false;
-    app->in_hand = 0;
+    app->in_hand = app->websockets = 0;
     app->own = (struct http_own){ 0 };
     struct stat st;
     app->own.access_is_file =

@@ -56,6 +56,7 @@ struct h1_req {
     uint32_t body_start, body_end;
     int64_t want_ns;   /* since when the app waits */
     int64_t waited_ns; /* sum of such times before */
+    int64_t called_ns; /* when the application was called; 0 = not yet */
     /* answer out */
     uint64_t length;    /* its Content-Length, UINT64_MAX = not given */
     uint64_t sent;      /* body bytes taken from the app */
@@ -65,6 +66,8 @@ struct h1_req {
     uint16_t line_n;
     uint16_t status;
     uint8_t what_n;
+    uint8_t method;                                  /* enum metrics_method */
+    bool is_counted;                                 /* in the metrics */
     bool is_chunked_in, is_body_done, is_head_taken; /* head_done() was called */
     bool keep_alive;                                 /* what the client asked for */
     bool client_closes; /* it said Connection: close (or is 1.0): nothing will follow */
@@ -186,6 +189,13 @@ void h1_ws_broken(struct h1 *h);
 void h1_ws_part(struct h1 *h); /* in h1_end() */
 void h1_ws_drain(struct http_app *app);
 void h1_ws_begin(struct h1 *h); /* h1.c: IN_HAND -> WEBSOCKET */
+
+/* tally.c */
+void tally_begin(struct h1 *h);  /* while the head is there */
+void tally_answer(struct h1 *h); /* the answer is complete, or will never be; once a request */
+void tally_turn(struct http_app *app);
+void tally_message(bool is_in, size_t n);
+void tally_closed(unsigned code);
 
 /* access.c */
 void access_note(struct h1 *h);      /* one line about the request that ends now */

@@ -492,6 +492,8 @@ write_piece(struct h1 *h, struct body_piece b, bool is_last)
     if (result == HTTP_TOO_SHORT)
         return result; /* never finished: h1_end() closes */
     r->finished = is_last;
+    if (is_last)
+        tally_answer(h);
     return conn_is_full(c) ? HTTP_FULL : HTTP_OK;
 }
 

@@ -13,6 +13,8 @@
 #include "chars.h"
 #include "h1.h"
 
+#include "metrics/metrics.h"
+
 enum {
     CLOSE_MS = 10 * 1000,     /* for the peer to answer our Close */
     REST_MS = 30 * 1000,      /* compressors rest after so long, where there are no pings */
@@ -233,6 +235,7 @@ h1_ws_send(struct h1 *h, bool is_text, const char *p, size_t n, void *owner)
     }
     w->has_sent = true;
     h->r->sent += n;
+    tally_message(false, n);
     if (ws_squeeze(&w->ws, p, n, &squeezed)) {
         put_frame(h, kind, true, squeezed.p, squeezed.n);
     } else if (owner != NULL && n > NET_COPY_MAX) {
@@ -263,6 +266,8 @@ static void
 end(struct h1 *h, unsigned code, struct slice reason)
 {
     struct h1_ws *w = h->r->ws;
+    if (w->state != WS_ASKED)
+        tally_closed(code);
     w->state = WS_OVER;
     w->code = (uint16_t)code;
     if (reason.n > 0 && (w->reason = malloc(reason.n)) != NULL) {
@@ -377,6 +382,7 @@ take_message(struct h1 *h)
 {
     struct h1_ws *w = h->r->ws;
     struct ws_message *m = ws_take(&w->ws);
+    tally_message(true, m->n);
     if (w->state != WS_OPEN) {
         free(m);
         return;
@@ -643,6 +649,8 @@ h1_ws_accept(struct h1 *h, struct slice subprotocol, const struct http_header *h
     w->tick_ns = tick_after(h);
     w->drain_ns = app->draining ? now_of(h) : 0;
     h1_ws_begin(h);
+    tally_answer(h);
+    metrics_add(&metrics_here->loop.ws_accepted, 1);
     arm(h);
     conn_resume(c);
     return HTTP_OK;

@@ -9,11 +9,12 @@
  *   h1_ws.c      a connection that became a WebSocket (its frames: ws/)
  *   static.c     files below a folder, answered here (`static`): which one; static_head.c  and what its head says
  *   preconditions.c  If-Match and its like, Range; mime.c  types by name
- *   health.c     the paths that a supervisor asks
+ *   health.c     the paths that a supervisor asks      exposition.c  the one that Prometheus asks
  *   streams.c    event streams when a worker leaves
  *   gate.c       how many requests the application has at once, and for how long
  *   status.c     status lines, Date and Server
  *   access.c     the access log
+ *   tally.c      what requests leave in the metrics
  *   forwarded.c  what trusted proxies say in headers of who asks, and for what
  *   chars.c      what a byte may be
  *
@@ -30,6 +31,7 @@
 #define RINGCORN_HTTP_H
 
 #include "conf/conf.h"
+#include "metrics/metrics.h"
 #include "net/net.h"
 #include "ws/ws.h"
 
@@ -133,8 +135,10 @@ struct http_app {
     bool serves_websockets; /* the app's to set; else Upgrade is ignored */
     bool answers_health;    /* health.c does, on every connection; set by http_init() */
     bool is_unready;        /* health.ready says 503, and no more */
+    bool answers_metrics;   /* exposition.c does */
     bool draining;          /* answers carry Connection: close; set by http_drain() */
     unsigned in_hand;       /* requests that are not ended, those that wait to begin among them */
+    unsigned websockets;    /* of these, WebSockets that were accepted */
     struct http_own own;    /* http's, from http_init() on */
 };
 
@@ -163,6 +167,11 @@ enum http_health { HTTP_HEALTH_NONE, HTTP_HEALTH_LIVE, HTTP_HEALTH_READY };
 /* Which of the paths health.live and health.ready a request asks: GET and HEAD. */
 enum http_health http_health(const struct conf *conf, const struct http_request *req);
 
+/* Is it metrics.path, and are metrics told? GET and HEAD. */
+bool http_asks_metrics(const struct conf *conf, const struct http_request *req);
+/* Answers it with what metrics_area() holds, in the format that the client takes. Before h1_head_done(); the caller ends the request. */
+void h1_answer_metrics(struct h1 *h, const struct metrics *metrics);
+
 /* --- the request ------------------------------------------------------------------------------ */
 const struct http_request *h1_request(const struct h1 *h);
 
@@ -187,6 +196,9 @@ size_t http_unescape(char *to, struct slice s);
 /* The app has taken what it needs of the head: the slices of h1_request() end here (its numbers and
  * flags stay), and the input block can serve the body or go back. */
 void h1_head_done(struct h1 *h);
+
+/* The application was called then (CLOCK_MONOTONIC, ns): for the metrics. Before its answer is complete. */
+void h1_called(struct h1 *h, int64_t at_ns);
 
 /* Body bytes that have arrived and were not taken (valid until h1_body_consumed() or the return to
  * the loop). */

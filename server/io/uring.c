@@ -20,6 +20,7 @@
 #include <unistd.h>
 
 #include "io/backend.h"
+#include "metrics/metrics.h"
 
 enum { UD_IGNORE = 1, UD_WAKE = 2, UD_PROBE = 3, UD_LAST = 15 };
 
@@ -66,12 +67,22 @@ uring_of(struct io *io)
 
 /* --- submissions ---------------------------------------------------------------------------------------------------*/
 
+/* submitted: what liburing's function has returned. */
+static inline int
+note_enter(int submitted)
+{
+    metrics_add(&metrics_here->loop.ring_enters, 1);
+    if (submitted > 0)
+        metrics_add(&metrics_here->loop.ring_submitted, (uint64_t)submitted);
+    return submitted;
+}
+
 /* Hands everything queued to the kernel. What it will not take now (no memory) stays in the queue for the next time. */
 static void
 submit(struct uring *r)
 {
     while (io_uring_sq_ready(&r->u) > 0) {
-        if (io_uring_submit(&r->u) <= 0)
+        if (note_enter(io_uring_submit(&r->u)) <= 0)
             return;
     }
     r->io.queued = 0;
@@ -89,9 +100,11 @@ has_more(const struct uring *r)
 static inline void
 get_more(struct uring *r)
 {
+    if (UNLIKELY(__atomic_load_n(r->u.sq.kflags, __ATOMIC_RELAXED) & IORING_SQ_CQ_OVERFLOW))
+        metrics_add(&metrics_here->loop.ring_overflows, 1);
     for (unsigned i = 0;
          i < GET_MAX && has_more(r) && io_uring_cq_ready(&r->u) < r->u.cq.ring_entries / 2; i++)
-        io_uring_get_events(&r->u);
+        note_enter(io_uring_get_events(&r->u));
 }
 
 /* A free slot, or NULL when the queue is full and the kernel takes nothing. */
@@ -101,6 +114,7 @@ sqe_get(struct uring *r)
     struct io_uring_sqe *sqe = io_uring_get_sqe(&r->u);
     if (LIKELY(sqe != NULL))
         return sqe;
+    metrics_add(&metrics_here->loop.ring_full, 1);
     submit(r);
     return io_uring_get_sqe(&r->u);
 }
@@ -267,7 +281,7 @@ uring_let_go(struct io *io)
     if (!r->has_cancels)
         return;
     r->has_cancels = false;
-    if (io_uring_submit_and_get_events(&r->u) < 0)
+    if (note_enter(io_uring_submit_and_get_events(&r->u)) < 0)
         return; /* as in submit(): it stays queued */
     get_more(r);
     if (io_uring_sq_ready(&r->u) == 0)
@@ -521,6 +535,7 @@ dispatch(struct uring *r, unsigned *taken)
     struct io_uring_cqe cqe;
     for (*taken = 0; *taken < IO_BATCH_MAX && cqe_take(r, &cqe); ++*taken)
         called += complete(r, cqe.user_data, cqe.res, cqe.flags);
+    metrics_add(&metrics_here->loop.ring_completed, *taken);
     return called + io_deliver_done(&r->io);
 }
 
@@ -566,7 +581,7 @@ submit_and_sleep(struct uring *r, int64_t timeout_ns)
 {
     struct __kernel_timespec ts = timespec_of(timeout_ns);
     struct io_uring_cqe *cqe;
-    int rc = io_uring_submit_and_wait_timeout(&r->u, &cqe, 1, &ts, NULL);
+    int rc = note_enter(io_uring_submit_and_wait_timeout(&r->u, &cqe, 1, &ts, NULL));
     /* The kernel had no memory to keep completions that found the queue full, and dropped them: operations would never end. */
     ASSERT(rc != -EBADR);
     if (UNLIKELY(rc < 0 && rc != -ETIME && rc != -EINTR && io_uring_cq_ready(&r->u) == 0)) {
@@ -594,7 +609,7 @@ uring_wait(struct io *io, int64_t timeout_ns)
     } else {
         /* No system call where there is nothing to do for the kernel. */
         if (io_uring_sq_ready(&r->u) > 0)
-            io_uring_submit_and_get_events(&r->u);
+            note_enter(io_uring_submit_and_get_events(&r->u));
         io_wake_seen(io);
     }
     get_more(r);

@@ -178,6 +178,12 @@ child_start(struct master *m, unsigned slot, const struct generation *g, struct 
 }
 
 void
+child_count_restart(const struct master *m, unsigned slot, enum metrics_restart why)
+{
+    metrics_add(&m->metrics->master.restarts[slot].why[why], 1);
+}
+
+void
 child_free(struct master *m, struct child *c)
 {
     ctl_unwatch(m, c);

@@ -1,4 +1,5 @@
-/* health.c: health.bind: an address of its own for health.live and health.ready, answered by the master.
+/* health.c: health.bind and metrics.bind: addresses of their own for health.live, health.ready and metrics.path, answered by the master.
+ * One small server has both addresses, and answers all these paths on each.
  *
  * The master, not a worker: it is there while the application is imported, while workers drain, and when one of them hangs, which a
  * worker that answers can only say by not answering, of itself alone. The master asks the loops when it is asked itself.
@@ -40,6 +41,8 @@ struct health {
     struct list probes;
     struct listener *listeners[8]; /* a host's name may be several addresses */
     unsigned listeners_n;
+    struct conf_bind binds[2]; /* borrowed: as conf's */
+    const struct metrics *metrics; /* the master's */
 };
 
 /* --- the answer ------------------------------------------------------------------------------- */
@@ -116,6 +119,11 @@ static void
 on_begin(struct http_app *app, struct h1 *h)
 {
     struct health *health = app->self;
+    if (http_asks_metrics(app->conf, h1_request(h))) {
+        h1_answer_metrics(h, health->metrics);
+        h1_end(h);
+        return;
+    }
     enum http_health asked = http_health(app->conf, h1_request(h));
     struct probe *p = asked != HTTP_HEALTH_NONE ? malloc(sizeof(*p)) : NULL;
     h1_head_done(h);
@@ -146,8 +154,13 @@ static void
 borrow(struct health *h, struct conf *conf)
 {
     h->conf = *conf;
-    h->conf.binds = &conf->health_at;
-    h->conf.binds_n = conf->health_bind != NULL;
+    h->conf.binds = h->binds;
+    h->conf.binds_n = 0;
+    if (conf->health_bind != NULL)
+        h->binds[h->conf.binds_n++] = conf->health_at;
+    if (conf->metrics_at.text != NULL &&
+        (conf->health_bind == NULL || strcmp(conf->metrics_bind, conf->health_bind) != 0))
+        h->binds[h->conf.binds_n++] = conf->metrics_at;
     h->conf.reuse_port = false;
     h->conf.headers_n = 0;
     h->conf.statics_n = 0;
@@ -222,10 +235,23 @@ listen_again(struct health *h)
         struct listener *l =
             h->listeners_n < ARRAY_LEN(h->listeners) ? listener_open(&h->net, b->v[0].fd, false) : NULL;
         if (l == NULL)
-            log_error("health.bind: cannot accept on %s", b->text);
+            log_error("health.bind, metrics.bind: cannot accept on %s", b->text);
         else
             h->listeners[h->listeners_n++] = l;
     }
+}
+
+static void
+say(const struct conf *conf, const struct bound *b)
+{
+    const char *live = conf->health_live, *ready = conf->health_ready;
+    const char *scheme = b->kind == CONF_BIND_TCP ? "http://" : "";
+    if (conf->health_bind != NULL)
+        log_info("health: %s%s%s on %s%s", live != NULL ? live : "",
+                 live != NULL && ready != NULL ? " and " : "", ready != NULL ? ready : "", scheme,
+                 b->text);
+    if (conf->metrics_at.text != NULL)
+        log_info("metrics: %s on %s%s", conf->metrics_path, scheme, b->text);
 }
 
 int
@@ -234,14 +260,16 @@ health_apply(struct master *m)
     struct conf *conf = m->now.conf;
     struct health *h = m->health;
     struct sockets_change change;
-    if (h == NULL && conf->health_bind == NULL)
+    bool is_wanted = conf->health_bind != NULL || conf->metrics_at.text != NULL;
+    if (h == NULL && !is_wanted)
         return 0;
     if (h == NULL && (h = health_new(conf)) == NULL) {
-        log_operator("health.bind: out of memory or descriptors");
+        log_operator("health.bind, metrics.bind: out of memory or descriptors");
         return -EXIT_CODE_SYSTEM;
     }
     borrow(h, conf);
-    if (conf->health_bind == NULL) {
+    h->metrics = m->metrics;
+    if (!is_wanted) {
         health_free(h);
         m->health = NULL;
         return 0;
@@ -258,10 +286,7 @@ health_apply(struct master *m)
     listen_again(h);
     m->health = h;
     BOUNDS_EACH(b, &h->sockets.bounds)
-        log_info("health: %s%s%s on %s%s", conf->health_live != NULL ? conf->health_live : "",
-                 conf->health_live != NULL && conf->health_ready != NULL ? " and " : "",
-                 conf->health_ready != NULL ? conf->health_ready : "",
-                 b->kind == CONF_BIND_TCP ? "http://" : "", b->text);
+        say(conf, b);
     return 0;
 }
 

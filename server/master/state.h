@@ -164,6 +164,8 @@ struct master {
 /* --- child.c --- */
 /* Forks a worker into a slot. Returns 0 or -errno, logged; *out is in m->children. */
 int child_start(struct master *m, unsigned slot, const struct generation *g, struct child **out);
+/* For the metrics: a worker was started in place of another. */
+void child_count_restart(const struct master *m, unsigned slot, enum metrics_restart why);
 /* Tells it to go: CONTROL_DRAIN or CONTROL_QUIT; killed after timeouts.graceful. Its slot is the
  * caller's to clear. */
 void child_leave(struct master *m, struct child *c, enum control_kind kind);

@@ -13,8 +13,8 @@
     X(accepted,         "connections_accepted",  "",                      "Connections accepted.")                        \
     X(accept_pauses,    "accept_pauses",         "reason=\"limit\"",      "Times that accepting paused: at limits.connections (or limits.handshakes), or for want of descriptors or memory.") \
     X(accept_starved,   "accept_pauses",         "reason=\"resources\"",  "")                                             \
-    X(bytes_in,         "received_bytes",        "",                      "Bytes read from connections, after TLS.")      \
-    X(bytes_out,        "sent_bytes",            "",                      "Bytes handed to connections, before TLS.")     \
+    X(bytes_in,         "received_bytes",        "",                      "Bytes read from connections, without those of TLS.")      \
+    X(bytes_out,        "sent_bytes",            "",                      "Bytes sent on connections, with those of TLS.")     \
     X(tls_done,         "tls_handshakes",        "result=\"new\"",        "TLS handshakes: new sessions, resumed ones, and those that failed.") \
     X(tls_resumed,      "tls_handshakes",        "result=\"resumed\"",    "")                                             \
     X(tls_failed,       "tls_handshakes",        "result=\"failed\"",     "")                                             \

@@ -3,6 +3,7 @@
  *   metrics.c   the area: made by the master before it forks, and its blocks
  *   list.h      the one list of counters and gauges: fields, names for Prometheus, help
  *   pulse.h     the heartbeat of the loop
+ *   text.c      as text for Prometheus
  *
  *     struct metrics ── master   what the master alone writes: restarts and their reasons
  *                    └─ blocks[] one a worker process
@@ -142,7 +143,7 @@ enum { METRICS_CLASSES = 6 }; /* 1xx to 5xx at their digit; 0 = ended without an
 struct metrics_loop {
     metrics_u64 requests[METRICS_METHODS][METRICS_CLASSES];
     struct metrics_histogram request; /* from a request's head to the last piece of its answer */
-    struct metrics_histogram python; /* as much of it as coroutines and callbacks ran on the loop */
+    struct metrics_histogram application; /* from the call of the application to the same */
     struct metrics_histogram turn;   /* of the loop: what everything else had to wait */
     struct metrics_histogram gil;    /* the loop's wait for the GIL */
 #define X(field, ...) metrics_u64 field;
@@ -243,6 +244,13 @@ extern struct metrics_block *metrics_here;
 void metrics_begin(struct metrics *m, struct metrics_block *b);
 /* The area, as given to metrics_begin(). */
 struct metrics *metrics_area(void);
+
+/* --- text.c ------------------------------------------------------------------------------------------- */
+
+struct buf;
+/* Appends all of it, in Prometheus's text format 0.0.4 or as OpenMetrics 1.0. 0, or -ENOMEM with something less in out. One thread of
+ * the process at a time. */
+int metrics_text(const struct metrics *m, bool is_openmetrics, struct buf *out);
 
 /* Blocks that were ever taken, in no order. */
 #define METRICS_EACH(b, m)                                                                         \

@@ -9,6 +9,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "metrics/metrics.h"
 #include "tls_private.h"
 
 #define TO(state) (1u << (state))
@@ -26,6 +27,8 @@ conn_to(struct conn *c, enum conn_state state)
 {
     ASSERT(conn_next[c->state] & TO(state));
     bool was_handshake = c->state == CONN_HANDSHAKE;
+    if (c->state <= CONN_OPEN && state > CONN_OPEN)
+        c->net->closing_n++;
     c->state = (uint8_t)state;
     if (was_handshake && c->net->handshakes_n-- == c->net->handshakes_max)
         listeners_adjust(c->net);
@@ -184,9 +187,10 @@ conn_read(struct conn *c)
         return -ENOBUFS;
     char *to = c->in->data + c->in_end;
     ssize_t n = c->tls != NULL ? tls_read(c, to, room) : recv(c->fd, to, room, MSG_DONTWAIT);
-    if (n > 0)
+    if (n > 0) {
         c->in_end += (uint32_t)n;
-    else if (fresh) {
+        metrics_add(&metrics_here->loop.bytes_in, (uint64_t)n);
+    } else if (fresh) {
         int saved = errno;
         conn_in_drop(c);
         errno = saved;
@@ -430,6 +434,7 @@ conn_open(struct net *net, int fd, uint8_t family, bool is_tls)
     list_add_tail(&net->conns, &c->all);
     net->conns_n++;
     live.conns++;
+    metrics_add(&metrics_here->loop.accepted, 1);
     if (net->conns_n == net->conns_max || net->conns_n + NET_CARE_ROOM == net->conns_max)
         listeners_adjust(net);
     if (begin(c, is_tls) < 0)
@@ -458,6 +463,7 @@ conn_free(struct conn *c)
     free(c);
     live.conns--;
     net->conns_n--;
+    net->closing_n--;
     if (net->conns_n + 1 == net->conns_max ||
         net->conns_n + 2 * NET_CARE_ROOM + 1 == net->conns_max)
         listeners_adjust(net);

@@ -10,6 +10,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "metrics/metrics.h"
 #include "net.h"
 
 enum { ERRORS_LOGGED_EVERY_S = 10 };
@@ -24,6 +25,7 @@ struct listener {
     bool is_tls;
     bool is_shared; /* perhaps: nothing says that each worker has one of its own (SO_REUSEPORT) */
     bool with_care; /* how it was armed last */
+    bool is_paused; /* it may not accept; for the metrics */
 };
 
 static void
@@ -71,6 +73,7 @@ starved(struct net *net, int err)
 {
     int64_t now = clock_ns();
     net->accept_errors++;
+    metrics_add(&metrics_here->loop.accept_starved, 1);
     net->accept_starved = true;
     timer_set(&net->wheel, &net->accept_retry, now + NET_ACCEPT_RETRY_MS * NS_PER_MS);
     if (net->accept_logged_ns == 0 ||
@@ -120,6 +123,9 @@ listeners_adjust(struct net *net)
             listen_again(l);
         else if (!may || l->with_care != must_care(l))
             io_cancel(net->io, &l->accept);
+        if (l->is_paused != !may && !may && !net->accept_starved)
+            metrics_add(&metrics_here->loop.accept_pauses, 1);
+        l->is_paused = !may;
         /* armed but cancelled: its last completion arms it again */
     }
 }

@@ -134,6 +134,7 @@ struct net {
     struct list dead;                      /* closed, nothing in flight: freed at the next turn */
     struct list shaking;                   /* handshakes that can go on */
     unsigned conns_n, conns_max;           /* accepting pauses at conns_max (0 = no limit) */
+    unsigned closing_n;                    /* of these, those that were given up: CONN_FLUSHING and on */
     unsigned handshakes_n, handshakes_max; /* the same for TLS, of those in CONN_HANDSHAKE */
     int64_t handshake_timeout_ns;
     struct tls_set *tls; /* for new connections of TLS listeners; net_set_tls() */

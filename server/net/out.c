@@ -11,6 +11,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "metrics/metrics.h"
 #include "out.h"
 #include "tls_private.h"
 
@@ -370,6 +371,7 @@ out_complete(struct io_op *op, int res, unsigned flags)
                                                                   : res);
         return;
     }
+    metrics_add(&metrics_here->loop.bytes_out, (uint64_t)res);
     outq_advance(c, q, (size_t)res);
     c->out_bytes -= c->tls != NULL ? tls_sent(c, (size_t)res) : (size_t)res;
     if (c->out_bytes > 0 || (c->tls != NULL && tls_has_more(c))) {

@@ -20,6 +20,7 @@
 #include <openssl/err.h>
 
 #include "base/base.h"
+#include "metrics/metrics.h"
 #include "net/out.h"
 #include "net/tls_private.h"
 
@@ -192,6 +193,7 @@ tls_handshake(struct conn *c)
     if (t->wire_bytes > 0)
         conn_dirty(c);
     if (result == 1) {
+        metrics_add(SSL_session_reused(t->ssl) ? &metrics_here->loop.tls_resumed : &metrics_here->loop.tls_done, 1);
         /* Not before: a handshake would take and free them at every step. */
         SSL_set_mode(t->ssl, SSL_MODE_RELEASE_BUFFERS);
         SSL_free_buffers(t->ssl);
@@ -203,15 +205,18 @@ tls_handshake(struct conn *c)
         return;
     }
     if (t->is_plain) {
+        metrics_add(&metrics_here->loop.tls_failed, 1);
         tls_close(c);
         conn_opened(c, true);
         return;
     }
     bool is_waiting = SSL_get_error(t->ssl, result) == SSL_ERROR_WANT_READ;
     if (t->err < 0 || (is_waiting && t->fin)) {
+        metrics_add(&metrics_here->loop.tls_failed, 1);
         ERR_clear_error();
         conn_close(c); /* there is nobody any more */
     } else if (!is_waiting) {
+        metrics_add(&metrics_here->loop.tls_failed, 1);
         log_refused(c);
         t->is_dead = true;
         conn_refuse(c);

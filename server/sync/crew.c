@@ -147,9 +147,23 @@ put_off(struct crew *c)
     }
 }
 
+/* Lock held: for who looks at the metrics. */
+static void
+show(struct crew *c)
+{
+    struct metrics_crew *m = c->metrics;
+    size_t free_n = c->idle_n + c->starting_n;
+    metrics_set(&m->threads, c->threads_n);
+    metrics_set(&m->slots, c->slots);
+    metrics_set(&m->busy, c->slots_used);
+    metrics_set(&m->leased, c->threads_n > free_n ? c->threads_n - free_n : 0);
+    metrics_set(&m->waiting, c->waiting);
+}
+
 static void
 unlock(struct crew *c, bool wakes_loop)
 {
+    show(c);
     if (c->loop != NULL) {
         if (!list_is_empty(&c->wakes) && loop_runs_here(c->loop))
             put_off(c);
@@ -302,7 +316,8 @@ static void
 join_wait(struct crew *c, struct lease *l)
 {
     l->arrived = ++c->arrivals;
-    l->wait_ns = coarse_ns();
+    l->wait_ns = clock_ns();
+    l->is_waiting = true;
     if (l->thread == NULL) {
         list_add_tail(&c->wait_new, &l->wait);
         c->needy++;
@@ -374,6 +389,10 @@ begin(struct crew *c, struct lease *l)
     c->queued--;
     c->busy_n++;
     headway_begin(c);
+    metrics_add(&c->metrics->jobs, 1);
+    if (l->is_waiting)
+        metrics_observe(&c->metrics->wait, c->headway.begun_ns - l->wait_ns);
+    l->is_waiting = false;
     t->next = l->running;
     t->loop = c->loop;
     t->is_expected = !l->running->is_batched && c->loop != NULL;
@@ -715,6 +734,7 @@ crew_submit(struct lease *l, struct sync_job *job, enum submit how, bool *is_wai
         err = -ESHUTDOWN;
     } else if (!has_place && is_queue_full(c)) {
         err = -EAGAIN;
+        metrics_add(&c->metrics->refused_full, 1);
     } else {
         job->lease = l;
         job->is_optional = how == SUBMIT_OPTIONAL;
@@ -1011,6 +1031,7 @@ crew_begin_start(struct crew *c)
     if (is_wanted) {
         c->threads_n++;
         c->starting_n++;
+        metrics_add(&c->metrics->started, 1);
         if (c->threads_n > c->threads_peak)
             c->threads_peak = c->threads_n;
         count_wanted(c);
@@ -1158,6 +1179,7 @@ forked_child(void)
         c->needs_turn = c->has_scout = c->is_holding_back = false;
         c->busy_n = 0;
         c->is_closed = c->is_orphan = true;
+        c->metrics = &metrics_nowhere.pools[0].crew;
     }
 }
 
@@ -1193,6 +1215,7 @@ crew_new(void)
     if (c == NULL)
         return NULL;
     init_lists(c);
+    c->metrics = &metrics_nowhere.pools[0].crew;
     atomic_init(&c->refs, 1);
     c->drop_post.fn = drop_all;
     list_add_tail(&all_crews, &c->all);

@@ -12,6 +12,7 @@
 #include <stdatomic.h>
 
 #include "base/base.h"
+#include "metrics/metrics.h"
 
 enum {
     THREADS_MAX = 4096,   /* of one pool */
@@ -129,6 +130,8 @@ struct crew {
     int64_t sample_due_ns;  /* the loop's thread */
     int64_t refusal_log_ns; /* the loop's thread */
     size_t refusals;        /* the loop's thread: not yet logged */
+
+    struct metrics_crew *metrics; /* what it counts: written under the lock */
 
     struct list all; /* every crew of the process, for fork; GIL */
     atomic_uint

@@ -12,6 +12,15 @@ pool_crew(PyObject *pool)
     return ((struct pool *)pool)->crew;
 }
 
+void
+pool_count(PyObject *pool, struct metrics_crew *into)
+{
+    struct crew *c = pool_crew(pool);
+    crew_lock(c);
+    c->metrics = into;
+    crew_unlock(c);
+}
+
 int
 pool_attach(struct pool *p)
 {

@@ -32,6 +32,7 @@
 
 #include "py/py.h"
 
+struct metrics_crew;
 struct crew; /* the threads of one pool: plain memory, counted */
 struct lease;
 
@@ -84,12 +85,16 @@ struct lease {
     unsigned blocked_samples;
     unsigned slot_jobs; /* begun since it has its slot */
     bool has_slot, is_closed, is_paused, is_resuming;
+    bool is_waiting;  /* since wait_ns, for its next job to begin */
     bool gives_back;  /* slot and thread, when its jobs are done */
     bool is_optional; /* waits for a thread, and its job is optional */
     char label[96];   /* who: "GET /path", for reports; "" = unknown */
 };
 
 struct crew *pool_crew(PyObject *pool); /* borrowed from the pool */
+
+/* pool: a _ringcorn.Pool. What it counts goes there from now on; into outlives its crew. GIL held. */
+void pool_count(PyObject *pool, struct metrics_crew *into);
 
 /* All on the loop's thread, any GIL state, unless said otherwise. */
 void lease_init(struct lease *l, struct crew *crew, const char *label);

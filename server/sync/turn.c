@@ -136,6 +136,7 @@ client_turn(void *self)
         size_t n = expire(c, &c->wait_kept, now, &expired, who, sizeof who) +
                    expire(c, &c->wait_new, now, &expired, who, sizeof who);
         c->refusals += n;
+        metrics_add(&c->metrics->refused_timeout, n);
         if (n > 0 && now - c->refusal_log_ns >= NS_PER_S) {
             c->refusal_log_ns = now;
             is_logged = true;

@@ -333,6 +333,19 @@ worker_attach(PyObject *module, PyObject *loop)
     Py_RETURN_NONE;
 }
 
+/* count(pool, is_executor): into the metrics. */
+static PyObject *
+worker_count(PyObject *module, PyObject *args)
+{
+    (void)module;
+    PyObject *pool;
+    int is_executor;
+    if (!PyArg_ParseTuple(args, "Op", &pool, &is_executor))
+        return NULL;
+    pool_count(pool, &metrics_here->pools[is_executor ? METRICS_POOL_EXECUTOR : METRICS_POOL_REQUESTS].crew);
+    Py_RETURN_NONE;
+}
+
 static PyObject *
 begin_serving(void)
 {
@@ -444,6 +457,7 @@ worker_free(PyObject *module, PyObject *unused)
 
 static PyMethodDef worker_methods[] = {
     { "attach", worker_attach, METH_O, NULL },
+    { "count", worker_count, METH_VARARGS, NULL },
     { "serve", worker_serve, METH_VARARGS, NULL },
     { "direct", worker_direct, METH_VARARGS, NULL },
     { "serve_wsgi", worker_serve_wsgi, METH_VARARGS, NULL },

@@ -345,6 +345,7 @@ start_answer(struct exchange *ex)
         return true;
     const struct answer *a = &ex->answer;
     size_t bad = 0;
+    h1_called(h, ex->called_ns);
     enum http_write err = h1_start_as(h, a->status, a->reason, a->headers, a->headers_n, &bad);
     if (LIKELY(err == HTTP_OK))
         return true;

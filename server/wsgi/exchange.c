@@ -369,6 +369,7 @@ run_job(struct sync_job *job)
 {
     struct exchange *ex = CONTAINER_OF(job, struct exchange, job);
     ex->thread = pthread_self();
+    ex->called_ns = clock_ns();
     ex->serve(ex);
 }
 

@@ -186,6 +186,7 @@ struct exchange {
 
     /* the thread's */
     pthread_t thread;     /* that runs it: set before serve() */
+    int64_t called_ns;    /* when serve() was called */
     void *left;           /* what the thread hands back with it, see exchange_return() */
     struct answer answer; /* its head, until is_started */
     struct piece first;   /* the first small piece, in room */
