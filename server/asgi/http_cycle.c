@@ -220,6 +220,14 @@ cycle_new(struct asgi *a, struct h1 *h, const char *label)
     return cycle;
 }
 
+/* About now: when this step was begun, or when the request before it in the same step has ended. */
+static int64_t
+called_ns(const struct asgi *a)
+{
+    int64_t step_ns = loop_step_ns(a->loop), now_ns = a->http.net->now_ns;
+    return step_ns > now_ns ? step_ns : now_ns;
+}
+
 /* fn(scope, receive, send), or fn(receive, send) where scope is NULL, in the request's context: new reference to its coroutine. */
 static PyObject *
 call_in(struct cycle *cycle, PyObject *context, PyObject *fn, PyObject *scope)
@@ -234,7 +242,7 @@ call_in(struct cycle *cycle, PyObject *context, PyObject *fn, PyObject *scope)
     size_t skipped = scope == NULL;
     if (LIKELY(cycle->lease == NULL) && !cycle->is_websocket) /* whose leases are ringcorn.websocket_lease's */
         cycle->lease = pool_enter(a->pool, cycle->label);
-    h1_called(cycle->h, clock_ns());
+    h1_called(cycle->h, called_ns(a));
     PyObject *coro = UNLIKELY(cycle->lease == NULL && PyErr_Occurred())
                          ? NULL
                          : PyObject_Vectorcall(fn, args + skipped, 3 - skipped, NULL);

@@ -18,7 +18,8 @@ takes_openmetrics(const struct http_request *req)
     static const char type[] = "application/openmetrics-text";
     for (unsigned i = 0; i < req->headers_n; i++)
         if (slice_is(req->headers[i].name, "accept") &&
-            memmem(req->headers[i].value.p, req->headers[i].value.n, type, sizeof(type) - 1) != NULL)
+            memmem(req->headers[i].value.p, req->headers[i].value.n, type, sizeof(type) - 1) !=
+                NULL)
             return true;
     return false;
 }

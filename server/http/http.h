@@ -197,7 +197,7 @@ size_t http_unescape(char *to, struct slice s);
  * flags stay), and the input block can serve the body or go back. */
 void h1_head_done(struct h1 *h);
 
-/* The application was called then (CLOCK_MONOTONIC, ns): for the metrics. Before its answer is complete. */
+/* For the metrics: when the application was called (CLOCK_MONOTONIC). Before its answer is complete. */
 void h1_called(struct h1 *h, int64_t at_ns);
 
 /* Body bytes that have arrived and were not taken (valid until h1_body_consumed() or the return to

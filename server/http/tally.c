@@ -9,25 +9,33 @@
 
 #include "metrics/metrics.h"
 
+static enum metrics_method
+method_of(struct slice method)
+{
+    switch (method.n) {
+    case 3:
+        return memcmp(method.p, "GET", 3) == 0   ? METRICS_GET
+               : memcmp(method.p, "PUT", 3) == 0 ? METRICS_PUT
+                                                 : METRICS_OTHER_METHOD;
+    case 4:
+        return memcmp(method.p, "POST", 4) == 0   ? METRICS_POST
+               : memcmp(method.p, "HEAD", 4) == 0 ? METRICS_HEAD
+                                                  : METRICS_OTHER_METHOD;
+    case 5:
+        return memcmp(method.p, "PATCH", 5) == 0 ? METRICS_PATCH : METRICS_OTHER_METHOD;
+    case 6:
+        return memcmp(method.p, "DELETE", 6) == 0 ? METRICS_DELETE : METRICS_OTHER_METHOD;
+    case 7:
+        return memcmp(method.p, "OPTIONS", 7) == 0 ? METRICS_OPTIONS : METRICS_OTHER_METHOD;
+    default:
+        return METRICS_OTHER_METHOD;
+    }
+}
+
 void
 tally_begin(struct h1 *h)
 {
-    static const struct {
-        struct slice name;
-        enum metrics_method method;
-    } methods[] = {
-        { SLICE("GET"), METRICS_GET },         { SLICE("POST"), METRICS_POST },
-        { SLICE("HEAD"), METRICS_HEAD },       { SLICE("PUT"), METRICS_PUT },
-        { SLICE("PATCH"), METRICS_PATCH },     { SLICE("DELETE"), METRICS_DELETE },
-        { SLICE("OPTIONS"), METRICS_OPTIONS },
-    };
-    struct slice method = h->r->req.method;
-    h->r->method = METRICS_OTHER_METHOD;
-    for (size_t i = 0; i < ARRAY_LEN(methods); i++)
-        if (method.n == methods[i].name.n && memcmp(method.p, methods[i].name.p, method.n) == 0) {
-            h->r->method = (uint8_t)methods[i].method;
-            return;
-        }
+    h->r->method = (uint8_t)method_of(h->r->req.method);
 }
 
 void
@@ -65,7 +73,6 @@ tally_turn(struct http_app *app)
     metrics_set(&m->conns_request, app->in_hand - app->websockets);
     metrics_set(&m->conns_closing, net->closing_n);
     metrics_set(&m->conns_idle, net->conns_n > busy ? net->conns_n - busy : 0);
-    metrics_set(&m->in_hand, app->in_hand - app->websockets);
 }
 
 void
@@ -80,11 +87,11 @@ void
 tally_closed(unsigned code)
 {
     struct metrics_loop *m = &metrics_here->loop;
-    metrics_add(code == WS_NORMAL                                ? &m->ws_closed_normal
-                : code == WS_GOING_AWAY                          ? &m->ws_closed_away
-                : code == WS_NO_CODE || code == WS_ABNORMAL    ? &m->ws_closed_none
-                : code < 3000                                    ? &m->ws_closed_1xxx
-                : code < 4000                                    ? &m->ws_closed_3xxx
-                                                                 : &m->ws_closed_4xxx,
+    metrics_add(code == WS_NORMAL                           ? &m->ws_closed_normal
+                : code == WS_GOING_AWAY                     ? &m->ws_closed_away
+                : code == WS_NO_CODE || code == WS_ABNORMAL ? &m->ws_closed_none
+                : code < 3000                               ? &m->ws_closed_1xxx
+                : code < 4000                               ? &m->ws_closed_3xxx
+                                                            : &m->ws_closed_4xxx,
                 1);
 }

@@ -244,12 +244,12 @@ listen_again(struct health *h)
 static void
 say(const struct conf *conf, const struct bound *b)
 {
-    const char *live = conf->health_live, *ready = conf->health_ready;
+    const char *paths[] = { conf->health_live, conf->health_ready };
     const char *scheme = b->kind == CONF_BIND_TCP ? "http://" : "";
     if (conf->health_bind != NULL)
-        log_info("health: %s%s%s on %s%s", live != NULL ? live : "",
-                 live != NULL && ready != NULL ? " and " : "", ready != NULL ? ready : "", scheme,
-                 b->text);
+        log_info("health: %s%s%s on %s%s", paths[0] != NULL ? paths[0] : "",
+                 paths[0] != NULL && paths[1] != NULL ? " and " : "",
+                 paths[1] != NULL ? paths[1] : "", scheme, b->text);
     if (conf->metrics_at.text != NULL)
         log_info("metrics: %s on %s%s", conf->metrics_path, scheme, b->text);
 }

@@ -138,6 +138,8 @@ run(struct master *m)
         certs_tick(m, now_ns);
         coverage_update(m);
         reload_tick(m);
+        metrics_set(&m->metrics->master.wanted, m->wanted);
+        metrics_set(&m->metrics->master.generation, m->now.number);
         health_turn(m);
         notify_tick(m, now_ns);
         ctl_flush(m);

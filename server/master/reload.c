@@ -64,6 +64,7 @@ begin(struct master *m)
     log_info("%s: reloading", r->why);
     notify_reloading(m);
     if (prepare(m) < 0) {
+        metrics_add(&m->metrics->master.reloads_failed, 1);
         log_error("reload: the new configuration cannot be used, see above; the old one and its "
                   "workers stay");
         return;
@@ -71,6 +72,8 @@ begin(struct master *m)
     r->state = RELOAD_TRYING;
     if (child_start(m, 0, &r->next, &m->slots[0].next) < 0)
         reload_failed(m, 0, "it could not be started");
+    else
+        child_count_restart(m, 0, METRICS_RESTART_RELOAD);
 }
 
 void
@@ -93,6 +96,7 @@ reload_failed(struct master *m, unsigned slot, const char *why)
     struct reload *r = &m->reload;
     if (r->state == RELOAD_TRYING) {
         bool again = r->is_wanted_again;
+        metrics_add(&m->metrics->master.reloads_failed, 1);
         reload_abort(m);
         r->is_wanted_again = again;
         log_error("reload: the new worker did not start (%s); the old workers and their "
@@ -156,6 +160,7 @@ replace(struct master *m, unsigned i)
         reload_failed(m, i, "it could not be started");
         return true;
     }
+    child_count_restart(m, i, METRICS_RESTART_RELOAD);
     return false;
 }
 
@@ -183,6 +188,9 @@ reload_tick(struct master *m)
         }
         r->state = RELOAD_NONE;
         slots_trim(m);
+        metrics_add(stuck == 0 ? &m->metrics->master.reloads
+                               : &m->metrics->master.reloads_failed,
+                    1);
         if (stuck == 0)
             log_info("reloaded in %.2f s", (double)(clock_ns() - r->started_ns) / NS_PER_S);
     }

@@ -120,8 +120,13 @@ start(struct master *m, unsigned i, int64_t now_ns)
 {
     struct slot *slot = &m->slots[i];
     slot->start_ns = 0;
-    if (child_start(m, i, &m->now, &slot->current) < 0)
+    if (child_start(m, i, &m->now, &slot->current) < 0) {
         count_failure(m, i, now_ns, "it could not be started");
+        return;
+    }
+    if (slot->is_vacant)
+        child_count_restart(m, i, slot->why);
+    slot->is_vacant = false;
 }
 
 /* The worker on which a reload depends. */
@@ -145,9 +150,11 @@ replace_if_asked(struct master *m, unsigned i, int64_t now_ns)
     if (*at == 0 || *at > now_ns || m->reload.state != RELOAD_NONE)
         return;
     *at = now_ns + REPLACE_AGAIN_MS * NS_PER_MS;
-    if (child_start(m, i, &m->now, &slot->next) == 0)
+    if (child_start(m, i, &m->now, &slot->next) == 0) {
+        child_count_restart(m, i, METRICS_RESTART_ASKED);
         log_info("worker %u (pid %d) wants to go; another takes its place", i,
                  (int)slot->current->pid);
+    }
 }
 
 void
@@ -304,6 +311,10 @@ slots_died(struct master *m, struct child *c, int status)
     if (slot->current != c)
         return;
     slot->current = NULL;
+    slot->is_vacant = true;
+    slot->why = c->state == CHILD_DUMPING || c->state == CHILD_KILLED ? METRICS_RESTART_KILLED
+                : WIFSIGNALED(status)                                 ? METRICS_RESTART_CRASH
+                                                                      : METRICS_RESTART_EXIT;
     if (m->stop.state != STOP_NONE || c->slot >= m->wanted)
         return;
     /* Another may be on its way already: slots_tick() puts it here. The one that a reload tries

@@ -80,6 +80,8 @@ struct slot {
     unsigned failures;     /* deaths before ready, in a row */
     unsigned short_lives;  /* deaths soon after ready, in a row */
     bool is_stuck;         /* its replacement failed in this reload: the old one stays */
+    bool is_vacant;        /* a worker of it has died, and no other was started since */
+    enum metrics_restart why; /* it has died, where it is vacant */
 };
 
 enum reload_state {

@@ -41,7 +41,6 @@
     X(conns_request,    "connections",           "state=\"request\"",     "")                                             \
     X(conns_websocket,  "connections",           "state=\"websocket\"",   "")                                             \
     X(conns_closing,    "connections",           "state=\"closing\"",     "")                                             \
-    X(in_hand,          "requests_in_progress",  "",                      "Requests that the application has in hand.")   \
     X(turn_max_ns,      "loop_lag_max_seconds",  "",                      "The longest turn of the event loop since the worker started.")
 
 /* Of a crew of threads, under its mutex; they get pool="requests" or pool="executor" too. */

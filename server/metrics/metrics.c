@@ -18,15 +18,22 @@ static struct metrics *area;
 struct metrics_block metrics_nowhere;
 struct metrics_block *metrics_here = &metrics_nowhere;
 
+/* The first bound that can hold a time of so many bits beyond the lowest 17. */
+static const uint8_t first_bounds[] = { 0, 1,  2,  3,  4,  4,  5,  6,  7,  8,
+                                        9, 10, 11, 12, 13, 13, 14, 15, 16, 17 };
+
 void
 metrics_observe(struct metrics_histogram *h, int64_t ns)
 {
-    size_t i = 0;
-    /* Most are short: the first bounds decide. */
+    if (ns < 0)
+        ns = 0;
+    uint64_t high = (uint64_t)ns >> 17;
+    unsigned bits = high == 0 ? 0 : 64 - (unsigned)__builtin_clzll(high);
+    size_t i = bits < sizeof(first_bounds) ? first_bounds[bits] : METRICS_BUCKETS;
     while (i < METRICS_BUCKETS && ns > metrics_bounds_ns[i])
         i++;
     metrics_add(&h->buckets[i], 1);
-    metrics_add(&h->sum_ns, ns > 0 ? (uint64_t)ns : 0);
+    metrics_add(&h->sum_ns, (uint64_t)ns);
 }
 
 struct metrics *

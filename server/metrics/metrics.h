@@ -114,14 +114,13 @@ struct metrics_worker {
 /* The heartbeat: the loop's thread writes it, always (pulse.h, py/turn.c). A turn begins when a wait ends, and ends when the next one
  * begins. While doing is METRICS_WAITS nothing need change, for there is nothing to do. Otherwise now - begun_ns tells for how long the
  * loop has been in this turn: one that hangs stands still, a busy one turns. Of a turn that runs Python, step_ns tells since when the same
- * callback runs. */
+ * callback runs (begun_ns until there was one). */
 struct metrics_pulse {
-    _Atomic uint32_t doing;      /* enum metrics_doing */
-    metrics_u64 turns;           /* begun */
-    metrics_u64 python_turns;    /* that ran Python, begun: the heartbeat of Python */
-    metrics_u64 begun_ns;        /* the last turn */
-    metrics_u64 ended_ns;        /* the last turn that ended; below begun_ns in the middle of one */
-    metrics_u64 python_begun_ns; /* the last time that the loop began to run Python */
+    _Atomic uint32_t doing;   /* enum metrics_doing */
+    metrics_u64 turns;        /* begun */
+    metrics_u64 python_turns; /* that ran Python, begun: the heartbeat of Python */
+    metrics_u64 begun_ns;     /* the last turn */
+    metrics_u64 ended_ns;     /* the last turn that ended; below begun_ns in the middle of one */
     metrics_u64 step_ns; /* when the callback or request that runs now, or ran last, was begun */
 };
 
@@ -144,8 +143,8 @@ struct metrics_loop {
     metrics_u64 requests[METRICS_METHODS][METRICS_CLASSES];
     struct metrics_histogram request; /* from a request's head to the last piece of its answer */
     struct metrics_histogram application; /* from the call of the application to the same */
-    struct metrics_histogram turn;   /* of the loop: what everything else had to wait */
-    struct metrics_histogram gil;    /* the loop's wait for the GIL */
+    struct metrics_histogram turn;        /* of the loop: what everything else had to wait */
+    struct metrics_histogram gil;         /* the loop's wait for the GIL */
 #define X(field, ...) metrics_u64 field;
     METRICS_LOOP_COUNTERS(X)
     METRICS_LOOP_GAUGES(X)

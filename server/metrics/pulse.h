@@ -32,11 +32,11 @@ pulse_turns(struct metrics_block *b, int64_t now_ns)
     pulse_doing(b, METRICS_IN_C);
 }
 
+/* Python runs from here on; what it runs first is told by pulse_step(). */
 static inline void
-pulse_python_begins(struct metrics_block *b, int64_t now_ns)
+pulse_python_begins(struct metrics_block *b)
 {
-    metrics_set(&b->pulse.python_begun_ns, (uint64_t)now_ns);
-    metrics_set(&b->pulse.step_ns, (uint64_t)now_ns);
+    metrics_set(&b->pulse.step_ns, metrics_get(&b->pulse.begun_ns));
     metrics_add(&b->pulse.python_turns, 1);
     pulse_doing(b, METRICS_IN_PYTHON);
 }

@@ -20,15 +20,20 @@
 #define RINGCORN_VERSION "0.1.0.dev0"
 #endif
 
-enum { NONE = UINT16_MAX, MORE_MAX = 64, LABELS_MAX = MORE_MAX + 32, ROUTES_HASHED = 4 * METRICS_ROUTES_MAX };
+enum {
+    NONE = UINT16_MAX,
+    MORE_MAX = 64,
+    LABELS_MAX = MORE_MAX + 32,
+    ROUTES_HASHED = 4 * METRICS_ROUTES_MAX
+};
 
 enum type { COUNTER, GAUGE, HISTOGRAM, INFO };
 
 struct text {
     struct buf *out;
     const struct metrics *m;
-    bool is_open; /* OpenMetrics */
-    bool is_lost; /* no memory */
+    bool is_open;       /* OpenMetrics */
+    bool is_lost;       /* no memory */
     const char *family; /* the last one whose head was written */
     enum type type;
     unsigned slots_n;
@@ -36,8 +41,7 @@ struct text {
     uint16_t next[METRICS_BLOCKS_MAX]; /* another of the same slot */
 };
 
-static void
-put(struct text *t, const char *format, ...) __attribute__((format(printf, 2, 3)));
+static void put(struct text *t, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
 static void
 put(struct text *t, const char *format, ...)
@@ -60,10 +64,7 @@ family(struct text *t, enum type type, const char *name, const char *help)
     t->family = name;
     t->type = type;
     /* OpenMetrics names the family, the older format the series. */
-    const char *end = t->is_open          ? ""
-                      : type == COUNTER ? "_total"
-                      : type == INFO    ? "_info"
-                                        : "";
+    const char *end = t->is_open ? "" : type == COUNTER ? "_total" : type == INFO ? "_info" : "";
     put(t, "# HELP ringcorn_%s%s %s\n", name, end, help);
     put(t, "# TYPE ringcorn_%s%s %s\n", name, end,
         type == INFO && !t->is_open ? "gauge" : types[type]);
@@ -147,8 +148,9 @@ histogram(struct text *t, unsigned slot, size_t offset, const char *more)
     uint64_t n = 0;
     of_worker(labels, slot, more);
     for (int i = 0; i <= METRICS_BUCKETS; i++) {
-        n += sum(t, slot, offset + offsetof(struct metrics_histogram, buckets) +
-                              (size_t)i * sizeof(metrics_u64));
+        n += sum(t, slot,
+                 offset + offsetof(struct metrics_histogram, buckets) +
+                     (size_t)i * sizeof(metrics_u64));
         char bound[24] = "+Inf";
         if (i < METRICS_BUCKETS) {
             snprintf(bound, sizeof(bound), "%g", (double)metrics_bounds_ns[i] * 1e-9);
@@ -173,7 +175,8 @@ put_server(struct text *t)
     sample(t, "version=\"" RINGCORN_VERSION "\"", 1);
     family(t, GAUGE, "start_time_seconds", "When the server was started, Unix time.");
     sample(t, "", metrics_get(&master->started_at_s));
-    family(t, GAUGE, "config_generation", "The configuration in force: 1, and one more with each reload.");
+    family(t, GAUGE, "config_generation",
+           "The configuration in force: 1, and one more with each reload.");
     sample(t, "", metrics_get(&master->generation));
     family(t, COUNTER, "reloads", "Reloads that were done, and those that were given up.");
     sample(t, "result=\"done\"", metrics_get(&master->reloads));
@@ -183,7 +186,8 @@ put_server(struct text *t)
 
     static const char *const states[] = { NULL, "booting", "ready", "leaving", "killed" };
     unsigned n[ARRAY_LEN(states)] = { 0 };
-    METRICS_EACH(b, (struct metrics *)t->m) {
+    METRICS_EACH(b, (struct metrics *)t->m)
+    {
         unsigned state = b->worker.state;
         n[state < ARRAY_LEN(states) ? state : 0]++;
     }
@@ -213,7 +217,8 @@ put_processes(struct text *t)
 {
     static uint64_t rss[METRICS_SLOTS_MAX], cpu_ns[METRICS_SLOTS_MAX]; /* one thread at a time */
     char labels[LABELS_MAX];
-    SLOTS_EACH(t, slot) {
+    SLOTS_EACH(t, slot)
+    {
         rss[slot] = cpu_ns[slot] = 0;
         for (unsigned i = t->first[slot]; i != NONE; i = t->next[i]) {
             const struct metrics_worker *w = &t->m->blocks[i].worker;
@@ -231,14 +236,18 @@ put_processes(struct text *t)
             cpu_ns[slot] += before + (uint64_t)usage.cpu_ns;
         }
     }
-    family(t, GAUGE, "worker_resident_memory_bytes", "Memory of a worker's processes, shared pages included.");
+    family(t, GAUGE, "worker_resident_memory_bytes",
+           "Memory of a worker's processes, shared pages included.");
     SLOTS_EACH(t, slot)
-        sample(t, of_worker(labels, slot, ""), rss[slot]);
-    family(t, COUNTER, "worker_cpu_seconds", "CPU that a worker has used, its predecessors included.");
+    sample(t, of_worker(labels, slot, ""), rss[slot]);
+    family(t, COUNTER, "worker_cpu_seconds",
+           "CPU that a worker has used, its predecessors included.");
     SLOTS_EACH(t, slot)
-        sample_s(t, of_worker(labels, slot, ""), cpu_ns[slot]);
-    family(t, GAUGE, "worker_start_time_seconds", "When a worker's process was started, Unix time: the newer one where there are two.");
-    SLOTS_EACH(t, slot) {
+    sample_s(t, of_worker(labels, slot, ""), cpu_ns[slot]);
+    family(t, GAUGE, "worker_start_time_seconds",
+           "When a worker's process was started, Unix time: the newer one where there are two.");
+    SLOTS_EACH(t, slot)
+    {
         uint64_t newest = 0;
         for (unsigned i = t->first[slot]; i != NONE; i = t->next[i]) {
             const struct metrics_worker *w = &t->m->blocks[i].worker;
@@ -256,21 +265,23 @@ put_requests(struct text *t)
 {
     static const char *const methods[METRICS_METHODS] = { "GET",   "HEAD",   "POST",    "PUT",
                                                           "PATCH", "DELETE", "OPTIONS", "other" };
-    static const char *const classes[METRICS_CLASSES] = { "none", "1xx", "2xx", "3xx", "4xx", "5xx" };
+    static const char *const classes[METRICS_CLASSES] = {
+        "none", "1xx", "2xx", "3xx", "4xx", "5xx"
+    };
     char more[MORE_MAX], labels[LABELS_MAX];
     family(t, COUNTER, "requests",
            "Requests by method and class of status; none = ended without an answer.");
     SLOTS_EACH(t, slot)
-        for (size_t m = 0; m < METRICS_METHODS; m++)
-            for (size_t k = 0; k < METRICS_CLASSES; k++) {
-                uint64_t n = sum(t, slot,
-                                 offsetof(struct metrics_block, loop.requests) +
-                                     (m * METRICS_CLASSES + k) * sizeof(metrics_u64));
-                if (n == 0 && !(m == METRICS_GET && k == 2))
-                    continue;
-                snprintf(more, sizeof(more), "method=\"%s\",status=\"%s\"", methods[m], classes[k]);
-                sample(t, of_worker(labels, slot, more), n);
-            }
+    for (size_t m = 0; m < METRICS_METHODS; m++)
+        for (size_t k = 0; k < METRICS_CLASSES; k++) {
+            uint64_t n = sum(t, slot,
+                             offsetof(struct metrics_block, loop.requests) +
+                                 (m * METRICS_CLASSES + k) * sizeof(metrics_u64));
+            if (n == 0 && !(m == METRICS_GET && k == 2))
+                continue;
+            snprintf(more, sizeof(more), "method=\"%s\",status=\"%s\"", methods[m], classes[k]);
+            sample(t, of_worker(labels, slot, more), n);
+        }
 }
 
 static void
@@ -292,12 +303,12 @@ put_histograms(struct text *t)
     for (size_t i = 0; i < ARRAY_LEN(of_loop); i++) {
         family(t, HISTOGRAM, of_loop[i].name, of_loop[i].help);
         SLOTS_EACH(t, slot)
-            histogram(t, slot, of_loop[i].offset, "");
+        histogram(t, slot, of_loop[i].offset, "");
     }
     family(t, HISTOGRAM, "thread_wait_seconds", "What requests waited for a thread.");
     SLOTS_EACH(t, slot)
-        histogram(t, slot, offsetof(struct metrics_block, pools[METRICS_POOL_REQUESTS].crew.wait),
-                  "pool=\"requests\"");
+    histogram(t, slot, offsetof(struct metrics_block, pools[METRICS_POOL_REQUESTS].crew.wait),
+              "pool=\"requests\"");
 }
 
 struct line {
@@ -314,7 +325,8 @@ put_lines(struct text *t, enum type type, const struct line *lines, size_t n)
         size_t k = strlen(lines[i].family);
         bool is_longest = k > 8 && strcmp(lines[i].family + k - 8, "_seconds") == 0;
         family(t, type, lines[i].family, lines[i].help);
-        SLOTS_EACH(t, slot) {
+        SLOTS_EACH(t, slot)
+        {
             of_worker(labels, slot, lines[i].labels);
             if (is_longest)
                 sample_s(t, labels, largest(t, slot, lines[i].offset));
@@ -339,12 +351,12 @@ put_crew(struct text *t, enum type type, const struct line *lines, size_t n)
     for (size_t i = 0; i < n; i++) {
         family(t, type, lines[i].family, lines[i].help);
         SLOTS_EACH(t, slot)
-            for (size_t p = 0; p < METRICS_POOLS; p++) {
-                snprintf(more, sizeof(more), "%s%s%s", pools[p], lines[i].labels[0] ? "," : "",
-                         lines[i].labels);
-                sample(t, of_worker(labels, slot, more),
-                       sum(t, slot, lines[i].offset + p * sizeof(t->m->blocks[0].pools[0])));
-            }
+        for (size_t p = 0; p < METRICS_POOLS; p++) {
+            snprintf(more, sizeof(more), "%s%s%s", pools[p], lines[i].labels[0] ? "," : "",
+                     lines[i].labels);
+            sample(t, of_worker(labels, slot, more),
+                   sum(t, slot, lines[i].offset + p * sizeof(t->m->blocks[0].pools[0])));
+        }
     }
 }
 
@@ -383,26 +395,26 @@ gather_routes(const struct text *t, struct route routes[METRICS_ROUTES_MAX])
     memset(places, 0, sizeof(places));
     routes[0] = (struct route){ .name = "other" };
     METRICS_EACH(b, (struct metrics *)t->m)
-        for (unsigned i = 0; i < METRICS_ROUTES_MAX; i++) {
-            const struct metrics_route *r = &b->routes[i];
-            if (!atomic_load_explicit(&r->is_named, memory_order_acquire)) {
-                if (i == 0)
-                    continue; /* "other" may be nameless where later ones are not */
-                break;
-            }
-            if (i == 0) {
-                add_route(&routes[0], r);
-                continue;
-            }
-            unsigned at = (unsigned)slice_hash(0, slice_of(r->name)) % ROUTES_HASHED;
-            while (places[at] != 0 && strcmp(routes[places[at]].name, r->name) != 0)
-                at = (at + 1) % ROUTES_HASHED;
-            if (places[at] == 0 && n < METRICS_ROUTES_MAX) {
-                routes[n] = (struct route){ .name = r->name };
-                places[at] = (uint16_t)n++;
-            }
-            add_route(&routes[places[at]], r); /* routes[0] where there is no room */
+    for (unsigned i = 0; i < METRICS_ROUTES_MAX; i++) {
+        const struct metrics_route *r = &b->routes[i];
+        if (!atomic_load_explicit(&r->is_named, memory_order_acquire)) {
+            if (i == 0)
+                continue; /* "other" may be nameless where later ones are not */
+            break;
         }
+        if (i == 0) {
+            add_route(&routes[0], r);
+            continue;
+        }
+        unsigned at = (unsigned)slice_hash(0, slice_of(r->name)) % ROUTES_HASHED;
+        while (places[at] != 0 && strcmp(routes[places[at]].name, r->name) != 0)
+            at = (at + 1) % ROUTES_HASHED;
+        if (places[at] == 0 && n < METRICS_ROUTES_MAX) {
+            routes[n] = (struct route){ .name = r->name };
+            places[at] = (uint16_t)n++;
+        }
+        add_route(&routes[places[at]], r); /* routes[0] where there is no room */
+    }
     return n;
 }
 
@@ -435,7 +447,8 @@ put_routes(struct text *t)
         const char *name, *help;
     } of_route[] = {
         { COUNTER, false, offsetof(struct route, requests), "route_requests",
-          "Requests by the application's route, of all workers; other = more than are told apart." },
+          "Requests by the application's route, of all workers; other = more than are told "
+          "apart." },
         { COUNTER, false, offsetof(struct route, errors), "route_errors",
           "Requests by route that were answered 5xx." },
         { COUNTER, true, offsetof(struct route, request_ns), "route_duration_seconds",

@@ -365,7 +365,10 @@ take_gil(struct loop *l, PyThreadState *released)
     int64_t wanted_ns = is_taken ? clock_ns() : 0;
     pulse_doing(l->metrics, METRICS_WANTS_GIL);
     gil_take(&l->gil, released);
-    metrics_observe(&l->metrics->loop.gil, is_taken ? clock_ns() - wanted_ns : 0);
+    if (is_taken)
+        metrics_observe(&l->metrics->loop.gil, clock_ns() - wanted_ns);
+    else
+        metrics_add(&l->metrics->loop.gil.buckets[0], 1);
     l->is_released = false;
 }
 
@@ -504,7 +507,7 @@ run_ready(struct loop *l)
 static int
 turn_python(struct loop *l)
 {
-    pulse_python_begins(l->metrics, clock_ns());
+    pulse_python_begins(l->metrics);
     atomic_store_explicit(&l->is_poked, false, memory_order_relaxed);
     l->flushed_ns = 0;
     if (fds_deliver(l) < 0)
