@@ -1,5 +1,6 @@
 """Metrics for Prometheus: what they say is what clients have counted, whoever dies and whoever is replaced."""
 
+import json
 import os
 import re
 import shutil
@@ -11,6 +12,7 @@ import time
 import harness
 import pytest
 import wire
+import yaml
 from frames import Socket, opening
 from ports import free_port
 from scrape import Metrics, address, scrape
@@ -323,3 +325,30 @@ def test_reload_opens_and_closes_the_address(server, tmp_path):
 def test_mistakes_are_told(args, message):
     result = harness.run("--print-config", *args, "raw:app")
     assert result.returncode == 2 and re.search(message, result.stderr), result.stderr
+
+
+# ------------------------------------------------------------------ the samples in conf/
+
+CONF = harness.ROOT / "conf"
+
+
+def test_samples_use_metrics_that_there_are(server):
+    s = server("raw:app", *BIND)
+    known = {name for name, _ in scrape(s).samples}
+    dashboard = json.loads((CONF / "grafana" / "ringcorn.json").read_text())
+    asked = [t["expr"] for p in dashboard["panels"] for t in p.get("targets", [])]
+    rules = yaml.safe_load((CONF / "prometheus" / "adapter.yaml").read_text())["rules"]
+    asked += [rule[key] for rule in rules for key in ("seriesQuery", "metricsQuery")]
+    used = {name for text in asked for name in re.findall(r"\bringcorn_\w+", text)}
+    assert used - known == set()
+    families = {re.sub(r"_(bucket|sum|count)$", "", name) for name in known}
+    assert families - {re.sub(r"_(bucket|sum|count)$", "", name) for name in used} == set(), "the dashboard has no panel for these"
+    assert len({p["id"] for p in dashboard["panels"]}) == len(dashboard["panels"])
+
+
+def test_autoscaler_scales_by_what_the_adapter_tells():
+    rules = yaml.safe_load((CONF / "prometheus" / "adapter.yaml").read_text())["rules"]
+    scaler = yaml.safe_load((CONF / "prometheus" / "autoscaler.yaml").read_text())
+    deployment = next(yaml.safe_load_all((harness.ROOT / "docker" / "kubernetes.yaml").read_text()))
+    assert {m["pods"]["metric"]["name"] for m in scaler["spec"]["metrics"]} == {rule["name"]["as"] for rule in rules}
+    assert scaler["spec"]["scaleTargetRef"]["name"] == deployment["metadata"]["name"]
