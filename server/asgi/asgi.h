@@ -109,6 +109,7 @@ struct cycle {
     struct list link;      /* asgi->cycles */
     struct list work;      /* asgi->work */
     struct list waits;     /* struct wait, suspended in receive() or send() */
+    PyObject *scope;       /* new: where routes are counted, http scopes; or NULL */
     PyObject *early;       /* new: the body, where a thread had the request before (direct.c); or NULL */
     int64_t begun_ns;
     struct post lost;      /* from the finalizer to the loop */
@@ -184,7 +185,7 @@ struct asgi_names {
     X(status) X(body) X(more_body) X(http) X(https) X(websocket) X(ws) X(wss) X(subprotocol) X(subprotocols)       \
     X(text) X(bytes) X(code) X(reason) X(tls) X(server_cert) X(client_cert_chain) X(client_cert_name)  \
     X(client_cert_error) X(tls_version) X(cipher_suite) X(file) X(offset) X(count) X(links) X(trailers)             \
-    X(more_trailers) X(info)
+    X(more_trailers) X(info) X(route)
 #define X(name) PyObject *s_##name;
     ASGI_STRINGS(X)
 #undef X
@@ -263,6 +264,8 @@ bool cycle_was_refused(const struct cycle *cycle);
 /* While something suspended in receive() or send() waits for the client, the server has a reference of its own: nothing else
  * need refer to the task then, and the collector would take cycle, task, coroutine and future for garbage. Brings that
  * reference in line with `waits`; the caller has a reference. */
+/* The request has ended: counts it by the route that the framework has left in its scope, if any. */
+void route_count(struct asgi *a, PyObject *scope, int status, int64_t begun_ns, int64_t thread_ns);
 void cycle_hold(struct cycle *cycle);
 void cycle_abandon(struct cycle *cycle);
 PyObject *send_call(PyObject *self, PyObject *const *args, size_t nargsf, PyObject *kwnames);

@@ -125,13 +125,17 @@ cycle_part(struct cycle *cycle)
     *h1_data(h) = NULL;
     cycle->h = NULL;
     live.cycles--;
+    if (cycle->scope != NULL)
+        route_count(cycle->asgi, cycle->scope, h1_status(h), cycle->begun_ns,
+                    cycle->lease != NULL ? lease_ran_ns(cycle->lease) : 0);
     h1_end(h);
     loop_note_request(cycle->asgi->loop, cycle->lease == NULL || !lease_was_used(cycle->lease));
     if (cycle->lease != NULL)
         lease_end(cycle->lease);
     Py_CLEAR(cycle->lease);
     cycle_hold(cycle);
-    Py_CLEAR(cycle->task); /* last: may run Python */
+    Py_CLEAR(cycle->scope); /* last: may run Python */
+    Py_CLEAR(cycle->task);
 }
 
 /* The one end of a request. task: its ended task, or NULL when it never got one (exception is then what prevented it). */
@@ -200,7 +204,7 @@ cycle_new(struct asgi *a, struct h1 *h, const char *label)
     cycle->call = cycle_done;
     cycle->asgi = a;
     cycle->h = h;
-    cycle->task = cycle->lease = cycle->early = NULL;
+    cycle->task = cycle->lease = cycle->early = cycle->scope = NULL;
     list_init(&cycle->link);
     list_init(&cycle->work);
     list_init(&cycle->waits);
@@ -280,6 +284,8 @@ static int
 run(struct cycle *cycle, PyObject *coro, PyObject *context, PyObject *scope)
 {
     struct asgi *a = cycle->asgi;
+    if (UNLIKELY(a->http.conf->metrics_enabled) && !cycle->is_websocket)
+        Py_XSETREF(cycle->scope, Py_XNewRef(scope));
     PyObject *path = scope == NULL ? NULL : PyDict_GetItemWithError(scope, a->names->s_path); /* names the task */
     PY_OWNED PyObject *task = coro == NULL ? NULL : task_start(a->loop, coro, context, path);
     if (UNLIKELY(task == NULL))
@@ -364,6 +370,7 @@ cycle_traverse(PyObject *self, visitproc visit, void *arg)
     Py_VISIT(Py_TYPE(self));
     Py_VISIT(((struct cycle *)self)->task);
     Py_VISIT(((struct cycle *)self)->lease);
+    Py_VISIT(((struct cycle *)self)->scope);
     return 0;
 }
 
@@ -373,6 +380,7 @@ cycle_clear(PyObject *self)
     Py_CLEAR(((struct cycle *)self)->task);
     Py_CLEAR(((struct cycle *)self)->lease);
     Py_CLEAR(((struct cycle *)self)->early);
+    Py_CLEAR(((struct cycle *)self)->scope);
     return 0;
 }
 

@@ -532,6 +532,12 @@ h1_is_started(const struct h1 *h)
     return h->r->started;
 }
 
+int
+h1_status(const struct h1 *h)
+{
+    return h->r->started ? h->r->status : 0;
+}
+
 bool
 h1_is_sending(const struct h1 *h)
 {

@@ -280,6 +280,7 @@ enum http_write h1_hint(struct h1 *h, const struct http_header *headers, size_t 
 enum http_write h1_trailers(struct h1 *h, const struct http_header *headers, size_t n, bool is_last, size_t *bad);
 
 bool h1_is_started(const struct h1 *h); /* h1_start() succeeded */
+int h1_status(const struct h1 *h);      /* then; else 0 */
 /* bytes of the head were queued: too late for another status */
 bool h1_is_sending(const struct h1 *h);
 bool h1_is_finished(const struct h1 *h); /* the last piece was taken */

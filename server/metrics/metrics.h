@@ -3,7 +3,7 @@
  *   metrics.c   the area: made by the master before it forks, and its blocks
  *   list.h      the one list of counters and gauges: fields, names for Prometheus, help
  *   pulse.h     the heartbeat of the loop
- *   text.c      as text for Prometheus
+ *   text.c      as text for Prometheus      route.c  requests by the application's route
  *
  *     struct metrics ── master   what the master alone writes: restarts and their reasons
  *                    └─ blocks[] one a worker process
@@ -26,6 +26,7 @@
 #include <stdint.h>
 #include <sys/types.h>
 
+#include "base/slice.h"
 #include "metrics/list.h"
 
 enum {
@@ -170,11 +171,9 @@ struct metrics_route {
     _Atomic uint32_t is_named; /* released after name was written */
     char name[METRICS_ROUTE_SIZE];
     metrics_u64 requests;
-    metrics_u64 errors;      /* answered 5xx */
-    metrics_u64 request_ns;  /* sum */
-    metrics_u64 loop_ns;     /* sum: on the event loop */
-    metrics_u64 thread_ns;   /* sum: on threads of the pool */
-    metrics_u64 step_max_ns; /* the longest step on the loop */
+    metrics_u64 errors;     /* answered 5xx */
+    metrics_u64 request_ns; /* sum */
+    metrics_u64 thread_ns;  /* sum: on threads of the pool */
 };
 
 #define METRICS_LINE __attribute__((aligned(128))) /* two cache lines: they are fetched in pairs */
@@ -243,6 +242,12 @@ extern struct metrics_block *metrics_here;
 void metrics_begin(struct metrics *m, struct metrics_block *b);
 /* The area, as given to metrics_begin(). */
 struct metrics *metrics_area(void);
+
+/* --- route.c ------------------------------------------------------------------------------------------ */
+
+/* A request of that route has ended. name: UTF-8, as the framework has it. thread_ns: as much of it as threads of the pool ran for it. With
+ * the GIL. */
+void metrics_count_route(struct slice name, int status, int64_t request_ns, int64_t thread_ns);
 
 /* --- text.c ------------------------------------------------------------------------------------------- */
 

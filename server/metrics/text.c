@@ -370,7 +370,7 @@ static const struct line crew_gauges[] = { METRICS_CREW_GAUGES(CREW_LINE) };
 
 struct route {
     const char *name; /* in the area */
-    uint64_t requests, errors, request_ns, thread_ns, loop_ns, step_max_ns;
+    uint64_t requests, errors, request_ns, thread_ns;
 };
 
 static void
@@ -380,10 +380,6 @@ add_route(struct route *to, const struct metrics_route *from)
     to->errors += metrics_get(&from->errors);
     to->request_ns += metrics_get(&from->request_ns);
     to->thread_ns += metrics_get(&from->thread_ns);
-    to->loop_ns += metrics_get(&from->loop_ns);
-    uint64_t step = metrics_get(&from->step_max_ns);
-    if (step > to->step_max_ns)
-        to->step_max_ns = step;
 }
 
 /* Into routes[], the first of which is "other". Returns how many there are. */
@@ -455,8 +451,6 @@ put_routes(struct text *t)
           "Time of requests by route, from head to answer." },
         { COUNTER, true, offsetof(struct route, thread_ns), "route_thread_seconds",
           "Time that requests of a route have kept threads of the pool." },
-        { GAUGE, true, offsetof(struct route, step_max_ns), "route_loop_step_max_seconds",
-          "The longest time for which a request of the route has kept the event loop." },
     };
     for (size_t k = 0; k < ARRAY_LEN(of_route); k++) {
         family(t, of_route[k].type, of_route[k].name, of_route[k].help);

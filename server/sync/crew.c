@@ -393,6 +393,7 @@ begin(struct crew *c, struct lease *l)
     if (l->is_waiting)
         metrics_observe(&c->metrics->wait, c->headway.begun_ns - l->wait_ns);
     l->is_waiting = false;
+    l->begun_ns = c->headway.begun_ns;
     t->next = l->running;
     t->loop = c->loop;
     t->is_expected = !l->running->is_batched && c->loop != NULL;
@@ -861,6 +862,7 @@ crew_move(struct sync_job *job, struct lease *to, bool only_alone)
         list_del(&from->held);
         list_add_tail(&c->held, &to->held);
         to->running = job;
+        to->begun_ns = from->begun_ns;
         to->has_slot = from->has_slot;
         to->slot_ns = from->slot_ns;
         to->slot_jobs = from->slot_jobs;
@@ -891,6 +893,7 @@ finish(struct crew *c, struct sync_thread *t)
     bool has_more = !list_is_empty(&l->jobs);
 
     c->busy_n -= !l->is_paused;
+    l->ran_ns += clock_ns() - l->begun_ns;
     t->steps_back = headway_steps_back(c);
     l->running = NULL;
     l->is_paused = false;

@@ -62,6 +62,16 @@ lease_was_used(PyObject *lease)
     return READ(lease_of(lease)->lease.slot_ns) != 0;
 }
 
+int64_t
+lease_ran_ns(PyObject *lease)
+{
+    struct lease *l = &lease_of(lease)->lease;
+    crew_lock(l->crew);
+    int64_t ran_ns = l->ran_ns;
+    crew_unlock(l->crew);
+    return ran_ns;
+}
+
 bool
 lease_was_refused(PyObject *lease)
 {

@@ -78,6 +78,7 @@ struct lease {
         *thread; /* NULL until the first job, after the end, and where it was given back */
     struct sync_job *running;
     uint64_t arrived;         /* its place in the queue */
+    int64_t begun_ns, ran_ns; /* when its last job was begun; how long those took that have ended */
     int64_t wait_ns, slot_ns; /* since when it waits, or has its slot */
     uint64_t
         delivered_turn; /* loop turn in which the last result was delivered; parking counts from it */
@@ -140,6 +141,9 @@ void lease_take_job(PyObject *lease, struct sync_job *job);
 /* The opposite: they are to's again, in which job was submitted. Not where other jobs of the lease wait: those are next on the thread, and keep
  * the lease alive; until run() has returned and the crew knows it, that takes the GIL (is_batched). */
 void lease_give_job(PyObject *lease, struct sync_job *job, struct lease *to);
+
+/* For how long threads have run jobs of it, ns. */
+int64_t lease_ran_ns(PyObject *lease);
 
 /* It has had the right to run a job. */
 bool lease_was_used(PyObject *lease);

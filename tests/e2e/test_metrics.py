@@ -125,7 +125,7 @@ def test_they_add_up_over_kill_and_reload(server, app, target, args):
     assert metrics.sum("config_generation") == 2
     if args:
         assert counted - metrics.sum("thread_jobs_total", pool="requests") <= crowd.failed
-        assert metrics.sum("thread_slots", pool="requests") == 4
+        wire.eventually(lambda: scrape(s, at).sum("thread_slots", pool="requests") == 4, 20 * harness.SLOW, "the old workers are gone")
     s.baseline()
 
 
@@ -327,13 +327,49 @@ def test_mistakes_are_told(args, message):
     assert result.returncode == 2 and re.search(message, result.stderr), result.stderr
 
 
+@pytest.mark.parametrize(
+    "app, targets, route",
+    [
+        ("direct_django:application", [f"/item/{n}/" for n in range(4)], "item/<int:n>/"),
+        ("direct_django:application", ["/async"] * 4, "async"),
+        ("fastapi_app:app", [f"/items/{n}" for n in range(4)], "/items/{item_id}"),
+    ],
+    ids=["django-sync", "django-async", "fastapi"],
+)
+def test_routes(server, app, targets, route):
+    s = server(app, *BIND, *THREADS)
+    at = address(s)
+    with s.connect() as c:
+        for target in targets:
+            assert c.get(target).status in (200, 404), target
+    wire.eventually(lambda: scrape(s, at).sum("route_requests_total", route=route) == 4, 5, "all four")
+    metrics = scrape(s, at)
+    assert metrics.sum("route_errors_total", route=route) == 0
+    assert metrics.sum("route_duration_seconds_total", route=route) > 0
+    assert metrics.sum("route_thread_seconds_total", route=route) > 0 or route == "async"
+
+
+def test_routes_survive_their_worker(server):
+    s = server("direct_django:application", *BIND, *THREADS)
+    at = address(s)
+    assert s.get("/item/1/").status == 200
+    s.expect_errors(r"worker 0 \(pid \d+\) died: signal 9")
+    since = len(s.err.lines)
+    os.kill(s.workers()[0], signal.SIGKILL)
+    s.wait_log(r"worker 0 is ready", since=since, timeout=30)
+    assert s.get("/item/2/").status == 200
+    assert scrape(s, at).sum("route_requests_total", route="item/<int:n>/") == 2
+    s.baseline()
+
+
 # ------------------------------------------------------------------ the samples in conf/
 
 CONF = harness.ROOT / "conf"
 
 
 def test_samples_use_metrics_that_there_are(server):
-    s = server("raw:app", *BIND)
+    s = server("direct_django:application", *BIND, *THREADS)
+    assert s.get("/item/1/").status == 200
     known = {name for name, _ in scrape(s).samples}
     dashboard = json.loads((CONF / "grafana" / "ringcorn.json").read_text())
     asked = [t["expr"] for p in dashboard["panels"] for t in p.get("targets", [])]
