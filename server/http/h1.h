@@ -67,7 +67,7 @@ struct h1_req {
     uint16_t status;
     uint8_t what_n;
     uint8_t method;                                  /* enum metrics_method */
-    bool is_counted;                                 /* in the metrics */
+    bool is_tallied;                                 /* in the metrics */
     bool is_chunked_in, is_body_done, is_head_taken; /* head_done() was called */
     bool keep_alive;                                 /* what the client asked for */
     bool client_closes; /* it said Connection: close (or is 1.0): nothing will follow */

@@ -42,9 +42,9 @@ void
 tally_answer(struct h1 *h)
 {
     struct h1_req *r = h->r;
-    if (r->is_counted || r->is_quiet)
+    if (r->is_tallied || r->is_quiet)
         return;
-    r->is_counted = true;
+    r->is_tallied = true;
     struct metrics_loop *m = &metrics_here->loop;
     unsigned class = r->started && r->sending ? r->status / 100u : 0;
     metrics_add(&m->requests[r->method][class < METRICS_CLASSES ? class : 0], 1);

@@ -34,6 +34,16 @@ certs_load(struct master *m, struct generation *g)
 }
 
 void
+certs_adopt(struct master *m)
+{
+    const struct handover *h = &m->upgrade.handover;
+    if (!h->has_tickets || m->certs.tickets == NULL)
+        return;
+    tls_tickets_restore(m->certs.tickets, h->tickets);
+    m->certs.rotate_ns = h->rotate_ns;
+}
+
+void
 certs_begin(struct master *m)
 {
     struct certs *k = &m->certs;

@@ -80,6 +80,8 @@ run(struct master *m, unsigned slot, const struct generation *g, int control, in
     ctl_forget(m->ctl);
     notify_close(&m->notify);
     watch_close(m->watch);
+    if (m->upgrade.channel >= 0)
+        close(m->upgrade.channel);
     if (m->reload.state == RELOAD_TRYING)
         sockets_change_forget(&m->reload.change);
     /* A replacement that is tried for a reload writes where the new configuration says; the
@@ -381,6 +383,7 @@ children_reap(struct master *m)
             return;
         /* Process 1 of a container inherits strangers, a shell's `exec` leaves us its children:
          * they are buried, no more. */
+        upgrade_reaped(m, pid, status);
         CHILDREN_EACH(c, m)
             if (c->pid == pid) {
                 child_read(m, c); /* what it said last, e.g. that it was ready */

@@ -307,14 +307,40 @@ listen_again(struct ctl *ctl)
     return true;
 }
 
+void
+ctl_write(const struct ctl *ctl, FILE *out)
+{
+    if (ctl != NULL)
+        sockets_write(&ctl->sockets, "control", out);
+}
+
+void
+ctl_pass(const struct ctl *ctl)
+{
+    if (ctl != NULL)
+        sockets_pass(&ctl->sockets);
+}
+
+void
+ctl_lend(struct ctl *ctl)
+{
+    if (ctl == NULL)
+        return;
+    /* Closing is not enough: epoll would go on watching what the next master has open, too. */
+    BOUNDS_EACH(b, &ctl->sockets.bounds)
+        (void)epoll_ctl(ctl->epoll, EPOLL_CTL_DEL, b->v[0].fd, NULL);
+    sockets_lend(&ctl->sockets);
+    sockets_fini(&ctl->sockets);
+}
+
 int
 ctl_apply(struct master *m)
 {
     struct conf *conf = m->now.conf;
     struct ctl *ctl = m->ctl;
     struct sockets_change change;
-    if (ctl == NULL && conf->control_socket == NULL)
-        return 0;
+    if (upgrade_is_taking(m) || (ctl == NULL && conf->control_socket == NULL))
+        return 0; /* nothing to do, or the other master's */
     if (conf->control_socket == NULL) {
         ctl_close(m);
         return 0;
@@ -325,6 +351,8 @@ ctl_apply(struct master *m)
         return -EXIT_CODE_SYSTEM;
     }
     borrow(ctl, conf);
+    sockets_adopt(&ctl->sockets, &m->upgrade.handover.control);
+    sockets_own(&ctl->sockets, &ctl->conf);
     if (sockets_prepare(&ctl->sockets, &ctl->conf, 1, &change) < 0 ||
         (sockets_change_listen(&ctl->sockets, &change, 0) < 0 && (sockets_abort(&change), true))) {
         if (is_new)

@@ -225,7 +225,7 @@ do_scale(struct master *m, struct ctl_job *job, struct json_ref args)
     int err = slots_scale(m, (unsigned)n);
     if (err < 0) {
         ctl_fail(m, job, "%s",
-                 err == -EBUSY    ? "the server stops"
+                 err == -EBUSY    ? "the server stops, or another program takes over"
                  : err == -ERANGE ? "so many workers are not supported"
                                   : "their sockets cannot be had; the error log says why");
         return;

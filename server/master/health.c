@@ -254,6 +254,31 @@ say(const struct conf *conf, const struct bound *b)
         log_info("metrics: %s on %s%s", conf->metrics_path, scheme, b->text);
 }
 
+void
+health_write(const struct health *h, FILE *out)
+{
+    if (h != NULL)
+        sockets_write(&h->sockets, "health", out);
+}
+
+void
+health_pass(const struct health *h)
+{
+    if (h != NULL)
+        sockets_pass(&h->sockets);
+}
+
+void
+health_lend(struct health *h)
+{
+    if (h == NULL)
+        return;
+    while (h->listeners_n > 0)
+        listener_close(h->listeners[--h->listeners_n]);
+    sockets_lend(&h->sockets);
+    sockets_fini(&h->sockets);
+}
+
 int
 health_apply(struct master *m)
 {
@@ -261,12 +286,16 @@ health_apply(struct master *m)
     struct health *h = m->health;
     struct sockets_change change;
     bool is_wanted = conf->health_bind != NULL || conf->metrics_at.text != NULL;
+    if (upgrade_is_taking(m))
+        return 0; /* the other master answers */
     if (h == NULL && !is_wanted)
         return 0;
     if (h == NULL && (h = health_new(conf)) == NULL) {
         log_operator("health.bind, metrics.bind: out of memory or descriptors");
         return -EXIT_CODE_SYSTEM;
     }
+    sockets_adopt(&h->sockets, &m->upgrade.handover.health);
+    sockets_own(&h->sockets, &h->conf);
     borrow(h, conf);
     h->metrics = m->metrics;
     if (!is_wanted) {

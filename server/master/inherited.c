@@ -41,6 +41,18 @@ count_systemd_fds(void)
     return systemd_fds;
 }
 
+int
+inherited_systemd_fds(void)
+{
+    return systemd_fds > 0 ? systemd_fds : 0;
+}
+
+void
+inherited_adopt(int n)
+{
+    systemd_fds = n;
+}
+
 static int
 socket_option(int fd, int option)
 {
@@ -78,12 +90,13 @@ open_one(struct sockets *s, const struct conf_bind *bind, int fd, struct sockets
     if (is_in(&change->fresh, fd))
         return 0;
     int type = socket_option(fd, SO_TYPE);
-    const char *wrong = type == -EBADF || is_in(&s->bounds, fd) || is_in(&s->leaving, fd)
-                            ? "no such descriptor was passed to this process"
-                        : type == -ENOTSOCK                     ? "it is not a socket"
-                        : type != SOCK_STREAM                   ? "it is not a stream socket"
-                        : socket_option(fd, SO_ACCEPTCONN) != 1 ? "it does not listen"
-                                                                : NULL;
+    const char *wrong =
+        type == -EBADF || is_in(&s->bounds, fd) || is_in(&s->leaving, fd) || is_in(&s->lent, fd)
+            ? "no such descriptor was passed to this process"
+        : type == -ENOTSOCK                     ? "it is not a socket"
+        : type != SOCK_STREAM                   ? "it is not a stream socket"
+        : socket_option(fd, SO_ACCEPTCONN) != 1 ? "it does not listen"
+                                                : NULL;
     if (wrong != NULL) {
         log_operator("cannot listen on %s: descriptor %d: %s; whoever starts ringcorn must pass a "
                      "listening socket",

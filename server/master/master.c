@@ -14,7 +14,10 @@
 #include "pidfile.h"
 #include "state.h"
 
-enum { LEAVING_LOOK_MS = 50 }; /* how often sockets that leave are looked at */
+enum {
+    LEAVING_LOOK_MS = 50, /* how often sockets that leave are looked at */
+    FIXED_POLLS = 5,      /* descriptors beside the workers' */
+};
 
 /* Everything up to the first fork. Returns 0 or the negative exit code; the reason is printed. */
 static int
@@ -32,12 +35,15 @@ open_all(struct master *m)
         return -EXIT_CODE_SYSTEM;
     }
     log_set_level((enum log_level)conf->log_level);
+    if (upgrade_open(m) < 0)
+        return -EXIT_CODE_SYSTEM;
     nofile_fit(conf);
     if (conf->name != NULL)
         (void)prctl(PR_SET_NAME, conf->name);
     if (privileges_find(conf, &m->now.privileges) < 0 || logs_check(conf) < 0 ||
         certs_load(m, &m->now) < 0)
         return -EXIT_CODE_SYSTEM;
+    certs_adopt(m);
     struct sockets_change change;
     if (sockets_prepare(&m->sockets, conf, conf->workers, &change) < 0)
         return -EXIT_CODE_SYSTEM;
@@ -45,10 +51,14 @@ open_all(struct master *m)
     notify_open(&m->notify);
     if (conf->reload_enabled)
         m->watch = watch_open(conf);
-    if (health_apply(m) < 0 || ctl_apply(m) < 0 || pidfile_write(conf->pid_file) < 0 ||
-        slots_grow(m, conf->workers) < 0 || logs_apply(&m->logs, conf) < 0)
+    m->wanted = upgrade_is_taking(m) ? upgrade_wanted(m) : conf->workers;
+    /* The pid file names the other master until this one has taken over. */
+    bool is_mine = !upgrade_is_taking(m);
+    pid_t from = m->upgrade.handover.from;
+    if (health_apply(m) < 0 || ctl_apply(m) < 0 ||
+        (is_mine ? pidfile_write(conf->pid_file, 0) : pidfile_check(conf->pid_file, from)) < 0 ||
+        slots_grow(m, m->wanted) < 0 || logs_apply(&m->logs, conf) < 0)
         return -EXIT_CODE_SYSTEM;
-    m->wanted = conf->workers;
     m->oom_kills = conf_oom_kills();
     certs_begin(m);
     return 0;
@@ -62,6 +72,7 @@ next_ns(const struct master *m)
     next = sooner(next, health_next_ns(m));
     next = sooner(next, notify_next_ns(m));
     next = sooner(next, ctl_next_ns(m));
+    next = sooner(next, upgrade_next_ns(m));
     next = sooner(next, watch_next_ns(m->watch));
     CHILDREN_EACH(c, m)
         next = sooner(next, c->deadline_ns);
@@ -84,7 +95,7 @@ timeout_ms(const struct master *m)
 static int
 wait_once(struct master *m, struct pollfd **polls, size_t *polls_cap)
 {
-    size_t n = 4;
+    size_t n = FIXED_POLLS;
     CHILDREN_EACH(c, m)
         n += c->control >= 0;
     if (n > *polls_cap) {
@@ -98,8 +109,9 @@ wait_once(struct master *m, struct pollfd **polls, size_t *polls_cap)
     p[0] = (struct pollfd){ .fd = m->signal_fd, .events = POLLIN };
     p[1] = (struct pollfd){ .fd = health_fd(m), .events = POLLIN }; /* poll() passes over -1 */
     p[2] = (struct pollfd){ .fd = watch_fd(m->watch), .events = POLLIN };
-    p[3] = (struct pollfd){ .fd = ctl_fd(m), .events = POLLIN };
-    n = 4;
+    p[3] = (struct pollfd){ .fd = m->upgrade.channel, .events = POLLIN };
+    p[4] = (struct pollfd){ .fd = ctl_fd(m), .events = POLLIN };
+    n = FIXED_POLLS;
     CHILDREN_EACH(c, m)
         if (c->control >= 0)
             p[n++] = (struct pollfd){ .fd = c->control, .events = POLLIN };
@@ -107,7 +119,7 @@ wait_once(struct master *m, struct pollfd **polls, size_t *polls_cap)
         return errno == EINTR ? 0 : -errno;
     /* Workers first: what one said before it died is heard before its death is. New ones are
      * appended to the list. */
-    size_t i = 4;
+    size_t i = FIXED_POLLS;
     CHILDREN_EACH(c, m) {
         if (i >= n)
             break;
@@ -116,6 +128,8 @@ wait_once(struct master *m, struct pollfd **polls, size_t *polls_cap)
         if (p[i++].revents != 0)
             child_read(m, c);
     }
+    if (p[3].revents != 0 && m->upgrade.channel >= 0)
+        upgrade_read(m);
     signals_read(m);
     return 0;
 }
@@ -137,6 +151,7 @@ run(struct master *m)
         stop_tick(m, now_ns);
         certs_tick(m, now_ns);
         coverage_update(m);
+        upgrade_tick(m, now_ns);
         reload_tick(m);
         metrics_set(&m->metrics->master.wanted, m->wanted);
         metrics_set(&m->metrics->master.generation, m->now.number);
@@ -163,11 +178,15 @@ master_run(const struct master_args *args)
         .certs = { .fd = -1 },
         .notify = { .fd = -1 },
         .begun_ns = clock_ns(),
+        .upgrade = { .channel = -1 },
     };
     list_init(&m.children);
     list_init(&m.ctl_jobs);
     sockets_init(&m.sockets);
     logs_init(&m.logs);
+    list_init(&m.upgrade.handover.app);
+    list_init(&m.upgrade.handover.health);
+    list_init(&m.upgrade.handover.control);
     int code = -open_all(&m);
     if (code == EXIT_CODE_OK) {
         code = run(&m);
@@ -183,6 +202,7 @@ master_run(const struct master_args *args)
     pidfile_remove(m.now.conf->pid_file);
     while (!list_is_empty(&m.children))
         child_free(&m, CONTAINER_OF(m.children.next, struct child, node));
+    upgrade_fini(&m);
     generation_fini(&m.now);
     certs_fini(&m);
     logs_fini(&m.logs);

@@ -5,7 +5,8 @@
  *   child.c       one worker, seen from here       slots.c     deaths, restarts, back-off, how many
  *   coverage.c    who accepts from which socket    reload.c    SIGHUP
  *   stop.c        the ways to end                  sockets.h   sockets: tcp.c uds.c inherited.c
- *   certs.c       certificates, keys, tickets
+ *   certs.c       certificates, keys, tickets      upgrade.c  SIGUSR2: another program takes over
+ *                                                 handover.h  what it is told      lent.c  and given
  *   check.c       --check-config                   health.c    health.bind
  *   ask.c         --healthcheck                    pulse.c     whose loop turns
  *   notify.c      sd_notify                        watch.h     files that change: reload.enabled
@@ -39,8 +40,11 @@
  * was. Then the change is made, sockets that are not wanted any more are emptied (tcp_drop_syns)
  * and closed, and slot after slot the new worker comes before the old one leaves.
  *
+ * Another program (SIGUSR2). It is started as a child with all sockets and boots its workers beside
+ * ours, on the same sockets; once all of them accept it takes over and ours drain (upgrade.c).
+ *
  * Signals: TERM graceful; INT, QUIT quick; a second one of these at once; HUP reload; TTIN, TTOU
- * one worker more or less; USR1 reopens the log files. The master keeps the user it was started
+ * one worker more or less; WINCH none; USR1 reopens the log files; USR2 another program. The master keeps the user it was started
  * as; workers drop to `user` and `group`. */
 #ifndef RINGCORN_MASTER_H
 #define RINGCORN_MASTER_H

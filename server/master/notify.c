@@ -5,7 +5,7 @@
  *   RELOADING=1   a SIGHUP is being carried out
  *   STOPPING=1    no new connections
  *   STATUS=       the workers, for `systemctl status`
- *   MAINPID=      beside READY=1, for a start by a script that does not exec
+ *   MAINPID=      beside READY=1, for a start by a script that does not exec; and before another program takes over
  *   WATCHDOG=1    twice in WATCHDOG_USEC, while the server lives (pulse.c); the manager then ends one that does not
  *
  * The variables are taken out of the environment: they are not meant for what the application starts.
@@ -76,6 +76,20 @@ notify_open(struct notify *n)
         return;
     }
     n->watchdog_ns = watchdog / 2;
+    n->path = path;
+    path = NULL;
+}
+
+void
+notify_export(const struct notify *n)
+{
+    char usec[32];
+    if (n->path == NULL)
+        return;
+    setenv("NOTIFY_SOCKET", n->path, 1);
+    snprintf(usec, sizeof(usec), "%lld", (long long)(n->watchdog_ns * 2 / 1000));
+    if (n->watchdog_ns > 0)
+        setenv("WATCHDOG_USEC", usec, 1);
 }
 
 void
@@ -83,6 +97,8 @@ notify_close(struct notify *n)
 {
     if (n->fd >= 0)
         close(fd_take(&n->fd));
+    free(n->path);
+    n->path = NULL;
 }
 
 static void
@@ -95,6 +111,15 @@ say(struct notify *n, const char *text)
     if (sent < 0)
         log_warning("the service manager cannot be told (%.*s): %s", (int)strcspn(text, "\n"), text,
                     strerror(errno));
+}
+
+void
+notify_main_pid(struct notify *n, pid_t pid)
+{
+    char text[48];
+    snprintf(text, sizeof(text), "MAINPID=%ld", (long)pid);
+    if (n->fd >= 0)
+        say(n, text);
 }
 
 static void
@@ -158,12 +183,12 @@ void
 notify_tick(struct master *m, int64_t now_ns)
 {
     struct notify *n = &m->notify;
-    if (n->fd < 0)
-        return;
-    go_to(n, m->stop.state != STOP_NONE       ? NOTIFY_STOPPING
-             : !m->was_ready                  ? NOTIFY_STARTING
-             : m->reload.state != RELOAD_NONE ? NOTIFY_RELOADING
-                                              : NOTIFY_READY);
+    if (n->fd < 0 || upgrade_is_taking(m) || m->stop.is_handed_over)
+        return; /* the other master speaks */
+    go_to(n, m->stop.state != STOP_NONE                                           ? NOTIFY_STOPPING
+             : !m->was_ready                                                      ? NOTIFY_STARTING
+             : m->reload.state != RELOAD_NONE || m->upgrade.state != UPGRADE_NONE ? NOTIFY_RELOADING
+                                                                                  : NOTIFY_READY);
     say_status(m);
     if (n->watchdog_ns == 0 || n->alive_at_ns > now_ns)
         return;
@@ -176,5 +201,6 @@ notify_tick(struct master *m, int64_t now_ns)
 int64_t
 notify_next_ns(const struct master *m)
 {
-    return m->notify.watchdog_ns > 0 ? m->notify.alive_at_ns : 0;
+    bool is_silent = upgrade_is_taking(m) || m->stop.is_handed_over;
+    return m->notify.watchdog_ns > 0 && !is_silent ? m->notify.alive_at_ns : 0;
 }

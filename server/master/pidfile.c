@@ -40,12 +40,10 @@ write_pid(const char *path)
 }
 
 int
-pidfile_write(const char *path)
+pidfile_check(const char *path, pid_t from)
 {
-    if (path == NULL)
-        return 0;
-    int pid = read_pid(path);
-    if (pid > 0 && pid != getpid() && (kill(pid, 0) == 0 || errno == EPERM)) {
+    int pid = path != NULL ? read_pid(path) : 0;
+    if (pid > 0 && pid != getpid() && pid != (int)from && (kill(pid, 0) == 0 || errno == EPERM)) {
         log_operator("pid_file %s: process %d, which it names, is running; stop that server, or "
                      "remove the file if it is none",
                      path, pid);
@@ -55,6 +53,16 @@ pidfile_write(const char *path)
         log_operator("pid_file %s: %s", path, strerror(-pid));
         return -EXIT_CODE_SYSTEM;
     }
+    return 0;
+}
+
+int
+pidfile_write(const char *path, pid_t from)
+{
+    if (path == NULL)
+        return 0;
+    if (pidfile_check(path, from) < 0)
+        return -EXIT_CODE_SYSTEM;
     MEM_OWNED char *fresh = NULL;
     if (asprintf(&fresh, "%s.%d", path, (int)getpid()) < 0) {
         fresh = NULL;

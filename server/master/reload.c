@@ -43,7 +43,7 @@ prepare(struct master *m)
     if (sockets_prepare(&m->sockets, g.conf, slots, &r->change) < 0)
         goto failed;
     r->is_pid_file_new = !is_same_path(g.conf->pid_file, m->now.conf->pid_file);
-    if (r->is_pid_file_new && pidfile_write(g.conf->pid_file) < 0) {
+    if (r->is_pid_file_new && pidfile_write(g.conf->pid_file, 0) < 0) {
         sockets_abort(&r->change);
         goto failed;
     }
@@ -197,8 +197,8 @@ reload_tick(struct master *m)
     /* Workers with long requests take their time to leave; impatient signals must not pile up
      * generations of them. */
     bool is_room = m->now.conf->timeout_graceful_ms == 0 || count_leaving(m) <= 2 * m->wanted;
-    bool is_free =
-        m->slots[0].next == NULL; /* a worker that asked to be replaced is served first */
+    /* A worker that asked to be replaced is served first, and so is another program. */
+    bool is_free = m->slots[0].next == NULL && m->upgrade.state == UPGRADE_NONE;
     if (r->state == RELOAD_NONE && r->is_wanted_again && is_room && is_free)
         begin(m);
 }

@@ -100,7 +100,7 @@ signals_read(struct master *m)
             slots_rest(m);
             break;
         case SIGUSR2:
-            log_warning("SIGUSR2: exchanging the program without a stop is not supported");
+            upgrade_request(m);
             break;
         case SIGCHLD:
         default: /* only those that we blocked arrive here */

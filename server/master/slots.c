@@ -275,6 +275,11 @@ restart(struct master *m, const struct child *c, int status, const char *how)
         restart_at_once(m, c, now_ns);
         return;
     }
+    if (upgrade_is_taking(m)) { /* no second try: the other master serves */
+        logs_say(&m->logs, "worker %u could not start (%s); its error is above", c->slot, how);
+        stop_request(m, 0, is_final(status) ? WEXITSTATUS(status) : EXIT_CODE_APP);
+        return;
+    }
     if (!m->was_ready && is_final(status) && m->watch != NULL) {
         m->waits = true;
         log_info("waiting for a change of the application's files");
@@ -401,8 +406,8 @@ slots_rest(struct master *m)
 int
 slots_scale(struct master *m, unsigned n)
 {
-    if (m->stop.state != STOP_NONE)
-        return -EBUSY;
+    if (m->stop.state != STOP_NONE || m->upgrade.state != UPGRADE_NONE)
+        return -EBUSY; /* the next master would not know of more sockets */
     if (n > WORKERS_MAX)
         return -ERANGE;
     if (slots_grow(m, n) < 0)

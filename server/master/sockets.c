@@ -17,6 +17,7 @@ sockets_init(struct sockets *s)
 {
     list_init(&s->bounds);
     list_init(&s->leaving);
+    list_init(&s->lent);
     s->next_id = 1;
 }
 
@@ -31,6 +32,7 @@ void
 sockets_fini(struct sockets *s)
 {
     bounds_free(&s->leaving);
+    bounds_free(&s->lent);
     bounds_free(&s->bounds);
 }
 
@@ -80,7 +82,7 @@ bound_add(struct sockets *s, struct bound *b, int fd)
 void
 bound_free(struct bound *b)
 {
-    if (b->kind == CONF_BIND_UNIX)
+    if (b->kind == CONF_BIND_UNIX && !b->is_lent)
         uds_remove(b);
     for (unsigned i = 0; i < b->n; i++)
         close(b->v[i].fd);
@@ -179,13 +181,26 @@ sockets_change_listen(struct sockets *s, struct sockets_change *change, unsigned
     return listen_for_slot(s, &change->fresh, slot, change->conf);
 }
 
-static void
-shut_door(struct bound *b)
+void
+bound_shut_door(struct bound *b)
 {
+    if (b->is_lent)
+        return;
     if (b->kind == CONF_BIND_TCP)
         tcp_drop_syns(b);
     else if (b->kind == CONF_BIND_UNIX)
         uds_remove(b);
+}
+
+void
+bound_apply(struct bound *b, const struct conf *conf)
+{
+    if (b->kind == CONF_BIND_UNIX)
+        (void)uds_apply(b, conf); /* printed; the socket works as it was */
+    if (b->kind == CONF_BIND_TCP || b->kind == CONF_BIND_UNIX)
+        for (unsigned i = 0; i < b->n; i++)
+            if (b->v[i].is_listening) /* again: this is how a backlog is changed */
+                (void)bound_listen(b, &b->v[i], conf->backlog);
 }
 
 void
@@ -195,16 +210,12 @@ sockets_commit(struct sockets *s, struct sockets_change *change)
         struct bound *b = CONTAINER_OF(node, struct bound, node);
         if (!b->is_kept) {
             list_del(&b->node);
-            list_add_tail(&s->leaving, &b->node);
-            shut_door(b);
+            list_add_tail(b->is_lent ? &s->lent : &s->leaving, &b->node);
+            bound_shut_door(b);
             continue;
         }
-        if (b->kind == CONF_BIND_UNIX)
-            (void)uds_apply(b, change->conf); /* printed; the socket works as it was */
-        if (b->kind == CONF_BIND_TCP || b->kind == CONF_BIND_UNIX)
-            for (unsigned i = 0; i < b->n; i++)
-                if (b->v[i].is_listening) /* again: this is how a backlog is changed */
-                    (void)bound_listen(b, &b->v[i], change->conf->backlog);
+        if (!b->is_lent)
+            bound_apply(b, change->conf);
     }
     list_splice(&s->bounds, &change->fresh);
     BOUNDS_EACH(b, &s->bounds)
@@ -242,13 +253,13 @@ void
 sockets_shut_doors(struct sockets *s)
 {
     BOUNDS_EACH(b, &s->bounds)
-        shut_door(b);
+        bound_shut_door(b);
 }
 
 bool
 bound_is_waiting(const struct bound *b)
 {
-    if (b->kind == CONF_BIND_FD || b->kind == CONF_BIND_SYSTEMD)
+    if (b->kind == CONF_BIND_FD || b->kind == CONF_BIND_SYSTEMD || b->is_lent)
         return false; /* the queue stays with whoever else holds the socket */
     for (unsigned i = 0; i < b->n; i++) {
         struct pollfd p = { .fd = b->v[i].fd, .events = POLLIN };
@@ -283,6 +294,7 @@ sockets_forget(const struct sockets *s)
 {
     forget(&s->bounds);
     forget(&s->leaving);
+    forget(&s->lent);
 }
 
 void

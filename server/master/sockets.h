@@ -4,6 +4,7 @@
  *   tcp.c        addresses: names resolved, ports probed, one SO_REUSEPORT socket a slot
  *   uds.c        files: stale ones replaced, mode and owner, removed at the end, one path a slot
  *   inherited.c  fd://N and systemd
+ *   lent.c       the set as another master gets it, and who answers for it
  *
  * A bound is one address; it has one socket, shared by all workers, or one socket a slot (TCP with
  * reuse_port, a path with {slot}). Every socket has an id that is never used twice. Sockets are bound at once and made
@@ -17,6 +18,7 @@
 #include <netinet/in.h>
 #include <stdbool.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <sys/socket.h>
 #include <sys/types.h>
 
@@ -48,6 +50,8 @@ struct bound {
     uint16_t port_asked;    /* TCP: as in the configuration; 0 = any */
     char *path;             /* UNIX; with {slot} in it where is_per_slot */
     bool is_kept;           /* the change under way keeps it */
+    bool
+        is_lent; /* another master has it too and answers for it: its door and its files are not ours */
     int64_t quiet_since_ns; /* leaving: when its queue was first seen empty; -1 = it was not */
     int64_t leave_by_ns;    /* leaving: closed by then whatever its queue holds */
 };
@@ -56,6 +60,7 @@ struct sockets {
     struct list bounds;
     struct list
         leaving; /* not in the configuration any more; served until their queues are empty */
+    struct list lent; /* adopted, and not in the configuration: still served by the other master */
     int32_t next_id;
 };
 
@@ -95,6 +100,22 @@ void sockets_shut_doors(struct sockets *s);
 bool sockets_are_waiting(const struct sockets *s);
 bool bound_is_waiting(const struct bound *b);
 
+/* What is in the set, as lines of text for another master (handover.c); name: of the set. The descriptors are passed under
+ * their numbers. */
+void sockets_write(const struct sockets *s, const char *name, FILE *out);
+void sockets_pass(const struct sockets *s);
+/* Reads one line, words is what follows "bound NAME" or "socket". Returns 0, or -EINVAL. */
+int bound_read(const char *words, struct list *bounds);
+int bound_read_socket(const char *words, struct list *bounds);
+/* The bounds that were read join an empty set, lent. */
+void sockets_adopt(struct sockets *s, struct list *bounds);
+/* From here on another master answers for the set; or this one does. */
+void sockets_lend(struct sockets *s);
+void sockets_own(struct sockets *s, const struct conf *conf);
+/* How many sockets systemd passed; told in the place of its variables. */
+int inherited_systemd_fds(void);
+void inherited_adopt(int systemd_fds);
+
 /* Closes the descriptors only: for a forked child, which must neither hold a socket open nor
  * remove a file. */
 void sockets_forget(const struct sockets *s);
@@ -116,6 +137,10 @@ struct bound *bound_new(enum conf_bind_kind kind, const char *text, bool is_per_
 /* Appends a socket (fd is the bound's from here on, also on failure). Returns 0 or -ENOMEM. */
 int bound_add(struct sockets *s, struct bound *b, int fd);
 int bound_listen(struct bound *b, struct msocket *k, unsigned backlog);
+/* Nobody new gets in. */
+void bound_shut_door(struct bound *b);
+/* What of the configuration can change under a socket that is in use. */
+void bound_apply(struct bound *b, const struct conf *conf);
 
 int tcp_open(struct sockets *s, const struct conf_bind *bind, bool is_per_slot, unsigned slots,
              struct sockets_change *change);

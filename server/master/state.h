@@ -10,6 +10,7 @@
 #include "base/list.h"
 #include "conf/conf.h"
 #include "ctl.h"
+#include "handover.h"
 #include "logs.h"
 #include "master.h"
 #include "metrics/metrics.h"
@@ -110,10 +111,31 @@ enum stop_state {
 struct stop {
     enum stop_state state;
     int signal; /* the first that asked for it, 0 = an error */
+    bool is_handed_over; /* the next master serves; workers here finish what they have */
     int64_t begun_ns;
     int64_t until_ns; /* of NOTICE and DOORS */
     int64_t notice_ns; /* quick: when to say who is still busy */
     bool was_empty;    /* queues, at the last look */
+};
+
+enum upgrade_state {
+    UPGRADE_NONE,
+    UPGRADE_TRYING,  /* the next master boots its workers; nothing has changed here */
+    UPGRADE_TAKING,  /* this is the next one, and it boots */
+    UPGRADE_OFFERED, /* its workers accept, and the other one knows */
+};
+
+/* Another program takes the place of this one; upgrade.c. */
+struct upgrade {
+    enum upgrade_state state;
+    bool is_wanted;
+    bool is_told_to_end; /* it took too long */
+    pid_t pid;           /* of the next master, until it is reaped; 0 = none */
+    int channel;         /* between the two, -1 = none */
+    int64_t begun_ns, deadline_ns;
+    char *program; /* what is executed */
+    char *folder;  /* where this one was started, as the shell named it; NULL = unknown */
+    struct handover handover;
 };
 
 /* TLS; certs.c. */
@@ -131,6 +153,7 @@ enum notify_state { NOTIFY_STARTING, NOTIFY_READY, NOTIFY_RELOADING, NOTIFY_STOP
 struct notify {
     int fd; /* -1: nobody wants to know */
     enum notify_state state;
+    char *path;          /* NOTIFY_SOCKET, for the next master */
     char status[128];    /* the last STATUS= */
     int64_t watchdog_ns; /* between two WATCHDOG=1; 0 = none */
     int64_t alive_at_ns; /* when the next is due */
@@ -152,6 +175,7 @@ struct master {
     uint64_t oom_kills; /* conf_oom_kills(), at the last look */
     struct reload reload;
     struct stop stop;
+    struct upgrade upgrade;
     struct notify notify;
     struct watch *watch;   /* NULL: reload.enabled is off */
     bool waits;            /* the application cannot start: for a change of its files */
@@ -202,7 +226,7 @@ void slots_asked(struct master *m, struct child *c);
 /* A worker drains without having been told to: its slot gets another at once. */
 void slots_went(struct master *m, struct child *c);
 /* So many workers from now on; 0 = none, connections wait. It outlives reloads that leave `workers` as it is. Returns 0; -EBUSY: the
- * server stops; -ERANGE: too many; -EAGAIN: sockets cannot be had, printed. */
+ * server stops, or another program takes over; -ERANGE: too many; -EAGAIN: sockets cannot be had, printed. */
 int slots_scale(struct master *m, unsigned n);
 /* One more or one less (SIGTTIN, SIGTTOU); none (SIGWINCH), unless a terminal sends that whenever its size changes. */
 void slots_more(struct master *m);
@@ -238,6 +262,8 @@ void reload_abort(struct master *m);
 /* --- certs.c --- */
 /* Reads what the generation's configuration names. Returns 0 or -EXIT_CODE_SYSTEM, printed. */
 int certs_load(struct master *m, struct generation *g);
+/* Tickets of the master whose place this one takes stay good. */
+void certs_adopt(struct master *m);
 /* m->now is another one. */
 void certs_begin(struct master *m);
 void certs_tick(struct master *m, int64_t now_ns);
@@ -257,11 +283,41 @@ void pulse_ask(struct master *m);
 /* The server lives. */
 bool pulse_is_there(const struct master *m, int64_t now_ns);
 
+/* Workers leave because another master serves. */
+void stop_hand_over(struct master *m);
+
+/* --- upgrade.c --- */
+/* At the very start: whether this program takes another one's place. Returns 0 or -EXIT_CODE_SYSTEM, printed. */
+int upgrade_open(struct master *m);
+/* SIGUSR2. */
+void upgrade_request(struct master *m);
+void upgrade_tick(struct master *m, int64_t now_ns);
+int64_t upgrade_next_ns(const struct master *m);
+/* The channel has something. */
+void upgrade_read(struct master *m);
+/* A child that is no worker ended. */
+void upgrade_reaped(struct master *m, pid_t pid, int status);
+/* This master is told to end, by the signal; 0 = by an error. */
+void upgrade_abort(struct master *m, int by);
+static inline bool
+upgrade_is_taking(const struct master *m)
+{
+    return m->upgrade.state >= UPGRADE_TAKING;
+}
+/* How many workers it should have that takes over: as many as the other one unless its `workers` is another. */
+unsigned upgrade_wanted(const struct master *m);
+/* At the end. */
+void upgrade_fini(struct master *m);
+
 /* --- notify.c --- */
 /* Of the environment, which loses the variables. Cannot fail: what goes wrong is logged. */
 void notify_open(struct notify *n);
 /* In a forked child too. */
 void notify_close(struct notify *n);
+/* In a child that becomes the next master: the variables as they were. */
+void notify_export(const struct notify *n);
+/* The process that the service manager is to watch from now on. */
+void notify_main_pid(struct notify *n, pid_t pid);
 /* A reload begins; its end, like everything else, is seen by notify_tick(). */
 void notify_reloading(struct master *m);
 void notify_tick(struct master *m, int64_t now_ns);
@@ -276,12 +332,20 @@ void health_turn(struct master *m);
 int health_fd(const struct master *m);
 int64_t health_next_ns(const struct master *m);
 void health_free(struct health *h);
+/* For a master that takes over: the address; then nobody new is accepted here. NULL is fine. */
+void health_write(const struct health *h, FILE *out);
+void health_pass(const struct health *h);
+void health_lend(struct health *h);
 /* In a forked child: closes descriptors, no more. NULL is fine, here and above. */
 void health_forget(struct health *h);
 
 /* --- ctl.c; ctl.h has the commands --- */
 /* Opens, keeps or closes the socket as m->now.conf says. Returns 0, or -EXIT_CODE_SYSTEM, printed, with everything as it was. */
 int ctl_apply(struct master *m);
+/* As health_write(), health_pass() and health_lend(). */
+void ctl_write(const struct ctl *ctl, FILE *out);
+void ctl_pass(const struct ctl *ctl);
+void ctl_lend(struct ctl *ctl);
 /* A worker's answers are listened for, and no more. */
 void ctl_watch(struct master *m, struct child *c);
 void ctl_unwatch(struct master *m, struct child *c);

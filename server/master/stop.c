@@ -74,6 +74,12 @@ stop_request(struct master *m, int by, int code)
     if (s->state != STOP_NONE) {
         if (by == 0 || (by == s->signal && now_ns - s->begun_ns < REPEAT_MS * NS_PER_MS))
             return;
+        if (s->is_handed_over && s->signal == 0 && by == SIGTERM) {
+            /* A service manager that ends the whole group: for this master there is nothing new in it. */
+            s->signal = by;
+            s->begun_ns = now_ns;
+            return;
+        }
         log_info("SIG%s again: ending at once", sigabbrev_np(by));
         end_now(m);
         return;
@@ -82,6 +88,7 @@ stop_request(struct master *m, int by, int code)
     s->signal = by;
     s->begun_ns = now_ns;
     reload_abort(m);
+    upgrade_abort(m, by);
     if (by != 0)
         log_info("SIG%s: stopping", sigabbrev_np(by));
     bool is_quick = by == SIGINT || by == SIGQUIT;
@@ -95,6 +102,15 @@ stop_request(struct master *m, int by, int code)
         give_notice(m, now_ns);
     else
         shut_doors(m, now_ns);
+}
+
+void
+stop_hand_over(struct master *m)
+{
+    m->stop.is_handed_over = true;
+    m->stop.begun_ns = clock_ns();
+    m->exit_code = EXIT_CODE_OK;
+    leave_all(m, CONTROL_DRAIN);
 }
 
 static void

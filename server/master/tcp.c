@@ -131,6 +131,7 @@ overlaps_ours(const struct sockets *s, const struct sockaddr_storage *a, const s
               bool is_to_share)
 {
     bool in_set = bounds_overlap(&s->bounds, a, except, is_to_share);
+    in_set |= bounds_overlap(&s->lent, a, except, is_to_share);
     return bounds_overlap(&s->leaving, a, except, is_to_share) || in_set;
 }
 

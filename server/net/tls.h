@@ -72,6 +72,10 @@ int tls_tickets_rotate(struct tls_tickets *t);
 /* A worker: from here on it only reads. */
 void tls_tickets_protect(struct tls_tickets *t);
 void tls_tickets_free(struct tls_tickets *t);
+/* The keys as bytes, for another master that is to open the same tickets, and back. */
+enum { TLS_TICKETS_SIZE = 160 };
+void tls_tickets_copy(const struct tls_tickets *t, unsigned char out[TLS_TICKETS_SIZE]);
+void tls_tickets_restore(struct tls_tickets *t, const unsigned char in[TLS_TICKETS_SIZE]);
 
 /* --- a set (tls_set.c) ------------------------------------------------------------------------ */
 

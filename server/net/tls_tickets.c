@@ -49,18 +49,25 @@ tls_tickets_new(void)
     return t;
 }
 
+/* keys: not those of t. */
+static void
+keys_write(struct tls_tickets *t, const struct ticket_key keys[2])
+{
+    atomic_fetch_add(&t->sequence, 1);
+    atomic_thread_fence(memory_order_release);
+    memcpy(t->keys, keys, sizeof(t->keys));
+    atomic_fetch_add_explicit(&t->sequence, 1, memory_order_release);
+}
+
 int
 tls_tickets_rotate(struct tls_tickets *t)
 {
-    struct ticket_key fresh;
-    if (RAND_priv_bytes((unsigned char *)&fresh, sizeof(fresh)) != 1)
+    struct ticket_key keys[2];
+    if (RAND_priv_bytes((unsigned char *)&keys[0], sizeof(keys[0])) != 1)
         return -EIO;
-    atomic_fetch_add(&t->sequence, 1);
-    atomic_thread_fence(memory_order_release);
-    t->keys[1] = t->keys[0];
-    t->keys[0] = fresh;
-    atomic_fetch_add_explicit(&t->sequence, 1, memory_order_release);
-    OPENSSL_cleanse(&fresh, sizeof(fresh));
+    keys[1] = t->keys[0];
+    keys_write(t, keys);
+    OPENSSL_cleanse(keys, sizeof(keys));
     return 0;
 }
 
@@ -78,6 +85,9 @@ tls_tickets_free(struct tls_tickets *t)
         munmap(t, sizeof(*t));
 }
 
+_Static_assert(sizeof((struct tls_tickets){ 0 }.keys) == TLS_TICKETS_SIZE,
+               "tls.h has another size");
+
 static void
 keys_read(const struct tls_tickets *t, struct ticket_key out[2])
 {
@@ -88,6 +98,24 @@ keys_read(const struct tls_tickets *t, struct ticket_key out[2])
         memcpy(out, t->keys, sizeof(t->keys));
         atomic_thread_fence(memory_order_acquire);
     } while (atomic_load_explicit(&t->sequence, memory_order_relaxed) != before);
+}
+
+void
+tls_tickets_copy(const struct tls_tickets *t, unsigned char out[TLS_TICKETS_SIZE])
+{
+    struct ticket_key keys[2];
+    keys_read(t, keys);
+    memcpy(out, keys, TLS_TICKETS_SIZE);
+    OPENSSL_cleanse(keys, sizeof(keys));
+}
+
+void
+tls_tickets_restore(struct tls_tickets *t, const unsigned char in[TLS_TICKETS_SIZE])
+{
+    struct ticket_key keys[2];
+    memcpy(keys, in, TLS_TICKETS_SIZE);
+    keys_write(t, keys);
+    OPENSSL_cleanse(keys, sizeof(keys));
 }
 
 static bool

@@ -11,6 +11,7 @@ import behind_nginx  # noqa: E402
 import kill  # noqa: E402
 import many_websockets  # noqa: E402
 import reload  # noqa: E402
+import upgrade  # noqa: E402
 import ws_reload  # noqa: E402
 
 pytestmark = pytest.mark.alone
@@ -18,6 +19,14 @@ pytestmark = pytest.mark.alone
 
 def test_reload_under_load_fails_no_request(usable_io):
     print(reload.scenario(usable_io, seconds=5))
+
+
+def test_another_program_under_load_fails_no_request(usable_io):
+    print(upgrade.scenario(usable_io))
+
+
+def test_another_program_on_a_unix_socket_under_load_fails_no_request(usable_io):
+    print(upgrade.over_unix(usable_io, times=1))
 
 
 def test_killed_worker_takes_only_its_own_requests_along(usable_io):

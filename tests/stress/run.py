@@ -26,6 +26,7 @@ import many_websockets  # noqa: E402
 import mixed  # noqa: E402
 import overload  # noqa: E402
 import reload  # noqa: E402
+import upgrade  # noqa: E402
 import ws_reload  # noqa: E402
 
 # name -> scenario, its bounds for --short
@@ -33,6 +34,9 @@ SCENARIOS = {
     "reload": (reload.scenario, {"seconds": 5}),
     "reload-unix": (reload.over_unix, {"seconds": 5}),
     "reload-shared": (reload.over_shared, {"seconds": 5}),
+    "upgrade": (upgrade.scenario, {"times": 2}),
+    "upgrade-unix": (upgrade.over_unix, {"times": 2}),
+    "upgrade-shared": (upgrade.over_shared, {"times": 2}),
     "ws-reload": (ws_reload.scenario, {"seconds": 5}),
     "kill": (kill.scenario, {"seconds": 5}),
     "nginx-reload": (behind_nginx.reload, {"seconds": 20}),

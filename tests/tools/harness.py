@@ -9,6 +9,7 @@ import http.client
 import json
 import os
 import re
+import select
 import signal
 import subprocess
 import sys
@@ -154,6 +155,28 @@ class Collector(threading.Thread):
                     return None
 
 
+class Adopted:
+    """A process that is no child of ours, with the methods of Popen; its exit code cannot be known."""
+
+    def __init__(self, pid):
+        self.pid, self.returncode = pid, None
+        self.pidfd = os.pidfd_open(pid)
+
+    def poll(self):
+        if self.returncode is None and select.select([self.pidfd], [], [], 0)[0]:
+            os.close(self.pidfd)
+            self.returncode = 0
+        return self.returncode
+
+    def wait(self, timeout=None):
+        if self.returncode is None and not select.select([self.pidfd], [], [], timeout)[0]:
+            raise subprocess.TimeoutExpired(f"process {self.pid}", timeout)
+        return self.poll()
+
+    def kill(self):
+        signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+
+
 class Server:
     """A running program. Made by the `server` fixture, which also checks and stops it."""
 
@@ -177,7 +200,7 @@ class Server:
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
             cwd=cwd, env=environment(env), start_new_session=True, pass_fds=pass_fds,
         )  # fmt: skip
-        self.pid = self.process.pid
+        self.pid = self.session = self.process.pid
         self.out, self.err = Collector(self.process.stdout), Collector(self.process.stderr)
         self.tls = None  # an ssl.SSLContext: how the test's own questions are asked
         self.expected, self.slack, self.check_live, self.stopped = [], 0, True, None
@@ -278,6 +301,18 @@ class Server:
         self.out.join(5)
         return self.stopped
 
+    def upgrade(self, timeout=20):
+        """SIGUSR2, until the next program has taken over and the one before has ended."""
+        since, adopted = len(self.err.lines), None
+        self.send_signal(signal.SIGUSR2)
+        adopted = Adopted(int(self.wait_log(r"process (\d+) has taken over", timeout, since)[1]))
+        try:
+            code = self.process.wait(timeout * SLOW)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"the old master is still there after {timeout * SLOW} s:\n{self.report}") from None
+        self.process, self.pid = adopted, adopted.pid
+        assert code == 0, f"the old master ended with {code}\n{self.report}"
+
     def stop(self, signum=signal.SIGTERM, timeout=10):
         if self.process.poll() is None:
             self.send_signal(signum)
@@ -285,7 +320,7 @@ class Server:
 
     def kill(self):
         """Ends whatever is left of the session, by pid."""
-        left = of_session(self.pid)
+        left = of_session(self.session)
         for pid in left:
             try:
                 os.kill(pid, signal.SIGKILL)
@@ -408,12 +443,12 @@ class Server:
         elif self.stopped is None:
             problem = AssertionError(f"died by itself: {self.process.returncode}\n{self.report}")
         time.sleep(0)
-        left = of_session(self.pid)
+        left = of_session(self.session)
         if left and problem is None:
             deadline = time.monotonic() + 2 * SLOW
             while left and time.monotonic() < deadline:
                 time.sleep(0.02)
-                left = of_session(self.pid)
+                left = of_session(self.session)
             if left:
                 names = [Path(f"/proc/{p}/cmdline").read_bytes().replace(b"\0", b" ").decode()[:200] for p in left if os.path.exists(f"/proc/{p}")]
                 problem = AssertionError(f"processes left behind: {left} {names}\n{self.report}")

@@ -116,6 +116,15 @@ class Master:
         except subprocess.TimeoutExpired:
             raise AssertionError(f"still there after {timeout} s:\n{self.log}") from None
 
+    def upgrade(self, timeout=10):
+        """SIGUSR2, until the next program has taken over and the one before has ended."""
+        count = self.log.count("has taken over") + 1
+        self.send(signal.SIGUSR2)
+        pid = int(self.wait_log(r"process (\d+) has taken over", count, timeout)[-1])
+        adopted = harness.Adopted(pid)
+        assert self.wait(timeout) == 0
+        self.process, self.pid = adopted, pid
+
     def stop(self, signum=signal.SIGTERM, timeout=10):
         self.send(signum)
         return self.wait(timeout)
