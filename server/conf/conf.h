@@ -145,7 +145,7 @@ struct conf {
 
     /* Milliseconds; 0 = off (startup and graceful: no limit). */
     int64_t timeout_header_ms, timeout_body_ms, timeout_send_ms, timeout_keep_alive_ms;
-    int64_t timeout_graceful_ms, timeout_startup_ms, timeout_handshake_ms;
+    int64_t timeout_graceful_ms, timeout_startup_ms, timeout_worker_ms, timeout_handshake_ms;
     int64_t timeout_request_ms, timeout_drain_delay_ms;
     unsigned timeout_body_rate; /* bytes a second; 0 = off */
 
@@ -192,6 +192,10 @@ struct conf {
     char *log_file; /* NULL = standard error */
     bool access_log;
     char *access_log_file; /* NULL = standard output */
+
+    unsigned recycle_max_requests, recycle_jitter; /* max_requests: 0 = off */
+    int64_t recycle_max_age_ms;                    /* 0 = off */
+    uint64_t recycle_max_rss;                      /* bytes; 0 = off */
 
     bool reload_enabled;
     struct conf_strings reload_dirs; /* absolute; empty = app_dir and python_path */

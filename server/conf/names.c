@@ -142,7 +142,6 @@ names_near_variable(const char *variable)
     "(--ssl-keyfile-password-file)"
 #define NO_WORKER_CLASS                                                                            \
     "there is one kind of worker, so leave it out; --threads is for synchronous code"
-#define NO_RECYCLING "workers are not recycled; leave it out"
 #define NO_FORMAT    "the access log has one format; leave it out"
 #define NO_METRICS   "there is no metrics endpoint; leave it out"
 #define NO_LOG_CONFIG                                                                              \
@@ -180,18 +179,20 @@ static const struct {
     { "websocket-max-message-size", "use websocket.max_size (--ws-max-size)" },
     { "limit-concurrency", "use limits.concurrency (--limit-concurrency)" },
     { "backpressure", "use limits.concurrency (--limit-concurrency)" },
-    { "max-requests*", NO_RECYCLING },
-    { "limit-max-requests*", NO_RECYCLING },
-    { "recycle*", NO_RECYCLING },
-    { "workers-lifetime", NO_RECYCLING },
-    { "workers-max-rss", NO_RECYCLING },
-    { "max-rss", NO_RECYCLING },
+    { "max-requests", "use recycle.max_requests (--max-requests)" },
+    { "limit-max-requests", "use recycle.max_requests (--max-requests)" },
+    { "max-requests-jitter", "use recycle.jitter (--max-requests-jitter)" },
+    { "limit-max-requests-jitter", "use recycle.jitter (--max-requests-jitter)" },
+    { "workers-lifetime", "use recycle.max_age (--workers-lifetime)" },
+    { "workers-max-rss", "use recycle.max_rss (--max-rss 512MiB)" },
+    { "max-rss", "use recycle.max_rss (--max-rss 512MiB)" },
+    { "rss-*", "recycle.max_rss is looked at every second; leave it out" },
     { "respawn-*", "workers that die are always replaced; leave it out" },
-    { "timeout",
-      "say which: --graceful-timeout, --keep-alive or --timeouts-header, -body, -send, -startup" },
-    { "t",
-      "say which: --graceful-timeout, --keep-alive or --timeouts-header, -body, -send, -startup" },
-    { "timeout-worker-healthcheck", "leave it out" },
+    { "timeout", "say which: --graceful-timeout, --keep-alive or --timeouts-header, -body, -send, "
+                 "-startup, -worker" },
+    { "t", "say which: --graceful-timeout, --keep-alive or --timeouts-header, -body, -send, "
+           "-startup, -worker" },
+    { "timeout-worker-healthcheck", "use timeouts.worker (--timeout-worker)" },
     { "workers-kill-timeout", "use timeouts.graceful (--graceful-timeout)" },
     { "read-timeout", "use timeouts.body (--timeouts-body)" },
     { "http1-keep-alive", "use timeouts.keep_alive (--keep-alive)" },

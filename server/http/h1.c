@@ -239,6 +239,7 @@ h1_begin(struct h1 *h)
     h1_to(h, H1_IN_HAND);
     conn_pin(c);
     h->app->in_hand++;
+    h->app->begun++;
     if (UNLIKELY(h->app->answers_health) && h1_answer_health(h))
         return;
     if (UNLIKELY(h->app->answers_metrics) && http_asks_metrics(h->app->conf, req)) {

@@ -138,7 +138,8 @@ struct http_app {
     bool answers_metrics;   /* exposition.c does */
     bool draining;          /* answers carry Connection: close; set by http_drain() */
     unsigned in_hand;       /* requests that are not ended, those that wait to begin among them */
-    unsigned websockets;    /* of these, WebSockets that were accepted */
+    uint64_t begun;         /* requests so far */
+    unsigned websockets;    /* of those in hand, WebSockets that were accepted */
     struct http_own own;    /* http's, from http_init() on */
 };
 

@@ -20,7 +20,8 @@ enum {
     READ_MAX = 256, /* messages of one worker in a turn: a mad one must not block the others */
     ACCEPT_MS = 10 * 1000,   /* from ready to accepting, at least */
     BOOTING_LEAVE_MS = 1000, /* for a worker told to go before it was ready: it has no request */
-    DUMP_MS = 200,           /* from SIGUSR2 to SIGKILL */
+    ASKED_MS = 100, /* after it asked to go: a signal to the whole group may mean the end of all */
+    DUMP_MS = 200,  /* from SIGUSR2 to SIGKILL */
     ENDING_MS =
         3000, /* behind timeouts.graceful: the worker cancels its requests then, and lifespan.shutdown comes after them */
     SILENT_MS = 2000, /* a worker that closed its control socket is expected to be gone by then */
@@ -345,7 +346,11 @@ child_read(struct master *m, struct child *c)
             said_listening(c, msg.id);
             break;
         case CONTROL_REPLACE:
-            slots_asked(m, c);
+            slots_ask(m, c, METRICS_RESTART_ASKED, ASKED_MS, "wants to go");
+            break;
+        case CONTROL_SERVED:
+            slots_ask(m, c, METRICS_RESTART_REQUESTS, 0,
+                      "has served %d requests (recycle.max_requests)", (int)msg.id);
             break;
         case CONTROL_PONG:
             c->pinged_ns = 0;

@@ -73,6 +73,7 @@ next_ns(const struct master *m)
     next = sooner(next, notify_next_ns(m));
     next = sooner(next, ctl_next_ns(m));
     next = sooner(next, upgrade_next_ns(m));
+    next = sooner(next, sooner(recycle_next_ns(m), watchdog_next_ns(m)));
     next = sooner(next, watch_next_ns(m->watch));
     CHILDREN_EACH(c, m)
         next = sooner(next, c->deadline_ns);
@@ -146,6 +147,8 @@ run(struct master *m)
             child_tick(m, c, now_ns);
         if (watch_tick(m->watch, now_ns))
             reload_changed(m);
+        watchdog_tick(m, now_ns);
+        recycle_tick(m, now_ns);
         slots_tick(m, now_ns);
         coverage_tick(m, now_ns);
         stop_tick(m, now_ns);

@@ -4,6 +4,7 @@
  *   master.c      start, the loop, the end         signals.c   which signal means what
  *   child.c       one worker, seen from here       slots.c     deaths, restarts, back-off, how many
  *   coverage.c    who accepts from which socket    reload.c    SIGHUP
+ *   recycle.c     workers too old, too large      watchdog.c loops that stand still
  *   stop.c        the ways to end                  sockets.h   sockets: tcp.c uds.c inherited.c
  *   certs.c       certificates, keys, tickets      upgrade.c  SIGUSR2: another program takes over
  *                                                 handover.h  what it is told      lent.c  and given

@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -19,8 +20,9 @@ enum {
     BACKOFF_MAX_MS = 5000,
     SHORT_LIFE_MS = 1000, /* ready for less than this, again and again: back off too */
     SHORT_LIVES_FREE = 2,
-    REPLACE_MS = 100, /* after it asked: a signal to the whole group may mean the end of all */
     REPLACE_AGAIN_MS = 5000, /* after its replacement died */
+    REPLACE_LIFE_MS = 1000,  /* ready for so long at least before it is recycled */
+    REPLACE_LOOK_MS = 200,   /* while it cannot be yet */
     STAGGER_MS = 500, /* the first's head start: who cannot start shall say so once, not N times */
 };
 
@@ -136,6 +138,19 @@ is_tried(const struct master *m, const struct child *c)
     return m->reload.state == RELOAD_TRYING && c != NULL && c->generation == m->reload.next.number;
 }
 
+/* One at a time, so that most of them serve; and workers with long requests must not pile up behind their successors. */
+static bool
+is_one_replaced(const struct master *m)
+{
+    unsigned leaving = 0;
+    CHILDREN_EACH(c, m)
+        leaving += c->state == CHILD_LEAVING;
+    for (unsigned i = 0; i < m->wanted; i++)
+        if (m->slots[i].next != NULL)
+            return true;
+    return m->now.conf->timeout_graceful_ms > 0 && leaving > 2 * m->wanted;
+}
+
 /* A worker that wants to go, outside of a reload (which replaces it anyway). */
 static void
 replace_if_asked(struct master *m, unsigned i, int64_t now_ns)
@@ -146,15 +161,18 @@ replace_if_asked(struct master *m, unsigned i, int64_t now_ns)
             (void)slots_replace(m, i);
         return;
     }
-    int64_t *at = &slot->current->replace_at_ns;
-    if (*at == 0 || *at > now_ns || m->reload.state != RELOAD_NONE)
+    struct child *c = slot->current;
+    if (c->replace_at_ns == 0 || c->replace_at_ns > now_ns || m->reload.state != RELOAD_NONE)
         return;
-    *at = now_ns + REPLACE_AGAIN_MS * NS_PER_MS;
-    if (child_start(m, i, &m->now, &slot->next) == 0) {
-        child_count_restart(m, i, METRICS_RESTART_ASKED);
-        log_info("worker %u (pid %d) wants to go; another takes its place", i,
-                 (int)slot->current->pid);
+    if (is_one_replaced(m)) {
+        c->replace_at_ns = now_ns + REPLACE_LOOK_MS * NS_PER_MS;
+        return;
     }
+    c->replace_at_ns = now_ns + REPLACE_AGAIN_MS * NS_PER_MS;
+    if (child_start(m, i, &m->now, &slot->next) < 0)
+        return;
+    child_count_restart(m, i, c->replace_reason);
+    log_info("worker %u (pid %d) %s; another takes its place", i, (int)c->pid, c->replace_why);
 }
 
 void
@@ -309,6 +327,8 @@ slots_died(struct master *m, struct child *c, int status)
     struct slot *slot = &m->slots[c->slot];
     describe(m, c, status, how, sizeof(how));
     log_death(m, c, status, how);
+    if (c->is_hung)
+        metrics_add(&m->metrics->master.restarts[c->slot].why[METRICS_RESTART_HANG], 1);
     if (slot->next == c) {
         lost_next(m, c, how);
         return;
@@ -330,10 +350,22 @@ slots_died(struct master *m, struct child *c, int status)
 }
 
 void
-slots_asked(struct master *m, struct child *c)
+slots_ask(struct master *m, struct child *c, enum metrics_restart reason, int64_t wait_ms,
+          const char *why, ...)
 {
-    if (c->state == CHILD_READY && c->replace_at_ns == 0 && m->stop.state == STOP_NONE)
-        c->replace_at_ns = clock_ns() + REPLACE_MS * NS_PER_MS;
+    if (c->state != CHILD_READY || c->replace_at_ns != 0 || m->stop.state != STOP_NONE ||
+        m->slots[c->slot].current != c)
+        return;
+    va_list args;
+    va_start(args, why);
+    vsnprintf(c->replace_why, sizeof(c->replace_why), why, args);
+    va_end(args);
+    c->replace_reason = reason;
+    c->replace_at_ns = clock_ns() + wait_ms * NS_PER_MS;
+    /* However low the limits are, what a start costs is not to be all that is done. */
+    int64_t soonest_ns = c->ready_ns + REPLACE_LIFE_MS * NS_PER_MS;
+    if (reason != METRICS_RESTART_ASKED && c->replace_at_ns < soonest_ns)
+        c->replace_at_ns = soonest_ns;
 }
 
 bool

@@ -69,7 +69,13 @@ struct child {
     int64_t pinged_ns;     /* CONTROL_PING sent and not answered, 0 = none */
     int64_t heard_ns;      /* the last CONTROL_PONG */
     int64_t deadline_ns;   /* of the state it is in */
-    int64_t replace_at_ns; /* it asked to be replaced: when to start another */
+    int64_t replace_at_ns; /* it is to be replaced: when to start another */
+    char replace_why[96];  /* for the log: "has served 1000 requests (recycle.max_requests)" */
+    enum metrics_restart replace_reason;
+    uint64_t turns; /* of its loop, at the last look (watchdog.c) */
+    int64_t
+        turns_since_ns; /* it has not turned since then, as far as this master has seen; 0 = it has */
+    bool is_stopped_said, is_hung;
     struct told *told;
     unsigned told_n;
 };
@@ -176,6 +182,7 @@ struct master {
     struct reload reload;
     struct stop stop;
     struct upgrade upgrade;
+    int64_t recycle_at_ns, watchdog_at_ns; /* the next look; 0 = none */
     struct notify notify;
     struct watch *watch;   /* NULL: reload.enabled is off */
     bool waits;            /* the application cannot start: for a change of its files */
@@ -221,8 +228,9 @@ int slots_grow(struct master *m, unsigned n);
 void slots_tick(struct master *m, int64_t now_ns);
 void slots_ready(struct master *m, struct child *c);
 void slots_died(struct master *m, struct child *c, int status);
-/* A worker asks to be replaced. */
-void slots_asked(struct master *m, struct child *c);
+/* A worker is to be replaced after a while, with its successor ready first; one at a time. why: what is said about it. */
+void slots_ask(struct master *m, struct child *c, enum metrics_restart reason, int64_t wait_ms,
+               const char *why, ...) __attribute__((format(printf, 5, 6)));
 /* A worker drains without having been told to: its slot gets another at once. */
 void slots_went(struct master *m, struct child *c);
 /* So many workers from now on; 0 = none, connections wait. It outlives reloads that leave `workers` as it is. Returns 0; -EBUSY: the
@@ -239,6 +247,16 @@ void slots_trim(struct master *m);
 /* Puts the replacement in its place, if it accepts. Returns whether none is under way any more. */
 bool slots_replace(struct master *m, unsigned slot);
 int64_t slots_next_ns(const struct master *m);
+
+/* --- recycle.c --- */
+/* Asks for the replacement of workers that are too old or too large. */
+void recycle_tick(struct master *m, int64_t now_ns);
+int64_t recycle_next_ns(const struct master *m);
+
+/* --- watchdog.c --- */
+/* Kills workers whose loops stand still. */
+void watchdog_tick(struct master *m, int64_t now_ns);
+int64_t watchdog_next_ns(const struct master *m);
 
 /* --- coverage.c --- */
 /* Tells every ready worker what changed in what it should accept from. */

@@ -13,6 +13,7 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <pthread.h>
+#include <sys/random.h>
 
 #include "metrics/metrics.h"
 #include "py/embed.h"
@@ -39,6 +40,7 @@ static struct worker {
         struct listener *listener;
     } listeners[WORKER_LISTENERS_MAX];
     size_t listeners_n;
+    uint64_t requests_max; /* then it asks to be replaced */
     unsigned events; /* enum worker_event, to be told in the Python phase */
     bool is_attached, is_serving, is_draining, is_quitting, drained_is_told;
 } w;
@@ -172,6 +174,7 @@ on_control(struct io_op *op, int res, unsigned flags)
         case CONTROL_READY:
         case CONTROL_LISTENING:
         case CONTROL_REPLACE:
+        case CONTROL_SERVED:
         case CONTROL_DRAINED:
         case CONTROL_PONG:
         case CONTROL_ANSWER:
@@ -202,6 +205,28 @@ ask_to_go(void)
         drain(EVENT_DRAIN);
 }
 
+/* Fewer than UINT64_MAX in all. */
+static uint64_t
+draw_requests_max(const struct conf *conf)
+{
+    uint32_t random = 0;
+    if (conf->recycle_max_requests == 0)
+        return UINT64_MAX;
+    if (conf->recycle_jitter > 0 && getrandom(&random, sizeof(random), GRND_NONBLOCK) < 0)
+        random = (uint32_t)clock_ns();
+    return (uint64_t)conf->recycle_max_requests + random % ((uint64_t)conf->recycle_jitter + 1);
+}
+
+/* It has served what it may. A socket that is full is tried again at the next turn. */
+static void
+say_served(void)
+{
+    uint64_t n = w.asgi.http.begun;
+    int32_t id = n < INT32_MAX ? (int32_t)n : INT32_MAX;
+    if (control_send(w.args->control, CONTROL_SERVED, id, -1) == 0)
+        w.requests_max = UINT64_MAX;
+}
+
 /* --- the server's part of a turn (struct loop_client) ---------------------------------------------------------------- */
 
 static void
@@ -213,6 +238,8 @@ on_turn(void *self)
     exchanges_turn(&w.wsgi.exchanges);
     if (signals_take_term())
         ask_to_go();
+    if (UNLIKELY(w.asgi.http.begun >= w.requests_max) && !w.is_draining)
+        say_served();
     /* A quick end does not wait for clients that linger. */
     if (w.is_draining && !w.drained_is_told && w.asgi.http.in_hand == 0 &&
         !exchanges_are_at_threads(&w.wsgi.exchanges) && (w.net.conns_n == 0 || w.is_quitting)) {
@@ -317,6 +344,7 @@ worker_attach(PyObject *module, PyObject *loop)
         asgi_fini(&w.asgi);
         return PyErr_NoMemory();
     }
+    w.requests_max = draw_requests_max(conf);
     w.io = io;
     w.loop = Py_NewRef(loop);
     net_set_tls(&w.net, w.args->tls, conf->limit_handshakes, conf->timeout_handshake_ms * NS_PER_MS);

@@ -22,7 +22,8 @@ enum control_kind {
         'L', /* accept from the attached socket too; id names it. The worker's own and, while a sibling's slot has
                              no ready worker, the sibling's */
     CONTROL_LISTEN_TLS = 'S', /* the same, and what is accepted speaks TLS */
-    CONTROL_CERTS = 'T',  /* certificates and keys for new handshakes are in the attached memfd (net/tls.h) */
+    CONTROL_CERTS =
+        'T', /* certificates and keys for new handshakes are in the attached memfd (net/tls.h) */
     CONTROL_UNLISTEN =
         'U', /* stop accepting from socket id: somebody else does. Connections that came by it end after their answers */
     CONTROL_UNREADY = 'Y',  /* the server is about to stop: health.ready says 503, nothing else changes */
@@ -47,6 +48,7 @@ enum control_kind {
         'P', /* wants to go (somebody sent it SIGTERM): the master starts another and, once that one accepts, sends
                                 CONTROL_DRAIN. A service manager that signals the whole group means the master, which then drains in order.
                                 A worker that cannot reach the master drains by itself */
+    CONTROL_SERVED = 'C',  /* has served recycle.max_requests: id of them. As CONTROL_REPLACE */
     CONTROL_DRAINED = 'G', /* accepts no more and holds no request; lifespan.shutdown runs */
 };
 
