@@ -21,7 +21,6 @@
 #include <unistd.h>
 
 enum {
-    NUMBER_SIZE = 24,
     REPORTED_MAX = 20, /* requests named in a report */
 };
 
@@ -47,9 +46,8 @@ on_nothing(int signal_number)
     (void)signal_number;
 }
 
-/* Writes a number without a final NUL. to: NUMBER_SIZE bytes. Returns its length. */
-static size_t
-put_number(char *to, long value)
+size_t
+signals_put_number(char *to, long value)
 {
     char digits[NUMBER_SIZE];
     size_t n = 0, k = 0;
@@ -63,19 +61,26 @@ put_number(char *to, long value)
     return n;
 }
 
+void
+signals_report_in_hand(void)
+{
+    const struct asgi *asgi = reported;
+    if (asgi == NULL)
+        return;
+    asgi_report_signal_safe(asgi, REPORTED_MAX);
+    exchanges_report_signal_safe(reported_exchanges, REPORTED_MAX);
+}
+
 static void
 on_report(int signal_number)
 {
     (void)signal_number;
     int saved = errno;
-    const struct asgi *asgi = reported;
     /* The list of requests is the loop thread's, which is the main one. The kernel prefers it unless it blocks the signal. */
-    if (asgi != NULL && gettid() == getpid()) {
-        asgi_report_signal_safe(asgi, REPORTED_MAX);
-        exchanges_report_signal_safe(reported_exchanges, REPORTED_MAX);
-    }
+    if (gettid() == getpid())
+        signals_report_in_hand();
     char line[512] = "[";
-    size_t n = 1 + put_number(line + 1, getpid());
+    size_t n = 1 + signals_put_number(line + 1, getpid());
     static const char live_text[] = "] live:";
     memcpy(line + n, live_text, sizeof(live_text) - 1);
     n += sizeof(live_text) - 1;
@@ -93,7 +98,7 @@ on_report(int signal_number)
             break;
         memcpy(line + n, counters[i].name, len);
         n += len;
-        n += put_number(line + n, *counters[i].value);
+        n += signals_put_number(line + n, *counters[i].value);
     }
     line[n] = '\0';
     log_signal_safe(line);

@@ -3,11 +3,23 @@
 #define RINGCORN_WORKER_SIGNALS_H
 
 #include <stdbool.h>
+#include <stddef.h>
 
 #include "io/io.h"
 
 struct asgi;
 struct exchanges;
+
+enum { NUMBER_SIZE = 24 };
+
+/* Writes a number without a final NUL. to: NUMBER_SIZE bytes. Returns its length. Async-signal-safe, as the next one is. */
+size_t signals_put_number(char *to, long value);
+/* A line for each request in hand. */
+void signals_report_in_hand(void);
+
+/* --- crash.c: before Python starts; and again when it has, with a stack too small for us */
+void crash_install(unsigned slot);
+void crash_use_stack(void);
 
 /* Before Python starts: from then on faulthandler has WORKER_STACKS_SIGNAL. */
 void signals_install(void);

@@ -617,6 +617,7 @@ run(const struct worker_args *args, const char *name)
     if (code != 0)
         return code;
     answer_start(args->asks);
+    crash_use_stack();
     code = run_python(name);
     answer_stop();
     if (embed_stop() < 0)
@@ -628,6 +629,7 @@ int
 worker_run(const struct worker_args *args)
 {
     signals_install();
+    crash_install(args->slot);
     int code = run(args, "ringcorn.worker");
     close(args->control);
     return code;

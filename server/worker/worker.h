@@ -3,6 +3,7 @@
  *   worker.c    builds the loop, the server and the interpreter out of all the lower folders, and takes them down again
  *   control.c   the control socket: what the master says, what the worker answers
  *   answer.c    the thread that answers what ringcornctl asks of this worker
+ *   crash.c     the C stack and the requests in hand of one that crashes
  *   signals.c   signals of the worker        versions.c  what --version says of Python and the loop
  *
  * The master forks; the child calls worker_run() and exits with what it returns. */
