@@ -28,18 +28,26 @@ find_told(const struct child *c, int32_t id)
     return NULL;
 }
 
-/* Whether a worker of the socket's own slot accepts from it. */
-static bool
-is_covered(const struct master *m, const struct msocket *k)
+enum cover {
+    COVER_NONE,
+    COVER_COMES, /* a worker of the slot will accept in a moment: who accepts goes on, nobody else need begin */
+    COVER_OWN,   /* it does */
+};
+
+/* How the socket's own slot serves it. */
+static enum cover
+cover_of(const struct master *m, const struct msocket *k)
 {
+    enum cover found = COVER_NONE;
     CHILDREN_EACH(c, m) {
         if ((int)c->slot != k->slot || !is_serving(c))
             continue;
         const struct told *t = find_told(c, k->id);
         if (t != NULL && t->is_accepting)
-            return true;
+            return COVER_OWN;
+        found = COVER_COMES;
     }
-    return false;
+    return found;
 }
 
 static void
@@ -69,12 +77,13 @@ cover(struct master *m, const struct list *bounds)
             const struct msocket *k = &b->v[i];
             if (!k->is_listening)
                 continue;
-            bool is_for_all = k->slot == SLOT_SHARED || !is_covered(m, k);
+            enum cover by = k->slot == SLOT_SHARED ? COVER_NONE : cover_of(m, k);
             CHILDREN_EACH(c, m) {
                 if (!is_serving(c))
                     continue;
                 struct told *t = find_told(c, k->id);
-                bool should = is_for_all || k->slot == (int)c->slot;
+                bool should = k->slot == (int)c->slot || by == COVER_NONE ||
+                              (by == COVER_COMES && t != NULL);
                 if (should && t == NULL)
                     tell(c, b, k);
                 else if (!should && t != NULL)

@@ -555,6 +555,13 @@ def test_siblings_give_the_slot_back(master):
 
 
 @pytest.mark.alone
+def test_siblings_leave_a_slot_to_a_worker_that_is_about_to_accept(master):
+    m = master("--bind", "127.0.0.1:0", "-w", 2, modes={"_1": "no_accept"}).ready(2)
+    first = int(m.wait_log(r"worker 0 is ready \(pid (\d+)")[0])
+    time.sleep(0.3)
+    assert harness.descriptors(first)["socket:[N]"] == 2, "the control socket, and its own slot's"
+
+
 def test_killing_a_worker_now_and_then_loses_only_its_requests(master):
     m = master("--bind", "127.0.0.1:0", "-w", 2).ready(2)
     kills = []
