@@ -17,6 +17,7 @@ sys.path[:0] = [HERE, os.path.join(os.path.dirname(HERE), "tools")]
 
 import behind_nginx  # noqa: E402
 import ctrl_c  # noqa: E402
+import everything  # noqa: E402
 import growth  # noqa: E402
 import harness  # noqa: E402
 import idle  # noqa: E402
@@ -34,6 +35,7 @@ SCENARIOS = {
     "reload": (reload.scenario, {"seconds": 5}),
     "reload-unix": (reload.over_unix, {"seconds": 5}),
     "reload-shared": (reload.over_shared, {"seconds": 5}),
+    "everything": (everything.scenario, {"seconds": 20}),
     "upgrade": (upgrade.scenario, {"times": 2}),
     "upgrade-unix": (upgrade.over_unix, {"times": 2}),
     "upgrade-shared": (upgrade.over_shared, {"times": 2}),
