@@ -138,6 +138,13 @@ is_tried(const struct master *m, const struct child *c)
     return m->reload.state == RELOAD_TRYING && c != NULL && c->generation == m->reload.next.number;
 }
 
+/* A reload replaces all of them anyway, and so does another program. */
+static bool
+may_replace(const struct master *m)
+{
+    return m->reload.state == RELOAD_NONE && m->upgrade.state == UPGRADE_NONE;
+}
+
 /* One at a time, so that most of them serve; and workers with long requests must not pile up behind their successors. */
 static bool
 is_one_replaced(const struct master *m)
@@ -162,7 +169,7 @@ replace_if_asked(struct master *m, unsigned i, int64_t now_ns)
         return;
     }
     struct child *c = slot->current;
-    if (c->replace_at_ns == 0 || c->replace_at_ns > now_ns || m->reload.state != RELOAD_NONE)
+    if (c->replace_at_ns == 0 || c->replace_at_ns > now_ns || !may_replace(m))
         return;
     if (is_one_replaced(m)) {
         c->replace_at_ns = now_ns + REPLACE_LOOK_MS * NS_PER_MS;
@@ -204,7 +211,7 @@ slots_next_ns(const struct master *m)
         const struct slot *slot = &m->slots[i];
         if (slot->current == NULL)
             next = sooner(next, slot->start_ns);
-        else if (slot->next == NULL && m->reload.state == RELOAD_NONE)
+        else if (slot->next == NULL && may_replace(m))
             next = sooner(next, slot->current->replace_at_ns);
     }
     return next;

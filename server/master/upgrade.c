@@ -205,8 +205,9 @@ upgrade_reaped(struct master *m, pid_t pid, int status)
             (int)pid, WTERMSIG(status), strsignal(WTERMSIG(status)));
     else
         log_error("SIGUSR2: the next program (pid %d) did not come up (exit code %d, its error is "
-                  "above); this one goes on",
-                  (int)pid, WEXITSTATUS(status));
+                  "%s); this one goes on",
+                  (int)pid, WEXITSTATUS(status),
+                  m->logs.saved_stderr >= 0 ? "there, or on standard error" : "above");
 }
 
 /* Its workers accept. */
