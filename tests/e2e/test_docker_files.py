@@ -53,7 +53,7 @@ def test_compose_fits_its_configuration():
     compose = yaml.safe_load((DOCKER / "compose.yaml").read_text())
     services = compose["services"]
     assert set(services) == {"nginx", "web", "migrate", "postgres", "redis"}
-    sample = yaml.safe_load((harness.ROOT / "conf/examples/django-nginx-docker/ringcorn.yaml").read_text())
+    sample = yaml.safe_load((harness.ROOT / "conf/examples/django-nginx-docker.yaml").read_text())
     web = services["web"]
     assert seconds(web["stop_grace_period"]) > seconds(sample["timeouts"]["graceful"]) + 3
     socket = sample["bind"][0].removeprefix("unix:")

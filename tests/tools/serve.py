@@ -53,7 +53,7 @@ def die_with_parent():
 
 def start(program, config, port, app_dir, env):
     # A session of its own: Ctrl-C reaches it through us, once.
-    command = [str(program), "-c", str(ROOT / "conf" / config), "--bind", f"127.0.0.1:{port}", "--app-dir", str(app_dir)]
+    command = [str(program), "-c", str(ROOT / "conf" / "examples" / config), "--bind", f"127.0.0.1:{port}", "--app-dir", str(app_dir)]
     return subprocess.Popen(command, env=env, stdin=subprocess.DEVNULL, start_new_session=True, preexec_fn=die_with_parent)
 
 

@@ -214,15 +214,15 @@ main(void)
     static char sample[64 * 1024];
     strcpy(sample, file_text("conf/ringcorn.yaml"));
     ok(strlen(sample) > 1000, "conf/ringcorn.yaml is there (run from the top folder)");
-    char *django = strdup(file_text("conf/django.yaml")),
-         *fastapi = strdup(file_text("conf/fastapi.yaml"));
+    char *django = strdup(file_text("conf/examples/django.yaml")),
+         *fastapi = strdup(file_text("conf/examples/fastapi.yaml"));
     test_begin();
     test_round_trip();
     test_every_key_is_told();
     test_groups_stand_together();
     test_sample(sample);
-    ok(*django != '\0' && load_yaml_text(django)->result == 0, "conf/django.yaml loads");
-    ok(*fastapi != '\0' && load_yaml_text(fastapi)->result == 0, "conf/fastapi.yaml loads");
+    ok(*django != '\0' && load_yaml_text(django)->result == 0, "conf/examples/django.yaml loads");
+    ok(*fastapi != '\0' && load_yaml_text(fastapi)->result == 0, "conf/examples/fastapi.yaml loads");
     free(django);
     free(fastapi);
     return test_end();
