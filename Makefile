@@ -354,6 +354,11 @@ serve: deps-build ## a Django project on port 8000 and a FastAPI application on 
 	$(Q)$(MAKE) --no-print-directory PYTHON=$(PYTHON) all venv
 	$(Q)exec $(VENV_PYTHON) tests/tools/serve.py --program $(PROGRAM)
 
+.PHONY: demo
+demo: deps-test ## docker/compose.yaml's scene without containers, visited by Chromium (build/demo/*.png), until Ctrl-C; DEMO='--no-visit'
+	$(Q)$(MAKE) --no-print-directory PYTHON=$(PYTHON) all venv
+	$(Q)exec $(VENV_PYTHON) tests/tools/demo.py --program $(PROGRAM) $(DEMO)
+
 # ------------------------------------------------------------------ measuring
 
 .PHONY: bench

@@ -52,13 +52,13 @@ def test_kubernetes_gives_the_time_that_the_server_takes():
 def test_compose_fits_its_configuration():
     compose = yaml.safe_load((DOCKER / "compose.yaml").read_text())
     services = compose["services"]
-    assert set(services) == {"nginx", "web", "migrate", "postgres", "redis"}
+    assert set(services) == {"nginx", "web", "migrate", "collectstatic", "postgres", "redis"}
     sample = yaml.safe_load((harness.ROOT / "conf/examples/django-nginx-docker.yaml").read_text())
     web = services["web"]
     assert seconds(web["stop_grace_period"]) > seconds(sample["timeouts"]["graceful"]) + 3
     socket = sample["bind"][0].removeprefix("unix:")
     nginx = (DOCKER / "example/nginx.conf").read_text()
-    assert f"server unix:{socket};" in nginx and "client_max_body_size 20m;" in nginx and sample["limits"]["body"] == "20MiB"
+    assert f"server unix:{socket} " in nginx and "client_max_body_size 20m;" in nginx and sample["limits"]["body"] == "20MiB"
     assert any(volume.endswith(":/run/ringcorn") for volume in services["nginx"]["volumes"])
     assert (DOCKER / web["security_opt"][0].removeprefix("seccomp=")).is_file()
     for service in services.values():
@@ -68,7 +68,13 @@ def test_compose_fits_its_configuration():
             source = volume.split(":")[0]
             assert source in compose["volumes"] or (DOCKER / source).exists()
     asked = set(re.findall(r'os\.environ\["(\w+)"\]', (DOCKER / "example/settings.py").read_text()))
-    assert asked == set(web["environment"])
+    of_image = set(re.findall(r"(\w+)=", re.search(r"^ENV (.*)$", (DOCKER / "example/Dockerfile").read_text(), re.M)[1]))
+    assert asked <= set(web["environment"]) | of_image and set(web["environment"]) <= asked
+    # What nginx takes from volumes is where the application puts it.
+    for name in ("static", "media"):
+        there = f"/srv/guestbook/{name}"
+        assert f"alias {there}/;" in nginx and f"{name}:{there}:ro" in services["nginx"]["volumes"]
+        assert f"{name}:{there}" in services["web" if name == "media" else "collectstatic"]["volumes"]
 
 
 def test_seccomp_is_the_default_and_three_calls(tmp_path):

@@ -4,6 +4,8 @@
         page.open("http://127.0.0.1:8000/")
         page.wait("document.querySelector('h1').textContent == 'Guest book'")
         page.evaluate("fetch('/').then(r => r.status)")     # of a promise, what comes out of it
+        page.choose("[type=file]", "picture.png")           # as a visitor chooses a file
+        page.follow("document.forms[0].requestSubmit()")    # until the next page is loaded
         page.screenshot("page.png")
 
 Each page has cookies and storage of its own. What a script throws or fails to load is in page.problems.
@@ -13,6 +15,7 @@ import base64
 import contextlib
 import json
 import time
+from pathlib import Path
 
 import programs
 from websockets.sync.client import connect
@@ -120,9 +123,23 @@ class Page:
         result = self.ask("Page.navigate", url=url)
         if "errorText" in result:
             raise RuntimeError(f"{url}: {result['errorText']}")
+        self.wait_loaded(url)
+
+    def follow(self, expression):
+        """What leads to another page, until that and what it names are loaded."""
+        self.is_loaded = False
+        self.evaluate(expression)
+        self.wait_loaded(expression)
+
+    def wait_loaded(self, awaited):
         deadline = time.monotonic() + PATIENCE_S
         while not self.is_loaded:
-            self.browser.next_message(deadline - time.monotonic(), url)
+            self.browser.next_message(deadline - time.monotonic(), awaited)
+
+    def choose(self, selector, *paths):
+        """The files of an <input type=file>."""
+        found = self.ask("Runtime.evaluate", expression=f"document.querySelector({json.dumps(selector)})")["result"]
+        self.ask("DOM.setFileInputFiles", files=[str(Path(path).absolute()) for path in paths], objectId=found["objectId"])
 
     def evaluate(self, expression):
         result = self.ask("Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True, userGesture=True)

@@ -3,7 +3,7 @@
     with Nginx("websocket.conf", {"unix:/run/mysite.sock": f"unix:{path}"}) as nginx:
         nginx.port
 
-`listen 80;` becomes the free port. Every word to replace must be there. It runs as whoever runs the tests. A sample that speaks of
+`listen 80;` becomes the free port. A sample may also be a path, of a file elsewhere. Every word to replace must be there. It runs as whoever runs the tests. A sample that speaks of
 the `stream` block goes there (Nginx(..., block="stream")).
 """
 
@@ -28,6 +28,7 @@ events {{ worker_connections 1024; }}
 BLOCKS = {
     "http": """
 http {{
+    include /etc/nginx/mime.types;
     access_log off;
     client_body_temp_path {folder}/body;
     proxy_temp_path {folder}/proxy;
@@ -49,8 +50,8 @@ STREAM_MODULE = Path("/usr/lib/nginx/modules/ngx_stream_module.so")
 class Nginx(programs.Program):
     name = package = "nginx"
 
-    def __init__(self, sample, replaced=(), block="http"):
-        super().__init__()
+    def __init__(self, sample, replaced=(), block="http", port=None):
+        super().__init__(port)
         self.sample, self.replaced, self.block = sample, dict(replaced), block
 
     def command(self):

@@ -33,27 +33,36 @@ class Program:
     stop_signal = signal.SIGTERM
     port_is_taken = "Address already in use"  # what its log says then
 
-    def __init__(self):
+    def __init__(self, port=None):
+        """On that port, if it is free."""
+        self.wanted = port
         self.folder = self.port = self.process = None
 
     def command(self):
         """Its command line, after the program's path; self.folder and self.port are there."""
         raise NotImplementedError
 
+    def environment(self):
+        return {**os.environ, "HOME": str(self.folder)}
+
     def is_ready(self):
         with socket.socket() as s:
             return s.connect_ex(("127.0.0.1", self.port)) == 0
 
-    # -- its life
-
-    def __enter__(self):
+    def find(self):
         path = shutil.which(self.name, path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin")
         if path is None:
             raise FileNotFoundError(f"{self.name} is not installed: apt-get install {self.package}")
+        return path
+
+    # -- its life
+
+    def __enter__(self):
+        path = self.find()
         self.folder = Path(tempfile.mkdtemp(prefix=f"ringcorn-{self.name}-"))
         try:
             for _ in range(TRIES):
-                self.port = free_port()
+                self.port, self.wanted = self.wanted or free_port(), None
                 if self.start(path):
                     return self
                 if self.port_is_taken not in self.log():
@@ -70,7 +79,7 @@ class Program:
         with open(self.folder / "log", "wb") as log:
             self.process = subprocess.Popen(
                 [path, *map(str, self.command())], stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.folder,
-                env={**os.environ, "HOME": str(self.folder)}, start_new_session=True, preexec_fn=end_with_parent(self.stop_signal),
+                env=self.environment(), start_new_session=True, preexec_fn=end_with_parent(self.stop_signal),
             )  # fmt: skip
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
