@@ -311,8 +311,8 @@ conformance: deps-test ## the tables of raw requests, then Autobahn|Testsuite (C
 	$(Q)RINGCORN_BIN=$(PROGRAM) $(VENV_PYTHON) tests/conformance/run.py --pytest '$(PYTEST)' $(AUTOBAHN)
 
 .PHONY: test-docker docker
-test-docker: deps-docker ## builds the image and runs it, by podman, buildah and runc, as root; the base by debootstrap (build/docker/)
-	$(Q)$(MAKE) --no-print-directory PYTHON=$(PYTHON) all venv
+test-docker: deps-docker ## builds the images and runs them and compose.yaml, by podman, buildah and runc, as root; the base by debootstrap (build/docker/)
+	$(Q)$(MAKE) --no-print-directory PYTHON=$(PYTHON) venv
 	$(Q)$(VENV_PYTHON) -m pytest -q tests/docker $(PYTEST)
 docker: ## the image `ringcorn`, by docker; ENGINE=podman, DOCKER='--build-arg BASE=python:3.13-slim'
 	$(Q)$(ENGINE) build -t ringcorn -f docker/Dockerfile $(DOCKER) .

@@ -24,7 +24,12 @@ TOOLS = ("podman", "buildah", "runc", "debootstrap")
 MIRROR = [os.environ["DEBIAN_MIRROR"]] if "DEBIAN_MIRROR" in os.environ else []  # else debootstrap's own
 
 
+BUILD_S = 3000  # a Python is compiled, on a machine that others use
+
+
 def pytest_collection_modifyitems(items):
+    for item in items:  # whichever test comes first builds what it needs
+        item.add_marker(pytest.mark.timeout(BUILD_S))
     lacking = [tool for tool in TOOLS if not shutil.which(tool, path=os.environ["PATH"] + ":/usr/sbin")]
     why = f"not there: {', '.join(lacking)}; make test-docker installs them" if lacking else "containers are for root here" if os.geteuid() else None
     if why:
@@ -32,10 +37,11 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.skip(reason=why))
 
 
-def pytest_terminal_summary(terminalreporter):
-    stats = terminalreporter.stats
+def pytest_unconfigure(config):
+    """The last line, behind all that pytest has to say."""
+    stats = config.pluginmanager.get_plugin("terminalreporter").stats
     failed = len(stats.get("failed", [])) + len(stats.get("error", []))
-    terminalreporter.write_line(f"{len(stats.get('passed', []))} passed, {failed} failed")
+    print(f"{len(stats.get('passed', []))} passed, {failed} failed", flush=True)
 
 
 def environment():
@@ -68,19 +74,19 @@ def pip_mounts():
     return {**mounts, str(conf): "/etc/pip.conf"}
 
 
-def build(name, dockerfile, *options, timeout=900):
+def build(name, dockerfile, *options, context=".", timeout=BUILD_S):
     """As a machine with a network of its own would; what apt and pip need to be told here is mounted from the host."""
     mounts = {path: path for path in glob.glob("/etc/apt/apt.conf.d/*") if "Acquire" in Path(path).read_text()}
     mounts |= pip_mounts()
     volumes = [word for path, there in mounts.items() for word in ("-v", f"{path}:{there}:ro")]
     runc = shutil.which("runc", path=environment()["PATH"])
     call("buildah", "--runtime", runc, "bud", "--format", "docker", "--layers", "--network", "host", *volumes, *options,
-         "-t", name, "-f", dockerfile, ".", cwd=ROOT, timeout=timeout)  # fmt: skip
+         "-t", name, "-f", dockerfile, context, cwd=ROOT, timeout=timeout)  # fmt: skip
 
 
 @pytest.fixture(scope="session")
 def base():
-    if podman("image", "exists", BASE, check=False).returncode:
+    if not is_there(BASE):
         tree = KEPT / "trixie"
         if not (tree / "etc" / "debian_version").exists():
             shutil.rmtree(tree, ignore_errors=True)
@@ -89,6 +95,16 @@ def base():
         podman("import", "-", BASE, stdin=archive.stdout, timeout=300)
         assert archive.wait() == 0
     return BASE
+
+
+def is_there(image):
+    return podman("image", "exists", image, check=False).returncode == 0
+
+
+def stand_in(name):
+    """An image of a registry, as compose.yaml names it: the real one where the machine has it."""
+    if not is_there(name):
+        build(name, "tests/docker/stand-ins.Dockerfile", "--target", name.split(":")[0], context="tests/docker")
 
 
 @pytest.fixture(scope="session")

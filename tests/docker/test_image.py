@@ -10,9 +10,10 @@ import pytest
 
 import harness
 import wire
-from conftest import BASE, IMAGE, build, podman
+from conftest import BASE, IMAGE, build, is_there, podman
 
 MB = 1000 * 1000
+SLIM = "python:3.13-slim"
 ZOMBIES = "import glob; print(sum(open(p).read().rsplit(')', 1)[1].split()[0] == 'Z' for p in glob.glob('/proc/[0-9]*/stat')))"
 
 
@@ -159,14 +160,62 @@ def test_process_one_buries_strangers(container):
     assert c.get("/").status == 200 and "died" not in c.log
 
 
-def test_the_example_is_built_on_it(container, tmp_path):
-    build("guestbook-test", "docker/example/Dockerfile", "--build-arg", f"RINGCORN={IMAGE}")
+def example(container, tmp_path, image):
+    """The example project, on SQLite and alone."""
     config = tmp_path / "ringcorn.yaml"
     config.write_text("app: project.asgi:application\nworkers: 1\n")
     c = container(
         "-v", f"{config}:/app/ringcorn.yaml:ro", "-e", "DJANGO_SETTINGS_MODULE=project.settings", "-e", "GUESTBOOK_DATA=/tmp",
-        "--read-only", "--tmpfs", "/tmp", image="guestbook-test", command=(), apps=False,
+        "--read-only", "--tmpfs", "/tmp", image=image, command=(), apps=False,
     ).ready()  # fmt: skip
     migrated = c.run("/app/.venv/bin/python", "manage.py", "migrate", "--noinput")
     assert "guestbook" in migrated.stdout
     assert c.get("/").status == 200
+
+
+def limited(image, *options, command):
+    """A container with limits of CPU and memory; what it printed."""
+    done = podman("run", "--rm", "--no-healthcheck", "--network", "host", "-v", f"{harness.APPS}:/app:ro", *options, image, *command, check=False)
+    if done.returncode and "cgroup" in done.stderr:
+        pytest.skip(f"this machine gives containers no limits: {done.stderr.strip()[-300:]}")
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("cpus, workers", [("0.5", 1), ("1", 1), ("1.5", 2)])
+def test_workers_follow_the_quota_of_the_container(image, cpus, workers):
+    assert f"workers: {min(workers, os.cpu_count())}\n" in limited(image, "--cpus", cpus, command=["--print-config"])
+
+
+def test_the_memory_of_the_container_is_known(image):
+    told = limited(image, "--cpus", "1", "--memory", "200m", command=["--check-config", "raw:app"])
+    assert "the cgroup allows 200 MiB" in told and "workers: 1, on 1 CPU (affinity mask and cgroup)" in told
+
+
+def test_a_quota_is_obeyed_by_a_running_container(image, container):
+    limited(image, "--cpus", "1", command=["--version"])  # or skipped
+    c = container("--cpus", "1").ready()
+    assert len(harness.children(int(c.state("Pid")))) == 1
+
+
+def test_a_base_with_a_python_of_its_own(base, container, tmp_path):
+    """python:3.13-slim, or its stand-in: the Python below /usr/local is the one that is embedded, and Debian's is not there."""
+    if not is_there(SLIM):
+        build(SLIM, "tests/docker/python-slim.Dockerfile", context="tests/docker")
+    build("ringcorn-slim-test", "docker/Dockerfile", "--build-arg", f"BASE={SLIM}")
+    c = container(image="ringcorn-slim-test").ready()
+    assert c.get("/").body == b"Hello, World!"
+    assert "python 3.13" in c.run("ringcorn", "--version").stdout
+    assert "/usr/local/lib/libpython3.13.so" in c.run("sh", "-c", "cat /proc/1/maps").stdout
+    # dpkg knows names of others, too: those that some package conflicts with.
+    known = c.run("dpkg-query", "-W", "-f", "${db:Status-Status} ${Package}\\n", "*python3*", check=False).stdout
+    assert "installed " not in known.replace("not-installed", ""), known
+    assert c.stop() < 20 and c.state("ExitCode") == "0"
+    # And an application on it.
+    build("guestbook-slim-test", "docker/example/Dockerfile", "--build-arg", "RINGCORN=ringcorn-slim-test")
+    example(container, tmp_path, "guestbook-slim-test")
+
+
+def test_the_example_is_built_on_it(container, tmp_path):
+    build("guestbook-test", "docker/example/Dockerfile", "--build-arg", f"RINGCORN={IMAGE}")
+    example(container, tmp_path, "guestbook-test")

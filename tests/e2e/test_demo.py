@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import harness
+import pytest
 import scene
 import tour
 import wire
@@ -13,6 +14,7 @@ import wire
 DEMO = harness.ROOT / "tests" / "tools" / "demo.py"
 
 
+@pytest.mark.slow
 def test_a_visitor_of_the_whole_scene(usable_io, browser, tmp_path):
     with scene.Scene(harness.BIN, options=("--io", usable_io)) as one:
         tour.tour(browser, one.url, scene.USER, scene.PASSWORD, tmp_path / "shots")

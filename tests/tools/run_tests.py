@@ -191,6 +191,13 @@ def run_pytest(args, tally, name, program):
     tally.add(name, passed, len(failures), skipped, failures)
 
 
+def name_containers(tally):
+    """What `make test-docker` runs takes root, programs of its own and more minutes than there are here."""
+    say("containers: make test-docker")
+    listed = subprocess.run([sys.executable, "-m", "pytest", "-q", "--collect-only", "tests/docker"], cwd=ROOT, capture_output=True, text=True).stdout
+    tally.add("containers", 0, 0, skipped=len(re.findall(r"^tests/docker/.*::", listed, re.M)))
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--make", default="make")
@@ -215,6 +222,7 @@ def main():
         run_fuzz(args, tally)
     if built:
         run_pytest(args, tally, f"pytest-{folder}", program)
+    name_containers(tally)
 
     print(f"\n{time.monotonic() - began:.0f} s")
     return tally.end()
