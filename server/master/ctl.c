@@ -403,18 +403,21 @@ ctl_turn(struct master *m)
     struct ctl *ctl = m->ctl;
     struct epoll_event events[EVENTS_MAX];
     int n = ctl != NULL ? epoll_wait(ctl->epoll, events, EVENTS_MAX, 0) : 0;
+    bool is_new_one = false;
     for (int i = 0; i < n; i++) {
         const struct ctl_source *source = events[i].data.ptr;
         if (source->kind == CTL_WORKER)
             ctl_heard(m, source->self);
         else if (source->kind == CTL_CLIENT)
-            client_turn(m, ctl, source->self, events[i].events);
+            client_turn(m, ctl, source->self, events[i].events); /* may free it, source and all */
+        else
+            is_new_one = true;
     }
-    for (int i = 0; i < n;
-         i++) /* last: a new client may get the memory of one that has just gone */
-        if (((const struct ctl_source *)events[i].data.ptr)->kind == CTL_LISTENER)
-            BOUNDS_EACH(b, &ctl->sockets.bounds)
-                accept_all(ctl, b->v[0].fd);
+    if (!is_new_one)
+        return;
+    /* Last: a new client may get the memory of one that has just gone. */
+    BOUNDS_EACH(b, &ctl->sockets.bounds)
+        accept_all(ctl, b->v[0].fd);
 }
 
 void
