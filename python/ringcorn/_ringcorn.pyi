@@ -7,6 +7,7 @@ from types import CodeType
 from typing import Any, BinaryIO, Literal, final
 
 def live() -> dict[str, int]: ...
+def _log(level: str, logger: str, message: str, request_id: str | None, exception: str | None, /) -> None: ...
 
 @final
 class Handle:

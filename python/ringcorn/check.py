@@ -13,13 +13,17 @@ import time
 import traceback
 
 from . import connection_count, log, sqlalchemy_hints
-from .app import AppError, load_by
+from .app import EXIT_USAGE, AppError, load_by
 from .connection_count import django_is_up
 
 
 def run(worker, options):
     """Returns the exit code."""
-    log.setup(options["log_level"])
+    try:
+        log.setup(options["log_level"], options["log_config"])
+    except log.ConfigError as e:
+        print(f"ringcorn: log.config: {options['log_config']}: {e}", file=sys.stderr, flush=True)
+        return EXIT_USAGE
     faulthandler.register(options["stacks_signal"], file=sys.stderr, all_threads=True)
     began = time.monotonic()
     try:

@@ -1,36 +1,107 @@
-"""The server's words on the Python side, in the form of the lines that the C side writes.
+"""The server's words on the Python side, and Python's logging.
 
-Loggers are ``ringcorn.error`` and ``ringcorn.access``, so that a logging configuration can address them.
+Loggers are ``ringcorn.error`` and ``ringcorn.access``, so that a logging configuration can address them. ``Handler`` writes records as the
+server writes its own lines, in one order with them; ``RequestIdFilter`` gives every record the id of the request it belongs to.
 """
 
+import contextvars
+import json
 import logging
-import sys
+import logging.config
+import traceback
 
+import _ringcorn
 from _ringcorn import ClientDisconnected
 
 error = logging.getLogger("ringcorn.error")
+access = logging.getLogger("ringcorn.access")
+
+# Of the request that runs; None outside of requests, and where request_id.enabled is off.
+request_id = contextvars.ContextVar("ringcorn_request_id", default=None)
 
 
-class _Formatter(logging.Formatter):
-    default_time_format = "%Y-%m-%d %H:%M:%S %z"
-    default_msec_format = None
+class RequestIdFilter(logging.Filter):
+    """Sets ``record.request_id``, "-" where there is none: for handlers whose format has ``%(request_id)s``."""
 
-    def __init__(self):
-        super().__init__("%(asctime)s [%(process)d] %(level)s: %(message)s")
-
-    def format(self, record):
-        record.level = record.levelname.lower()
-        return super().format(record)
+    def filter(self, record):
+        if getattr(record, "request_id", None) is None:
+            record.request_id = request_id.get() or "-"
+        return True
 
 
-def setup(level):
-    """Gives the loggers a handler on standard error. *level*: a name of ``logging``, in any case."""
-    logger = logging.getLogger("ringcorn")
-    logger.setLevel(level.upper())
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_Formatter())
-    logger.addHandler(handler)
-    logger.propagate = False
+class Handler(logging.Handler):
+    """To the server's error log, in its form (log.format). With a formatter, what that makes is the message."""
+
+    def emit(self, record):
+        try:
+            exception = None
+            if self.formatter is not None:
+                message = self.format(record)
+            else:
+                message = record.getMessage()
+                if record.exc_info and record.exc_info[0] is not None:
+                    exception = "".join(traceback.format_exception(*record.exc_info)).rstrip("\n")
+                elif record.exc_text:
+                    exception = record.exc_text
+                if record.stack_info:
+                    exception = record.stack_info if exception is None else f"{exception}\n{record.stack_info}"
+            its_id = getattr(record, "request_id", None) or request_id.get()
+            _ringcorn._log(record.levelname.lower(), record.name, message, None if its_id == "-" else its_id, exception)
+        except Exception:
+            self.handleError(record)
+
+
+class ConfigError(Exception):
+    """log.config cannot be used; the message says why."""
+
+
+def setup(level, config=None):
+    """Gives the server's loggers their handler, then applies *config*, the path of a file. *level*: a name of ``logging``, in any case."""
+    logging.getLogger("ringcorn").setLevel(level.upper())
+    ours = Handler()
+    error.addHandler(ours)
+    error.propagate = access.propagate = False
+    if config is None:
+        return
+    _configure(config)
+    # What the file says of "ringcorn" holds for "ringcorn.error" too, unless it names that.
+    if ours in error.handlers and logging.getLogger("ringcorn").handlers:
+        error.removeHandler(ours)
+        error.propagate = True
+        access.propagate = True
+
+
+def access_handlers():
+    """Whether somebody wants lines of the access log as records."""
+    return bool(access.handlers) or (access.propagate and bool(logging.getLogger("ringcorn").handlers))
+
+
+def access_line(line):
+    """One line of the access log. Called by the C side."""
+    access.disabled = False
+    access.info("%s", line)
+
+
+def _configure(path):
+    """As uvicorn's --log-config: JSON and YAML by their endings, anything else is INI."""
+    try:
+        if path.endswith(".json"):
+            with open(path, encoding="utf-8") as f:
+                logging.config.dictConfig(json.load(f))
+        elif path.endswith((".yaml", ".yml")):
+            try:
+                import yaml
+            except ImportError:
+                raise ConfigError("YAML needs PyYAML in the application's environment: pip install pyyaml, or write it as JSON") from None
+            with open(path, encoding="utf-8") as f:
+                logging.config.dictConfig(yaml.safe_load(f))
+        else:
+            logging.config.fileConfig(path, disable_existing_loggers=False)
+    except ConfigError:
+        raise
+    except Exception as e:  # of all kinds: the file's syntax, names that are none, what handlers' classes raise
+        why = " ".join(str(e).split()) or type(e).__name__
+        raise ConfigError(why if e.__cause__ is None else f"{why}: {e.__cause__}") from None
 
 
 def set_level(level):
@@ -57,14 +128,15 @@ def _is_disconnect(exception):
     return False
 
 
-def request_failed(label, exception, what, client_is_gone):
+def request_failed(label, exception, what, client_is_gone, its_id=None):
     """One error of one request, with its traceback. *label*: "GET /path". Called by the C side."""
+    extra = {"request_id": its_id} if its_id else None
     if exception is None:
-        _enabled().error("%s: %s", label, what)
+        _enabled().error("%s: %s", label, what, extra=extra)
     elif client_is_gone and _is_disconnect(exception):
-        _enabled().debug("%s: the client has gone", label)
+        _enabled().debug("%s: the client has gone", label, extra=extra)
     else:
-        _enabled().error("%s: %s", label, what, exc_info=exception)
+        _enabled().error("%s: %s", label, what, exc_info=exception, extra=extra)
 
 
 def failed(text, *args):

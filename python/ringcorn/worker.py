@@ -8,6 +8,7 @@ The C side (server/worker/worker.c) calls run() in the main thread and hands ove
     direct(pool, run, not_mine)     before serve(): run(exchange), on a thread, answers requests to synchronous code (server/asgi/direct.c);
                                     returns teach(scope, is_sync), for the application to say which those are
     serve_wsgi(app, context, presence, pool)  the same for a WSGI application
+    access_to(callback)             callback(line) for each line of the access log, on the loop
     notify(callback)                callback("drain" | "quit" | "drained"), on the loop
     cancel_all(), in_hand()         the requests that are being answered
     detach()                        ends what is in hand; the loop may be closed after it
@@ -15,8 +16,11 @@ The C side (server/worker/worker.c) calls run() in the main thread and hands ove
 """
 
 import asyncio
+import contextlib
 import faulthandler
 import gc
+import importlib.metadata
+import platform
 import sys
 import threading
 import traceback
@@ -25,7 +29,7 @@ import weakref
 import _ringcorn
 
 from . import anyio_threads, asgiref_threads, check, live, log, places, sqlalchemy_hints, websocket_lease
-from .app import AppError, load_by
+from .app import EXIT_USAGE, AppError, load_by
 from .lifespan import Lifespan, LifespanFailed
 from .loop import new_event_loop, stop_pool, use_pidfds
 from .presence import Presence
@@ -34,11 +38,17 @@ QUIT_SECONDS = 0.5  # what cancelled requests get to clean up
 REST_SECONDS = 0.02  # between two looks whether threads are done with what follows an answer
 NAMED_MAX = 10  # requests in one line
 THREADS_SECONDS = 1.0  # what sync calls that still run get before they are named and left behind
+# What applications are made with; of two that were imported, the first says more.
+FRAMEWORKS = {"django": "Django", "fastapi": "FastAPI", "quart": "Quart", "starlette": "Starlette", "flask": "Flask", "bottle": "Bottle"}
 
 
 def run(worker, options):
     """Runs the worker; returns its exit code."""
-    log.setup(options["log_level"])
+    try:
+        log.setup(options["log_level"], options["log_config"])
+    except log.ConfigError as e:
+        _operator(f"log.config: {options['log_config']}: {e}")
+        return EXIT_USAGE
     faulthandler.register(options["stacks_signal"], file=sys.stderr, all_threads=True)
     _speed_up_tasks()
     use_pidfds()
@@ -49,14 +59,15 @@ def run(worker, options):
     live.attach(loop)
     worker.attach(loop)
     worker.count(pools.executor, True)
-    if options["slot"] == 0:  # one of them says it for all
-        if loop.io_why:
-            log.warning("%s", loop.io_why)
-        else:
-            log.info("I/O by %s", loop.io)
+    if log.access_handlers():
+        worker.access_to(log.access_line)
+    if options["slot"] == 0 and loop.io_why:  # one of them says it for all
+        log.warning("%s", loop.io_why)
     serving = None
     try:
         app, interface = load_by(options)
+        if options["slot"] == 0:
+            _say_what_is_served(options, interface, loop)
         pools.open_sync(options["sync_threads"] or _auto_threads(interface))
         worker.count(pools.sync, False)
         live.attach(loop, pools.sync, pools.executor)
@@ -94,6 +105,20 @@ def _speed_up_tasks():
         registry = getattr(asyncio.tasks, name, None)
         if isinstance(registry, weakref.WeakSet) and hasattr(registry, "_pending_removals"):
             _ringcorn._weakset_speed_up(registry)
+
+
+def _say_what_is_served(options, interface, loop):
+    """One line; where, the master says when it listens."""
+    framework = ""
+    for name, title in FRAMEWORKS.items():
+        if name in sys.modules:
+            with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+                framework = f", {title} {importlib.metadata.version(name)}"
+            break
+    log.info(
+        "ringcorn %s serves %s (%s%s) with CPython %s, I/O by %s",
+        options["version"], options["app"], interface.upper(), framework, platform.python_version(), loop.io,
+    )  # fmt: skip
 
 
 def _operator(line):

@@ -185,10 +185,11 @@ struct asgi_names {
     X(status) X(body) X(more_body) X(http) X(https) X(websocket) X(ws) X(wss) X(subprotocol) X(subprotocols)       \
     X(text) X(bytes) X(code) X(reason) X(tls) X(server_cert) X(client_cert_chain) X(client_cert_name)  \
     X(client_cert_error) X(tls_version) X(cipher_suite) X(file) X(offset) X(count) X(links) X(trailers)             \
-    X(more_trailers) X(info) X(route)
+    X(more_trailers) X(info) X(route) X(request_id)
 #define X(name) PyObject *s_##name;
     ASGI_STRINGS(X)
 #undef X
+    PyObject *request_id; /* the context variable ringcorn.log.request_id */
     PyObject *http_request, *http_disconnect, *response_start, *response_body; /* message types */
     PyObject *ws_connect, *ws_receive, *ws_disconnect, *ws_accept, *ws_send, *ws_close;
     PyObject *ws_response, *ws_response_start, *ws_response_body;

@@ -23,11 +23,11 @@ report(struct direct *d, PyObject *exception, const char *what)
     struct exchange *ex = d->ex;
     bool is_gone =
         atomic_load(&ex->is_gone) || atomic_load(&ex->is_broken) || atomic_load(&ex->is_cancelled);
-    PY_OWNED PyObject *done = PyObject_CallFunction(d->asgi->names->report, "sOsO", ex->label,
+    PY_OWNED PyObject *done = PyObject_CallFunction(d->asgi->names->report, "sOsOz#", ex->label,
                                                     exception != NULL ? exception : Py_None, what,
-                                                    is_gone ? Py_True : Py_False);
+                                                    is_gone ? Py_True : Py_False, ex->req.id.p, (Py_ssize_t)ex->req.id.n);
     if (done == NULL) {
-        log_error("%s: %s", ex->label, what);
+        log_about(LOG_ERROR, ex->req.id, "%s: %s", ex->label, what);
         PyErr_WriteUnraisable(d->asgi->names->report);
     }
 }
@@ -96,10 +96,10 @@ serve(struct exchange *ex)
     PY_OWNED PyObject *context = PyContext_Copy(a->context);
     PY_OWNED PyObject *owner = NULL;
     bool is_inside = context != NULL && PyContext_Enter(context) == 0;
-    if (UNLIKELY(!is_inside || (owner = (PyObject *)direct_new(a, ex)) == NULL)) {
+    if (UNLIKELY(!is_inside || py_context_set(a->names->request_id, ex->req.id) < 0 || (owner = (PyObject *)direct_new(a, ex)) == NULL)) {
         PyObject *raised = PyErr_GetRaisedException();
         exchange_fail(ex, true);
-        log_error("%s: it cannot be begun", ex->label);
+        log_about(LOG_ERROR, ex->req.id, "%s: it cannot be begun", ex->label);
         if (is_inside)
             PyContext_Exit(context);
         PyErr_SetRaisedException(raised);

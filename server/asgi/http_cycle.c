@@ -48,11 +48,12 @@ is_parted(const struct cycle *cycle)
 static void
 report(struct cycle *cycle, PyObject *exception, const char *what)
 {
+    struct slice id = h1_request(cycle->h)->id;
     PY_OWNED PyObject *done = PyObject_CallFunction(
-        cycle->asgi->names->report, "sOsO", cycle->label, exception != NULL ? exception : Py_None, what,
-        is_parted(cycle) ? Py_True : Py_False);
+        cycle->asgi->names->report, "sOsOz#", cycle->label, exception != NULL ? exception : Py_None, what,
+        is_parted(cycle) ? Py_True : Py_False, id.p, (Py_ssize_t)id.n);
     if (done == NULL) {
-        log_error("%s: %s", cycle->label, what);
+        log_about(LOG_ERROR, id, "%s: %s", cycle->label, what);
         PyErr_WriteUnraisable(cycle->asgi->names->report);
     }
 }
@@ -154,7 +155,7 @@ cycle_end(struct cycle *cycle, PyObject *task, PyObject *exception)
         else if (cycle->is_overdue)
             ; /* said, see below */
         else if (cycle->is_cancelled)
-            log_warning("%s: cancelled, the worker is stopping", cycle->label);
+            log_about(LOG_WARNING, h1_request(h)->id, "%s: cancelled, the worker is stopping", cycle->label);
         else if (!h1_is_gone(h))
             report(cycle, raised, "the application cancelled its own task");
         fail(cycle, is_refused ? 503 : 500);
@@ -174,7 +175,7 @@ cycle_end(struct cycle *cycle, PyObject *task, PyObject *exception)
 void
 cycle_abandon(struct cycle *cycle)
 {
-    log_warning("%s: left behind, its task did not end", cycle->label);
+    log_about(LOG_WARNING, h1_request(cycle->h)->id, "%s: left behind, its task did not end", cycle->label);
     fail(cycle, 500);
     close_websocket(cycle, cycle->asgi->http.conf->ws_drain_code);
     cycle_part(cycle);
@@ -244,10 +245,11 @@ call_in(struct cycle *cycle, PyObject *context, PyObject *fn, PyObject *scope)
         return NULL;
     PyObject *args[] = { scope, receive, send };
     size_t skipped = scope == NULL;
-    if (LIKELY(cycle->lease == NULL) && !cycle->is_websocket) /* whose leases are ringcorn.websocket_lease's */
+    int err = scope != NULL ? py_context_set(n->request_id, h1_request(cycle->h)->id) : 0;
+    if (LIKELY(cycle->lease == NULL) && err == 0 && !cycle->is_websocket) /* whose leases are ringcorn.websocket_lease's */
         cycle->lease = pool_enter(a->pool, cycle->label);
     h1_called(cycle->h, called_ns(a));
-    PyObject *coro = UNLIKELY(cycle->lease == NULL && PyErr_Occurred())
+    PyObject *coro = UNLIKELY(err < 0 || (cycle->lease == NULL && PyErr_Occurred()))
                          ? NULL
                          : PyObject_Vectorcall(fn, args + skipped, 3 - skipped, NULL);
     if (UNLIKELY(coro == NULL)) {

@@ -104,8 +104,8 @@ names_fill(struct asgi_names *n, const struct conf *conf)
     PY_OWNED PyObject *log = PyImport_ImportModule("ringcorn.log");
     PY_OWNED PyObject *overload = PyImport_ImportModule("ringcorn.overload");
     if (log == NULL || (n->report = module_attr(log, "request_failed")) == NULL ||
-        overload == NULL || (n->refused = module_attr(overload, "refused")) == NULL ||
-        (n->overdue = module_attr(overload, "overdue")) == NULL ||
+        (n->request_id = module_attr(log, "request_id")) == NULL || overload == NULL ||
+        (n->refused = module_attr(overload, "refused")) == NULL || (n->overdue = module_attr(overload, "overdue")) == NULL ||
         (n->as_coroutine = as_coroutine_new()) == NULL || (n->loop_kwname = Py_BuildValue("(s)", "loop")) == NULL ||
         (n->context_kwname = Py_BuildValue("(s)", "context")) == NULL)
         return -1;
@@ -201,7 +201,7 @@ names_free(struct asgi_names *n)
         &n->request_template, &n->disconnect_template, &n->http_request,  &n->http_disconnect,
         &n->response_start,  &n->response_body,     &n->version_10,       &n->version_11,
         &n->exception,       &n->add_done_callback, &n->cancel,           &n->set_result,
-        &n->done,            &n->server_tuple,      &n->report,           &n->loop_kwname,  &n->refused,
+        &n->request_id,      &n->done,            &n->server_tuple,      &n->report,           &n->loop_kwname,  &n->refused,
         &n->overdue,
         &n->as_coroutine,    &n->websocket_template, &n->ws_connect,      &n->ws_receive,
         &n->ws_disconnect,   &n->ws_accept,         &n->ws_send,          &n->ws_close,

@@ -213,6 +213,17 @@ extensions_new(struct asgi_names *n, const struct http_request *r, PyObject *tls
     return py_take(&extensions);
 }
 
+/* The request's own copy of what lifespan has left. */
+static PyObject *
+state_new(struct asgi *a, const struct http_request *r)
+{
+    PY_OWNED PyObject *state = PyDict_Copy(a->state);
+    if (state != NULL && r->id.n > 0 &&
+        py_dict_give(state, a->names->s_request_id, PyUnicode_DecodeLatin1(r->id.p, (Py_ssize_t)r->id.n, NULL)) < 0)
+        return NULL;
+    return py_take(&state);
+}
+
 PyObject *
 scope_new(struct asgi *a, const struct http_request *r, PyObject *addresses)
 {
@@ -225,7 +236,7 @@ scope_new(struct asgi *a, const struct http_request *r, PyObject *addresses)
         py_dict_give(scope, n->s_path, path_new(n, r, r->path)) < 0 ||
         py_dict_give(scope, n->s_raw_path, raw_path_new(n, r)) < 0 ||
         py_dict_give(scope, n->s_headers, headers_new(n, r)) < 0 ||
-        py_dict_give(scope, n->s_state, PyDict_Copy(a->state)) < 0)
+        py_dict_give(scope, n->s_state, state_new(a, r)) < 0)
         return NULL;
     PyObject *server = PyTuple_GET_ITEM(addresses, 1);
     if (UNLIKELY(n->has_servers || server != n->server_tuple) && PyDict_SetItem(scope, n->s_server, server) < 0)

@@ -4,6 +4,7 @@
  *   buf.h     a growing byte buffer                clock.h   monotonic time, HTTP dates
  *   log.h     one line to the error log            assert.h  checks that stay on in release builds
  *   live.h    counters of what is alive            owned.h   locals that clean up after themselves
+ *   log_ring.h  lines on their way to the log
  *   lookout.h when to look for an answer before sleeping
  */
 #ifndef RINGCORN_BASE_H
@@ -15,6 +16,7 @@
 #include "list.h"
 #include "live.h"
 #include "log.h"
+#include "log_ring.h"
 #include "lookout.h"
 #include "owned.h"
 #include "slice.h"

@@ -72,6 +72,39 @@ character(const unsigned char *p, size_t n)
     return want;
 }
 
+/* What the byte at p becomes that does not stay as it is. Returns how many bytes of out it is. */
+static size_t
+escape(unsigned char c, char out[JSON_ESCAPED_MAX])
+{
+    static const char hex[] = "0123456789abcdef";
+    static const char letters[][2] = { { '"', '"' }, { '\\', '\\' }, { '\n', 'n' }, { '\r', 'r' }, { '\t', 't' } };
+    out[0] = '\\';
+    for (size_t i = 0; i < sizeof(letters) / sizeof(letters[0]); i++)
+        if (letters[i][0] == (char)c) {
+            out[1] = letters[i][1];
+            return 2;
+        }
+    if (c >= 0x80) {
+        memcpy(out, "\\ufffd", JSON_ESCAPED_MAX);
+        return JSON_ESCAPED_MAX;
+    }
+    memcpy(out, "\\u00", 4);
+    out[4] = hex[c >> 4];
+    out[5] = hex[c & 15];
+    return JSON_ESCAPED_MAX;
+}
+
+/* How many bytes from p on stay as they are. */
+static size_t
+plain(const unsigned char *p, const unsigned char *end)
+{
+    const unsigned char *from = p;
+    size_t n;
+    while (p < end && *p >= 0x20 && *p != '"' && *p != '\\' && *p != 0x7f && (n = character(p, (size_t)(end - p))) > 0)
+        p += n;
+    return (size_t)(p - from);
+}
+
 void
 json_text(struct json *j, struct slice text)
 {
@@ -79,41 +112,30 @@ json_text(struct json *j, struct slice text)
     put(j, "\"", 1);
     const unsigned char *p = (const unsigned char *)text.p, *end = p + text.n;
     while (p < end) {
-        const unsigned char *from = p;
-        size_t n;
-        while (p < end && *p >= 0x20 && *p != '"' && *p != '\\' && *p != 0x7f &&
-               (n = character(p, (size_t)(end - p))) > 0)
-            p += n;
-        put(j, (const char *)from, (size_t)(p - from));
+        size_t n = plain(p, end);
+        put(j, (const char *)p, n);
+        p += n;
         if (p == end)
             break;
-        static const char hex[] = "0123456789abcdef";
-        char escaped[6] = { '\\', 'u', '0', '0', hex[*p >> 4], hex[*p & 15] };
-        const char *what = escaped;
-        switch (*p) {
-        case '"':
-            what = "\\\"";
-            break;
-        case '\\':
-            what = "\\\\";
-            break;
-        case '\n':
-            what = "\\n";
-            break;
-        case '\r':
-            what = "\\r";
-            break;
-        case '\t':
-            what = "\\t";
-            break;
-        default:
-            if (*p >= 0x80)
-                what = "\\ufffd";
-        }
-        put(j, what, what[1] == 'u' ? 6 : 2);
-        p++;
+        char escaped[JSON_ESCAPED_MAX];
+        put(j, escaped, escape(*p++, escaped));
     }
     put(j, "\"", 1);
+}
+
+char *
+json_escape(char *to, struct slice text)
+{
+    const unsigned char *p = (const unsigned char *)text.p, *end = p + text.n;
+    while (p < end) {
+        size_t n = plain(p, end);
+        memcpy(to, p, n);
+        to += n;
+        p += n;
+        if (p < end)
+            to += escape(*p++, to);
+    }
+    return to;
 }
 
 void

@@ -40,6 +40,9 @@ void json_key(struct json *j, const char *name);
 
 /* Any bytes: what is no UTF-8 becomes U+FFFD, byte by byte, what would end a line or a string is escaped. */
 void json_text(struct json *j, struct slice text);
+/* The same without quotes, into memory: for lines whose form is fixed. to: room for JSON_ESCAPED_MAX times text.n. Returns where it ends. */
+enum { JSON_ESCAPED_MAX = 6 }; /* bytes that one becomes at most */
+char *json_escape(char *to, struct slice text);
 void json_string(struct json *j, const char *text); /* NULL: null */
 void json_int(struct json *j, int64_t n);
 void json_real(struct json *j,

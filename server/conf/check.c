@@ -1,4 +1,5 @@
 /* check.c: what depends on several keys, or on the machine. */
+#include <ctype.h>
 #include <errno.h>
 #include <sys/stat.h>
 
@@ -203,6 +204,12 @@ check_all(struct load *l, bool is_app_needed)
     if (where_set(l, "access_log.enabled")->source <= SOURCE_PRESET &&
         where_set(l, "access_log.file")->source > SOURCE_PRESET)
         c->access_log = true;
+    if (l->errors == 0 && access_compile(c) < 0)
+        load_system_error(l, where_set(l, "access_log.format"), "no memory");
+    if (c->log_config != NULL && access(c->log_config, R_OK) < 0)
+        load_system_error(l, where_set(l, "log.config"), "cannot be read: %s", strerror(errno));
+    for (char *p = c->request_id_header; p != NULL && *p != '\0'; p++)
+        *p = (char)tolower((unsigned char)*p);
     if (c->limit_request_line > c->limit_header_size)
         load_error(l, where_set(l, "limits.request_line"), "is larger than limits.header_size");
     if (c->ws_drain_code < 3000 &&

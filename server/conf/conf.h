@@ -13,6 +13,7 @@
  *   static.c  folders of static files
  *   cpus.c    how many CPUs there are for us       network.c addresses and networks that are trusted
  *   memory.c  and how much memory; cgroup.c        upstream.c  bind, as nginx has it
+ *   access.c  the format of the access log
  *   load.h    what these files share               json_doc.h reads JSON
  *
  * No Python, no sockets here. A loaded struct conf is never changed: a reload loads another one. */
@@ -89,6 +90,42 @@ struct conf_bind {
 struct conf_strings {
     char **v;
     size_t n;
+};
+
+/* What a part of a line of the access log is made of (access_log.format). */
+enum conf_access_atom {
+    ACCESS_TEXT,    /* as it is */
+    ACCESS_CLIENT,  /* h */
+    ACCESS_DASH,    /* l */
+    ACCESS_USER,    /* u */
+    ACCESS_TIME,    /* t */
+    ACCESS_REQUEST, /* r */
+    ACCESS_STATUS,  /* s */
+    ACCESS_METHOD,  /* m */
+    ACCESS_PATH,    /* U */
+    ACCESS_QUERY,   /* q */
+    ACCESS_PROTOCOL, /* H */
+    ACCESS_BYTES,   /* b, B */
+    ACCESS_SECONDS, /* T */
+    ACCESS_MILLISECONDS, /* M */
+    ACCESS_MICROSECONDS, /* D */
+    ACCESS_DECIMAL_SECONDS, /* L */
+    ACCESS_PID,     /* p */
+    ACCESS_ID,      /* id: the request's */
+    ACCESS_REQUEST_HEADER,  /* {name}i, f, a, {HTTP_NAME}e */
+    ACCESS_RESPONSE_HEADER, /* {name}o */
+    ACCESS_TARGET,       /* {RAW_URI}e, {REQUEST_URI}e */
+    ACCESS_CLIENT_PORT,  /* {REMOTE_PORT}e */
+    ACCESS_SERVER_NAME,  /* {SERVER_NAME}e */
+    ACCESS_SERVER_PORT,  /* {SERVER_PORT}e */
+    ACCESS_SCHEME,       /* {wsgi.url_scheme}e */
+    ACCESS_JSON,         /* all of it: an object */
+};
+
+struct conf_access_part {
+    enum conf_access_atom atom;
+    char *text; /* TEXT, or the header's name in lower case; else NULL */
+    size_t n;   /* bytes of text */
 };
 
 struct conf_header {
@@ -190,8 +227,17 @@ struct conf {
 
     int log_level;  /* enum log_level of base/log.h */
     char *log_file; /* NULL = standard error */
+    bool log_is_json;
+    char *log_config; /* for Python's logging; NULL = none */
     bool access_log;
     char *access_log_file; /* NULL = standard output */
+    char *access_log_format;
+    struct conf_strings access_log_exclude; /* paths, prefixes that end in a slash, patterns */
+    char *access_log_sample;
+
+    bool request_id;         /* requests have one */
+    char *request_id_header; /* lower case */
+    bool request_id_respond;
 
     unsigned recycle_max_requests, recycle_jitter; /* max_requests: 0 = off */
     int64_t recycle_max_age_ms;                    /* 0 = off */
@@ -222,6 +268,9 @@ struct conf {
     char *file;                 /* the YAML file that was read, as named; NULL = none */
     /* health_bind, control_socket and, where they are enabled, metrics_bind, parsed; text NULL where there is none */
     struct conf_bind health_at, control_at, metrics_at;
+    struct conf_access_part *access_parts; /* access_log.format, parsed */
+    size_t access_parts_n;
+    unsigned access_sample_ppm; /* access_log.sample in millionths */
 };
 
 /* What the command line asked for beside a server. */

@@ -149,6 +149,7 @@ conf_free(struct conf *conf)
     bind_free(&conf->health_at);
     bind_free(&conf->control_at);
     bind_free(&conf->metrics_at);
+    access_free(conf);
     free(conf->file);
     free(conf);
 }

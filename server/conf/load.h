@@ -22,6 +22,18 @@ enum {
 
 /* --- the table (schema.c) --------------------------------------------------------------------- */
 
+enum { REQUEST_ID_NAME_MAX = 64 };
+
+/* The Common Log Format and the time it took. */
+#define ACCESS_FORMAT_DEFAULT "%(h)s %(l)s %(u)s %(t)s \"%(r)s\" %(s)s %(b)s %(L)s"
+
+/* access.c. Each 0, or -EINVAL and why. */
+int access_format_fault(const char *text, char *why, size_t why_size);
+int access_sample_fault(const char *text, char *why, size_t why_size);
+/* Fills in what conf keeps of the two, which are right. 0 or -ENOMEM. */
+int access_compile(struct conf *conf);
+void access_free(struct conf *conf);
+
 enum key_type {
     KEY_BOOL,
     KEY_COUNT,    /* a whole number */

@@ -142,10 +142,9 @@ names_near_variable(const char *variable)
     "(--ssl-keyfile-password-file)"
 #define NO_WORKER_CLASS                                                                            \
     "there is one kind of worker, so leave it out; --threads is for synchronous code"
-#define NO_FORMAT    "the access log has one format; leave it out"
+#define IS_FORMAT    "use access_log.format (--access-logformat); its atoms are gunicorn's"
 #define NO_METRICS   "there is no metrics endpoint; leave it out"
-#define NO_LOG_CONFIG                                                                              \
-    "configure Python's logging in the application; --log-level and --log-file are the server's"
+#define IS_LOG_CONFIG "use log.config (--log-config): YAML, JSON or INI, as its name ends"
 #define IS_BIND "addresses are entries of bind: host:port, unix:/path, fd://N"
 
 /* What users of uvicorn, gunicorn, granian and hypercorn type, with '-' for '_' and '.'; a '*' at
@@ -231,13 +230,11 @@ static const struct {
     { "loglevel", "use log.level (--log-level)" },
     { "accesslog", "use access_log.file (--access-logfile)" },
     { "access-logfile", "use access_log.file (--access-logfile)" },
-    { "access-log-fmt", NO_FORMAT },
-    { "access-logformat", NO_FORMAT },
-    { "access-log-format", NO_FORMAT },
-    { "log-config*", NO_LOG_CONFIG },
-    { "logger-class", NO_LOG_CONFIG },
-    { "log-format", NO_FORMAT },
-    { "use-colors", "logs are not coloured; leave it out" },
+    { "access-log-fmt", IS_FORMAT },
+    { "access-log-format", IS_FORMAT },
+    { "log-config*", IS_LOG_CONFIG },
+    { "logger-class", IS_LOG_CONFIG },
+    { "use-colors", "levels are coloured on a terminal unless NO_COLOR is set; leave it out" },
     { "capture-output", "what the application prints goes to standard output; leave it out" },
     { "proxy-allow-ips", "use proxy.trusted (--forwarded-allow-ips)" },
     { "proxy-allow-from", "use proxy.trusted (--forwarded-allow-ips)" },

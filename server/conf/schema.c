@@ -83,6 +83,10 @@ static const struct key_word proxy_protocol_words[] = { { "off", PROXY_PROTOCOL_
 
 #define PROXY_HEADERS_DEFAULT "X-Forwarded-For,X-Forwarded-Proto"
 
+static const struct key_word log_format_words[] = { { "text", false },
+                                                    { "json", true },
+                                                    { NULL, 0 } };
+
 static const struct key_word level_words[] = { { "debug", LOG_DEBUG },     { "info", LOG_INFO },
                                                { "warning", LOG_WARNING }, { "error", LOG_ERROR },
                                                { "critical", LOG_ERROR },  { NULL, 0 } };
@@ -221,6 +225,16 @@ control_socket_fault(const char *text, char *why, size_t why_size)
     if (strcmp(text, "off") == 0 || (text[0] != '\0' && strchr(text, '{') == NULL))
         return 0;
     snprintf(why, why_size, "is neither off nor a path like /run/ringcorn.sock");
+    return -EINVAL;
+}
+
+static int
+request_header_fault(const char *text, char *why, size_t why_size)
+{
+    size_t n = strspn(text, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_");
+    if (n > 0 && n <= REQUEST_ID_NAME_MAX && text[n] == '\0')
+        return 0;
+    snprintf(why, why_size, "is not the name of a header, of at most %d letters", REQUEST_ID_NAME_MAX);
     return -EINVAL;
 }
 
@@ -476,12 +490,37 @@ const struct key schema[] = {
 
     { "log.level", KEY_WORD, FIELD(log_level), "info", NULL, "least level that is logged",
       .words = level_words },
-    { "log.file", KEY_PATH, FIELD(log_file), NULL, NULL, "error log; - = standard error",
-      .is_dash = true },
+    { "log.format", KEY_WORD, FIELD(log_is_json), "text", NULL,
+      "how lines of the error log look; json = an object a line", .words = log_format_words },
+    { "log.file", KEY_PATH, FIELD(log_file), NULL, "--error-logfile",
+      "error log; - = standard error", .is_dash = true },
+    { "log.config", KEY_PATH, FIELD(log_config), NULL, NULL,
+      .help = "configuration of Python's logging, applied in each worker: YAML or JSON (as "
+              "logging.config.dictConfig has it), or INI" },
     { "access_log.enabled", KEY_BOOL, FIELD(access_log), "false", "--access-log",
       .help = "log each request; naming a file turns it on too" },
     { "access_log.file", KEY_PATH, FIELD(access_log_file), NULL, "--access-logfile",
       "access log; - = standard output", .is_dash = true },
+    { "access_log.format", KEY_TEXT, FIELD(access_log_format), ACCESS_FORMAT_DEFAULT,
+      "--access-logformat",
+      "gunicorn's atoms, or common, combined or json", .value = "FORMAT",
+      .fault = access_format_fault },
+    { "access_log.exclude", KEY_TEXTS, FIELD(access_log_exclude), NULL, NULL,
+      "paths without a line, unless the status is 500 or more: /health, prefixes that end in a "
+      "slash (/static/), patterns (*.ico)",
+      .value = "PATH" },
+    { "access_log.sample", KEY_TEXT, FIELD(access_log_sample), "1", NULL,
+      "the part of the requests that get a line: 0.01 or 1%; those with a status of 400 or more all "
+      "do",
+      .value = "FRACTION", .fault = access_sample_fault },
+
+    { "request_id.enabled", KEY_BOOL, FIELD(request_id), "false", "--request-id",
+      .help = "each request has an id: the application and both logs get it" },
+    { "request_id.header", KEY_TEXT, FIELD(request_id_header), "X-Request-ID", NULL,
+      "from where it is taken, if the peer is one of proxy.trusted; else it is made",
+      .value = "NAME", .fault = request_header_fault },
+    { "request_id.respond", KEY_BOOL, FIELD(request_id_respond), "false", NULL,
+      .help = "the answer has it too, in that header" },
 
     { "recycle.max_requests", KEY_COUNT, FIELD(recycle_max_requests), "off",
       "--max-requests --limit-max-requests",

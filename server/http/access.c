@@ -1,42 +1,274 @@
-/* access.c: the access log: Common Log Format and the time it took.
+/* access.c: the access log. Its format was parsed by conf/access.c; here each part writes its piece of a line, which goes into the
+ * process's ring (base/log.h): nobody here waits for who reads the log.
+ *
+ * By default the Common Log Format and the time it took:
  *     127.0.0.1 - - [31/Jan/2026:12:00:00 +0000] "GET /path?query HTTP/1.1" 200 123 0.000456
- * Lines are gathered and written once a turn. Whoever reads the log must not stop the server: what
- * is not a regular file is written only as far as it takes it at once, and when too much waits,
- * lines are dropped and counted. What comes from the network is escaped as nginx does it, \xNN, so
- * that a line stays a line. */
+ * What comes from the network is escaped as nginx does it, \xNN, so that a line stays a line. */
 #include <arpa/inet.h>
 #include <errno.h>
+#include <fnmatch.h>
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "base/json.h"
 #include "chars.h"
 #include "h1.h"
 
 enum {
-    WAITING_MAX = 1024 * 1024, /* bytes kept for a reader that is slow */
-    /* PIPE_BUF: a pipe that polls writable takes so much without blocking */
-    PIECE = 4096,
-    REQUEST_MAX = 8 * 1024, /* of a request line */
-    LINE_REST = 256,        /* all but the request line */
+    VALUE_MAX = 8 * 1024,     /* of a request line or a header */
+    JSON_HEADER_MAX = 2 * 1024, /* of a header in an object, which cannot be cut elsewhere */
+    WANTED_MAX = 64,          /* headers of each kind */
+    PART_MAX = 64, /* what a number, an address or a time takes */
+    REST = 512,    /* an object's names and numbers */
 };
 
-static void
-time_refresh(struct http_own *own)
+/* Headers that lines need, of the request or of the answer. */
+struct wanted {
+    struct slice names[WANTED_MAX];
+    unsigned n;
+};
+
+/* Copies: values[i] is of the i-th wanted header; p NULL = it was not there. */
+struct access_kept {
+    struct slice line; /* of the request; p NULL in that of an answer */
+    struct slice values[];
+};
+
+/* A part and what it needs to know. */
+struct part {
+    enum conf_access_atom atom;
+    struct slice text;
+    unsigned header; /* its number in wanted */
+};
+
+struct access {
+    struct part *parts;
+    size_t parts_n;
+    size_t room; /* for all parts that need none of their own */
+    struct wanted wanted, wanted_sent;
+    unsigned user, host, referer, agent; /* numbers of request headers */
+    struct buf line;
+    unsigned sample; /* millionths that have gathered: a line at a whole one */
+    char pid[16];
+    time_t time_s; /* the second of the two below */
+    char time[32];
+    char time_json[32]; /* without the milliseconds: "2026-01-31T12:00:00", then the zone */
+    unsigned zone_at;
+};
+
+/* --- at the start ----------------------------------------------------------------------------------------------------------------- */
+
+static unsigned
+want(struct wanted *w, struct slice name)
 {
-    time_t now = time(NULL);
-    if (now == own->access_s)
+    for (unsigned i = 0; i < w->n; i++)
+        if (w->names[i].n == name.n && memcmp(w->names[i].p, name.p, name.n) == 0)
+            return i;
+    if (w->n == WANTED_MAX)
+        return WANTED_MAX - 1; /* more than anybody asks for */
+    w->names[w->n] = name;
+    return w->n++;
+}
+
+int
+access_init(struct http_app *app)
+{
+    const struct conf *conf = app->conf;
+    struct access *a = calloc(1, sizeof(*a));
+    struct part *parts = calloc(conf->access_parts_n + 1, sizeof(*parts));
+    if (a == NULL || parts == NULL) {
+        free(a);
+        free(parts);
+        return -ENOMEM;
+    }
+    a->parts = parts;
+    a->parts_n = conf->access_parts_n;
+    a->room = REST;
+    for (size_t i = 0; i < a->parts_n; i++) {
+        const struct conf_access_part *from = &conf->access_parts[i];
+        struct slice text = { from->text, from->n };
+        parts[i] = (struct part){ .atom = from->atom, .text = text };
+        a->room += from->atom == ACCESS_TEXT ? text.n : PART_MAX;
+        if (from->atom == ACCESS_REQUEST_HEADER)
+            parts[i].header = want(&a->wanted, text);
+        else if (from->atom == ACCESS_RESPONSE_HEADER)
+            parts[i].header = want(&a->wanted_sent, text);
+        else if (from->atom == ACCESS_USER)
+            a->user = want(&a->wanted, SLICE("authorization"));
+        if (from->atom == ACCESS_JSON) {
+            a->host = want(&a->wanted, SLICE("host"));
+            a->referer = want(&a->wanted, SLICE("referer"));
+            a->agent = want(&a->wanted, SLICE("user-agent"));
+        }
+    }
+    snprintf(a->pid, sizeof(a->pid), "%d", (int)getpid());
+    app->own.access = a;
+    return 0;
+}
+
+void
+access_fini(struct http_app *app)
+{
+    struct access *a = app->own.access;
+    if (a == NULL)
         return;
+    buf_free(&a->line);
+    free(a->parts);
+    free(a);
+    app->own.access = NULL;
+}
+
+/* --- what is kept ------------------------------------------------------------------------------------------------------------------- */
+
+static struct slice
+find(const struct http_header *headers, size_t n, struct slice name)
+{
+    for (size_t i = 0; i < n; i++)
+        if (headers[i].name.n == name.n && strncasecmp(headers[i].name.p, name.p, name.n) == 0)
+            return (struct slice){ headers[i].value.p, headers[i].value.n < VALUE_MAX ? headers[i].value.n : VALUE_MAX };
+    return (struct slice){ NULL, 0 };
+}
+
+/* NULL: no memory; the line will say "-". */
+static struct access_kept *
+keep(const struct wanted *w, struct slice line, const struct http_header *headers, size_t n)
+{
+    struct slice values[WANTED_MAX];
+    size_t size = line.n;
+    for (unsigned i = 0; i < w->n; i++) {
+        values[i] = find(headers, n, w->names[i]);
+        size += values[i].n;
+    }
+    struct access_kept *kept = malloc(sizeof(*kept) + w->n * sizeof(kept->values[0]) + size);
+    if (kept == NULL)
+        return NULL;
+    char *p = (char *)(kept->values + w->n);
+    kept->line = (struct slice){ line.p != NULL ? p : NULL, line.n };
+    if (line.n > 0)
+        p = (char *)memcpy(p, line.p, line.n) + line.n;
+    for (unsigned i = 0; i < w->n; i++) {
+        kept->values[i] = (struct slice){ values[i].p != NULL ? p : NULL, values[i].n };
+        if (values[i].n > 0)
+            p = (char *)memcpy(p, values[i].p, values[i].n) + values[i].n;
+    }
+    return kept;
+}
+
+/* The request line, as long as the block holds it. */
+static struct slice
+request_line(struct h1 *h)
+{
+    const struct http_request *req = &h->r->req;
+    struct conn *c = &h->conn;
+    struct slice line = { "", 0 };
+    if (h->r->kept != NULL)
+        return h->r->kept->line;
+    if (c->in != NULL) {
+        /* Undecoded input may begin behind the head already. */
+        const char *end = c->in->data + c->in_end;
+        line.p = req->method.p != NULL ? req->method.p : c->in->data + c->in_start;
+        line.n = (size_t)(end - line.p);
+        const char *lf = memchr(line.p, '\n', line.n);
+        if (lf != NULL)
+            line.n = (size_t)(lf - line.p);
+        if (line.n > 0 && line.p[line.n - 1] == '\r')
+            line.n--;
+    }
+    if (line.n > VALUE_MAX)
+        line.n = VALUE_MAX;
+    return line;
+}
+
+void
+access_keep(struct h1 *h)
+{
+    const struct http_request *req = &h->r->req;
+    h->r->kept = keep(&h->app->own.access->wanted, request_line(h), req->headers, req->headers_n);
+}
+
+void
+access_keep_sent(struct h1 *h, const struct http_header *headers, size_t n)
+{
+    const struct wanted *w = &h->app->own.access->wanted_sent;
+    if (LIKELY(w->n == 0))
+        return;
+    free(h->r->kept_sent); /* of an answer that was given up */
+    h->r->kept_sent = keep(w, (struct slice){ NULL, 0 }, headers, n);
+}
+
+static struct slice
+request_header(struct h1 *h, unsigned i)
+{
+    const struct wanted *w = &h->app->own.access->wanted;
+    if (h->r->kept != NULL)
+        return h->r->kept->values[i];
+    if (h->r->is_head_taken || h->head == NULL)
+        return (struct slice){ NULL, 0 };
+    return find(h->r->req.headers, h->r->req.headers_n, w->names[i]);
+}
+
+/* --- pieces ------------------------------------------------------------------------------------------------------------------------- */
+
+static char *
+put(char *p, struct slice s)
+{
+    memcpy(p, s.p, s.n);
+    return p + s.n;
+}
+
+static char *
+put_number(char *p, uint64_t n)
+{
+    char digits[20];
+    unsigned i = sizeof(digits);
+    do
+        digits[--i] = (char)('0' + n % 10);
+    while ((n /= 10) > 0);
+    return put(p, (struct slice){ digits + i, sizeof(digits) - i });
+}
+
+/* "1.000456" */
+static char *
+put_seconds(char *p, uint64_t us)
+{
+    uint64_t rest = us % 1000000;
+    p = put_number(p, us / 1000000);
+    *p++ = '.';
+    for (int i = 5; i >= 0; i--) {
+        p[i] = (char)('0' + rest % 10);
+        rest /= 10;
+    }
+    return p + 6;
+}
+
+static void
+time_refresh(struct access *a, time_t now)
+{
     struct tm tm;
     localtime_r(&now, &tm);
     static const char months[12][4] = { "Jan", "Feb", "Mar", "Apr", "May", "Jun",
                                         "Jul", "Aug", "Sep", "Oct", "Nov", "Dec" };
     long zone = tm.tm_gmtoff / 60;
-    snprintf(own->access_time, sizeof(own->access_time), "%02u/%s/%04u:%02u:%02u:%02u %c%02u%02u",
+    char sign = zone < 0 ? '-' : '+';
+    unsigned hours = (unsigned)labs(zone) / 60 % 100, minutes = (unsigned)labs(zone) % 60;
+    snprintf(a->time, sizeof(a->time), "[%02u/%s/%04u:%02u:%02u:%02u %c%02u%02u]",
              (unsigned)tm.tm_mday % 100, months[tm.tm_mon], (unsigned)(tm.tm_year + 1900) % 10000,
              (unsigned)tm.tm_hour % 100, (unsigned)tm.tm_min % 100, (unsigned)tm.tm_sec % 100,
-             zone < 0 ? '-' : '+', (unsigned)labs(zone) / 60 % 100, (unsigned)labs(zone) % 60);
-    own->access_s = now;
+             sign, hours, minutes);
+    a->zone_at = (unsigned)strftime(a->time_json, sizeof(a->time_json), "%Y-%m-%dT%H:%M:%S", &tm);
+    snprintf(a->time_json + a->zone_at, sizeof(a->time_json) - a->zone_at, "%c%02u:%02u", sign, hours, minutes);
+    a->time_s = now;
+}
+
+static struct timespec
+now_of(struct access *a)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    if (UNLIKELY(now.tv_sec != a->time_s))
+        time_refresh(a, now.tv_sec);
+    return now;
 }
 
 /* Room for 4 bytes of each. Returns where it ends. */
@@ -58,122 +290,340 @@ escape(char *to, struct slice s)
     return to;
 }
 
-/* The request line, as long as the block holds it. */
-static struct slice
-request_line(struct h1 *h)
+static char *
+put_ip4(char *p, const unsigned char *ip)
 {
-    const struct http_request *req = &h->r->req;
-    struct conn *c = &h->conn;
-    struct slice line = { "", 0 };
-    if (h->r->line != NULL)
-        return (struct slice){ h->r->line, h->r->line_n };
-    if (c->in != NULL) {
-        /* Undecoded input may begin behind the head already. */
-        const char *end = c->in->data + c->in_end;
-        line.p = req->method.p != NULL ? req->method.p : c->in->data + c->in_start;
-        line.n = (size_t)(end - line.p);
-        const char *lf = memchr(line.p, '\n', line.n);
-        if (lf != NULL)
-            line.n = (size_t)(lf - line.p);
-        if (line.n > 0 && line.p[line.n - 1] == '\r')
-            line.n--;
+    for (int i = 0; i < 4; i++) {
+        if (i > 0)
+            *p++ = '.';
+        p = put_number(p, ip[i]);
     }
-    if (line.n > REQUEST_MAX)
-        line.n = REQUEST_MAX;
-    return line;
+    return p;
 }
 
-void
-access_keep_line(struct h1 *h)
+/* Room: INET6_ADDRSTRLEN. */
+static char *
+put_address(char *p, const struct sockaddr_storage *addr)
 {
-    struct slice line = request_line(h);
-    char *copy = malloc(line.n + 1);
-    if (copy == NULL)
-        return; /* the line will say "-" */
-    memcpy(copy, line.p, line.n);
-    h->r->line = copy;
-    h->r->line_n = (uint16_t)line.n;
+    if (LIKELY(addr->ss_family == AF_INET))
+        return put_ip4(p, (const unsigned char *)&((const struct sockaddr_in *)addr)->sin_addr);
+    if (addr->ss_family == AF_INET6 &&
+        inet_ntop(AF_INET6, &((const struct sockaddr_in6 *)addr)->sin6_addr, p, INET6_ADDRSTRLEN) != NULL)
+        return p + strlen(p);
+    return put(p, addr->ss_family == AF_UNIX ? SLICE("unix:") : SLICE("-"));
 }
 
 static char *
-put_peer(struct h1 *h, char *p, size_t room)
+put_client(struct h1 *h, char *p)
 {
     const struct net_address *client = &h->r->req.forwarded.client;
     if (client->family != AF_UNSPEC)
         return p + net_address_text(client, p);
-    const struct sockaddr_storage *addr = h1_peer(h);
-    const void *ip = addr->ss_family == AF_INET
-                         ? (const void *)&((const struct sockaddr_in *)addr)->sin_addr
-                         : (const void *)&((const struct sockaddr_in6 *)addr)->sin6_addr;
-    if ((addr->ss_family == AF_INET || addr->ss_family == AF_INET6) &&
-        inet_ntop(addr->ss_family, ip, p, (socklen_t)room) != NULL)
-        return p + strlen(p);
-    struct slice text = addr->ss_family == AF_UNIX ? SLICE("unix:") : SLICE("-");
-    memcpy(p, text.p, text.n);
-    return p + text.n;
+    return put_address(p, h1_peer(h));
+}
+
+static unsigned
+port_of(const struct sockaddr_storage *addr)
+{
+    return addr->ss_family == AF_INET    ? ntohs(((const struct sockaddr_in *)addr)->sin_port)
+           : addr->ss_family == AF_INET6 ? ntohs(((const struct sockaddr_in6 *)addr)->sin6_port)
+                                         : 0;
+}
+
+/* The name of Basic credentials (RFC 7617), decoded into out. */
+static struct slice
+user_of(struct slice header, char *out, size_t room)
+{
+    if (header.n < 6 || strncasecmp(header.p, "Basic ", 6) != 0)
+        return (struct slice){ NULL, 0 };
+    uint32_t bits = 0;
+    unsigned have = 0;
+    size_t n = 0;
+    for (size_t i = 6; i < header.n && n < room; i++) {
+        char c = header.p[i];
+        int v = c >= 'A' && c <= 'Z'   ? c - 'A'
+                : c >= 'a' && c <= 'z' ? c - 'a' + 26
+                : c >= '0' && c <= '9' ? c - '0' + 52
+                : c == '+'             ? 62
+                : c == '/'             ? 63
+                                       : -1;
+        if (v < 0)
+            break;
+        bits = bits << 6 | (uint32_t)v;
+        have += 6;
+        if (have < 8)
+            continue;
+        have -= 8;
+        out[n++] = (char)(bits >> have);
+    }
+    const char *colon = memchr(out, ':', n);
+    return (struct slice){ colon != NULL ? out : NULL, colon != NULL ? (size_t)(colon - out) : 0 };
+}
+
+/* A request line's parts; n == 0: it has none. */
+struct split {
+    struct slice method, target, path, query, protocol;
+};
+
+static struct split
+split(struct slice line)
+{
+    struct split s = { { "", 0 }, { "", 0 }, { "", 0 }, { "", 0 }, { "", 0 } };
+    const char *end = line.p + line.n, *first = memchr(line.p, ' ', line.n), *last = memrchr(line.p, ' ', line.n);
+    if (first == NULL || last == first)
+        return s;
+    s.method = (struct slice){ line.p, (size_t)(first - line.p) };
+    s.protocol = (struct slice){ last + 1, (size_t)(end - last - 1) };
+    s.target = (struct slice){ first + 1, (size_t)(last - first - 1) };
+    s.path = s.target;
+    const char *scheme = s.path.n > 0 && s.path.p[0] != '/' ? memmem(s.path.p, s.path.n, "://", 3) : NULL;
+    if (scheme != NULL) { /* absolute-form */
+        const char *slash = memchr(scheme + 3, '/', (size_t)(last - scheme - 3));
+        s.path = slash != NULL ? (struct slice){ slash, (size_t)(last - slash) } : SLICE("/");
+    }
+    const char *mark = memchr(s.path.p, '?', s.path.n);
+    if (mark != NULL) {
+        s.query = (struct slice){ mark + 1, s.path.n - (size_t)(mark - s.path.p) - 1 };
+        s.path.n = (size_t)(mark - s.path.p);
+    }
+    return s;
+}
+
+/* --- a line --------------------------------------------------------------------------------------------------------------------------- */
+
+/* What several parts ask for. */
+struct about {
+    struct h1 *h;
+    struct slice line;
+    struct split split;
+    int status;
+    uint64_t bytes;
+    uint64_t us; /* that it took */
+};
+
+static char *
+reserve(struct access *a, char *p, size_t more)
+{
+    a->line.n = (size_t)(p - a->line.p);
+    return buf_reserve(&a->line, more) == 0 ? a->line.p + a->line.n : NULL;
+}
+
+/* Escaped, or "-" where there is nothing. NULL: no memory. */
+static char *
+put_text(struct access *a, char *p, struct slice s)
+{
+    if (s.n == 0) {
+        *p++ = '-';
+        return p;
+    }
+    p = reserve(a, p, 4 * s.n + a->room);
+    return p != NULL ? escape(p, s) : NULL;
+}
+
+static char *
+put_path(struct access *a, char *p, struct slice path)
+{
+    char decoded[VALUE_MAX];
+    if (memchr(path.p, '%', path.n) == NULL)
+        return put_text(a, p, path);
+    return put_text(a, p, (struct slice){ decoded, http_unescape(decoded, path) });
+}
+
+/* ,"name":"text", or null. */
+static char *
+put_json(struct access *a, char *p, struct slice name, struct slice text, size_t max)
+{
+    if (text.n > max)
+        text.n = max;
+    p = reserve(a, p, JSON_ESCAPED_MAX * text.n + name.n + a->room);
+    if (p == NULL)
+        return NULL;
+    p = put(put(put(p, SLICE(",\"")), name), SLICE("\":"));
+    if (text.p == NULL)
+        return put(p, SLICE("null"));
+    *p++ = '"';
+    p = json_escape(p, text);
+    *p++ = '"';
+    return p;
+}
+
+static char *
+put_object(struct access *a, char *p, const struct about *about)
+{
+    struct h1 *h = about->h;
+    const struct split *s = &about->split;
+    char decoded[VALUE_MAX], client[INET6_ADDRSTRLEN + 8];
+    struct timespec now = now_of(a);
+    p = put(p, SLICE("{\"time\":\""));
+    p = put(p, (struct slice){ a->time_json, a->zone_at });
+    unsigned ms = (unsigned)(now.tv_nsec / 1000000);
+    *p++ = '.';
+    *p++ = (char)('0' + ms / 100);
+    *p++ = (char)('0' + ms / 10 % 10);
+    *p++ = (char)('0' + ms % 10);
+    p = put(p, slice_of(a->time_json + a->zone_at));
+    p = put(p, SLICE("\",\"pid\":"));
+    p = put(p, slice_of(a->pid));
+    p = put_json(a, p, SLICE("client"), (struct slice){ client, (size_t)(put_client(h, client) - client) }, sizeof(client));
+    if (s->method.n > 0) {
+        p = p != NULL ? put_json(a, p, SLICE("method"), s->method, VALUE_MAX) : NULL;
+        struct slice path = { decoded, http_unescape(decoded, s->path) };
+        p = p != NULL ? put_json(a, p, SLICE("path"), path, VALUE_MAX) : NULL;
+        p = p != NULL ? put_json(a, p, SLICE("query"), s->query, VALUE_MAX) : NULL;
+        p = p != NULL ? put_json(a, p, SLICE("protocol"), s->protocol, VALUE_MAX) : NULL;
+    } else { /* what is no request line, as it came */
+        p = p != NULL ? put_json(a, p, SLICE("request"), about->line, VALUE_MAX) : NULL;
+    }
+    if (p == NULL)
+        return NULL;
+    p = put_number(put(p, SLICE(",\"status\":")), (uint64_t)about->status);
+    p = put_number(put(p, SLICE(",\"bytes\":")), about->bytes);
+    p = put_seconds(put(p, SLICE(",\"duration\":")), about->us);
+    p = put_json(a, p, SLICE("scheme"), h->r->req.is_https ? SLICE("https") : SLICE("http"), VALUE_MAX);
+    p = p != NULL ? put_json(a, p, SLICE("host"), request_header(h, a->host), JSON_HEADER_MAX) : NULL;
+    p = p != NULL ? put_json(a, p, SLICE("referer"), request_header(h, a->referer), JSON_HEADER_MAX) : NULL;
+    p = p != NULL ? put_json(a, p, SLICE("user_agent"), request_header(h, a->agent), JSON_HEADER_MAX) : NULL;
+    if (p != NULL && h->r->req.id.n > 0)
+        p = put_json(a, p, SLICE("request_id"), h->r->req.id, VALUE_MAX);
+    if (p != NULL)
+        *p++ = '}';
+    return p;
+}
+
+static char *
+put_part(struct access *a, const struct part *part, char *p, const struct about *about)
+{
+    struct h1 *h = about->h;
+    char user[256];
+    unsigned port;
+    switch (part->atom) {
+    case ACCESS_TEXT:
+        return put(p, part->text);
+    case ACCESS_CLIENT:
+        return put_client(h, p);
+    case ACCESS_DASH:
+        *p++ = '-';
+        return p;
+    case ACCESS_USER:
+        return put_text(a, p, user_of(request_header(h, a->user), user, sizeof(user)));
+    case ACCESS_TIME:
+        (void)now_of(a);
+        return put(p, slice_of(a->time));
+    case ACCESS_REQUEST:
+        return put_text(a, p, about->line);
+    case ACCESS_STATUS:
+        return put_number(p, (uint64_t)about->status);
+    case ACCESS_METHOD:
+        return put_text(a, p, about->split.method);
+    case ACCESS_PATH:
+        return put_path(a, p, about->split.path);
+    case ACCESS_QUERY:
+        return about->split.query.n > 0 ? put_text(a, p, about->split.query) : p;
+    case ACCESS_PROTOCOL:
+        return put_text(a, p, about->split.protocol);
+    case ACCESS_TARGET:
+        return put_text(a, p, about->split.target);
+    case ACCESS_BYTES:
+        return put_number(p, about->bytes);
+    case ACCESS_SECONDS:
+        return put_number(p, about->us / 1000000);
+    case ACCESS_MILLISECONDS:
+        return put_number(p, about->us / 1000);
+    case ACCESS_MICROSECONDS:
+        return put_number(p, about->us);
+    case ACCESS_DECIMAL_SECONDS:
+        return put_seconds(p, about->us);
+    case ACCESS_PID:
+        return put(put(put(p, SLICE("<")), slice_of(a->pid)), SLICE(">"));
+    case ACCESS_ID:
+        return put_text(a, p, h->r->req.id);
+    case ACCESS_REQUEST_HEADER:
+        return put_text(a, p, request_header(h, part->header));
+    case ACCESS_RESPONSE_HEADER:
+        return put_text(a, p, h->r->kept_sent != NULL ? h->r->kept_sent->values[part->header] : (struct slice){ NULL, 0 });
+    case ACCESS_CLIENT_PORT:
+        port = h->r->req.forwarded.client.family != AF_UNSPEC ? h->r->req.forwarded.client.port : port_of(h1_peer(h));
+        return port != 0 ? put_number(p, port) : put(p, SLICE("-"));
+    case ACCESS_SERVER_NAME:
+        return put_address(p, h1_local(h));
+    case ACCESS_SERVER_PORT:
+        port = port_of(h1_local(h));
+        return port != 0 ? put_number(p, port) : put(p, SLICE("-"));
+    case ACCESS_SCHEME:
+        return put(p, h->r->req.is_https ? SLICE("https") : SLICE("http"));
+    case ACCESS_JSON:
+        return put_object(a, p, about);
+    }
+    return p;
+}
+
+/* access_log.exclude: the path itself, a prefix that ends in a slash, or a pattern. */
+static bool
+is_excluded(const struct conf *conf, struct slice path)
+{
+    char text[VALUE_MAX + 1];
+    if (path.n > VALUE_MAX)
+        return false;
+    memcpy(text, path.p, path.n);
+    text[path.n] = '\0';
+    for (size_t i = 0; i < conf->access_log_exclude.n; i++) {
+        const char *pattern = conf->access_log_exclude.v[i];
+        size_t n = strlen(pattern);
+        if (strpbrk(pattern, "*?[") != NULL ? fnmatch(pattern, text, 0) == 0
+            : n > 1 && pattern[n - 1] == '/' ? strncmp(text, pattern, n) == 0
+                                             : strcmp(text, pattern) == 0)
+            return true;
+    }
+    return false;
+}
+
+/* Whether this request gets no line. */
+static bool
+is_passed_over(struct access *a, const struct conf *conf, const struct about *about)
+{
+    if (UNLIKELY(conf->access_log_exclude.n > 0) && about->status < 500 && is_excluded(conf, about->split.path))
+        return true;
+    if (LIKELY(conf->access_sample_ppm == 1000000) || about->status >= 400)
+        return false;
+    a->sample += conf->access_sample_ppm;
+    if (a->sample < 1000000)
+        return true;
+    a->sample -= 1000000;
+    return false;
 }
 
 void
 access_note(struct h1 *h)
 {
-    struct http_own *own = &h->app->own;
+    struct http_app *app = h->app;
+    struct access *a = app->own.access;
     const struct h1_req *r = h->r;
-    struct slice line = request_line(h);
-    if (own->access.n > WAITING_MAX || buf_reserve(&own->access, line.n * 4 + LINE_REST) < 0) {
-        own->access_lost++;
+    int64_t now_ns = clock_ns();
+    struct about about = {
+        .h = h,
+        .line = request_line(h),
+        /* 499, as nginx has it: the client went before there was an answer. */
+        .status = r->sending ? r->status : 499,
+        .bytes = r->sending && !r->no_body ? r->sent : 0,
+        .us = (uint64_t)(now_ns - r->began_ns) / 1000,
+    };
+    about.split = split(about.line);
+    if (is_passed_over(a, app->conf, &about))
+        return;
+    a->line.n = 0;
+    char *p = buf_reserve(&a->line, a->room) == 0 ? a->line.p : NULL;
+    for (size_t i = 0; p != NULL && i < a->parts_n; i++)
+        p = put_part(a, &a->parts[i], p, &about);
+    if (p == NULL) {
+        log_error("no memory for a line of the access log");
         return;
     }
-    time_refresh(own);
-    char *p = own->access.p + own->access.n;
-    p = put_peer(h, p, INET6_ADDRSTRLEN);
-    p += sprintf(p, " - - [%s] \"", own->access_time);
-    p = line.n > 0 ? escape(p, line) : (*p = '-', p + 1);
-    int64_t took_us = (clock_ns() - r->began_ns) / 1000;
-    /* 499, as nginx has it: the client went before there was an answer. */
-    int status = r->sending ? r->status : 499;
-    p += sprintf(p, "\" %d %llu %lld.%06lld\n", status,
-                 (unsigned long long)(r->sending && !r->no_body ? r->sent : 0),
-                 (long long)(took_us / 1000000), (long long)(took_us % 1000000));
-    own->access.n = (size_t)(p - own->access.p);
-}
-
-static bool
-takes_more(const struct http_app *app)
-{
-    struct pollfd fd = { .fd = app->access_fd, .events = POLLOUT };
-    return app->own.access_is_file || poll(&fd, 1, 0) > 0;
-}
-
-void
-access_flush(struct http_app *app)
-{
-    struct http_own *own = &app->own;
-    size_t done = 0;
-    while (done < own->access.n && takes_more(app)) {
-        size_t n = own->access.n - done;
-        if (!own->access_is_file && n > PIECE) {
-            /* Whole lines, so that those of several workers do not mix. */
-            const char *end = memrchr(own->access.p + done, '\n', PIECE);
-            n = end != NULL ? (size_t)(end + 1 - own->access.p) - done : (size_t)PIECE;
-        }
-        ssize_t wrote = write(app->access_fd, own->access.p + done, n);
-        if (wrote < 0 && errno == EINTR)
-            continue;
-        if (wrote < 0 && errno == EAGAIN)
-            break;
-        if (wrote <= 0) { /* a full disk or a closed pipe: nobody reads these lines */
-            log_error("cannot write the access log (%s): %zu bytes lost", strerror(errno),
-                      own->access.n - done);
-            done = own->access.n;
-            break;
-        }
-        done += (size_t)wrote;
-    }
-    memmove(own->access.p, own->access.p + done, own->access.n - done);
-    own->access.n -= done;
-    if (own->access_lost > 0 && own->access.n < WAITING_MAX) {
-        log_warning("the access log was not read fast enough: %llu lines lost",
-                    (unsigned long long)own->access_lost);
-        own->access_lost = 0;
-    }
+    size_t n = (size_t)(p - a->line.p);
+    if (n >= LOG_LINE_MAX)
+        n = LOG_LINE_MAX - 1;
+    a->line.p[n] = '\n';
+    if (app->access_fd >= 0)
+        log_access(app->access_fd, now_ns, a->line.p, n + 1);
+    if (app->on_access != NULL)
+        app->on_access(app, (struct slice){ a->line.p, n });
 }

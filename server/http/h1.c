@@ -8,7 +8,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/ioctl.h>
-#include <sys/stat.h>
 
 #include "static.h"
 #include "status.h"
@@ -79,7 +78,7 @@ h1_opened(struct conn *c)
 {
     struct h1 *h = h1_of(c);
     h->app = c->net->ops->app;
-    if (h->app->access_fd >= 0)
+    if (access_is_on(h->app))
         conn_peer(c); /* a client that has gone has no address any more */
     deadline_idle(h);
 }
@@ -103,7 +102,7 @@ h1_misplaced(struct conn *c)
         h->r->began_ns = h->app->net->now_ns;
         tally_begin(h);
         h1_write_misplaced(h);
-        if (h->app->access_fd >= 0)
+        if (access_is_on(h->app))
             access_note(h);
     }
     finish(h, true);
@@ -215,6 +214,8 @@ h1_begin(struct h1 *h)
     const struct http_request *req = &r->req;
     r->began_ns = h->app->net->now_ns;
     tally_begin(h);
+    if (h->app->conf->request_id)
+        request_id_take(h);
     size_t method = req->method.n < sizeof(r->what) / 2 ? req->method.n : sizeof(r->what) / 2;
     size_t path =
         req->path.n < sizeof(r->what) - method - 1 ? req->path.n : sizeof(r->what) - method - 1;
@@ -271,8 +272,8 @@ h1_head_done(struct h1 *h)
     struct h1_req *r = h->r;
     if (r->is_head_taken)
         return;
-    if (h->app->access_fd >= 0)
-        access_keep_line(h);
+    if (access_is_on(h->app))
+        access_keep(h);
     r->is_head_taken = true;
     h1_head_give(h);
     r->req.method = r->req.target = r->req.path = r->req.query = (struct slice){ 0 };
@@ -314,7 +315,7 @@ h1_refuse(struct h1 *h, int status)
         r->keep_alive = false;
         tally_begin(h);
         h1_write_own(h, status, true);
-        if (h->app->access_fd >= 0)
+        if (access_is_on(h->app))
             access_note(h);
     }
     finish(h, true);
@@ -363,7 +364,7 @@ h1_end(struct h1 *h)
     ASSERT(h->state == H1_IN_HAND || h->state == H1_WEBSOCKET);
     h->app->net->now_ns = clock_ns(); /* the application may have run for long: deadlines follow */
     tally_answer(h);
-    if (h->app->access_fd >= 0 && !r->is_quiet)
+    if (access_is_on(h->app) && !r->is_quiet)
         access_note(h);
     h->app->in_hand--;
     gate_leave(h);
@@ -512,10 +513,7 @@ h1_release(struct conn *c, void *owner)
 static void
 h1_flushed(struct net *net)
 {
-    struct http_app *app = net->ops->app;
-    tally_turn(app);
-    if (app->own.access.n > 0)
-        access_flush(app);
+    tally_turn(net->ops->app);
 }
 
 int
@@ -528,9 +526,6 @@ http_init(struct http_app *app, struct conn_ops *ops)
     app->draining = app->is_unready = false;
     app->in_hand = app->websockets = 0;
     app->own = (struct http_own){ 0 };
-    struct stat st;
-    app->own.access_is_file =
-        app->access_fd >= 0 && fstat(app->access_fd, &st) == 0 && S_ISREG(st.st_mode);
     *ops = (struct conn_ops){
         .size = sizeof(struct h1),
         .opened = h1_opened,
@@ -550,7 +545,8 @@ http_init(struct http_app *app, struct conn_ops *ops)
     list_init(&app->own.gate.streams);
     h1_ws_configure(app);
     int err = ws_shared_init(&app->own.ws);
-    if (err == 0 && ((err = status_init(app)) < 0 || (err = statics_init(app)) < 0))
+    if (err == 0 && ((err = status_init(app)) < 0 || (err = statics_init(app)) < 0 ||
+                     (err = access_init(app)) < 0 || (err = request_id_init(app)) < 0))
         ws_shared_fini(&app->own.ws);
     return err;
 }
@@ -558,13 +554,11 @@ http_init(struct http_app *app, struct conn_ops *ops)
 void
 http_fini(struct http_app *app)
 {
-    if (app->own.access.n > 0)
-        access_flush(app);
     h1_pools_fini(app);
     statics_fini(app);
     ws_shared_fini(&app->own.ws);
     buf_free(&app->own.headers);
-    buf_free(&app->own.access);
+    access_fini(app);
 }
 
 /* An idle connection is to end soon. */

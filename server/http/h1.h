@@ -20,7 +20,9 @@ enum {
     H1_DRAIN_FRESH_MS = 3000,     /* one that has not asked yet */
     H1_WHAT_MAX = 48,             /* of "GET /path" kept for log lines */
     /* room behind the application's headers for ours and the framing */
-    H1_SEND_SLACK = 320,
+    H1_SEND_SLACK = 456,
+    H1_ID_MAX = 64,  /* bytes of a request's id */
+    H1_ID_MADE = 32, /* of one that is made */
 };
 
 /*     HEAD --begin()--> IN_HAND --h1_end()--> HEAD, or SKIP_BODY -> HEAD, or CLOSED
@@ -42,8 +44,8 @@ struct h1_req {
     struct list timed; /* gate.c */
     struct http_request req;
     void *data;
-    /* for the access log: copy of the request line, from h1_head_done() on */
-    char *line;
+    /* for the access log, from h1_head_done() on: what is kept of the head; of the answer's head */
+    struct access_kept *kept, *kept_sent;
     char *host;       /* a Host that had to be put together: forwarded.c's */
     struct h1_ws *ws; /* NULL unless req.is_websocket */
     int64_t began_ns;
@@ -63,7 +65,6 @@ struct h1_req {
     uint64_t skip_from; /* body_got when SKIP_BODY began */
     char *out;          /* room for the head that was taken and not yet sent */
     uint32_t out_n, out_room;
-    uint16_t line_n;
     uint16_t status;
     uint8_t what_n;
     uint8_t method;                                  /* enum metrics_method */
@@ -85,6 +86,7 @@ struct h1_req {
     bool is_counted, is_waiting; /* gate.c: the application has it; it waits for that */
     uint16_t overdue_status;     /* gate.c */
     bool refused;           /* we answered in the application's place: to it the client is gone */
+    char id[H1_ID_MAX];     /* req.id */
     char what[H1_WHAT_MAX]; /* "GET /path", perhaps cut, for log lines */
 };
 
@@ -196,10 +198,23 @@ void tally_answer(struct h1 *h); /* the answer is complete, or will never be; on
 void tally_turn(struct http_app *app);
 void tally_message(bool is_in, size_t n);
 void tally_closed(unsigned code);
+/* request_id.c */
+int request_id_init(struct http_app *app); /* 0 or -errno */
+void request_id_take(struct h1 *h);        /* of a request whose head is whole */
+/* The header of the answer, if it is to have one and headers have none. Room: H1_SEND_SLACK has it. Returns the end. */
+char *request_id_put(char *p, const struct h1 *h, const struct http_header *headers, size_t n);
 
 /* access.c */
-void access_note(struct h1 *h);      /* one line about the request that ends now */
-void access_keep_line(struct h1 *h); /* copies the request line before the block goes */
-void access_flush(struct http_app *app);
+int access_init(struct http_app *app); /* 0 or -ENOMEM */
+void access_fini(struct http_app *app);
+void access_note(struct h1 *h); /* one line about the request that ends now */
+void access_keep(struct h1 *h); /* copies what it needs of the head before the block goes */
+/* And of the answer's head. */
+void access_keep_sent(struct h1 *h, const struct http_header *headers, size_t n);
+static inline bool
+access_is_on(const struct http_app *app)
+{
+    return app->access_fd >= 0 || app->on_access != NULL;
+}
 
 #endif

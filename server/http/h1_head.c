@@ -97,7 +97,8 @@ h1_req_give(struct h1 *h)
     h->r = NULL;
     if (r == NULL)
         return;
-    free(r->line);
+    free(r->kept);
+    free(r->kept_sent);
     free(r->host);
     if (r->ws != NULL)
         h1_ws_free(r->ws);

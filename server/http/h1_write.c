@@ -264,6 +264,7 @@ h1_start_as(struct h1 *h, int status, struct slice reason, const struct http_hea
         }
     }
     p = h1_put_own(p, app, told.server, told.date);
+    p = request_id_put(p, h, headers, n);
     r->out = start;
     r->out_n = (uint32_t)(p - start);
     r->out_room = room > UINT32_MAX ? UINT32_MAX : (uint32_t)room;
@@ -273,6 +274,8 @@ h1_start_as(struct h1 *h, int status, struct slice reason, const struct http_hea
     r->close |= told.close;
     r->is_event_stream = told.event_stream;
     r->started = true;
+    if (access_is_on(app))
+        access_keep_sent(h, headers, n);
     return HTTP_OK;
 }
 
@@ -453,7 +456,7 @@ static enum http_write
 bad_length(struct h1 *h, enum http_write err, uint64_t sent)
 {
     struct h1_req *r = h->r;
-    log_error("%.*s: the application sent %s body than its Content-Length: %llu bytes of %llu; the "
+    log_about(LOG_ERROR, r->req.id, "%.*s: the application sent %s body than its Content-Length: %llu bytes of %llu; the "
               "connection is "
               "closed; let it give the right length or none",
               (int)r->what_n, r->what, err == HTTP_TOO_LONG ? "more" : "less",

@@ -637,6 +637,7 @@ h1_ws_accept(struct h1 *h, struct slice subprotocol, const struct http_header *h
         p = next;
     }
     p = h1_put_own(p, app, has_server, has_date);
+    p = request_id_put(p, h, headers, n);
     p = put(p, SLICE("\r\n"));
     conn_out_commit(c, (size_t)(p - start));
     r->status = 101;

@@ -13,7 +13,7 @@
  *   streams.c    event streams when a worker leaves
  *   gate.c       how many requests the application has at once, and for how long
  *   status.c     status lines, Date and Server
- *   access.c     the access log
+ *   access.c     the access log                   request_id.c  what names a request in logs
  *   tally.c      what requests leave in the metrics
  *   forwarded.c  what trusted proxies say in headers of who asks, and for what
  *   chars.c      what a byte may be
@@ -69,6 +69,7 @@ struct http_request {
     bool takes_trailers;     /* TE: trailers, and HTTP/1.1 */
     bool is_websocket;       /* asks for one, as RFC 6455 section 4.2.1 wants it */
     uint64_t content_length; /* UINT64_MAX: none (chunked or no body) */
+    struct slice id;         /* n == 0: requests have none; valid until h1_end() */
     struct http_forwarded forwarded;
 };
 
@@ -110,12 +111,9 @@ struct http_own {
     struct head *free_heads;  /* parsed heads kept for reuse */
     struct h1_req *free_reqs; /* and requests */
     unsigned free_heads_n, free_reqs_n;
-    struct buf access;    /* access log lines not yet written */
-    uint64_t access_lost; /* lines dropped because whoever reads the log is too slow */
-    time_t access_s;      /* the second of access_time */
-    char access_time[32];
+    struct access *access; /* access.c's */
+    uint64_t id_state[2];  /* request_id.c's */
     struct statics *statics; /* static.c's; NULL: there are none */
-    bool access_is_file; /* a regular file never blocks for long */
     struct http_gate gate;
     struct ws_shared ws;
 };
@@ -130,7 +128,9 @@ struct http_app {
     void (*conn_freed)(struct http_app *app, void *conn_data);
     struct net *net;
     const struct conf *conf;
-    int access_fd;          /* -1 = no access log */
+    int access_fd;          /* -1 = no access log; without a ring (base/log.h) its lines go there */
+    /* Gets each line of the access log too, without its newline; NULL = nobody. */
+    void (*on_access)(struct http_app *app, struct slice line);
     bool is_gated;          /* the app's to set: limits.concurrency and timeouts.request hold, and http_turn() is called */
     bool serves_websockets; /* the app's to set; else Upgrade is ignored */
     bool answers_health;    /* health.c does, on every connection; set by http_init() */
@@ -146,7 +146,7 @@ struct http_app {
 /* Fills in ops for net_init(). The caller has set the callbacks, conf, net and access_fd; app
  * outlives the net. 0 or -ENOMEM. */
 int http_init(struct http_app *app, struct conn_ops *ops);
-/* After net_fini(). Writes what is left of the access log. */
+/* After net_fini(). */
 void http_fini(struct http_app *app);
 
 /* Begins the drain: idle connections are closed, those that were asked or made within the last moments a

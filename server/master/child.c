@@ -70,8 +70,9 @@ child_to(struct child *c, enum child_state state)
  * the master closes it. */
 static _Noreturn void
 run(struct master *m, unsigned slot, const struct generation *g, int control, int asks,
-    struct metrics_block *metrics)
+    struct metrics_block *metrics, const struct log_source *log)
 {
+    log_drain_become(m->logs.drain, log);
     metrics_begin(m->metrics, metrics);
     close(m->signal_fd);
     CHILDREN_EACH(c, m)
@@ -85,10 +86,10 @@ run(struct master *m, unsigned slot, const struct generation *g, int control, in
         close(m->upgrade.channel);
     if (m->reload.state == RELOAD_TRYING)
         sockets_change_forget(&m->reload.change);
-    /* A replacement that is tried for a reload writes where the new configuration says; the
-     * master does not yet. */
+    /* What a replacement that is tried for a reload prints goes where the new configuration says;
+     * the master's lines, and those that it writes for the worker, do not yet. */
     int code = g->number != m->now.number ? -logs_apply(&m->logs, g->conf) : EXIT_CODE_OK;
-    log_set_level((enum log_level)g->conf->log_level);
+    logs_form(g->conf, (int)slot);
     if (m->logs.saved_stderr >= 0)
         close(m->logs.saved_stderr);
     set_title(slot, g->conf);
@@ -133,8 +134,14 @@ child_start(struct master *m, unsigned slot, const struct generation *g, struct 
     if (c == NULL)
         return -ENOMEM;
     list_init(&c->node);
+    if ((c->log = log_drain_add(m->logs.drain, slot)) == NULL) {
+        free(c);
+        log_error("cannot start worker %u: no memory for its log lines", slot);
+        return -ENOMEM;
+    }
     if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, ends) < 0) {
         int err = errno;
+        log_drain_end(m->logs.drain, c->log);
         free(c);
         log_error("cannot start worker %u: no control socket: %s", slot, strerror(err));
         return -err;
@@ -152,13 +159,15 @@ child_start(struct master *m, unsigned slot, const struct generation *g, struct 
     c->started_ns = clock_ns();
     c->metrics = metrics_take(m->metrics, slot, g->number, c->started_ns);
     fflush(NULL); /* what stdio holds would be written twice */
+    log_drain_hold(m->logs.drain);
     c->pid = fork();
     if (c->pid == 0) {
         close_ends(c);
         c->control = c->asks = -1;
-        run(m, slot, g, ends[1], asks[1], c->metrics);
+        run(m, slot, g, ends[1], asks[1], c->metrics, c->log);
     }
     int err = errno;
+    log_drain_release(m->logs.drain);
     close(ends[1]);
     if (asks[1] >= 0)
         close(asks[1]);
@@ -189,6 +198,7 @@ child_count_restart(const struct master *m, unsigned slot, enum metrics_restart 
 void
 child_free(struct master *m, struct child *c)
 {
+    log_drain_end(m->logs.drain, c->log);
     ctl_unwatch(m, c);
     close_ends(c);
     list_del(&c->node);

@@ -15,11 +15,14 @@ logs_init(struct logs *l)
 {
     l->access_fd = -1;
     l->saved_stderr = -1;
+    l->drain = NULL;
 }
 
 void
 logs_fini(struct logs *l)
 {
+    if (l->drain != NULL)
+        log_drain_stop(l->drain);
     if (l->access_fd > STDERR_FILENO)
         close(l->access_fd);
     if (l->saved_stderr >= 0) {
@@ -95,6 +98,22 @@ apply_access(struct logs *l, const char *path)
     return 0;
 }
 
+/* As terminals and those who use them have it: https://no-color.org */
+static bool
+is_coloured(const struct conf *conf)
+{
+    const char *no_color = getenv("NO_COLOR"), *term = getenv("TERM");
+    return conf->log_file == NULL && isatty(STDERR_FILENO) && (no_color == NULL || *no_color == '\0') &&
+           term != NULL && strcmp(term, "dumb") != 0;
+}
+
+void
+logs_form(const struct conf *conf, int slot)
+{
+    log_set_level((enum log_level)conf->log_level);
+    log_set_form(conf->log_is_json, is_coloured(conf), slot);
+}
+
 int
 logs_apply(struct logs *l, const struct conf *conf)
 {
@@ -109,6 +128,21 @@ logs_apply(struct logs *l, const struct conf *conf)
     return failed ? -EXIT_CODE_SYSTEM : 0;
 }
 
+int
+logs_open(struct logs *l, const struct conf *conf)
+{
+    int code = logs_apply(l, conf);
+    if (code < 0)
+        return code;
+    if (l->drain == NULL && (l->drain = log_drain_start()) == NULL) {
+        log_operator("cannot start: no memory or thread for the logs");
+        return -EXIT_CODE_SYSTEM;
+    }
+    logs_form(conf, LOG_NO_SLOT);
+    log_drain_to(l->drain, STDERR_FILENO, l->access_fd);
+    return 0;
+}
+
 void
 logs_say(const struct logs *l, const char *format, ...)
 {
@@ -117,6 +151,8 @@ logs_say(const struct logs *l, const char *format, ...)
     va_start(args, format);
     vsnprintf(text, sizeof(text), format, args);
     va_end(args);
+    if (l->drain != NULL)
+        log_drain_flush(l->drain); /* it may be about them */
     log_operator("%s", text);
     if (l->saved_stderr >= 0)
         dprintf(l->saved_stderr, "ringcorn: %s\n", text);

@@ -34,7 +34,6 @@ open_all(struct master *m)
         log_operator("cannot start: signalfd: %s", strerror(-m->signal_fd));
         return -EXIT_CODE_SYSTEM;
     }
-    log_set_level((enum log_level)conf->log_level);
     if (upgrade_open(m) < 0)
         return -EXIT_CODE_SYSTEM;
     nofile_fit(conf);
@@ -57,7 +56,7 @@ open_all(struct master *m)
     pid_t from = m->upgrade.handover.from;
     if (health_apply(m) < 0 || ctl_apply(m) < 0 ||
         (is_mine ? pidfile_write(conf->pid_file, 0) : pidfile_check(conf->pid_file, from)) < 0 ||
-        slots_grow(m, m->wanted) < 0 || logs_apply(&m->logs, conf) < 0)
+        slots_grow(m, m->wanted) < 0 || logs_open(&m->logs, conf) < 0)
         return -EXIT_CODE_SYSTEM;
     m->oom_kills = conf_oom_kills();
     certs_begin(m);

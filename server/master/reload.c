@@ -128,9 +128,8 @@ reload_commit(struct master *m, struct child *c)
     generation_fini(&m->now);
     m->now = r->next;
     r->next = (struct generation){ 0 };
-    log_set_level((enum log_level)m->now.conf->log_level);
     m->watch = m->now.conf->reload_enabled ? watch_open(m->now.conf) : NULL;
-    (void)logs_apply(&m->logs, m->now.conf);
+    (void)logs_open(&m->logs, m->now.conf);
     certs_begin(m);
     c->certs = m->certs.version;
     (void)health_apply(m); /* printed; what there was stays */

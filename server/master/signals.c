@@ -59,7 +59,7 @@ signals_reset(void)
 void
 reopen_logs(struct master *m, const char *who)
 {
-    if (logs_apply(&m->logs, m->now.conf) < 0)
+    if (logs_open(&m->logs, m->now.conf) < 0)
         return;
     log_info("%s: log files reopened", who);
     CHILDREN_EACH(c, m) {

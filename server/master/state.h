@@ -64,6 +64,7 @@ struct child {
     int control;     /* our end, or -1 after its end of the stream */
     int asks;        /* our end for questions that a thread of its own answers, or -1 */
     struct ctl_source ctl_source; /* of asks */
+    struct log_source *log;
     int access_fd;   /* its number in the worker, or -1 */
     int64_t started_ns, ready_ns;
     int64_t pinged_ns;     /* CONTROL_PING sent and not answered, 0 = none */

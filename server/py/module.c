@@ -159,7 +159,36 @@ module_task_start(PyObject *module, PyObject *args)
     return task_start(loop, coro, context, NULL);
 }
 
+/* _log(level, logger, message, request_id, exception): a line of the error log, as those of C. The last two may be None. */
+static PyObject *
+module_log(PyObject *module, PyObject *args)
+{
+    enum { PARTS = 5 };
+    struct slice parts[PARTS];
+    PyObject *owners[PARTS] = { 0 };
+    bool is_right = PyTuple_GET_SIZE(args) == PARTS;
+    (void)module;
+    for (size_t i = 0; is_right && i < PARTS; i++) {
+        PyObject *text = PyTuple_GET_ITEM(args, (Py_ssize_t)i);
+        parts[i] = (struct slice){ "", 0 };
+        if (text == Py_None)
+            continue;
+        /* Lone surrogates, of file names for instance, are to be seen rather than to fail. */
+        owners[i] = PyUnicode_Check(text) ? PyUnicode_AsEncodedString(text, "utf-8", "backslashreplace") : NULL;
+        if ((is_right = owners[i] != NULL))
+            parts[i] = (struct slice){ PyBytes_AS_STRING(owners[i]), (size_t)PyBytes_GET_SIZE(owners[i]) };
+    }
+    if (is_right)
+        log_entry(&(struct log_entry){ parts[0], parts[1], parts[2], parts[3], parts[4] });
+    else if (!PyErr_Occurred())
+        PyErr_SetString(PyExc_TypeError, "_log() takes five arguments, str or None");
+    for (size_t i = 0; i < PARTS; i++)
+        Py_XDECREF(owners[i]);
+    return is_right ? Py_NewRef(Py_None) : NULL;
+}
+
 static PyMethodDef module_methods[] = {
+    { "_log", module_log, METH_VARARGS, "Write a line to the error log." },
     { "live", module_live, METH_NOARGS, "How many of each thing are alive in this process." },
     { "_task_start", module_task_start, METH_VARARGS,
       "Make a task and run its first step; only from a callback of the running loop." },

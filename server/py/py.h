@@ -46,6 +46,17 @@ py_dict_give(PyObject *dict, PyObject *key, PyObject *value)
     return err;
 }
 
+/* Sets a context variable (of str) in the current context; nothing is done where the text is empty. 0, or -1 with an exception set. GIL held. */
+static inline int
+py_context_set(PyObject *variable, struct slice text)
+{
+    if (LIKELY(text.n == 0))
+        return 0;
+    PY_OWNED PyObject *value = PyUnicode_DecodeLatin1(text.p, (Py_ssize_t)text.n, NULL);
+    PY_OWNED PyObject *token = value == NULL ? NULL : PyContextVar_Set(variable, value);
+    return token != NULL ? 0 : -1;
+}
+
 /* --- the event loop (loop.c) ------------------------------------------------------------------------------------
  * The C type _ringcorn.LoopCore; python/ringcorn/loop.py puts asyncio's own classes under it. One turn:
  *

@@ -42,6 +42,8 @@ static struct worker {
     size_t listeners_n;
     uint64_t requests_max; /* then it asks to be replaced */
     unsigned events; /* enum worker_event, to be told in the Python phase */
+    PyObject *access; /* new; of access_to(); NULL = nobody */
+    struct buf access_lines; /* for it, each with a NUL behind it */
     bool is_attached, is_serving, is_draining, is_quitting, drained_is_told;
 } w;
 
@@ -105,6 +107,15 @@ drain(enum worker_event how)
     while (w.listeners_n > 0)
         unlisten(w.listeners_n - 1);
     http_drain(&w.asgi.http);
+}
+
+/* Nobody empties our ring any more. */
+static void
+write_logs_alone(void)
+{
+    struct log_ring *ring = log_set_ring(NULL, -1);
+    if (ring != NULL)
+        log_empty_ring(ring, w.args->access_fd);
 }
 
 static void
@@ -188,6 +199,7 @@ on_control(struct io_op *op, int res, unsigned flags)
     }
     if (err == -EAGAIN || err == -ECANCELED)
         return;
+    write_logs_alone();
     if (!w.is_draining)
         log_warning("the master is gone (%s): this worker answers what it has and ends",
                     strerror(-err));
@@ -252,7 +264,34 @@ static bool
 on_has_work(void *self)
 {
     (void)self;
-    return w.events != 0 || asgi_has_work(&w.asgi) || exchanges_have_work(&w.wsgi.exchanges);
+    return w.events != 0 || w.access_lines.n > 0 || asgi_has_work(&w.asgi) || exchanges_have_work(&w.wsgi.exchanges);
+}
+
+/* To the handlers of ringcorn.access; what they raise is theirs (logging prints it). */
+static void
+tell_access_lines(void)
+{
+    struct buf lines = w.access_lines;
+    w.access_lines = (struct buf){ 0 };
+    for (size_t at = 0; at < lines.n;) {
+        size_t n = strlen(lines.p + at);
+        PY_OWNED PyObject *text = PyUnicode_DecodeUTF8(lines.p + at, (Py_ssize_t)n, "replace");
+        PY_OWNED PyObject *done = text == NULL ? NULL : PyObject_CallOneArg(w.access, text);
+        if (done == NULL)
+            PyErr_WriteUnraisable(w.access);
+        at += n + 1;
+    }
+    buf_free(&lines);
+}
+
+static void
+on_access(struct http_app *app, struct slice line)
+{
+    (void)app;
+    if (buf_reserve(&w.access_lines, line.n + 1) < 0)
+        return;
+    (void)buf_append(&w.access_lines, line.p, line.n);
+    (void)buf_append(&w.access_lines, "", 1);
 }
 
 static int
@@ -262,6 +301,8 @@ on_run(void *self)
     if (asgi_run(&w.asgi) < 0)
         return -1;
     exchanges_run(&w.wsgi.exchanges);
+    if (UNLIKELY(w.access_lines.n > 0))
+        tell_access_lines();
     static const struct {
         enum worker_event event;
         const char *name;
@@ -315,6 +356,7 @@ static const struct loop_client client = {
 static void
 forked_child(void)
 {
+    (void)log_set_ring(NULL, -1); /* whoever empties it knows of our end, not of this child's */
     if (!w.is_attached)
         return;
     w.is_attached = false;
@@ -426,6 +468,15 @@ worker_notify(PyObject *module, PyObject *callback)
 }
 
 static PyObject *
+worker_access_to(PyObject *module, PyObject *callback)
+{
+    (void)module;
+    Py_XSETREF(w.access, Py_NewRef(callback));
+    w.asgi.http.on_access = on_access;
+    Py_RETURN_NONE;
+}
+
+static PyObject *
 worker_cancel_all(PyObject *module, PyObject *unused)
 {
     (void)module, (void)unused;
@@ -461,6 +512,10 @@ worker_detach(PyObject *module, PyObject *unused)
     net_leave_io(&w.net);
     loop_detach(w.loop, &w);
     w.io = NULL;
+    if (w.access != NULL)
+        tell_access_lines();
+    w.asgi.http.on_access = NULL;
+    Py_CLEAR(w.access);
     Py_CLEAR(w.callback);
     Py_CLEAR(w.loop);
     Py_RETURN_NONE;
@@ -490,6 +545,7 @@ static PyMethodDef worker_methods[] = {
     { "direct", worker_direct, METH_VARARGS, NULL },
     { "serve_wsgi", worker_serve_wsgi, METH_VARARGS, NULL },
     { "notify", worker_notify, METH_O, NULL },
+    { "access_to", worker_access_to, METH_O, NULL },
     { "cancel_all", worker_cancel_all, METH_NOARGS, NULL },
     { "in_hand", worker_in_hand, METH_NOARGS, NULL },
     { "detach", worker_detach, METH_NOARGS, NULL },
@@ -542,7 +598,7 @@ options_new(const struct conf *conf)
     /* N steals, also where the building fails; a NULL among them fails it with its exception. */
     return Py_BuildValue(
         "{s:I,s:I,s:i,s:s,s:O,s:s,s:s,s:N,s:s,s:s,s:s,s:d,"
-        "s:I,s:I,s:s,s:s,s:I,s:O,s:I,s:N,s:N,s:N,s:s,s:s,s:s,s:s,s:K}",
+        "s:I,s:I,s:s,s:s,s:I,s:O,s:I,s:N,s:N,s:N,s:s,s:s,s:s,s:s,s:K,s:z,s:s}",
         "slot", w.args->slot, "workers", conf->workers, "stacks_signal", WORKER_STACKS_SIGNAL,
         "app", conf->app, "factory", conf->factory ? Py_True : Py_False, "app_dir", conf->app_dir,
         "interface", interface[conf->interface], "import_first", strings_list(&conf->import_first),
@@ -558,7 +614,8 @@ options_new(const struct conf *conf)
         "django_conn_max_age", conf->django_conn_max_age, "django_start_hop",
         conf->django_start_hop_is_moved ? "move" : "stock", "anyio_threads",
         conf->anyio_threads_are_stock ? "stock" : "auto", "memory",
-        (unsigned long long)conf_memory());
+        (unsigned long long)conf_memory(), "log_config", conf->log_config, "version",
+        RINGCORN_VERSION);
 }
 
 /* run() of the module called name; returns the exit code. */

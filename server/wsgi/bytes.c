@@ -350,7 +350,7 @@ start_answer(struct exchange *ex)
     if (LIKELY(err == HTTP_OK))
         return true;
     if (err != HTTP_BROKEN) { /* h1_check_start() let it pass */
-        log_error("%s: the answer's head is refused (%d)", ex->label, (int)err);
+        log_about(LOG_ERROR, ex->req.id, "%s: the answer's head is refused (%d)", ex->label, (int)err);
         h1_fail(h, 500);
     }
     return false;
@@ -451,7 +451,7 @@ bytes_receive(struct exchange *ex)
         size_t room = ex->in_end + body.n;
         char *in = malloc(room);
         if (in == NULL) {
-            log_error("%s: no memory for its body", ex->label);
+            log_about(LOG_ERROR, ex->req.id, "%s: no memory for its body", ex->label);
             return -ENOMEM;
         }
         if (ex->in_end > 0)

@@ -24,10 +24,10 @@ is_gone(const struct exchange *ex)
 static void
 report(struct wsgi_names *n, struct exchange *ex, PyObject *exception, const char *what)
 {
-    PY_OWNED PyObject *done = PyObject_CallFunction(n->report, "sOsO", ex->label, exception, what,
-                                                    is_gone(ex) ? Py_True : Py_False);
+    PY_OWNED PyObject *done = PyObject_CallFunction(n->report, "sOsOz#", ex->label, exception, what,
+                                                    is_gone(ex) ? Py_True : Py_False, ex->req.id.p, (Py_ssize_t)ex->req.id.n);
     if (done == NULL) {
-        log_error("%s: %s", ex->label, what);
+        log_about(LOG_ERROR, ex->req.id, "%s: %s", ex->label, what);
         PyErr_WriteUnraisable(n->report);
     }
 }
@@ -185,7 +185,10 @@ call_serve(struct exchange *ex)
         finish(w->names, ex, FAILED, true);
         return;
     }
-    call_app(w, ex);
+    if (LIKELY(py_context_set(w->names->request_id, ex->req.id) == 0))
+        call_app(w, ex);
+    else
+        finish(w->names, ex, FAILED, true);
     if (UNLIKELY(PyContext_Exit(context) < 0))
         PyErr_WriteUnraisable(context); /* the application has entered another, and not left it */
 }

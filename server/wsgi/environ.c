@@ -157,6 +157,8 @@ environ_new(struct wsgi *w, const struct exchange *ex, PyObject *input)
         return NULL;
     if (!slice_is(r->method, "GET") && py_dict_give(environ, n->s_REQUEST_METHOD, wsgi_method(n, r->method)) < 0)
         return NULL;
+    if (UNLIKELY(r->id.n > 0) && py_dict_give(environ, n->request_id_key, latin1(r->id)) < 0)
+        return NULL;
     if (UNLIKELY(r->is_https) && PyDict_SetItem(environ, n->scheme_key, n->https) < 0)
         return NULL;
     if (UNLIKELY(r->forwarded.root_path.p != NULL) &&

@@ -276,7 +276,7 @@ copy_head(struct exchanges *s, struct h1 *h)
     if (!exchange_ends(h, &ends, client))
         return NULL;
     size_t table = r->headers_n * sizeof(struct http_header);
-    size_t need = r->method.n + r->target.n + r->path.n + r->query.n + ends.client.n + ends.server.n +
+    size_t need = r->method.n + r->target.n + r->path.n + r->id.n + r->query.n + ends.client.n + ends.server.n +
                   r->forwarded.root_path.n;
     for (unsigned i = 0; i < r->headers_n; i++)
         need += r->headers[i].name.n + r->headers[i].value.n;
@@ -290,6 +290,7 @@ copy_head(struct exchanges *s, struct h1 *h)
     ex->req.target = put(&p, r->target);
     ex->req.path = put(&p, r->path);
     ex->req.query = put(&p, r->query);
+    ex->req.id = r->id.n > 0 ? put(&p, r->id) : (struct slice){ NULL, 0 };
     for (unsigned i = 0; i < r->headers_n; i++) {
         ex->req.headers[i].name = put(&p, r->headers[i].name);
         ex->req.headers[i].value = put(&p, r->headers[i].value);
@@ -785,7 +786,7 @@ exchanges_abandon(struct exchanges *s)
     exchanges_cancel_all(s);
     while (!list_is_empty(&s->all)) {
         struct exchange *ex = CONTAINER_OF(s->all.next, struct exchange, link);
-        log_warning("%s: left behind, its thread did not end", ex->label);
+        log_about(LOG_WARNING, ex->req.id, "%s: left behind, its thread did not end", ex->label);
         h1_fail(ex->h, 503);
         over(ex, 1);
     }

@@ -307,7 +307,9 @@ enum { WSGI_METHODS = 8 };
 struct wsgi_names {
     PyObject *module;
     PyTypeObject *start_type, *write_type, *input_type, *file_type; /* borrowed from module */
-    PyObject *report;       /* ringcorn.log.request_failed(label, exception, what, client_is_gone) */
+    PyObject *report;       /* ringcorn.log.request_failed(label, exception, what, client_is_gone, request_id) */
+    PyObject *request_id;   /* the context variable ringcorn.log.request_id */
+    PyObject *request_id_key; /* "ringcorn.request_id" */
     PyObject *disconnected; /* class ClientDisconnected(ConnectionResetError) */
     PyObject *input_key;    /* "wsgi.input" */
     PyObject *scheme_key;   /* "wsgi.url_scheme" */

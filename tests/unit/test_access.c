@@ -1,5 +1,7 @@
-/* test_access.c: the access log: form, escaping, refusals, and a reader that is too slow. */
+/* test_access.c: the access log: form, escaping, refusals, formats, and which requests have a line. */
 #include "http_fixture.h"
+
+#include "conf/load.h"
 
 #include <regex.h>
 
@@ -17,6 +19,16 @@ matches(const char *text, const char *pattern)
 }
 
 #define TIME "\\[[0-9]{2}/[A-Z][a-z]{2}/[0-9]{4}:[0-9]{2}:[0-9]{2}:[0-9]{2} [+-][0-9]{4}\\]"
+
+static void
+form(struct conf *conf, const char *format)
+{
+    static char all[] = "1";
+    conf->access_log_format = (char *)(uintptr_t)format;
+    conf->access_log_sample = all;
+    if (access_compile(conf) < 0)
+        abort();
+}
 
 static void
 ask(struct fix *f, const char *p, size_t n)
@@ -74,6 +86,7 @@ test_lines(enum io_backend backend, int family)
     unlink(path);
     fix_init(&f);
     f.app.http.access_fd = log;
+    form(&f.app.conf, ACCESS_FORMAT_DEFAULT);
     if (!fix_open(&f, backend, family))
         return;
     for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
@@ -89,61 +102,106 @@ test_lines(enum io_backend backend, int family)
         if (!ok(is_one && matches(text, pattern), "line: %s", rows[i].name))
             diag("%s against %s", text, pattern);
     }
+    access_free(&f.app.conf);
     fix_close(&f, "lines");
     close(log);
 }
 
-/* A pipe that nobody reads must not stop the server; what does not fit is counted. */
+/* One request for a format; the line must be what is said. */
 static void
-test_slow_log(enum io_backend backend)
+test_formats(enum io_backend backend)
 {
+#define ASK "GET /a%20b?c=d HTTP/1.1\r\n" H "Referer: http://r/\r\nUser-Agent: \"me\"\r\nX-Id: 7\r\nAuthorization: Basic am9lOnB3\r\n\r\n"
+    static const struct {
+        const char *format, *line;
+    } rows[] = {
+        { "%(h)s", "127\\.0\\.0\\.1" },
+        { "%(l)s", "-" },
+        { "%(u)s", "joe" },
+        { "%(t)s", TIME },
+        { "%(r)s", "GET /a%20b\\?c=d HTTP/1\\.1" },
+        { "%(s)s", "404" },
+        { "%(m)s", "GET" },
+        { "%(U)s", "/a b" },
+        { "%(q)s", "c=d" },
+        { "%(H)s", "HTTP/1\\.1" },
+        { "%(b)s %(B)s %(B)d", "13 13 13" },
+        { "%(f)s", "http://r/" },
+        { "%(a)s", "\\\\x22me\\\\x22" },
+        { "%(T)s %(M)s", "0 [0-9]{1,3}" },
+        { "%(D)s", "[0-9]+" },
+        { "%(L)s", "0\\.[0-9]{6}" },
+        { "%(p)s", "<[0-9]+>" },
+        { "%(id)s", "-" },
+        { "%({x-id}i)s %({X-None}i)s", "7 -" },
+        { "%({Content-Type}o)s %({x}o)s", "text/plain -" },
+        { "%({REQUEST_METHOD}e)s %({HTTP_X_ID}e)s %({wsgi.url_scheme}e)s", "GET 7 http" },
+        { "%({REMOTE_PORT}e)s %({SERVER_NAME}e)s %({SERVER_PORT}e)s", "[0-9]+ 127\\.0\\.0\\.1 [0-9]+" },
+        { "100%% %(s)s%(s)s", "100% 404404" },
+        { "combined", "127\\.0\\.0\\.1 - joe " TIME " \"GET /a%20b\\?c=d HTTP/1\\.1\" 404 13 \"http://r/\" \"\\\\x22me\\\\x22\"" },
+        { "json", "\\{\"time\":\"[-0-9]{10}T[0-9:]{8}\\.[0-9]{3}[-+][0-9:]{5}\",\"pid\":[0-9]+,\"client\":\"127\\.0\\.0\\.1\",\"method\":\"GET\","
+                  "\"path\":\"/a b\",\"query\":\"c=d\",\"protocol\":\"HTTP/1\\.1\",\"status\":404,\"bytes\":13,\"duration\":0\\.[0-9]{6},"
+                  "\"scheme\":\"http\",\"host\":\"x\",\"referer\":\"http://r/\",\"user_agent\":\"\\\\\"me\\\\\"\"\\}" },
+    };
+    for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+        struct fix f;
+        char path[] = "/tmp/ringcorn-test-access-XXXXXX", pattern[600];
+        int log = mkstemp(path);
+        unlink(path);
+        fix_init(&f);
+        f.app.http.access_fd = log;
+        form(&f.app.conf, rows[i].format);
+        if (!fix_open(&f, backend, AF_INET))
+            return;
+        ask(&f, ASK, sizeof(ASK) - 1);
+        snprintf(pattern, sizeof(pattern), "^%s$", rows[i].line);
+        char *text = contents(log);
+        if (!ok(strchr(text, '\n') != NULL && matches(text, pattern), "%s", rows[i].format))
+            diag("%s against %s", text, pattern);
+        access_free(&f.app.conf);
+        fix_close(&f, rows[i].format);
+        close(log);
+    }
+}
+
+/* Which requests get no line. */
+static void
+test_choice(enum io_backend backend)
+{
+    static char health[] = "/hello", under[] = "/pie/", pattern[] = "*.ico";
+    static const char *const paths[] = { "/hello", "/hello/", "/pieces", "/pie/x", "/a.ico", "/echo", "/hellos" };
     struct fix f;
-    int ends[2];
-    char path[] = "/tmp/ringcorn-test-access-XXXXXX";
-    int errors = mkstemp(path);
+    char path[] = "/tmp/ringcorn-test-access-XXXXXX", raw[128];
+    int log = mkstemp(path);
     unlink(path);
-    if (pipe(ends) < 0)
-        abort();
     fix_init(&f);
-    f.app.http.access_fd = ends[1];
-    if (!fix_open(&f, backend, AF_UNIX))
+    f.app.http.access_fd = log;
+    form(&f.app.conf, "%(U)s");
+    char *excluded[] = { health, under, pattern };
+    f.app.conf.access_log_exclude = (struct conf_strings){ excluded, 3 };
+    if (!fix_open(&f, backend, AF_INET))
         return;
-    struct buf b = { 0 };
-    buf_puts(&b, "GET /hello?");
-    for (int i = 0; i < 4000; i++)
-        buf_puts(&b, "\"");
-    buf_puts(&b, " HTTP/1.1\r\n" H "\r\n");
-    int fd = fix_connect(&f);
-    int served = 0;
-    int64_t began = clock_ns();
-    for (int i = 0; i < 150; i++) {
-        fix_send(&f, fd, b.p, b.n);
-        struct reply r = fix_read(&f, fd, UNTIL_ANSWER);
-        served += r.status == 200;
-        free(r.p);
-    }
-    ok(served == 150 && clock_ns() - began < 5 * NS_PER_S, "a log that is not read stops nobody");
-    ok(f.app.http.own.access.n < 1100000 && f.app.http.own.access_lost > 0,
-       "what waits is bounded, lines are lost");
-    log_set_fd(errors);
-    static char sink[1 << 16];
-    size_t got = 0;
-    fcntl(ends[0], F_SETFL, O_NONBLOCK);
-    for (int i = 0; i < 2000 && (f.app.http.own.access.n > 0 || i < 10); i++) {
-        ssize_t n = read(ends[0], sink, sizeof(sink));
-        got += n > 0 ? (size_t)n : 0;
-        fix_turn(&f, 0);
-    }
-    log_set_fd(STDERR_FILENO);
-    ok(f.app.http.own.access.n == 0 && got > 900000, "a reader that comes gets what waited");
-    ok(strstr(contents(errors), "lines lost") != NULL, "and the rest is told");
-    buf_free(&b);
-    close(fd);
-    fix_settle(&f);
-    fix_close(&f, "slow log");
-    close(ends[0]);
-    close(ends[1]);
-    close(errors);
+    for (size_t i = 0; i < ARRAY_LEN(paths); i++)
+        ask(&f, raw, (size_t)snprintf(raw, sizeof(raw), "GET %s HTTP/1.1\r\n" H "\r\n", paths[i]));
+    if (!ok(strcmp(contents(log), "/hello/\n/pieces\n/echo\n/hellos\n") == 0, "excluded paths have no line"))
+        diag("%s", contents(log));
+    ok(access_sample_fault("0.5", raw, sizeof(raw)) == 0 && access_sample_fault("2", raw, sizeof(raw)) < 0 &&
+           access_sample_fault("x", raw, sizeof(raw)) < 0 && access_sample_fault("-1", raw, sizeof(raw)) < 0,
+       "a sample is a part of a whole");
+    f.app.conf.access_log_exclude.n = 0;
+    f.app.conf.access_sample_ppm = 250000;
+    if (ftruncate(log, 0) < 0)
+        abort();
+    lseek(log, 0, SEEK_SET);
+    for (int i = 0; i < 8; i++)
+        ask(&f, raw, (size_t)snprintf(raw, sizeof(raw), "GET /hello HTTP/1.1\r\n" H "\r\n"));
+    for (int i = 0; i < 2; i++)
+        ask(&f, raw, (size_t)snprintf(raw, sizeof(raw), "GET /none HTTP/1.1\r\n" H "\r\n"));
+    if (!ok(strcmp(contents(log), "/hello\n/hello\n/none\n/none\n") == 0, "a sample, and all errors"))
+        diag("%s", contents(log));
+    access_free(&f.app.conf);
+    fix_close(&f, "choice");
+    close(log);
 }
 
 int
@@ -154,7 +212,8 @@ main(void)
     for (size_t k = 0; k < ARRAY_LEN(backends); k++) {
         test_lines(backends[k], AF_INET);
         test_lines(backends[k], AF_UNIX);
-        test_slow_log(backends[k]);
+        test_formats(backends[k]);
+        test_choice(backends[k]);
     }
     return tap_done();
 }
