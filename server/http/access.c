@@ -134,12 +134,9 @@ find(const struct http_header *headers, size_t n, struct slice name)
 static struct access_kept *
 keep(const struct wanted *w, struct slice line, const struct http_header *headers, size_t n)
 {
-    struct slice values[WANTED_MAX];
     size_t size = line.n;
-    for (unsigned i = 0; i < w->n; i++) {
-        values[i] = find(headers, n, w->names[i]);
-        size += values[i].n;
-    }
+    for (unsigned i = 0; i < w->n; i++)
+        size += find(headers, n, w->names[i]).n;
     struct access_kept *kept = malloc(sizeof(*kept) + w->n * sizeof(kept->values[0]) + size);
     if (kept == NULL)
         return NULL;
@@ -148,9 +145,10 @@ keep(const struct wanted *w, struct slice line, const struct http_header *header
     if (line.n > 0)
         p = (char *)memcpy(p, line.p, line.n) + line.n;
     for (unsigned i = 0; i < w->n; i++) {
-        kept->values[i] = (struct slice){ values[i].p != NULL ? p : NULL, values[i].n };
-        if (values[i].n > 0)
-            p = (char *)memcpy(p, values[i].p, values[i].n) + values[i].n;
+        struct slice value = find(headers, n, w->names[i]);
+        kept->values[i] = (struct slice){ value.p != NULL ? p : NULL, value.n };
+        if (value.n > 0)
+            p = (char *)memcpy(p, value.p, value.n) + value.n;
     }
     return kept;
 }
@@ -420,13 +418,25 @@ put_text(struct access *a, char *p, struct slice s)
     return p != NULL ? escape(p, s) : NULL;
 }
 
+/* Those with large locals stay out of line: locals are zeroed where a function begins. */
+static __attribute__((noinline)) char *
+put_decoded(struct access *a, char *p, struct slice path)
+{
+    char decoded[VALUE_MAX];
+    return put_text(a, p, (struct slice){ decoded, http_unescape(decoded, path) });
+}
+
+static __attribute__((noinline)) char *
+put_user(struct access *a, char *p, struct slice header)
+{
+    char user[256];
+    return put_text(a, p, user_of(header, user, sizeof(user)));
+}
+
 static char *
 put_path(struct access *a, char *p, struct slice path)
 {
-    char decoded[VALUE_MAX];
-    if (memchr(path.p, '%', path.n) == NULL)
-        return put_text(a, p, path);
-    return put_text(a, p, (struct slice){ decoded, http_unescape(decoded, path) });
+    return memchr(path.p, '%', path.n) == NULL ? put_text(a, p, path) : put_decoded(a, p, path);
 }
 
 /* ,"name":"text", or null. */
@@ -447,7 +457,7 @@ put_json(struct access *a, char *p, struct slice name, struct slice text, size_t
     return p;
 }
 
-static char *
+static __attribute__((noinline)) char *
 put_object(struct access *a, char *p, const struct about *about)
 {
     struct h1 *h = about->h;
@@ -494,7 +504,7 @@ static char *
 put_part(struct access *a, const struct part *part, char *p, const struct about *about)
 {
     struct h1 *h = about->h;
-    char user[256];
+    struct slice value;
     unsigned port;
     switch (part->atom) {
     case ACCESS_TEXT:
@@ -505,7 +515,8 @@ put_part(struct access *a, const struct part *part, char *p, const struct about 
         *p++ = '-';
         return p;
     case ACCESS_USER:
-        return put_text(a, p, user_of(request_header(h, a->user), user, sizeof(user)));
+        value = request_header(h, a->user);
+        return UNLIKELY(value.n > 0) ? put_user(a, p, value) : put(p, SLICE("-"));
     case ACCESS_TIME:
         (void)now_of(a);
         return put(p, slice_of(a->time));
@@ -558,7 +569,7 @@ put_part(struct access *a, const struct part *part, char *p, const struct about 
 }
 
 /* access_log.exclude: the path itself, a prefix that ends in a slash, or a pattern. */
-static bool
+static __attribute__((noinline)) bool
 is_excluded(const struct conf *conf, struct slice path)
 {
     char text[VALUE_MAX + 1];

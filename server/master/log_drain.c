@@ -44,6 +44,8 @@ struct sink {
     int fd;       /* ours, or -1 */
     int next_fd;  /* to be taken in its place; under the lock */
     bool is_changed;
+    dev_t device;
+    ino_t inode;
     bool is_file, is_socket; /* what fd is: a regular file never makes anybody wait for a reader */
     bool is_blocked;         /* it takes no more for now */
     char *bytes;
@@ -60,6 +62,7 @@ struct log_drain {
     struct list sources;
     struct log_source *own; /* the master's, one of them */
     struct sink error, access;
+    bool is_one; /* both are the same file: all goes by error, so that there is one order */
     bool is_stopping;
     uint64_t asked, done; /* numbers of flushes */
     uint64_t written;     /* bytes, or given up */
@@ -105,6 +108,8 @@ sink_change(struct sink *s)
     bool is_known = s->fd >= 0 && fstat(s->fd, &st) == 0;
     s->is_file = is_known && S_ISREG(st.st_mode);
     s->is_socket = is_known && S_ISSOCK(st.st_mode);
+    s->device = is_known ? st.st_dev : 0;
+    s->inode = is_known ? st.st_ino : 0;
 }
 
 static void
@@ -206,7 +211,8 @@ look(struct log_source *s)
 static size_t
 move(struct log_drain *d, struct log_source *s)
 {
-    sink_put(s->line.kind == LOG_TO_ACCESS ? &d->access : &d->error, s->line.p, s->line.n);
+    struct sink *to = s->line.kind != LOG_TO_ACCESS || d->is_one ? &d->error : &d->access;
+    sink_put(to, s->line.p, s->line.n);
     size_t n = s->line.n;
     log_ring_step(s->ring, &s->line);
     s->has_line = false;
@@ -338,6 +344,8 @@ run(void *self)
         bool is_stopping = d->is_stopping;
         sink_change(&d->error);
         sink_change(&d->access);
+        d->is_one = d->error.inode != 0 && d->access.fd >= 0 && d->error.inode == d->access.inode &&
+                    d->error.device == d->access.device;
         size_t moved = move_all(d), full = d->error.n + d->access.n;
         pthread_mutex_unlock(&d->lock);
         sink_flush(&d->error);
