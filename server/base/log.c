@@ -217,12 +217,11 @@ log_entry(const struct log_entry *entry)
     e.level = within(e.level, 32);
     e.logger = within(e.logger, 128);
     e.request_id = within(e.request_id, 128);
-    /* The end of a traceback says what it was. */
     room -= e.level.n + e.logger.n + e.request_id.n;
-    bool is_cut = e.message.n > room / 2;
-    e.message = within(e.message, room / 2);
-    size_t exception_max = room - room / 2;
-    if (e.exception.n > exception_max)
+    bool is_cut = e.message.n > room / 4;
+    e.message = within(e.message, room / 4);
+    size_t exception_max = room - room / 4;
+    if (e.exception.n > exception_max) /* its end says what it was */
         e.exception = (struct slice){ e.exception.p + e.exception.n - exception_max, exception_max };
     size_t need = FRAME_MAX + grows * (e.level.n + e.logger.n + e.message.n + e.request_id.n + e.exception.n);
     char on_stack[ON_STACK];

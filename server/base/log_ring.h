@@ -18,7 +18,7 @@
 
 enum {
     LOG_RING_SIZE = 2 * 1024 * 1024, /* bytes; pages that no line was in yet are not there */
-    LOG_LINE_MAX = 128 * 1024,       /* of one line */
+    LOG_LINE_MAX = 512 * 1024,       /* of one line */
 };
 
 enum log_kind { LOG_NONE, LOG_TO_ERROR, LOG_TO_ACCESS, LOG_PADDING };

@@ -13,6 +13,8 @@ async def app(scope, receive, send):
     path, query = scope["path"], scope["query_string"].decode()
     if path == "/fail":
         raise RuntimeError(f"failed {query}")
+    if path == "/fail-long":
+        raise RuntimeError("x" * 500000 + "the end")
     if path == "/say":
         log.warning("said %s", query)
     if path == "/thread":

@@ -111,6 +111,7 @@ def environment(extra=None):
         env["PYTHONMALLOC"] = "malloc"
         env["ASAN_OPTIONS"] = "detect_leaks=0:abort_on_error=1"
         env["UBSAN_OPTIONS"] = "print_stacktrace=1"
+        env["TSAN_OPTIONS"] = "die_after_fork=0"  # the master forks beside the thread that writes its logs
     for key, value in (extra or {}).items():
         if value is None:
             env.pop(key, None)
