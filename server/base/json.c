@@ -99,9 +99,12 @@ static size_t
 plain(const unsigned char *p, const unsigned char *end)
 {
     const unsigned char *from = p;
-    size_t n;
-    while (p < end && *p >= 0x20 && *p != '"' && *p != '\\' && *p != 0x7f && (n = character(p, (size_t)(end - p))) > 0)
+    while (p < end && *p >= 0x20 && *p != '"' && *p != '\\' && *p != 0x7f) {
+        size_t n = *p < 0x80 ? 1 : character(p, (size_t)(end - p));
+        if (n == 0)
+            break;
         p += n;
+    }
     return (size_t)(p - from);
 }
 

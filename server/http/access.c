@@ -47,6 +47,7 @@ struct access {
     size_t parts_n;
     size_t room; /* for all parts that need none of their own */
     struct wanted wanted, wanted_sent;
+    bool needs_split; /* some part asks for what a request line is made of */
     unsigned user, host, referer, agent; /* numbers of request headers */
     struct buf line;
     unsigned sample; /* millionths that have gathered: a line at a whole one */
@@ -85,6 +86,7 @@ access_init(struct http_app *app)
     a->parts = parts;
     a->parts_n = conf->access_parts_n;
     a->room = REST;
+    a->needs_split = conf->access_log_exclude.n > 0;
     for (size_t i = 0; i < a->parts_n; i++) {
         const struct conf_access_part *from = &conf->access_parts[i];
         struct slice text = { from->text, from->n };
@@ -96,6 +98,8 @@ access_init(struct http_app *app)
             parts[i].header = want(&a->wanted_sent, text);
         else if (from->atom == ACCESS_USER)
             a->user = want(&a->wanted, SLICE("authorization"));
+        a->needs_split |= from->atom == ACCESS_METHOD || from->atom == ACCESS_PATH || from->atom == ACCESS_QUERY ||
+                          from->atom == ACCESS_PROTOCOL || from->atom == ACCESS_TARGET || from->atom == ACCESS_JSON;
         if (from->atom == ACCESS_JSON) {
             a->host = want(&a->wanted, SLICE("host"));
             a->referer = want(&a->wanted, SLICE("referer"));
@@ -218,12 +222,12 @@ put(char *p, struct slice s)
 static char *
 put_number(char *p, uint64_t n)
 {
-    char digits[20];
-    unsigned i = sizeof(digits);
-    do
-        digits[--i] = (char)('0' + n % 10);
-    while ((n /= 10) > 0);
-    return put(p, (struct slice){ digits + i, sizeof(digits) - i });
+    unsigned digits = 1;
+    for (uint64_t rest = n; rest >= 10; rest /= 10)
+        digits++;
+    for (unsigned i = digits; i-- > 0; n /= 10)
+        p[i] = (char)('0' + n % 10);
+    return p + digits;
 }
 
 /* "1.000456" */
@@ -458,11 +462,18 @@ put_json(struct access *a, char *p, struct slice name, struct slice text, size_t
 }
 
 static __attribute__((noinline)) char *
+put_json_decoded(struct access *a, char *p, struct slice path)
+{
+    char decoded[VALUE_MAX];
+    return put_json(a, p, SLICE("path"), (struct slice){ decoded, http_unescape(decoded, path) }, VALUE_MAX);
+}
+
+static char *
 put_object(struct access *a, char *p, const struct about *about)
 {
     struct h1 *h = about->h;
     const struct split *s = &about->split;
-    char decoded[VALUE_MAX], client[INET6_ADDRSTRLEN + 8];
+    char client[INET6_ADDRSTRLEN + 8];
     struct timespec now = now_of(a);
     p = put(p, SLICE("{\"time\":\""));
     p = put(p, (struct slice){ a->time_json, a->zone_at });
@@ -477,8 +488,9 @@ put_object(struct access *a, char *p, const struct about *about)
     p = put_json(a, p, SLICE("client"), (struct slice){ client, (size_t)(put_client(h, client) - client) }, sizeof(client));
     if (s->method.n > 0) {
         p = p != NULL ? put_json(a, p, SLICE("method"), s->method, VALUE_MAX) : NULL;
-        struct slice path = { decoded, http_unescape(decoded, s->path) };
-        p = p != NULL ? put_json(a, p, SLICE("path"), path, VALUE_MAX) : NULL;
+        if (p != NULL)
+            p = memchr(s->path.p, '%', s->path.n) == NULL ? put_json(a, p, SLICE("path"), s->path, VALUE_MAX)
+                                                          : put_json_decoded(a, p, s->path);
         p = p != NULL ? put_json(a, p, SLICE("query"), s->query, VALUE_MAX) : NULL;
         p = p != NULL ? put_json(a, p, SLICE("protocol"), s->protocol, VALUE_MAX) : NULL;
     } else { /* what is no request line, as it came */
@@ -618,7 +630,8 @@ access_note(struct h1 *h)
         .bytes = r->sending && !r->no_body ? r->sent : 0,
         .us = (uint64_t)(now_ns - r->began_ns) / 1000,
     };
-    about.split = split(about.line);
+    if (a->needs_split)
+        about.split = split(about.line);
     if (is_passed_over(a, app->conf, &about))
         return;
     a->line.n = 0;
