@@ -29,8 +29,6 @@ enum {
 
 /* Counters of coverage builds, which _exit() would lose. */
 extern void __gcov_dump(void) __attribute__((weak));
-/* LeakSanitizer's report, which it makes in exit(). */
-extern int __lsan_do_recoverable_leak_check(void) __attribute__((weak));
 
 /* `name`, or the program's, cut by the kernel to 15 bytes; seen in top and ps -o comm. */
 static void
@@ -121,8 +119,7 @@ run(struct master *m, unsigned slot, const struct generation *g, int control, in
     fflush(NULL);
     if (__gcov_dump != NULL)
         __gcov_dump();
-    if (__lsan_do_recoverable_leak_check != NULL)
-        (void)__lsan_do_recoverable_leak_check();
+    /* LeakSanitizer looks for leaks in the master alone: here it would wait for the thread of the logs, which fork() did not copy. */
     _exit(code);
 }
 
