@@ -143,7 +143,6 @@ names_near_variable(const char *variable)
 #define NO_WORKER_CLASS                                                                            \
     "there is one kind of worker, so leave it out; --threads is for synchronous code"
 #define IS_FORMAT    "use access_log.format (--access-logformat); its atoms are gunicorn's"
-#define NO_METRICS   "there is no metrics endpoint; leave it out"
 #define IS_LOG_CONFIG "use log.config (--log-config): YAML, JSON or INI, as its name ends"
 #define IS_BIND "addresses are entries of bind: host:port, unix:/path, fd://N"
 
@@ -240,8 +239,7 @@ static const struct {
     { "forwarded-allow-ips", "use proxy.trusted (--forwarded-allow-ips)" },
     { "forwarder-headers", "use proxy.headers" },
     { "secure-scheme-headers", "use proxy.headers" },
-    { "metrics*", NO_METRICS },
-    { "statsd*", NO_METRICS },
+    { "statsd*", "metrics are for Prometheus to ask: metrics.enabled (--metrics)" },
     { "static-path*", "use static (--static /route=dir)" },
     { "wsgi", "ASGI applications are served; wrap a WSGI one, e.g. with a2wsgi" },
     { "wsgi-app", "use app" },
