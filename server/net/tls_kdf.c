@@ -70,6 +70,13 @@ hmac(const struct hash *h, struct slice key, const void *text, size_t n, unsigne
     return is_done;
 }
 
+/* Nothing may be at NULL, which memcpy() must not be given. */
+static unsigned char *
+append(unsigned char *to, struct slice s)
+{
+    return s.n > 0 ? mempcpy(to, s.p, s.n) : to;
+}
+
 /* The first n bytes, no more than one hash: TLS 1.3 asks for no more. */
 static bool
 expand_label(const struct hash *h, struct slice key, struct slice prefix, struct slice label,
@@ -81,11 +88,10 @@ expand_label(const struct hash *h, struct slice key, struct slice prefix, struct
     *p++ = 0;
     *p++ = (unsigned char)n;
     *p++ = (unsigned char)(prefix.n + label.n);
-    p = mempcpy(p, prefix.p, prefix.n);
-    p = mempcpy(p, label.p, label.n);
+    p = append(p, prefix);
+    p = append(p, label);
     *p++ = (unsigned char)data.n;
-    if (data.n > 0)
-        p = mempcpy(p, data.p, data.n);
+    p = append(p, data);
     *p++ = 1; /* the first block of HKDF-Expand */
     bool is_done = hmac(h, key, info, (size_t)(p - info), whole);
     if (is_done)
