@@ -73,6 +73,7 @@ run(struct master *m, unsigned slot, const struct generation *g, int control, in
     log_drain_become(m->logs.drain, log);
     metrics_begin(m->metrics, metrics);
     close(m->signal_fd);
+    close(m->metrics_fd);
     CHILDREN_EACH(c, m)
         close_ends(c);
     sockets_forget(&m->sockets);

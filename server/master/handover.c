@@ -46,6 +46,7 @@ handover_write(const struct master *m)
     fprintf(out, "ringcorn %d\nworkers %u %u\nsystemd %d\n", FORMAT, m->now.conf->workers,
             m->wanted, inherited_systemd_fds());
     write_tickets(&m->certs, out);
+    fprintf(out, "metrics %d\n", m->metrics_fd);
     sockets_write(&m->sockets, "app", out);
     health_write(m->health, out);
     ctl_write(m->ctl, out);
@@ -103,6 +104,10 @@ read_line(char *line, struct handover *h, struct list **set)
         h->rotate_ns = rotate_ns;
         return read_tickets(line + n, h);
     }
+    if (sscanf(line, "metrics %d", &h->metrics_fd) == 1) {
+        (void)fcntl(h->metrics_fd, F_SETFD, FD_CLOEXEC);
+        return 0;
+    }
     if (strncmp(line, "bound ", 6) == 0) {
         const char *words = set_of(line + 6, h, set);
         return words != NULL ? bound_read(words, *set) : 0;
@@ -138,7 +143,7 @@ handover_read(struct handover *h)
     unsetenv(HANDOVER_VARIABLE);
     if (!is_meant)
         return 0;
-    *h = (struct handover){ .channel = channel, .from = getppid() };
+    *h = (struct handover){ .channel = channel, .from = getppid(), .metrics_fd = -1 };
     list_init(&h->app);
     list_init(&h->health);
     list_init(&h->control);
@@ -168,5 +173,7 @@ handover_fini(struct handover *h)
     for (size_t i = 0; i < ARRAY_LEN(sets); i++)
         for (struct list *node; (node = list_pop(sets[i])) != NULL;)
             bound_free(CONTAINER_OF(node, struct bound, node));
+    if (h->metrics_fd >= 0)
+        close(fd_take(&h->metrics_fd));
     OPENSSL_cleanse(h->tickets, sizeof(h->tickets));
 }

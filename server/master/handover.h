@@ -6,6 +6,7 @@
  *   workers CONFIGURED WANTED
  *   systemd N                                      sockets that systemd passed
  *   tickets ROTATE_NS HEX                          keys of session tickets
+ *   metrics FD                                     the memfd of the counters
  *   bound SET KIND PER_SLOT TLS PORT TEXT PATH     lent.c; SET is app, health or control
  *   socket FD DEV INO                              one of the bound before it
  *   end
@@ -33,6 +34,7 @@ struct handover {
     bool has_tickets;
     int64_t rotate_ns;
     unsigned char tickets[TLS_TICKETS_SIZE];
+    int metrics_fd; /* -1 = none, or taken */
     struct list app, health, control; /* struct bound */
 };
 

@@ -42,7 +42,7 @@ struct health {
     struct listener *listeners[8]; /* a host's name may be several addresses */
     unsigned listeners_n;
     struct conf_bind binds[2]; /* borrowed: as conf's */
-    const struct metrics *metrics; /* the master's */
+    struct metrics *metrics; /* the master's */
 };
 
 /* --- the answer ------------------------------------------------------------------------------- */
@@ -120,6 +120,7 @@ on_begin(struct http_app *app, struct h1 *h)
 {
     struct health *health = app->self;
     if (http_asks_metrics(app->conf, h1_request(h))) {
+        metrics_sweep(health->metrics);
         h1_answer_metrics(h, health->metrics);
         h1_end(h);
         return;

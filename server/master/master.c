@@ -19,22 +19,32 @@ enum {
     FIXED_POLLS = 5,      /* descriptors beside the workers' */
 };
 
+/* The counters of the program that this one takes the place of go on. */
+static int
+open_metrics(struct master *m)
+{
+    int *lent = &m->upgrade.handover.metrics_fd;
+    if (*lent >= 0 && (m->metrics = metrics_adopt(*lent)) != NULL)
+        m->metrics_fd = fd_take(lent);
+    else
+        m->metrics = metrics_new(&m->metrics_fd);
+    if (m->metrics != NULL)
+        return 0;
+    log_operator("cannot start: out of memory or descriptors");
+    return -EXIT_CODE_SYSTEM;
+}
+
 /* Everything up to the first fork. Returns 0 or the negative exit code; the reason is printed. */
 static int
 open_all(struct master *m)
 {
     struct conf *conf = m->now.conf;
-    m->metrics = metrics_new();
-    if (m->metrics == NULL) {
-        log_operator("cannot start: out of memory");
-        return -EXIT_CODE_SYSTEM;
-    }
     m->signal_fd = signals_open();
     if (m->signal_fd < 0) {
         log_operator("cannot start: signalfd: %s", strerror(-m->signal_fd));
         return -EXIT_CODE_SYSTEM;
     }
-    if (upgrade_open(m) < 0)
+    if (upgrade_open(m) < 0 || open_metrics(m) < 0)
         return -EXIT_CODE_SYSTEM;
     nofile_fit(conf);
     if (conf->name != NULL)
@@ -180,7 +190,8 @@ master_run(const struct master_args *args)
         .certs = { .fd = -1 },
         .notify = { .fd = -1 },
         .begun_ns = clock_ns(),
-        .upgrade = { .channel = -1 },
+        .metrics_fd = -1,
+        .upgrade = { .channel = -1, .handover = { .metrics_fd = -1 } },
     };
     list_init(&m.children);
     list_init(&m.ctl_jobs);
@@ -210,6 +221,8 @@ master_run(const struct master_args *args)
     logs_fini(&m.logs);
     free(m.slots);
     metrics_free(m.metrics);
+    if (m.metrics_fd >= 0)
+        close(m.metrics_fd);
     if (m.signal_fd >= 0)
         close(m.signal_fd);
     return code;

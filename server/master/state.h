@@ -192,6 +192,7 @@ struct master {
     struct list ctl_jobs;  /* commands that wait for something */
     int64_t begun_ns;      /* clock_ns() at the start */
     struct metrics *metrics;
+    int metrics_fd; /* its memfd */
     int exit_code;
 };
 

@@ -130,6 +130,7 @@ execute(struct master *m, int description, int channel)
     health_pass(m->health);
     ctl_pass(m->ctl);
     notify_export(&m->notify);
+    (void)fcntl(m->metrics_fd, F_SETFD, 0);
     (void)fcntl(description, F_SETFD, 0);
     (void)fcntl(channel, F_SETFD, 0);
     snprintf(text, sizeof(text), "%d:%d:%d", description, channel, (int)getpid());
@@ -269,6 +270,7 @@ own(struct master *m)
     (void)health_apply(m);
     (void)ctl_apply(m); /* all printed */
     handover_fini(&u->handover);
+    metrics_sweep(m->metrics);
     log_info("took over from process %d", (int)u->handover.from);
 }
 

@@ -1,10 +1,16 @@
 /* metrics.c: the shared area and its blocks. Any process; metrics_take() and metrics_give() are the master's. */
 #include "metrics/metrics.h"
 
+#include <errno.h>
+#include <signal.h>
 #include <stddef.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <time.h>
+#include <unistd.h>
+
+#include "base/owned.h"
 
 #define MS(n) ((int64_t)(n) * 1000 * 1000)
 
@@ -36,17 +42,41 @@ metrics_observe(struct metrics_histogram *h, int64_t ns)
     metrics_add(&h->sum_ns, (uint64_t)ns);
 }
 
-struct metrics *
-metrics_new(void)
+static struct metrics *
+map(int fd)
 {
-    struct metrics *m = mmap(NULL, sizeof(*m), PROT_READ | PROT_WRITE,
-                             MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (m == MAP_FAILED)
+    void *p = mmap(NULL, sizeof(struct metrics), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE,
+                   fd, 0);
+    return p != MAP_FAILED ? p : NULL;
+}
+
+struct metrics *
+metrics_new(int *fd)
+{
+    FD_OWNED int file = memfd_create("ringcorn-metrics", MFD_CLOEXEC);
+    struct metrics *m =
+        file >= 0 && ftruncate(file, sizeof(struct metrics)) == 0 ? map(file) : NULL;
+    if (m == NULL)
         return NULL;
     m->layout = METRICS_LAYOUT;
     m->block_bytes = sizeof(struct metrics_block);
     metrics_set(&m->master.started_at_s, (uint64_t)time(NULL));
+    *fd = fd_take(&file);
     return m;
+}
+
+struct metrics *
+metrics_adopt(int fd)
+{
+    struct stat st;
+    if (fstat(fd, &st) < 0 || st.st_size != (off_t)sizeof(struct metrics))
+        return NULL;
+    struct metrics *m = map(fd);
+    if (m == NULL ||
+        (m->layout == METRICS_LAYOUT && m->block_bytes == sizeof(struct metrics_block)))
+        return m;
+    metrics_free(m);
+    return NULL;
 }
 
 void
@@ -56,10 +86,12 @@ metrics_free(struct metrics *m)
         munmap(m, sizeof(*m));
 }
 
+/* Two masters may be at it, while one takes the place of the other. */
 static bool
-is_free(const struct metrics_block *b)
+claim(struct metrics_block *b)
 {
-    return atomic_load_explicit(&b->worker.state, memory_order_relaxed) == METRICS_FREE;
+    uint32_t state = METRICS_FREE;
+    return atomic_compare_exchange_strong(&b->worker.state, &state, METRICS_BOOTING);
 }
 
 /* One that this slot had before; else one that nobody ever had, as others' counters are theirs. */
@@ -67,10 +99,17 @@ static struct metrics_block *
 find(struct metrics *m, unsigned slot)
 {
     METRICS_EACH(b, m)
-    if (is_free(b) && b->worker.slot == slot)
+    if (b->worker.slot == slot && claim(b))
         return b;
-    unsigned n = atomic_load_explicit(&m->blocks_n, memory_order_relaxed);
-    return n < METRICS_BLOCKS_MAX ? &m->blocks[n] : NULL;
+    for (uint32_t n = atomic_load(&m->blocks_n); n < METRICS_BLOCKS_MAX; n++) {
+        if (!claim(&m->blocks[n]))
+            continue;
+        uint32_t known = atomic_load(&m->blocks_n);
+        while (known <= n && !atomic_compare_exchange_weak(&m->blocks_n, &known, n + 1))
+            ;
+        return &m->blocks[n];
+    }
+    return NULL;
 }
 
 static void
@@ -99,9 +138,6 @@ metrics_take(struct metrics *m, unsigned slot, unsigned generation, int64_t now_
     metrics_set(&b->worker.started_at_s, (uint64_t)time(NULL));
     metrics_set(&b->worker.started_ns, (uint64_t)now_ns);
     metrics_set(&b->worker.ready_ns, 0);
-    b->worker.state = METRICS_BOOTING;
-    if (b == &m->blocks[m->blocks_n])
-        atomic_fetch_add_explicit(&m->blocks_n, 1, memory_order_release);
     return b;
 }
 
@@ -115,6 +151,17 @@ metrics_give(struct metrics_block *b, uint64_t cpu_ns)
     clear_gauges(b);
     b->pulse.doing = METRICS_STARTS;
     b->worker.state = METRICS_FREE;
+}
+
+void
+metrics_sweep(struct metrics *m)
+{
+    METRICS_EACH(b, m)
+    {
+        pid_t pid = (pid_t)b->worker.pid;
+        if (pid > 0 && b->worker.state != METRICS_FREE && kill(pid, 0) < 0 && errno == ESRCH)
+            metrics_give(b, 0);
+    }
 }
 
 void

@@ -223,8 +223,11 @@ struct metrics {
     METRICS_LINE struct metrics_block blocks[METRICS_BLOCKS_MAX];
 };
 
-/* Shared with every process that is forked later, zeroed. NULL: no memory. */
-struct metrics *metrics_new(void);
+/* Shared with every process that is forked later, zeroed; *fd: a memfd of it, new (close-on-exec). NULL: no memory, or no descriptor. */
+struct metrics *metrics_new(int *fd);
+/* The same area in another program, which goes on counting there; fd stays the caller's. NULL: it is laid out otherwise, as that of
+ * another version may be. */
+struct metrics *metrics_adopt(int fd);
 void metrics_free(struct metrics *m); /* NULL is fine */
 
 /* The master, before it forks a worker into a slot: a block for it, gauges and heartbeat at zero, BOOTING; worker.pid is the caller's to
@@ -233,6 +236,8 @@ struct metrics_block *metrics_take(struct metrics *m, unsigned slot, unsigned ge
                                    int64_t now_ns);
 /* The process is no more; cpu_ns: what it has used. NULL is fine. */
 void metrics_give(struct metrics_block *b, uint64_t cpu_ns);
+/* Gives what processes had that are no more, and whose master could not see it. */
+void metrics_sweep(struct metrics *m);
 
 /* Whoever counts without a master, and loops that are not the server's, count here; nobody reads it. */
 extern struct metrics_block metrics_nowhere;

@@ -129,6 +129,29 @@ def test_they_add_up_over_kill_and_reload(server, app, target, args):
     s.baseline()
 
 
+def test_they_go_on_in_the_next_program(server):
+    """SIGUSR2, twice: no counter falls, and all of them add up. What the master that goes has counted is there."""
+    s = server("raw:app", *BIND, "-w", 2)
+    s.wait_workers(2)
+    at = address(s)
+    with s.connect() as c:
+        assert c.get("/").status == 200
+    crowd, before = Crowd(s), {}
+    for _ in range(2):
+        crowd.go_on()
+        s.upgrade()
+        now = scrape(s, at).counters()
+        assert not [(k, v, now.get(k)) for k, v in before.items() if now.get(k, -1) < v]
+        before = now
+    crowd.go_on()
+    crowd.stop()  # what has failed came too late on a connection that had been told to close
+    metrics = scrape(s, at)
+    assert all_requests(metrics) == crowd.answered + 1
+    assert metrics.sum("workers", state="ready") == 2
+    assert metrics.sum("workers") == 2
+    s.baseline()
+
+
 def test_methods_statuses_and_bytes(server):
     s = server("raw:app", *BIND)
     at = address(s)

@@ -4,6 +4,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -23,7 +24,8 @@ accepted(const struct metrics *m, unsigned slot)
 static void
 test_blocks(void)
 {
-    struct metrics *m = metrics_new();
+    int fd = -1;
+    struct metrics *m = metrics_new(&fd);
     if (!ok(m != NULL, "an area"))
         return;
     CHECK(m->layout == METRICS_LAYOUT && m->block_bytes == sizeof(struct metrics_block));
@@ -57,12 +59,53 @@ test_blocks(void)
     metrics_give(NULL, 0);
     metrics_free(m);
     metrics_free(NULL);
+    close(fd);
+}
+
+/* Another program: its own mapping of the same memory. */
+static void
+test_adopted(void)
+{
+    int fd = -1, other = -1;
+    struct metrics *m = metrics_new(&fd), *next = metrics_adopt(fd);
+    if (!ok(m != NULL && next != NULL && next != m, "an area, mapped twice"))
+        return;
+    struct metrics_block *mine = metrics_take(m, 0, 1, 1);
+    metrics_add(&mine->loop.accepted, 2);
+    struct metrics_block *its = metrics_take(next, 0, 1, 2);
+    metrics_add(&its->loop.accepted, 3);
+    CHECK(next->blocks_n == 2 && accepted(m, 0) == 5 && accepted(next, 0) == 5);
+    metrics_give(mine, 0);
+    struct metrics_block *again = metrics_take(next, 0, 1, 3);
+    ok(again == &next->blocks[0] && next->blocks_n == 2, "what one gives the other takes");
+
+    pid_t pid = fork();
+    if (pid == 0)
+        _exit(0);
+    its->worker.pid = pid;
+    metrics_sweep(m);
+    ok(its->worker.state != METRICS_FREE, "a process that nobody has waited for has its block");
+    waitpid(pid, NULL, 0);
+    again->worker.pid = getpid();
+    metrics_sweep(m);
+    CHECK(its->worker.state == METRICS_FREE && again->worker.state != METRICS_FREE);
+    CHECK(accepted(m, 0) == 5);
+
+    m->block_bytes++;
+    ok(metrics_adopt(fd) == NULL, "one of another layout is not taken");
+    other = memfd_create("other", 0);
+    ok(metrics_adopt(other) == NULL && metrics_adopt(-1) == NULL, "nor what is none");
+    close(other);
+    close(fd);
+    metrics_free(m);
+    metrics_free(next);
 }
 
 static void
 test_processes(void)
 {
-    struct metrics *m = metrics_new();
+    int fd = -1;
+    struct metrics *m = metrics_new(&fd);
     struct metrics_block *b = metrics_take(m, 0, 1, 1);
     pid_t pid = fork();
     if (pid == 0) {
@@ -75,6 +118,7 @@ test_processes(void)
     ok(status == 0 && metrics_get(&b->loop.accepted) == 3, "a child's counters are seen");
     CHECK(metrics_here == &metrics_nowhere && metrics_area() == NULL);
     metrics_free(m);
+    close(fd);
 }
 
 static void
@@ -107,6 +151,7 @@ int
 main(void)
 {
     test_blocks();
+    test_adopted();
     test_processes();
     test_histogram();
     test_layout();
