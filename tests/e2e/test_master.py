@@ -1086,7 +1086,7 @@ def test_any_order_of_signals_and_deaths(master, tmp_path, seed):
     if m.process.poll() is not None:  # five boots of slot 1 in a row failed: a crash loop, and said so
         assert m.process.returncode == 3 and "giving up" in m.log
         return
-    eventually(lambda: len(m.workers()) == 2 and {get(("127.0.0.1", ports[0]), timeout=2).slot for _ in range(40)} == {0, 1}, 10)
+    eventually(lambda: len(m.workers()) == 2 and {get(("127.0.0.1", ports[0]), timeout=2).slot for _ in range(40)} == {0, 1}, 30)
     assert get(path)
     assert not [f for f in failures(threads) if "timed out" in f[1]]
     assert m.stop() == 0
