@@ -86,8 +86,8 @@ struct h1_req {
     bool is_counted, is_waiting; /* gate.c: the application has it; it waits for that */
     uint16_t overdue_status;     /* gate.c */
     bool refused;           /* we answered in the application's place: to it the client is gone */
-    char id[H1_ID_MAX];     /* req.id */
     char what[H1_WHAT_MAX]; /* "GET /path", perhaps cut, for log lines */
+    char id[];              /* req.id: H1_ID_MAX bytes where requests have one, else none */
 };
 
 struct h1 {

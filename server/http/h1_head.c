@@ -78,7 +78,7 @@ h1_req_take(struct h1 *h)
     if (r != NULL) {
         own->free_reqs = r->next;
         own->free_reqs_n--;
-    } else if ((r = malloc(sizeof(*r))) == NULL) {
+    } else if ((r = malloc(sizeof(*r) + (h->app->conf->request_id ? H1_ID_MAX : 0))) == NULL) {
         return -ENOMEM;
     }
     memset(r, 0, sizeof(*r));

@@ -296,9 +296,9 @@ io_send_file(struct io *io, struct io_op *op, int fd, int file, off_t at, size_t
     io_begin(io, op, IO_KIND_SEND, fd, 0);
     op->send.again = false;
     op->send.file = file;
-    op->send.file_at = at;
-    op->send.file_n = n < IO_SEND_MAX ? n : IO_SEND_MAX;
-    op->send.file_done = 0;
+    op->send.at = at;
+    op->send.n = n < IO_SEND_MAX ? (unsigned)n : IO_SEND_MAX;
+    op->send.done = 0;
     op->send.has_moved = false;
     io->queued++;
     io->v->arm(io, op);
@@ -308,16 +308,16 @@ int
 io_sendfile(struct io_op *op)
 {
     /* A short one does not say that there is no room: it may have been interrupted (since 4.3). */
-    while (op->send.file_done < op->send.file_n) {
-        ssize_t n = sendfile(op->fd, op->send.file, &op->send.file_at, op->send.file_n - op->send.file_done);
+    while (op->send.done < op->send.n) {
+        ssize_t n = sendfile(op->fd, op->send.file, &op->send.at, op->send.n - op->send.done);
         if (n == 0)
             return 0;
         if (n < 0 && errno != EINTR)
             return -errno;
-        op->send.file_done += n > 0 ? (size_t)n : 0;
+        op->send.done += n > 0 ? (unsigned)n : 0;
         op->send.has_moved |= n > 0;
     }
-    return (int)op->send.file_n;
+    return (int)op->send.n;
 }
 
 void

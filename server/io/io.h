@@ -45,13 +45,15 @@ struct io_op {
     bool cancelled;
     union {
         struct {
-            const struct iovec *iov;
-            unsigned n;
-            bool again; /* was interrupted, or found no room: wait for it before the next try */
+            union {
+                const struct iovec *iov;
+                off_t at; /* in file: of the next byte */
+            };
+            unsigned n;    /* entries of iov; bytes of file */
+            unsigned done; /* of these, sent */
+            int file;      /* -1: what is sent is iov; else bytes of this descriptor */
+            bool again;     /* was interrupted, or found no room: wait for it before the next try */
             bool has_moved; /* the owner's to clear: a file's bytes went since */
-            int file;       /* -1: what is sent is iov; else bytes of this descriptor from file_at on */
-            off_t file_at;
-            size_t file_n, file_done; /* bytes to send, and those that were */
         } send;
         struct {
             uint32_t turn;    /* the io_wait() that taken belongs to */

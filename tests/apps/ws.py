@@ -34,7 +34,8 @@ def name_of(scope):
 
 async def scope_text(scope, receive, send):
     await accept(receive, send)
-    text = {k: repr(v) for k, v in scope.items()}
+    shown = {**scope, "state": {k: type(v).__name__ for k, v in scope["state"].items()}}
+    text = {k: repr(v) for k, v in shown.items()}
     await send({"type": "websocket.send", "text": json.dumps(text)})
     note(scope, await receive())
 

@@ -88,6 +88,7 @@ def test_scope(ws):
     assert scope["extensions"] == {"websocket.http.response": {}}
     assert scope["asgi"] == {"version": "3.0", "spec_version": "2.5"}
     assert scope["server"][1] == ws.server.port and scope["client"][0] == "127.0.0.1"
+    assert scope["state"] == {"ringcorn": "Presence"}
     assert "method" not in scope
     s.close().expect_close(1000)
 

@@ -56,6 +56,7 @@ def test_environ_of_a_plain_request(s):
         "wsgi.multiprocess": False,
         "wsgi.run_once": False,
         "wsgi.file_wrapper": "<type>",
+        "ringcorn.worker": "<Presence>",
     }
     assert re.fullmatch(r"ringcorn/\d+\.\d+\.\d+", e["SERVER_SOFTWARE"])
 
