@@ -93,6 +93,7 @@ def test_include_and_dirs(developing, site, tmp_path):
     says(s, "first")
     (other / "page.html").write_text("second")
     says(s, "second")
+    s.wait_log("reloaded in")  # the new worker answers a moment before that
     count = reloads(s)
     (site / "main.py").touch()
     time.sleep(0.6)
