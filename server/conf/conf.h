@@ -147,6 +147,19 @@ struct conf_static {
     bool fallthrough;   /* what is not there is the application's to answer; else 404 */
 };
 
+/* How many instances of a service there are, and what follows its end. */
+enum conf_scope { CONF_SCOPE_ONE, CONF_SCOPE_WORKER };
+enum conf_restart { CONF_RESTART_ALWAYS, CONF_RESTART_ON_FAILURE, CONF_RESTART_NEVER };
+
+enum { CONF_SERVICES_MAX = 64 };
+
+/* An entry of `services`: a function that runs beside the site. */
+struct conf_service {
+    char *name, *run; /* "bot", "mysite.bot:main" */
+    enum conf_scope scope;
+    enum conf_restart restart;
+};
+
 struct conf {
     char *app; /* "module:attribute" or "module:make()", as written; NULL when not given */
     bool factory;
@@ -258,6 +271,10 @@ struct conf {
 
     char *control_socket; /* a path; NULL = off */
     mode_t control_mode;
+
+    struct conf_strings hook_post_fork, hook_when_ready, hook_worker_exit, hook_on_reload;
+    struct conf_service *services; /* at most CONF_SERVICES_MAX */
+    size_t services_n;
 
     char *venv; /* folder of a virtual environment, or NULL; VIRTUAL_ENV is the default */
     struct conf_strings import_first;

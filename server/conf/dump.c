@@ -137,6 +137,21 @@ print_statics(const struct conf *conf, FILE *out)
     }
 }
 
+static void
+print_services(const struct conf *conf, FILE *out)
+{
+    if (conf->services_n == 0)
+        fputs(" {}", out);
+    for (size_t i = 0; i < conf->services_n; i++) {
+        const struct conf_service *s = &conf->services[i];
+        fputs("\n  ", out);
+        print_text(s->name, out);
+        fputs(": {run: ", out);
+        print_text(s->run, out);
+        fprintf(out, ", scope: %s, restart: %s}", service_scope_word(s), service_restart_word(s));
+    }
+}
+
 static const char *
 word_of(const struct key *k, uint64_t value)
 {
@@ -163,7 +178,7 @@ print_value(const struct conf *conf, const struct key *k, FILE *out)
 {
     /* key_text() and its like find the field; nothing is written through them here. */
     struct conf *c = (struct conf *)conf;
-    if (k->type != KEY_HEADERS && k->type != KEY_STATICS)
+    if (k->type != KEY_HEADERS && k->type != KEY_STATICS && k->type != KEY_SERVICES)
         fputc(' ', out);
     switch (k->type) {
     case KEY_BOOL:
@@ -200,6 +215,9 @@ print_value(const struct conf *conf, const struct key *k, FILE *out)
         break;
     case KEY_STATICS:
         print_statics(conf, out);
+        break;
+    case KEY_SERVICES:
+        print_services(conf, out);
         break;
     }
 }

@@ -49,6 +49,7 @@ enum key_type {
     KEY_BINDS,   /* conf->binds */
     KEY_HEADERS, /* conf->headers */
     KEY_STATICS, /* conf->statics */
+    KEY_SERVICES, /* conf->services */
 };
 
 struct key_word {
@@ -102,7 +103,8 @@ static inline bool
 key_is_list(const struct key *k)
 {
     return k->type == KEY_TEXTS || k->type == KEY_PATHS || k->type == KEY_BINDS ||
-           k->type == KEY_HEADERS || k->type == KEY_WORDS || k->type == KEY_STATICS;
+           k->type == KEY_HEADERS || k->type == KEY_WORDS || k->type == KEY_STATICS ||
+           k->type == KEY_SERVICES;
 }
 
 /* --- one load (load.c) ------------------------------------------------------------------------ */
@@ -179,6 +181,8 @@ void value_add_header(struct load *l, const struct key *k, const char *name, con
                       const struct where *w);
 /* Takes what *s owns, also on errors. */
 void value_add_static(struct load *l, const struct key *k, struct conf_static *s, const struct where *w);
+void value_add_service(struct load *l, const struct key *k, struct conf_service *s,
+                       const struct where *w);
 void value_add_bind(struct load *l, const struct key *k, struct conf_bind *bind,
                     const struct where *w);
 /* Adds each entry of a list separated by commas (headers: by line breaks); other keys are set as a
@@ -228,6 +232,19 @@ int static_parse(const char *text, struct conf_static *out, char *why, size_t si
 const char *static_symlinks_word(const struct conf_static *s);
 /* Routes are there once, folders exist. */
 void check_statics(struct load *l, const struct where *w);
+
+/* --- `services`, `hooks` (service.c) ---------------------------------------------------------- */
+
+void service_init(struct conf_service *s); /* an entry's defaults */
+void service_free(struct conf_service *s);
+/* One key of an entry. 0, -EINVAL with why filled in, or -ENOMEM. */
+int service_set(struct conf_service *s, const char *name, const char *text, char *why, size_t size);
+/* "bot=mysite.bot:main"; errors as above, *out is new on success. */
+int service_parse(const char *text, struct conf_service *out, char *why, size_t size);
+const char *service_scope_word(const struct conf_service *s);
+const char *service_restart_word(const struct conf_service *s);
+/* What names a function: "mysite.bot:main". 0, or -EINVAL and why. */
+int function_fault(const char *text, char *why, size_t why_size);
 
 /* --- sources ---------------------------------------------------------------------------------- */
 

@@ -577,6 +577,24 @@ const struct key schema[] = {
     { "control.mode", KEY_MODE, FIELD(control_mode), "0600", NULL,
       .help = "permissions of that socket" },
 
+    { "hooks.post_fork", KEY_TEXTS, FIELD(hook_post_fork), NULL, NULL,
+      "functions that each worker calls before it imports the application",
+      .value = "MODULE:FUNCTION", .fault = function_fault },
+    { "hooks.when_ready", KEY_TEXTS, FIELD(hook_when_ready), NULL, NULL,
+      "functions that each worker calls after lifespan.startup, before the first request",
+      .value = "MODULE:FUNCTION", .fault = function_fault },
+    { "hooks.worker_exit", KEY_TEXTS, FIELD(hook_worker_exit), NULL, NULL,
+      "functions that each worker calls last, after lifespan.shutdown",
+      .value = "MODULE:FUNCTION", .fault = function_fault },
+    { "hooks.on_reload", KEY_TEXTS, FIELD(hook_on_reload), NULL, NULL,
+      "functions that a worker calls when a reload has replaced it, before it leaves",
+      .value = "MODULE:FUNCTION", .fault = function_fault },
+
+    { "services", KEY_SERVICES, FIELD(services), NULL, "--service",
+      "functions that run beside the site (a bot, a consumer of a queue); as a map of name: "
+      "{run, scope, restart}",
+      .value = "NAME=MODULE:FUNCTION" },
+
     { "venv", KEY_PATH, FIELD(venv), NULL, NULL,
       "virtual environment; without it the one in VIRTUAL_ENV, if any", .value = "DIR" },
     { "import_first", KEY_TEXTS, FIELD(import_first), NULL, NULL,
@@ -799,6 +817,9 @@ key_expected(const struct key *k, char *out, size_t size)
         break;
     case KEY_STATICS:
         append(out, size, "a list of ROUTE=DIR, or of maps");
+        break;
+    case KEY_SERVICES:
+        append(out, size, "a list of NAME=MODULE:FUNCTION, or a map of maps");
         break;
     }
 }

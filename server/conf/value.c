@@ -117,6 +117,13 @@ value_free(struct conf *conf, const struct key *k)
         conf->statics = NULL;
         conf->statics_n = 0;
         break;
+    case KEY_SERVICES:
+        for (size_t i = 0; i < conf->services_n; i++)
+            service_free(&conf->services[i]);
+        free(conf->services);
+        conf->services = NULL;
+        conf->services_n = 0;
+        break;
     default:
         number_store(conf, k, 0);
     }
@@ -588,6 +595,52 @@ static_add(struct load *l, const struct key *k, const char *text, const struct w
         value_add_static(l, k, &s, w);
 }
 
+/* --- services --------------------------------------------------------------------------------- */
+
+void
+value_add_service(struct load *l, const struct key *k, struct conf_service *s,
+                  const struct where *w)
+{
+    list_claim(l, k, w);
+    struct conf *c = l->conf;
+    struct conf_service *v = NULL;
+    for (size_t i = 0; i < c->services_n; i++) {
+        if (strcmp(c->services[i].name, s->name) == 0) {
+            load_error(l, w, "%s is there twice", s->name);
+            service_free(s);
+            return;
+        }
+    }
+    if (c->services_n == CONF_SERVICES_MAX) {
+        load_error(l, w, "has more than %d entries", CONF_SERVICES_MAX);
+    } else {
+        v = reallocarray(c->services, c->services_n + 1, sizeof(*v));
+        if (v == NULL)
+            no_memory(l, w);
+    }
+    if (v == NULL) {
+        service_free(s);
+        return;
+    }
+    c->services = v;
+    v[c->services_n++] = *s;
+    *s = (struct conf_service){ 0 };
+}
+
+static void
+service_add(struct load *l, const struct key *k, const char *text, const struct where *w)
+{
+    struct conf_service s;
+    char why[256];
+    int err = service_parse(text, &s, why, sizeof(why));
+    if (err == -ENOMEM)
+        no_memory(l, w);
+    else if (err < 0)
+        load_error(l, w, "%s", why);
+    else
+        value_add_service(l, k, &s, w);
+}
+
 /* --- any -------------------------------------------------------------------------------------- */
 
 void
@@ -618,6 +671,9 @@ value_add(struct load *l, const struct key *k, const char *text, const struct wh
         break;
     case KEY_STATICS:
         static_add(l, k, text, w);
+        break;
+    case KEY_SERVICES:
+        service_add(l, k, text, w);
         break;
     default:
         number_add(l, k, text, w);

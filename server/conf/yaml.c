@@ -58,14 +58,11 @@ is_null(const yaml_node_t *node)
            (text[0] == '\0' || strcmp(text, "~") == 0 || strcmp(text, "null") == 0);
 }
 
-/* {route: /static, dir: /srv/static, ...} */
+/* An entry that is a map: each of its keys by set(entry, ...), which returns 0, -EINVAL with why filled in, or -ENOMEM. */
 static void
-take_static(struct walk *y, const struct key *k, const yaml_node_t *node)
+take_entry(struct walk *y, const struct key *k, const yaml_node_t *node, void *entry,
+           int (*set)(void *entry, const char *name, const char *text, char *why, size_t size))
 {
-    struct where entry = where_of(y, node, k->name);
-    struct conf_static s;
-    unsigned errors = y->l->errors;
-    static_init(&s);
     for (const yaml_node_pair_t *pair = node->data.mapping.pairs.start;
          pair < node->data.mapping.pairs.top; pair++) {
         const yaml_node_t *key = yaml_document_get_node(y->doc, pair->key);
@@ -78,21 +75,101 @@ take_static(struct walk *y, const struct key *k, const yaml_node_t *node)
             continue;
         for (const yaml_node_pair_t *p = node->data.mapping.pairs.start; p < pair; p++) {
             const yaml_node_t *other = yaml_document_get_node(y->doc, p->key);
-            if (other->type == YAML_SCALAR_NODE && strcmp((const char *)other->data.scalar.value, name) == 0)
+            if (other->type == YAML_SCALAR_NODE &&
+                strcmp((const char *)other->data.scalar.value, name) == 0)
                 load_error(y->l, &w, "%s is there twice", name);
         }
-        int err = static_set(&s, name, text, why, sizeof(why));
+        int err = set(entry, name, text, why, sizeof(why));
         if (err == -ENOMEM)
             load_system_error(y->l, &w, "no memory");
         else if (err < 0)
             load_error(y->l, &w, "%s", why);
     }
+}
+
+static int
+set_static(void *entry, const char *name, const char *text, char *why, size_t size)
+{
+    return static_set(entry, name, text, why, size);
+}
+
+/* {route: /static, dir: /srv/static, ...} */
+static void
+take_static(struct walk *y, const struct key *k, const yaml_node_t *node)
+{
+    struct where entry = where_of(y, node, k->name);
+    struct conf_static s;
+    unsigned errors = y->l->errors;
+    static_init(&s);
+    take_entry(y, k, node, &s, set_static);
     if (y->l->errors == errors && (s.route == NULL || s.dir == NULL))
         load_error(y->l, &entry, "an entry needs a route and a dir: {route: /static, dir: /srv/static}");
     if (y->l->errors == errors)
         value_add_static(y->l, k, &s, &entry);
     else
         static_free(&s);
+}
+
+static int
+set_service(void *entry, const char *name, const char *text, char *why, size_t size)
+{
+    return service_set(entry, name, text, why, size);
+}
+
+/* bot: {run: mysite.bot:main, ...}; as an entry of a list its name is among its keys, and name is NULL. */
+static void
+take_service(struct walk *y, const struct key *k, const char *name, const yaml_node_t *node)
+{
+    struct where entry = where_of(y, node, k->name);
+    struct conf_service s;
+    char why[256];
+    unsigned errors = y->l->errors;
+    int err = 0;
+    service_init(&s);
+    if (name != NULL)
+        err = service_set(&s, "name", name, why, sizeof(why));
+    if (err == -ENOMEM)
+        load_system_error(y->l, &entry, "no memory");
+    else if (err < 0)
+        load_error(y->l, &entry, "%s", why);
+    take_entry(y, k, node, &s, set_service);
+    if (y->l->errors == errors && name != NULL && strcmp(s.name, name) != 0)
+        load_error(y->l, &entry, "%s: name: %s is another one; leave it out", name, s.name);
+    else if (y->l->errors == errors && s.name == NULL)
+        load_error(y->l, &entry, "an entry needs a name: {name: bot, run: \"mysite.bot:main\"}");
+    else if (y->l->errors == errors && s.run == NULL)
+        load_error(y->l, &entry, "%s: needs a function to run: {run: \"mysite.bot:main\"}", s.name);
+    if (y->l->errors == errors)
+        value_add_service(y->l, k, &s, &entry);
+    else
+        service_free(&s);
+}
+
+/* name: mysite.bot:main, or name: {run: ...} */
+static void
+take_services(struct walk *y, const struct key *k, const yaml_node_t *node)
+{
+    struct where whole = where_of(y, node, k->name);
+    value_unset(y->l, k, &whole);
+    for (const yaml_node_pair_t *pair = node->data.mapping.pairs.start;
+         pair < node->data.mapping.pairs.top; pair++) {
+        const yaml_node_t *key = yaml_document_get_node(y->doc, pair->key);
+        const yaml_node_t *value = yaml_document_get_node(y->doc, pair->value);
+        struct where w = where_of(y, key, k->name);
+        const char *name = text_of(y, key, &w);
+        if (name == NULL)
+            continue;
+        if (value->type == YAML_MAPPING_NODE) {
+            take_service(y, k, name, value);
+            continue;
+        }
+        const char *run = text_of(y, value, &w);
+        MEM_OWNED char *text = NULL;
+        if (run != NULL && asprintf(&text, "%s=%s", name, run) < 0)
+            load_system_error(y->l, &w, "no memory");
+        else if (run != NULL)
+            value_add(y->l, k, text, &w);
+    }
 }
 
 static void
@@ -109,6 +186,10 @@ take_list(struct walk *y, const struct key *k, const yaml_node_t *node)
         struct where w = where_of(y, entry, k->name);
         if (k->type == KEY_STATICS && entry->type == YAML_MAPPING_NODE) {
             take_static(y, k, entry);
+            continue;
+        }
+        if (k->type == KEY_SERVICES && entry->type == YAML_MAPPING_NODE) {
+            take_service(y, k, NULL, entry);
             continue;
         }
         const char *text = text_of(y, entry, &w);
@@ -178,6 +259,8 @@ take_value(struct walk *y, const struct key *k, const yaml_node_t *node)
             take_headers(y, k, node);
         else
             load_error(y->l, &w, "belongs written as 'Name: value' lines below it");
+    } else if (k->type == KEY_SERVICES && node->type == YAML_MAPPING_NODE) {
+        take_services(y, k, node);
     } else if (key_is_list(k) && node->type == YAML_SEQUENCE_NODE) {
         take_list(y, k, node);
     } else {

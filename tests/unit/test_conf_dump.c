@@ -61,6 +61,14 @@ same_value(struct conf *a, struct conf *b, const struct key *k)
                 return false;
         }
         return a->statics_n == b->statics_n;
+    case KEY_SERVICES:
+        for (size_t i = 0; a->services_n == b->services_n && i < a->services_n; i++) {
+            const struct conf_service *x = &a->services[i], *y = &b->services[i];
+            if (!same_text(x->name, y->name) || !same_text(x->run, y->run) ||
+                x->scope != y->scope || x->restart != y->restart)
+                return false;
+        }
+        return a->services_n == b->services_n;
     default:
         return key_number(a, k) == key_number(b, k);
     }
