@@ -58,6 +58,18 @@ def _attribute(module, path):
     return value
 
 
+def function_named(spec, where, key):
+    """The function that *spec*, "module:function", names; *key*: of the configuration, for messages. Raises AppError."""
+    name, _, attribute = spec.partition(":")
+    try:
+        function = _attribute(import_module(name, where), attribute)
+    except AppError as e:
+        raise AppError(e.code, f"{key}: {spec}: {e}", e.show) from None
+    if not callable(function):
+        raise AppError(EXIT_APP, f"{key}: {spec} is not callable but {type(function).__name__!r}; name a function")
+    return function
+
+
 # --- what calls it: WSGI or ASGI
 
 _DEPTH = 8  # wrappers looked into

@@ -12,9 +12,10 @@ import sys
 import time
 import traceback
 
-from . import connection_count, log, sqlalchemy_hints
+from . import connection_count, log, services, sqlalchemy_hints
 from .app import EXIT_USAGE, AppError, load_by
 from .connection_count import django_is_up
+from .worker_hooks import WorkerHooks
 
 
 def run(worker, options):
@@ -27,13 +28,19 @@ def run(worker, options):
     faulthandler.register(options["stacks_signal"], file=sys.stderr, all_threads=True)
     began = time.monotonic()
     try:
+        hooks = WorkerHooks(options)
+        hooks.resolve("post_fork")
         _, interface = load_by(options)
+        hooks.resolve("when_ready", "worker_exit", "on_reload")
+        found = services.resolve(options)
     except AppError as e:
         if e.show is not None:
             traceback.print_exception(e.show)
         print(f"ringcorn: {e}", file=sys.stderr, flush=True)
         return e.code
     _say(f"{options['app']} was imported in {time.monotonic() - began:.2f} s")
+    for line in (*hooks.lines(), *(service.line() for service in found)):
+        _say(line)
     from .worker import _auto_threads
 
     threads = options["sync_threads"] or _auto_threads(interface)

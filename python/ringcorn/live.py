@@ -14,12 +14,13 @@ TASKS_MAX = 10_000
 
 _loop = None
 _pools = ()
+_services = None
 
 
-def attach(loop, *pools):
-    """loop: that serves, or None; pools: its _ringcorn.Pools."""
-    global _loop, _pools
-    _loop, _pools = loop, pools
+def attach(loop, *pools, services=None):
+    """loop: that serves, or None; pools: its _ringcorn.Pools; services: services.Services."""
+    global _loop, _pools, _services
+    _loop, _pools, _services = loop, pools, services
 
 
 def _dump(value):
@@ -66,6 +67,11 @@ def threads():
         )
     found.sort(key=lambda t: (not t["loop"], t["name"] or ""))
     return _dump(found)
+
+
+def services():
+    """Those that this worker runs, or has run."""
+    return _dump([] if _services is None else _services.tell())
 
 
 def _awaited(coroutine):

@@ -9,7 +9,8 @@ The C side (server/worker/worker.c) calls run() in the main thread and hands ove
                                     returns teach(scope, is_sync), for the application to say which those are
     serve_wsgi(app, context, presence, pool)  the same for a WSGI application
     access_to(callback)             callback(line) for each line of the access log, on the loop
-    notify(callback)                callback("drain" | "quit" | "drained"), on the loop
+    notify(callback)                callback("drain" | "quit" | "drained", why), callback("service", number), on the loop
+    service_said("stopped" | "ended", number)  a service of which there is one in all does not run here any more
     cancel_all(), in_hand()         the requests that are being answered
     detach()                        ends what is in hand; the loop may be closed after it
     free()                          after the loop's end: closes every connection
@@ -28,11 +29,12 @@ import weakref
 
 import _ringcorn
 
-from . import anyio_threads, asgiref_threads, check, live, log, places, sqlalchemy_hints, websocket_lease
+from . import anyio_threads, asgiref_threads, check, live, log, places, services, sqlalchemy_hints, websocket_lease
 from .app import EXIT_USAGE, AppError, load_by
 from .lifespan import Lifespan, LifespanFailed
 from .loop import new_event_loop, stop_pool, use_pidfds
 from .presence import Presence
+from .worker_hooks import WorkerHooks
 
 QUIT_SECONDS = 0.5  # what cancelled requests get to clean up
 REST_SECONDS = 0.02  # between two looks whether threads are done with what follows an answer
@@ -64,16 +66,21 @@ def run(worker, options):
     if options["slot"] == 0 and loop.io_why:  # one of them says it for all
         log.warning("%s", loop.io_why)
     serving = None
+    hooks = WorkerHooks(options)
     try:
+        hooks.resolve("post_fork")
+        loop.run_until_complete(hooks.call("post_fork"))
         app, interface = load_by(options)
+        hooks.resolve("when_ready", "worker_exit", "on_reload")
+        beside = services.Services(services.resolve(options), loop, worker)
         if options["slot"] == 0:
             _say_what_is_served(options, interface, loop)
         pools.open_sync(options["sync_threads"] or _auto_threads(interface))
         worker.count(pools.sync, False)
-        live.attach(loop, pools.sync, pools.executor)
+        live.attach(loop, pools.sync, pools.executor, services=beside)
         if options["slot"] == 0:
             check.warn(check.django_hints, pools.sync.threads, interface, options)
-        serving = _Serving(worker, loop, app, interface, pools.sync, options)
+        serving = _Serving(worker, loop, app, interface, pools.sync, options, hooks, beside)
         return _run_to_the_end(loop, serving)
     except AppError as e:
         if e.show is not None:
@@ -84,7 +91,7 @@ def run(worker, options):
         _operator(f"the application did not start: it called sys.exit({e.code!r})")
         return 3
     finally:
-        _close(worker, loop, pools)
+        _close(worker, loop, pools, hooks, serving.why if serving is not None else "failed")
 
 
 def _run_to_the_end(loop, serving):
@@ -178,7 +185,7 @@ async def _bounded(awaitable):
         log.warning("the application's default executor did not end, it is left behind")
 
 
-def _close(worker, loop, pools):
+def _close(worker, loop, pools, hooks, why):
     """Takes everything down, in the order of asyncio.run()."""
     try:
         worker.cancel_all()
@@ -191,6 +198,7 @@ def _close(worker, loop, pools):
         loop.run_until_complete(pools.stop())
         # An executor of the application's own is shut down as asyncio.run() would.
         loop.run_until_complete(_bounded(loop.shutdown_default_executor()))
+        loop.run_until_complete(hooks.call_logged("worker_exit", why))
     finally:
         live.attach(None)
         worker.detach()
@@ -203,14 +211,19 @@ def _close(worker, loop, pools):
 class _Serving:
     """The time between import and exit."""
 
-    def __init__(self, worker, loop, app, interface, pool, options):
+    def __init__(self, worker, loop, app, interface, pool, options, hooks, beside):
         self.worker = worker
+        self.hooks = hooks
+        self.services = beside
+        self.why = "failed"  # it ends
         self.loop = loop
         self.app = app
         self.is_wsgi = interface == "wsgi"
         self.pool = pool
         self.options = options
         self.drained = loop.create_future()
+        self.gone = loop.create_future()  # what was cancelled has had its time
+        self.reload_hook = None  # a task
         self.presence = Presence()
         self.is_ready = False
         self.is_quitting = False
@@ -219,13 +232,16 @@ class _Serving:
         self.worker.notify(self._on_event)
         await self._adapt()
         lifespan = Lifespan(self.app, "off" if self.is_wsgi else self.options["lifespan"], {"ringcorn": self.presence})
-        starting = asyncio.ensure_future(lifespan.startup())
+        starting = asyncio.ensure_future(self._start(lifespan))
         await asyncio.wait({starting, self.drained}, return_when=asyncio.FIRST_COMPLETED)
         if not starting.done():  # told to stop before it was ready
             starting.cancel()
             return 0
         try:
             starting.result()
+        except AppError:
+            await lifespan.shutdown()
+            raise
         except LifespanFailed as e:
             raise AppError(3, f"the application did not start: {e}", e.__cause__) from None
         except Exception as e:
@@ -242,10 +258,16 @@ class _Serving:
             self._go_direct()
             self.worker.serve(self.app, self.websocket_app, lifespan.context, lifespan.state, self.pool)
         self.is_ready = True
+        self.services.begin(lifespan.context)
         await self.drained
         await self._threads_are_done()
+        await self._beside_is_done()
         await lifespan.shutdown()
         return 0
+
+    async def _start(self, lifespan):
+        await lifespan.startup()
+        await self.hooks.call("when_ready")
 
     def _go_direct(self):
         """Where the application is Django's handler itself, or Channels' router hands HTTP to it as it is: what its paths lead to is learned,
@@ -266,6 +288,16 @@ class _Serving:
         while (self.pool.leased or self.pool.queued) and not self.is_quitting:
             await asyncio.sleep(REST_SECONDS)
 
+    async def _beside_is_done(self):
+        """Services, and hooks.on_reload."""
+        tasks = self.services.tasks()
+        if self.reload_hook is not None:
+            tasks.add(self.reload_hook)
+        while tasks and not self.gone.done():
+            _, tasks = await asyncio.wait({*tasks, self.gone}, return_when=asyncio.FIRST_COMPLETED)
+            tasks.discard(self.gone)
+        self.services.name_left_behind()
+
     async def _adapt(self):
         """Leads the threads of frameworks to ours: one line each. Nothing is imported that the application has not imported."""
         await anyio_threads.install(self.loop, self.pool, self.pool.threads, self.options["anyio_threads"] == "stock")
@@ -281,17 +313,30 @@ class _Serving:
             return
         self.websocket_app = websocket_lease.wrap(self.app, self.pool, self.options["sync_websocket"])
 
-    def _on_event(self, what):
-        if what == "drain":
+    def _on_event(self, what, value=None):
+        if what == "service":
+            self.services.start(value)
+        elif what == "drain":
+            self.why = value
             self.presence.leave()
             self._say_in_hand()
+            if value == "reload" and self.hooks.has("on_reload"):
+                self.reload_hook = self.loop.create_task(self.hooks.call_logged("on_reload", value), name="hooks.on_reload")
+            self.services.leave()
             if self.options["graceful"]:
                 self.loop.call_later(self.options["graceful"], self._on_event, "quit")
         elif what == "quit":
             self.is_quitting = True
             self._say_cancelled()
             self.worker.cancel_all()
-            self.loop.call_later(QUIT_SECONDS, self._on_event, "drained")
+            self.services.cancel()
+            if self.reload_hook is not None:
+                self.reload_hook.cancel()
+            self.loop.call_later(QUIT_SECONDS, self._on_event, "gone")
+        elif what == "gone":
+            for future in (self.drained, self.gone):
+                if not future.done():
+                    future.set_result(None)
         elif what == "drained" and not self.drained.done():
             self.drained.set_result(None)
 

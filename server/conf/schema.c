@@ -339,7 +339,8 @@ const struct key schema[] = {
       "--keep-alive --timeout-keep-alive",
       "without a request on a connection; longer than nginx's 60s", .max = DAY, .zero = "off" },
     { "timeouts.request", KEY_DURATION, FIELD(timeout_request_ms), "off", "--timeout-request",
-      "for a request to be answered, from its head to the answer's end; then 504, or the connection "
+      "for a request to be answered, from its head to the answer's end; then 504, or the "
+      "connection "
       "is closed where the answer has begun. Streams too",
       .max = DAY, .zero = "off" },
     { "timeouts.drain_delay", KEY_DURATION, FIELD(timeout_drain_delay_ms), "off", NULL,
@@ -377,8 +378,8 @@ const struct key schema[] = {
       "requests that a worker has in hand at once, WebSockets until they are accepted; more wait",
       .max = 10 * 1000 * 1000, .zero = "off" },
     { "limits.queue", KEY_COUNT, FIELD(limit_queue), "1000", "--limit-queue",
-      "requests of a worker that may wait where limits.concurrency is reached; then 503", .max = 1000 * 1000,
-      .zero = "off" },
+      "requests of a worker that may wait where limits.concurrency is reached; then 503",
+      .max = 1000 * 1000, .zero = "off" },
     { "limits.queue_timeout", KEY_DURATION, FIELD(limit_queue_timeout_ms), "5s",
       "--limit-queue-timeout", "for a request to wait so; then 503", .max = DAY, .zero = "off" },
     { "limits.handshakes", KEY_COUNT, FIELD(limit_handshakes), "1000", NULL,
@@ -480,7 +481,8 @@ const struct key schema[] = {
     { "http.lenient", KEY_WORDS, FIELD(http_lenient), NULL, NULL,
       "what the strict parser is to accept after all", .words = lenient_words },
     { "static", KEY_STATICS, FIELD(statics), NULL, NULL,
-      "folders whose files are answered below a route without Python; as a map with route, dir, index, expires, symlinks, dotfiles, "
+      "folders whose files are answered below a route without Python; as a map with route, dir, "
+      "index, expires, symlinks, dotfiles, "
       "precompressed, fallthrough",
       .value = "ROUTE=DIR" },
     { "headers", KEY_HEADERS, FIELD(headers), NULL, "--header", "headers added to every answer",
@@ -502,15 +504,15 @@ const struct key schema[] = {
     { "access_log.file", KEY_PATH, FIELD(access_log_file), NULL, "--access-logfile",
       "access log; - = standard output", .is_dash = true },
     { "access_log.format", KEY_TEXT, FIELD(access_log_format), ACCESS_FORMAT_DEFAULT,
-      "--access-logformat",
-      "gunicorn's atoms, or common, combined or json", .value = "FORMAT",
+      "--access-logformat", "gunicorn's atoms, or common, combined or json", .value = "FORMAT",
       .fault = access_format_fault },
     { "access_log.exclude", KEY_TEXTS, FIELD(access_log_exclude), NULL, NULL,
       "paths without a line, unless the status is 500 or more: /health, prefixes that end in a "
       "slash (/static/), patterns (*.ico)",
       .value = "PATH" },
     { "access_log.sample", KEY_TEXT, FIELD(access_log_sample), "1", NULL,
-      "the part of the requests that get a line: 0.01 or 1%; those with a status of 400 or more all "
+      "the part of the requests that get a line: 0.01 or 1%; those with a status of 400 or more "
+      "all "
       "do",
       .value = "FRACTION", .fault = access_sample_fault },
 
@@ -584,8 +586,8 @@ const struct key schema[] = {
       "functions that each worker calls after lifespan.startup, before the first request",
       .value = "MODULE:FUNCTION", .fault = function_fault },
     { "hooks.worker_exit", KEY_TEXTS, FIELD(hook_worker_exit), NULL, NULL,
-      "functions that each worker calls last, after lifespan.shutdown",
-      .value = "MODULE:FUNCTION", .fault = function_fault },
+      "functions that each worker calls last, after lifespan.shutdown", .value = "MODULE:FUNCTION",
+      .fault = function_fault },
     { "hooks.on_reload", KEY_TEXTS, FIELD(hook_on_reload), NULL, NULL,
       "functions that a worker calls when a reload has replaced it, before it leaves",
       .value = "MODULE:FUNCTION", .fault = function_fault },

@@ -110,7 +110,8 @@ service_parse(const char *text, struct conf_service *out, char *why, size_t size
     struct conf_service s;
     service_init(&s);
     if (sign == NULL) {
-        snprintf(why, size, "'%.100s' is wrong; write NAME=MODULE:FUNCTION, such as bot=mysite.bot:main",
+        snprintf(why, size,
+                 "'%.100s' is wrong; write NAME=MODULE:FUNCTION, such as bot=mysite.bot:main",
                  text);
         return -EINVAL;
     }

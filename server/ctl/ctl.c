@@ -23,6 +23,8 @@ static const struct command {
     { "requests", "worker", false, " [WORKER]", "requests in hand: age, state, thread" },
     { "tasks", "worker", false, " [WORKER]", "asyncio tasks: whose they are, and where they wait" },
     { "threads", "worker", false, " [WORKER]", "threads: what they do, with stacks" },
+    { "services", "worker", false, " [WORKER]",
+      "services: state, since when, restarts, last error" },
     { "config", NULL, false, "", "the configuration in force, as YAML" },
     { "reload", NULL, false, "", "as SIGHUP; returns when it is over, with 1 where it failed" },
     { "scale", "workers", true, " N", "N workers from now on" },

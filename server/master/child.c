@@ -83,6 +83,8 @@ run(struct master *m, unsigned slot, const struct generation *g, int control, in
     watch_close(m->watch);
     if (m->upgrade.channel >= 0)
         close(m->upgrade.channel);
+    if (m->services_before >= 0)
+        close(m->services_before);
     if (m->reload.state == RELOAD_TRYING)
         sockets_change_forget(&m->reload.change);
     /* What a replacement that is tried for a reload prints goes where the new configuration says;
@@ -106,6 +108,7 @@ run(struct master *m, unsigned slot, const struct generation *g, int control, in
         struct worker_args args = {
             .conf = g->conf,
             .slot = slot,
+            .generation = g->number,
             .control = control,
             .asks = asks,
             .access_fd = m->logs.access_fd,
@@ -220,12 +223,26 @@ child_leave_by(const struct master *m)
     return ms > 0 ? clock_ns() + (ms + ENDING_MS) * NS_PER_MS : 0;
 }
 
+/* For its hooks. */
+static enum control_why
+why_it_leaves(const struct master *m, const struct child *c)
+{
+    if (m->stop.is_handed_over)
+        return CONTROL_WHY_UPGRADE;
+    if (m->stop.state != STOP_NONE)
+        return CONTROL_WHY_STOP;
+    if (c->generation != m->now.number)
+        return CONTROL_WHY_RELOAD;
+    return c->slot >= m->wanted ? CONTROL_WHY_SCALE : CONTROL_WHY_RECYCLE;
+}
+
 void
 child_leave(struct master *m, struct child *c, enum control_kind kind)
 {
     if (c->state == CHILD_DUMPING || c->state == CHILD_KILLED)
         return;
-    bool is_told = c->control >= 0 && control_send(c->control, kind, 0, -1) == 0;
+    bool is_told =
+        c->control >= 0 && control_send(c->control, kind, (int32_t)why_it_leaves(m, c), -1) == 0;
     if (c->state == CHILD_BOOTING) {
         c->deadline_ns = clock_ns() + BOOTING_LEAVE_MS * NS_PER_MS;
         is_told = false; /* it imports the application and does not read */
@@ -364,6 +381,10 @@ child_read(struct master *m, struct child *c)
             c->pinged_ns = 0;
             c->heard_ns = clock_ns();
             break;
+        case CONTROL_SERVICE_STOPPED:
+        case CONTROL_SERVICE_ENDED:
+            services_said(m, c, msg.id, msg.kind == CONTROL_SERVICE_ENDED);
+            break;
         case CONTROL_DRAINED:
             c->is_drained = true;
             if (c->state == CHILD_READY)
@@ -401,6 +422,7 @@ children_reap(struct master *m)
             if (c->pid == pid) {
                 child_read(m, c); /* what it said last, e.g. that it was ready */
                 slots_died(m, c, status);
+                services_freed(m, c);
                 metrics_give(c->metrics, cpu_ns(&usage));
                 child_free(m, c);
                 break;

@@ -77,6 +77,36 @@ do_workers(struct master *m, struct ctl_job *job, struct json_ref args)
     ctl_end(m, job, !j.is_lost);
 }
 
+/* Who has them; how they are, the workers know. */
+static void
+put_services(const struct master *m, struct json *j)
+{
+    const struct conf *conf = m->now.conf;
+    json_begin(j, '[');
+    for (size_t i = 0; i < conf->services_n; i++) {
+        const struct conf_service *s = &conf->services[i];
+        const struct service *one = services_find(m, s->name);
+        bool is_one = s->scope == CONF_SCOPE_ONE;
+        bool is_held = is_one && one != NULL && one->holder != NULL;
+        json_begin(j, '{');
+        json_key(j, "service"), json_string(j, s->name);
+        json_key(j, "run"), json_string(j, s->run);
+        json_key(j, "scope"), json_string(j, is_one ? "one" : "worker");
+        json_key(j, "worker");
+        if (is_held)
+            json_int(j, one->holder->slot);
+        else
+            json_null(j);
+        json_key(j, "state");
+        json_string(j, !is_one                                        ? "in each worker"
+                       : is_held                                      ? "given"
+                       : one != NULL && one->over_in == m->now.number ? "over"
+                                                                      : "waits for a worker");
+        json_end(j, '}');
+    }
+    json_end(j, ']');
+}
+
 static unsigned
 count(const struct master *m, enum child_state state)
 {
@@ -111,6 +141,7 @@ do_status(struct master *m, struct ctl_job *job, struct json_ref args)
     json_key(&j, "workers_wanted"), json_int(&j, m->wanted);
     json_key(&j, "workers_ready"), json_int(&j, count(m, CHILD_READY));
     json_key(&j, "workers"), put_workers(m, &j);
+    json_key(&j, "services"), put_services(m, &j);
     json_end(&j, '}');
     ctl_end(m, job, !j.is_lost);
 }
@@ -166,6 +197,12 @@ static void
 do_tasks(struct master *m, struct ctl_job *job, struct json_ref args)
 {
     ask(m, job, args, CONTROL_ASK_TASKS, "tasks");
+}
+
+static void
+do_services(struct master *m, struct ctl_job *job, struct json_ref args)
+{
+    ask(m, job, args, CONTROL_ASK_SERVICES, "services");
 }
 
 /* --- those that tell ----------------------------------------------------------------------------- */
@@ -302,6 +339,7 @@ static const struct {
     { "requests", do_requests, "worker", "requests in hand: age, state, thread" },
     { "tasks", do_tasks, "worker", "asyncio tasks: whose they are, and where they wait" },
     { "threads", do_threads, "worker", "threads: what they do, with stacks" },
+    { "services", do_services, "worker", "services: state, since when, restarts, last error" },
     { "config", do_config, "", "the configuration in force" },
     { "reload", do_reload, "", "as SIGHUP; answers when it is over" },
     { "scale", do_scale, "workers", "so many workers from now on" },

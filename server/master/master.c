@@ -83,6 +83,7 @@ next_ns(const struct master *m)
     next = sooner(next, ctl_next_ns(m));
     next = sooner(next, upgrade_next_ns(m));
     next = sooner(next, sooner(recycle_next_ns(m), watchdog_next_ns(m)));
+    next = sooner(next, services_next_ns(m));
     next = sooner(next, watch_next_ns(m->watch));
     CHILDREN_EACH(c, m)
         next = sooner(next, c->deadline_ns);
@@ -165,6 +166,7 @@ run(struct master *m)
         coverage_update(m);
         upgrade_tick(m, now_ns);
         reload_tick(m);
+        services_tick(m);
         metrics_set(&m->metrics->master.wanted, m->wanted);
         metrics_set(&m->metrics->master.generation, m->now.number);
         health_turn(m);
@@ -192,6 +194,7 @@ master_run(const struct master_args *args)
         .begun_ns = clock_ns(),
         .metrics_fd = -1,
         .upgrade = { .channel = -1, .handover = { .metrics_fd = -1 } },
+        .services_before = -1,
     };
     list_init(&m.children);
     list_init(&m.ctl_jobs);
@@ -216,6 +219,7 @@ master_run(const struct master_args *args)
     while (!list_is_empty(&m.children))
         child_free(&m, CONTAINER_OF(m.children.next, struct child, node));
     upgrade_fini(&m);
+    services_fini(&m);
     generation_fini(&m.now);
     certs_fini(&m);
     logs_fini(&m.logs);

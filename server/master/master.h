@@ -12,6 +12,7 @@
  *   ask.c         --healthcheck                    pulse.c     whose loop turns
  *   notify.c      sd_notify                        watch.h     files that change: reload.enabled
  *   ctl.h         control.socket: ctl.c ctl_commands.c ctl_ask.c
+ *   services.c    services of which there is one: who runs them
  *   state.h       what these files share
  *   logs.c  pidfile.c  privileges.c  nofile.c
  *

@@ -166,6 +166,14 @@ struct notify {
     int64_t alive_at_ns; /* when the next is due */
 };
 
+/* A service of which there is one instance in all; services.c. */
+struct service {
+    char *name;
+    struct child *holder; /* the worker that runs it, until it has said that it does not, or is dead; NULL = none */
+    int32_t id;           /* the holder's number of it */
+    unsigned over_in;     /* it is over by itself, and not started again in this generation; 0 = no */
+};
+
 struct master {
     const struct master_args *args;
     struct generation now;
@@ -176,6 +184,9 @@ struct master {
     int signal_fd;
     struct list children;
     struct slot *slots;
+    struct service *services; /* of this configuration and, while workers hold them, of earlier ones */
+    unsigned services_n;
+    int services_before; /* a pidfd of the master whose place this one takes: its workers may still run them; -1 = none */
     unsigned slots_n; /* slots that have sockets: never less */
     unsigned wanted;  /* workers that should be: slots 0..wanted-1 */
     bool was_ready;   /* some worker was, once */
@@ -249,6 +260,19 @@ void slots_trim(struct master *m);
 /* Puts the replacement in its place, if it accepts. Returns whether none is under way any more. */
 bool slots_replace(struct master *m, unsigned slot);
 int64_t slots_next_ns(const struct master *m);
+
+/* --- services.c --- */
+/* Gives services that nobody runs to workers. */
+void services_tick(struct master *m);
+/* The next look, while another master's workers may still run them; 0 = none. */
+int64_t services_next_ns(const struct master *m);
+/* The worker does not run its service id any more. is_over: nor is another to run it. */
+void services_said(struct master *m, struct child *c, int32_t id, bool is_over);
+/* It has died. */
+void services_freed(struct master *m, struct child *c);
+void services_fini(struct master *m);
+/* The one that has this name, or NULL. */
+const struct service *services_find(const struct master *m, const char *name);
 
 /* --- recycle.c --- */
 /* Asks for the replacement of workers that are too old or too large. */

@@ -42,6 +42,8 @@ static struct worker {
     size_t listeners_n;
     uint64_t requests_max; /* then it asks to be replaced */
     unsigned events; /* enum worker_event, to be told in the Python phase */
+    enum control_why why; /* it drains */
+    uint64_t services; /* a bit for each that is to be run here, to be told in the Python phase */
     PyObject *access; /* new; of access_to(); NULL = nobody */
     struct buf access_lines; /* for it, each with a NUL behind it */
     bool is_attached, is_serving, is_draining, is_quitting, drained_is_told;
@@ -94,7 +96,7 @@ unlisten_id(int32_t id)
 }
 
 static void
-drain(enum worker_event how)
+drain(enum worker_event how, enum control_why why)
 {
     if (how == EVENT_QUIT && !w.is_quitting) {
         w.is_quitting = true;
@@ -103,6 +105,7 @@ drain(enum worker_event how)
     if (w.is_draining)
         return;
     w.is_draining = true;
+    w.why = why;
     w.events |= EVENT_DRAIN;
     while (w.listeners_n > 0)
         unlisten(w.listeners_n - 1);
@@ -166,10 +169,14 @@ on_control(struct io_op *op, int res, unsigned flags)
             w.asgi.http.is_unready = true;
             break;
         case CONTROL_DRAIN:
-            drain(EVENT_DRAIN);
+            drain(EVENT_DRAIN, (enum control_why)msg.id);
             break;
         case CONTROL_QUIT:
-            drain(EVENT_QUIT);
+            drain(EVENT_QUIT, (enum control_why)msg.id);
+            break;
+        case CONTROL_SERVICE:
+            if (msg.id >= 0 && msg.id < CONF_SERVICES_MAX)
+                w.services |= (uint64_t)1 << msg.id;
             break;
         case CONTROL_PING:
             (void)control_send(w.args->control, CONTROL_PONG, msg.id,
@@ -186,6 +193,8 @@ on_control(struct io_op *op, int res, unsigned flags)
         case CONTROL_LISTENING:
         case CONTROL_REPLACE:
         case CONTROL_SERVED:
+        case CONTROL_SERVICE_STOPPED:
+        case CONTROL_SERVICE_ENDED:
         case CONTROL_DRAINED:
         case CONTROL_PONG:
         case CONTROL_ANSWER:
@@ -193,6 +202,7 @@ on_control(struct io_op *op, int res, unsigned flags)
         case CONTROL_ASK_REQUESTS:
         case CONTROL_ASK_TASKS:
         case CONTROL_ASK_THREADS:
+        case CONTROL_ASK_SERVICES:
         case CONTROL_LOG_LEVEL:
             break; /* on the other socket: answer.c */
         }
@@ -203,7 +213,7 @@ on_control(struct io_op *op, int res, unsigned flags)
     if (!w.is_draining)
         log_warning("the master is gone (%s): this worker answers what it has and ends",
                     strerror(-err));
-    drain(EVENT_DRAIN);
+    drain(EVENT_DRAIN, CONTROL_WHY_STOP);
     if (flags & IO_MORE)
         io_cancel(w.io, op);
 }
@@ -214,7 +224,7 @@ ask_to_go(void)
 {
     if (!w.is_serving ||
         control_send(w.args->control, CONTROL_REPLACE, (int32_t)w.args->slot, -1) < 0)
-        drain(EVENT_DRAIN);
+        drain(EVENT_DRAIN, CONTROL_WHY_STOP);
 }
 
 /* Fewer than UINT64_MAX in all. */
@@ -264,7 +274,8 @@ static bool
 on_has_work(void *self)
 {
     (void)self;
-    return w.events != 0 || w.access_lines.n > 0 || asgi_has_work(&w.asgi) || exchanges_have_work(&w.wsgi.exchanges);
+    return w.events != 0 || w.services != 0 || w.access_lines.n > 0 || asgi_has_work(&w.asgi) ||
+           exchanges_have_work(&w.wsgi.exchanges);
 }
 
 /* To the handlers of ringcorn.access; what they raise is theirs (logging prints it). */
@@ -294,6 +305,20 @@ on_access(struct http_app *app, struct slice line)
     (void)buf_append(&w.access_lines, "", 1);
 }
 
+/* ("service", its number) for each that came. */
+static int
+tell_services(void)
+{
+    while (w.services != 0 && w.callback != NULL) {
+        int i = __builtin_ctzll(w.services);
+        w.services &= w.services - 1;
+        PY_OWNED PyObject *done = PyObject_CallFunction(w.callback, "si", "service", i);
+        if (done == NULL)
+            return -1;
+    }
+    return 0;
+}
+
 static int
 on_run(void *self)
 {
@@ -307,14 +332,22 @@ on_run(void *self)
         enum worker_event event;
         const char *name;
     } events[] = { { EVENT_DRAIN, "drain" }, { EVENT_QUIT, "quit" }, { EVENT_DRAINED, "drained" } };
+    static const char *const why_names[] = {
+        [CONTROL_WHY_STOP] = "stop",       [CONTROL_WHY_RELOAD] = "reload",
+        [CONTROL_WHY_SCALE] = "scale",     [CONTROL_WHY_RECYCLE] = "recycle",
+        [CONTROL_WHY_UPGRADE] = "upgrade",
+    };
     for (size_t i = 0; UNLIKELY(w.events != 0) && i < ARRAY_LEN(events); i++) {
         if (!(w.events & events[i].event) || w.callback == NULL)
             continue;
         w.events &= ~(unsigned)events[i].event;
-        PY_OWNED PyObject *done = PyObject_CallFunction(w.callback, "s", events[i].name);
+        PY_OWNED PyObject *done =
+            PyObject_CallFunction(w.callback, "ss", events[i].name, why_names[w.why]);
         if (done == NULL)
             return -1;
     }
+    if (UNLIKELY(w.services != 0))
+        return tell_services();
     return 0;
 }
 
@@ -476,6 +509,22 @@ worker_access_to(PyObject *module, PyObject *callback)
     Py_RETURN_NONE;
 }
 
+/* service_said("stopped" | "ended", number) */
+static PyObject *
+worker_service_said(PyObject *module, PyObject *args)
+{
+    (void)module;
+    const char *what;
+    int id;
+    if (!PyArg_ParseTuple(args, "si", &what, &id))
+        return NULL;
+    enum control_kind kind =
+        strcmp(what, "ended") == 0 ? CONTROL_SERVICE_ENDED : CONTROL_SERVICE_STOPPED;
+    /* A master that does not hear it gives the service to another when this worker is dead. */
+    (void)control_send(w.args->control, kind, id, -1);
+    Py_RETURN_NONE;
+}
+
 static PyObject *
 worker_cancel_all(PyObject *module, PyObject *unused)
 {
@@ -546,6 +595,7 @@ static PyMethodDef worker_methods[] = {
     { "serve_wsgi", worker_serve_wsgi, METH_VARARGS, NULL },
     { "notify", worker_notify, METH_O, NULL },
     { "access_to", worker_access_to, METH_O, NULL },
+    { "service_said", worker_service_said, METH_VARARGS, NULL },
     { "cancel_all", worker_cancel_all, METH_NOARGS, NULL },
     { "in_hand", worker_in_hand, METH_NOARGS, NULL },
     { "detach", worker_detach, METH_NOARGS, NULL },
@@ -577,6 +627,35 @@ strings_list(const struct conf_strings *strings)
     return list;
 }
 
+/* [(name, run, scope, restart)] */
+static PyObject *
+services_list(const struct conf *conf)
+{
+    static const char *const scopes[] = { "one", "worker" };
+    static const char *const restarts[] = { "always", "on-failure", "never" };
+    PyObject *list = PyList_New((Py_ssize_t)conf->services_n);
+    for (size_t i = 0; list != NULL && i < conf->services_n; i++) {
+        const struct conf_service *s = &conf->services[i];
+        PyObject *entry =
+            Py_BuildValue("(ssss)", s->name, s->run, scopes[s->scope], restarts[s->restart]);
+        if (entry == NULL)
+            Py_CLEAR(list);
+        else
+            PyList_SET_ITEM(list, (Py_ssize_t)i, entry);
+    }
+    return list;
+}
+
+/* {"post_fork": ["module:function"], ...} */
+static PyObject *
+hooks_dict(const struct conf *conf)
+{
+    return Py_BuildValue("{s:N,s:N,s:N,s:N}", "post_fork", strings_list(&conf->hook_post_fork),
+                         "when_ready", strings_list(&conf->hook_when_ready), "worker_exit",
+                         strings_list(&conf->hook_worker_exit), "on_reload",
+                         strings_list(&conf->hook_on_reload));
+}
+
 /* Seconds; None = off. New. */
 static PyObject *
 seconds(int64_t ms)
@@ -598,7 +677,7 @@ options_new(const struct conf *conf)
     /* N steals, also where the building fails; a NULL among them fails it with its exception. */
     return Py_BuildValue(
         "{s:I,s:I,s:i,s:s,s:O,s:s,s:s,s:N,s:s,s:s,s:s,s:d,"
-        "s:I,s:I,s:s,s:s,s:I,s:O,s:I,s:N,s:N,s:N,s:s,s:s,s:s,s:s,s:K,s:z,s:s}",
+        "s:I,s:I,s:s,s:s,s:I,s:O,s:I,s:N,s:N,s:N,s:s,s:s,s:s,s:s,s:K,s:z,s:s,s:I,s:N,s:N}",
         "slot", w.args->slot, "workers", conf->workers, "stacks_signal", WORKER_STACKS_SIGNAL,
         "app", conf->app, "factory", conf->factory ? Py_True : Py_False, "app_dir", conf->app_dir,
         "interface", interface[conf->interface], "import_first", strings_list(&conf->import_first),
@@ -615,7 +694,8 @@ options_new(const struct conf *conf)
         conf->django_start_hop_is_moved ? "move" : "stock", "anyio_threads",
         conf->anyio_threads_are_stock ? "stock" : "auto", "memory",
         (unsigned long long)conf_memory(), "log_config", conf->log_config, "version",
-        RINGCORN_VERSION);
+        RINGCORN_VERSION, "generation", w.args->generation, "hooks", hooks_dict(conf), "services",
+        services_list(conf));
 }
 
 /* run() of the module called name; returns the exit code. */

@@ -28,8 +28,9 @@ enum control_kind {
     CONTROL_UNLISTEN =
         'U', /* stop accepting from socket id: somebody else does. Connections that came by it end after their answers */
     CONTROL_UNREADY = 'Y',  /* the server is about to stop: health.ready says 503, nothing else changes */
-    CONTROL_DRAIN = 'D',    /* graceful: stop accepting, answer what there is, leave */
+    CONTROL_DRAIN = 'D',    /* graceful: stop accepting, answer what there is, leave; id: enum control_why */
     CONTROL_QUIT = 'Q',     /* quick: as DRAIN, but requests are cancelled at once */
+    CONTROL_SERVICE = 'V',  /* run service id (its place in this worker's configuration), of which there is one in all */
     CONTROL_REOPEN =
         'O', /* a log file was reopened: dup3() the attached descriptor onto descriptor id (2, or access_fd) */
     /* On a socket of their own, worker_args.asks. Questions of ringcornctl: id is to be given back with CONTROL_ANSWER, after JSON was
@@ -37,6 +38,7 @@ enum control_kind {
     CONTROL_ASK_REQUESTS = 'r',
     CONTROL_ASK_TASKS = 'k',
     CONTROL_ASK_THREADS = 't',
+    CONTROL_ASK_SERVICES = 'v',
     CONTROL_LOG_LEVEL = 'l', /* on the same socket: id is an enum log_level; no answer */
     CONTROL_PING = 'I', /* is the loop turning? It answers CONTROL_PONG, in its I/O phase */
     /* worker -> master */
@@ -50,7 +52,18 @@ enum control_kind {
                                 CONTROL_DRAIN. A service manager that signals the whole group means the master, which then drains in order.
                                 A worker that cannot reach the master drains by itself */
     CONTROL_SERVED = 'C',  /* has served recycle.max_requests: id of them. As CONTROL_REPLACE */
+    CONTROL_SERVICE_STOPPED = 'X', /* service id does not run here any more, as this worker leaves */
+    CONTROL_SERVICE_ENDED = 'E', /* the same: it is over (restart), and no other worker is to run it */
     CONTROL_DRAINED = 'G', /* accepts no more and holds no request; lifespan.shutdown runs */
+};
+
+/* Why a worker is told to leave. */
+enum control_why {
+    CONTROL_WHY_STOP,
+    CONTROL_WHY_RELOAD,
+    CONTROL_WHY_SCALE,   /* fewer workers are wanted */
+    CONTROL_WHY_RECYCLE, /* another takes its place: recycle.*, or it was sent SIGTERM */
+    CONTROL_WHY_UPGRADE, /* another program takes over */
 };
 
 struct control_msg {
@@ -70,6 +83,7 @@ struct tls_tickets;
 struct worker_args {
     const struct conf *conf;
     unsigned slot;     /* 0.. */
+    unsigned generation; /* of the configuration */
     int control;       /* the worker's end; worker_run() owns it */
     int asks;          /* the same, for questions; -1 = none will come */
     int access_fd;     /* -1 = no access log */

@@ -121,7 +121,11 @@ test_round_trip(void)
                             "c: null", "--header", "null: ~", "--header", "Server: x",
                             "--no-date-header", "--log-level", "critical", "--log-file", "-",
                             "--access-logfile", "./a", "--venv", "v", "--import-first", "a.b,c",
-                            "--python-options", "dev", "--python-options", "utf8=1"));
+                            "--python-options", "dev", "--python-options", "utf8=1",
+                            "--hooks-post-fork", "a.b:c,d:e", "--service", "true=a:b"));
+    round_trip("services",
+               load_yaml_text("services:\n  bot: {run: a:b, scope: worker, restart: never}\n"
+                              "  \"1.5\": {run: x.y:z, restart: on-failure}\n  null: a:b\n"));
     round_trip("words that YAML knows", LOAD("a:b", "--name", "null", "--user", "~", "--group",
                                              "true", "--header", "a: yes"));
     round_trip("nothing in lists",
