@@ -213,6 +213,13 @@ extensions_new(struct asgi_names *n, const struct http_request *r, PyObject *tls
     return py_take(&extensions);
 }
 
+/* There may be thousands of WebSockets, each with its scope for as long as it lives: they share this one, 200 bytes. */
+static PyObject *
+asgi_new(struct asgi_names *n, const struct http_request *r)
+{
+    return r->is_websocket ? Py_NewRef(n->asgi_template) : PyDict_Copy(n->asgi_template);
+}
+
 /* The request's own copy of what lifespan has left. */
 static PyObject *
 state_new(struct asgi *a, const struct http_request *r)
@@ -231,7 +238,7 @@ scope_new(struct asgi *a, const struct http_request *r, PyObject *addresses)
     PyObject *tls = PyTuple_GET_ITEM(addresses, 2);
     PY_OWNED PyObject *scope = PyDict_Copy(r->is_websocket ? n->websocket_template : n->scope_template);
     if (scope == NULL || PyDict_SetItem(scope, n->s_client, PyTuple_GET_ITEM(addresses, 0)) < 0 ||
-        py_dict_give(scope, n->s_asgi, PyDict_Copy(n->asgi_template)) < 0 ||
+        py_dict_give(scope, n->s_asgi, asgi_new(n, r)) < 0 ||
         py_dict_give(scope, n->s_extensions, extensions_new(n, r, tls)) < 0 ||
         py_dict_give(scope, n->s_path, path_new(n, r, r->path)) < 0 ||
         py_dict_give(scope, n->s_raw_path, raw_path_new(n, r)) < 0 ||
