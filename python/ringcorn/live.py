@@ -23,6 +23,10 @@ def attach(loop, *pools, services=None):
     _loop, _pools, _services = loop, pools, services
 
 
+def pools():
+    return _pools
+
+
 def _dump(value):
     # Lone surrogates of file names would be no UTF-8.
     return json.dumps(value, ensure_ascii=False).encode("utf-8", "replace").decode("utf-8")
@@ -124,3 +128,10 @@ def tasks():
         )
     found.sort(key=lambda t: t["name"])
     return _dump(found)
+
+
+def blocks():
+    """What has blocked the loop."""
+    from .guard import blocks
+
+    return _dump(blocks.table())

@@ -12,6 +12,8 @@ The C side (server/worker/worker.c) calls run() in the main thread and hands ove
     notify(callback)                callback("drain" | "quit" | "drained", why), callback("service", number), on the loop
     service_said("stopped" | "ended", number)  a service of which there is one in all does not run here any more
     cancel_all(), in_hand()         the requests that are being answered
+    request_of(task)                "GET /path" of the request whose task it is, or None
+    count_guard(kind)               a guardrail has noticed something of that kind: into the metrics
     detach()                        ends what is in hand; the loop may be closed after it
     free()                          after the loop's end: closes every connection
 """
@@ -29,7 +31,7 @@ import weakref
 
 import _ringcorn
 
-from . import anyio_threads, asgiref_threads, check, live, log, places, services, sqlalchemy_hints, websocket_lease
+from . import anyio_threads, asgiref_threads, check, guard, live, log, places, services, sqlalchemy_hints, websocket_lease
 from .app import EXIT_USAGE, AppError, load_by
 from .lifespan import Lifespan, LifespanFailed
 from .loop import new_event_loop, stop_pool, use_pidfds
@@ -60,6 +62,7 @@ def run(worker, options):
     pools = _Pools(loop, options)
     live.attach(loop)
     worker.attach(loop)
+    guard.install(worker, loop, options)
     worker.count(pools.executor, True)
     if log.access_handlers():
         worker.access_to(log.access_line)
@@ -311,6 +314,7 @@ class _Serving:
             self.app = django.install(self.app, self.loop, self.pool, self.options)
         if self.is_wsgi:
             return
+        self.app = guard.wrap(self.app)
         self.websocket_app = websocket_lease.wrap(self.app, self.pool, self.options["sync_websocket"])
 
     def _on_event(self, what, value=None):

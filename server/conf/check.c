@@ -153,6 +153,14 @@ check_metrics(struct load *l)
         check_own_bind(l, "metrics.bind", c->metrics_bind, &c->metrics_at);
 }
 
+/* Whoever changes code wants to see what is wrong with it. */
+static void
+check_guard(struct load *l)
+{
+    if (l->conf->reload_enabled && where_set(l, "guard.mode")->source <= SOURCE_PRESET)
+        l->conf->guard_mode = CONF_GUARD_RAISE;
+}
+
 /* "off" becomes NULL; the path is parsed as an address is. */
 static void
 check_control(struct load *l)
@@ -198,6 +206,7 @@ check_all(struct load *l, bool is_app_needed)
     check_own_header(l, "Server", "server_header", &c->server_header);
     check_own_header(l, "Date", "date_header", &c->date_header);
     check_health(l);
+    check_guard(l);
     check_control(l);
     check_statics(l, where_set(l, "static"));
     check_metrics(l);

@@ -40,6 +40,7 @@ enum conf_interface { CONF_INTERFACE_AUTO, CONF_INTERFACE_ASGI, CONF_INTERFACE_W
 enum conf_affinity { CONF_AFFINITY_REQUEST, CONF_AFFINITY_TRANSACTION, CONF_AFFINITY_CALL };
 enum conf_ws_lease { CONF_WS_LEASE_MESSAGE, CONF_WS_LEASE_CALL, CONF_WS_LEASE_CONNECTION };
 enum conf_switch { CONF_SWITCH_AUTO, CONF_SWITCH_OFF };
+enum conf_guard { CONF_GUARD_OFF, CONF_GUARD_WARN, CONF_GUARD_RAISE };
 enum conf_lifespan { CONF_LIFESPAN_AUTO, CONF_LIFESPAN_ON, CONF_LIFESPAN_OFF };
 
 /* Which refusals of the strict HTTP/1.1 parser are lifted (http.lenient). */
@@ -269,6 +270,9 @@ struct conf {
     char *metrics_path;
     char *metrics_bind; /* NULL = answered on binds */
 
+    enum conf_guard guard_mode;
+    int64_t guard_loop_block_ms; /* 0 = off */
+    bool guard_unawaited, guard_lost;
     char *control_socket; /* a path; NULL = off */
     mode_t control_mode;
 

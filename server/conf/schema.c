@@ -87,6 +87,11 @@ static const struct key_word log_format_words[] = { { "text", false },
                                                     { "json", true },
                                                     { NULL, 0 } };
 
+static const struct key_word guard_words[] = { { "off", CONF_GUARD_OFF },
+                                               { "warn", CONF_GUARD_WARN },
+                                               { "raise", CONF_GUARD_RAISE },
+                                               { NULL, 0 } };
+
 static const struct key_word level_words[] = { { "debug", LOG_DEBUG },     { "info", LOG_INFO },
                                                { "warning", LOG_WARNING }, { "error", LOG_ERROR },
                                                { "critical", LOG_ERROR },  { NULL, 0 } };
@@ -572,6 +577,18 @@ const struct key schema[] = {
       "address of its own for metrics.path, served by the master; without it the application's "
       "addresses answer, to everybody who can reach them",
       .value = "ADDRESS", .fault = own_bind_fault },
+
+    { "guard.mode", KEY_WORD, FIELD(guard_mode), "warn", NULL,
+      "what guardrails do when they notice something; raise: a request gets 500 too, where its answer has "
+      "not begun",
+      .words = guard_words },
+    { "guard.loop_block", KEY_DURATION, FIELD(guard_loop_block_ms), "100ms", NULL,
+      "a step of the event loop that takes longer is told of, with its request and its line",
+      .max = DAY, .zero = "off" },
+    { "guard.unawaited", KEY_BOOL, FIELD(guard_unawaited), "true", NULL,
+      .help = "coroutines that die without having been awaited are told of" },
+    { "guard.lost", KEY_BOOL, FIELD(guard_lost), "true", NULL,
+      .help = "exceptions of tasks that nobody awaits are told of" },
 
     { "control.socket", KEY_TEXT, FIELD(control_socket), NULL, NULL,
       "unix socket on which ringcornctl is answered; whoever may write to it may stop the server",

@@ -25,6 +25,8 @@ static const struct command {
     { "threads", "worker", false, " [WORKER]", "threads: what they do, with stacks" },
     { "services", "worker", false, " [WORKER]",
       "services: state, since when, restarts, last error" },
+    { "blocks", "worker", false, " [WORKER]",
+      "what has blocked the event loop: where, how often, for how long" },
     { "config", NULL, false, "", "the configuration in force, as YAML" },
     { "reload", NULL, false, "", "as SIGHUP; returns when it is over, with 1 where it failed" },
     { "scale", "workers", true, " N", "N workers from now on" },

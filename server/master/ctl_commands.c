@@ -194,6 +194,12 @@ do_threads(struct master *m, struct ctl_job *job, struct json_ref args)
 }
 
 static void
+do_blocks(struct master *m, struct ctl_job *job, struct json_ref args)
+{
+    ask(m, job, args, CONTROL_ASK_BLOCKS, "blocks");
+}
+
+static void
 do_tasks(struct master *m, struct ctl_job *job, struct json_ref args)
 {
     ask(m, job, args, CONTROL_ASK_TASKS, "tasks");
@@ -340,6 +346,7 @@ static const struct {
     { "tasks", do_tasks, "worker", "asyncio tasks: whose they are, and where they wait" },
     { "threads", do_threads, "worker", "threads: what they do, with stacks" },
     { "services", do_services, "worker", "services: state, since when, restarts, last error" },
+    { "blocks", do_blocks, "worker", "what has blocked the event loop: where, how often, for how long" },
     { "config", do_config, "", "the configuration in force" },
     { "reload", do_reload, "", "as SIGHUP; answers when it is over" },
     { "scale", do_scale, "workers", "so many workers from now on" },

@@ -57,6 +57,15 @@
     X(leased,           "threads_leased",        "",                      "Threads that a request keeps.")                \
     X(waiting,          "thread_queue",          "",                      "Requests that wait for a thread.")
 
+/* Of guardrails (server/guard/, ringcorn.guard): with the GIL. */
+#define METRICS_GUARD_COUNTERS(X)                                                                                         \
+    X(loop_blocks,      "loop_blocks",           "",                      "Times that code of the application blocked the event loop for guard.loop_block or longer.") \
+    X(unawaited,        "unawaited_coroutines",  "",                      "Coroutines that died without having been awaited.") \
+    X(lost,             "lost_exceptions",       "",                      "Exceptions of tasks whose results nobody asked for.")
+
+#define METRICS_GUARD_GAUGES(X)                                                                                           \
+    X(loop_block_max_ns, "loop_block_max_seconds", "",                    "The longest of those blocks since the worker started.")
+
 /* clang-format on */
 
 #endif

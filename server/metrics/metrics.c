@@ -123,6 +123,9 @@ clear_gauges(struct metrics_block *b)
         METRICS_CREW_GAUGES(X)
 #undef X
     }
+#define X(field, ...) metrics_set(&b->guard.field, 0);
+    METRICS_GUARD_GAUGES(X)
+#undef X
 }
 
 struct metrics_block *

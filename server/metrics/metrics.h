@@ -30,7 +30,7 @@
 #include "metrics/list.h"
 
 enum {
-    METRICS_LAYOUT = 1,        /* changes with every change of a struct below */
+    METRICS_LAYOUT = 2,        /* changes with every change of a struct below */
     METRICS_SLOTS_MAX = 1024,  /* as many as there can be workers */
     METRICS_BLOCKS_MAX = 2048, /* untouched ones cost no memory */
     METRICS_BUCKETS = 18,      /* of a histogram, beside "more than all" */
@@ -176,6 +176,14 @@ struct metrics_route {
     metrics_u64 thread_ns;  /* sum: on threads of the pool */
 };
 
+/* With the GIL. */
+struct metrics_guard {
+#define X(field, ...) metrics_u64 field;
+    METRICS_GUARD_COUNTERS(X)
+    METRICS_GUARD_GAUGES(X)
+#undef X
+};
+
 #define METRICS_LINE __attribute__((aligned(128))) /* two cache lines: they are fetched in pairs */
 
 struct metrics_block {
@@ -185,6 +193,7 @@ struct metrics_block {
     struct {
         METRICS_LINE struct metrics_crew crew;
     } pools[METRICS_POOLS];
+    METRICS_LINE struct metrics_guard guard;
     METRICS_LINE struct metrics_route routes[METRICS_ROUTES_MAX];
 };
 

@@ -342,6 +342,12 @@ put_lines(struct text *t, enum type type, const struct line *lines, size_t n)
 static const struct line loop_counters[] = { METRICS_LOOP_COUNTERS(LOOP_LINE) };
 static const struct line loop_gauges[] = { METRICS_LOOP_GAUGES(LOOP_LINE) };
 
+#define GUARD_LINE(field, name, labels, help)                                                      \
+    { offsetof(struct metrics_block, guard.field), name, labels, help },
+
+static const struct line guard_counters[] = { METRICS_GUARD_COUNTERS(GUARD_LINE) };
+static const struct line guard_gauges[] = { METRICS_GUARD_GAUGES(GUARD_LINE) };
+
 /* A line for each pool: labels of its own, families together. */
 static void
 put_crew(struct text *t, enum type type, const struct line *lines, size_t n)
@@ -481,6 +487,8 @@ metrics_text(const struct metrics *m, bool is_openmetrics, struct buf *out)
     put_histograms(t);
     put_lines(t, COUNTER, loop_counters, ARRAY_LEN(loop_counters));
     put_lines(t, GAUGE, loop_gauges, ARRAY_LEN(loop_gauges));
+    put_lines(t, COUNTER, guard_counters, ARRAY_LEN(guard_counters));
+    put_lines(t, GAUGE, guard_gauges, ARRAY_LEN(guard_gauges));
     put_crew(t, COUNTER, crew_counters, ARRAY_LEN(crew_counters));
     put_crew(t, GAUGE, crew_gauges, ARRAY_LEN(crew_gauges));
     put_routes(t);

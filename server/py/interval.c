@@ -20,10 +20,12 @@
 #endif
 #endif
 
-/* Where the number lies; beside it, in *locked, the int that is 1 while somebody has the GIL. NULL: not known. */
+/* Where the number lies; beside it, in *locked, the int that is 1 while somebody has the GIL, and in *holder, the thread state that has it or had
+ * it last. NULL: not known. */
 static unsigned long *
-address(const int **locked)
+address(const int **locked, void *const **holder)
 {
+    *holder = NULL;
 #if !defined(HAS_INTERNALS) || defined(Py_GIL_DISABLED)
     *locked = NULL;
     return NULL;
@@ -40,6 +42,7 @@ address(const int **locked)
     }
 #endif
     *locked = (const int *)&gil->locked;
+    *holder = (void *const *)&gil->last_holder;
     return &gil->interval;
 #endif
 }
@@ -83,7 +86,8 @@ unsigned long *
 interval_find(void)
 {
     const int *locked;
-    unsigned long *word = address(&locked);
+    void *const *holder;
+    unsigned long *word = address(&locked, &holder);
     double usual = call_sys("getswitchinterval", -1);
     if (word == NULL || usual <= 0) {
         PyErr_Clear();
@@ -96,7 +100,18 @@ const int *
 py_gil_locked(void)
 {
     const int *locked;
-    if (interval_find() == NULL || address(&locked) == NULL)
+    void *const *holder;
+    if (interval_find() == NULL || address(&locked, &holder) == NULL)
         return NULL;
     return __atomic_load_n(locked, __ATOMIC_RELAXED) == 1 ? locked : NULL;
+}
+
+void *const *
+py_gil_holder(void)
+{
+    const int *locked;
+    void *const *holder;
+    if (interval_find() == NULL || address(&locked, &holder) == NULL)
+        return NULL;
+    return __atomic_load_n(holder, __ATOMIC_RELAXED) == (void *)PyThreadState_Get() ? holder : NULL;
 }

@@ -11,7 +11,7 @@
 #include <stdatomic.h>
 
 #include "base/base.h"
-#include "metrics/metrics.h"
+#include "metrics/pulse.h"
 
 /* --- the module's state (module.c) ------------------------------------------------------------ */
 
@@ -226,6 +226,14 @@ void loop_poke(struct loop *l);
 int loop_push(struct loop *l, PyObject *handle);
 
 int loop_check_open(struct loop *l); /* RuntimeError where it is closed */
+
+/* A callback, or a request, is about to run. */
+static inline void
+step_begin(struct loop *l)
+{
+    l->step_ns = clock_ns();
+    pulse_step(l->metrics, l->step_ns);
+}
 
 /* --- turns (turn.c) --------------------------------------------------------------------------- */
 

@@ -116,6 +116,10 @@ void loop_note_request(PyObject *loop, bool is_async);
  * out of reach. GIL held; no exception is set. */
 const int *py_gil_locked(void);
 
+/* The pointer to the thread state that has the GIL, or had it last; to be read atomically, by any thread, and compared only. NULL and the rest as
+ * above. */
+void *const *py_gil_holder(void);
+
 /* Where the loop runs. Any thread, no GIL needed. */
 bool loop_runs_here(PyObject *loop);
 bool loop_runs_elsewhere(PyObject *loop); /* in another thread */

@@ -72,7 +72,7 @@ task_start(PyObject *loop, PyObject *coro, PyObject *context, PyObject *name)
     PyObject *kwargs = args != NULL ? take_kwargs(l, context, name) : NULL;
     if (kwargs == NULL)
         return NULL;
-    l->step_ns = clock_ns();
+    step_begin(l);
 #if PY_HAS_EAGER_TASKS
     PyObject *task = PyObject_Call(l->state->task_type, args, kwargs);
     give_kwargs(l, kwargs);

@@ -10,8 +10,6 @@
 
 #include <stdlib.h>
 
-#include "metrics/pulse.h"
-
 enum {
     READY_CAP_FIRST = 64,
     /* Output waits no longer than this for the end of phase 3. One batch a turn costs the least, but the first answer of a
@@ -287,13 +285,6 @@ clients_turn(struct loop *l)
     for (size_t i = 0; i < l->clients_n; i++)
         if (l->clients[i].client->turn != NULL)
             l->clients[i].client->turn(l->clients[i].self);
-}
-
-static void
-step_begin(struct loop *l)
-{
-    l->step_ns = clock_ns();
-    pulse_step(l->metrics, l->step_ns);
 }
 
 static int

@@ -284,6 +284,9 @@ answer(const struct control_msg *msg, int to)
     case CONTROL_ASK_SERVICES:
         ask_python("services", &out);
         break;
+    case CONTROL_ASK_BLOCKS:
+        ask_python("blocks", &out);
+        break;
     case CONTROL_LOG_LEVEL:
         if (msg->id >= LOG_DEBUG && msg->id <= LOG_ERROR)
             set_log_level(msg->id);

@@ -15,6 +15,7 @@
 #include <pthread.h>
 #include <sys/random.h>
 
+#include "guard/guard.h"
 #include "metrics/metrics.h"
 #include "py/embed.h"
 #include "worker/answer.h"
@@ -203,6 +204,7 @@ on_control(struct io_op *op, int res, unsigned flags)
         case CONTROL_ASK_TASKS:
         case CONTROL_ASK_THREADS:
         case CONTROL_ASK_SERVICES:
+        case CONTROL_ASK_BLOCKS:
         case CONTROL_LOG_LEVEL:
             break; /* on the other socket: answer.c */
         }
@@ -266,6 +268,7 @@ on_turn(void *self)
     if (w.is_draining && !w.drained_is_told && w.asgi.http.in_hand == 0 &&
         !exchanges_are_at_threads(&w.wsgi.exchanges) && (w.net.conns_n == 0 || w.is_quitting)) {
         w.drained_is_told = true;
+        guard_serving(false);
         w.events |= EVENT_DRAINED;
     }
 }
@@ -397,6 +400,7 @@ forked_child(void)
     net_abandon(&w.net);
     close(w.args->control);
     answer_forget();
+    guard_forget();
 }
 
 static PyObject *
@@ -433,6 +437,8 @@ worker_attach(PyObject *module, PyObject *loop)
         return PyErr_NoMemory();
     loop_attach(loop, &client, &w);
     loop_count(loop, metrics_here);
+    if (conf->guard_mode != CONF_GUARD_OFF && conf->guard_loop_block_ms > 0)
+        guard_start(loop, &w.asgi, conf->guard_loop_block_ms * NS_PER_MS);
     Py_RETURN_NONE;
 }
 
@@ -453,6 +459,7 @@ static PyObject *
 begin_serving(void)
 {
     w.is_serving = true;
+    guard_serving(true);
     int err = control_send(w.args->control, CONTROL_READY, (int32_t)w.args->slot, -1);
     if (err < 0)
         log_warning("the master cannot be told that this worker is ready: %s", strerror(-err));
@@ -543,6 +550,25 @@ worker_in_hand(PyObject *module, PyObject *unused)
     return list;
 }
 
+/* Of a task: "GET /path", or None. */
+static PyObject *
+worker_request_of(PyObject *module, PyObject *task)
+{
+    (void)module;
+    return guard_request_of(&w.asgi, task);
+}
+
+/* count_guard(name): a guardrail has noticed something. */
+static PyObject *
+worker_count_guard(PyObject *module, PyObject *name)
+{
+    (void)module;
+    struct metrics_guard *counts = &metrics_here->guard;
+    bool is_lost = PyUnicode_CompareWithASCIIString(name, "lost") == 0;
+    metrics_add(is_lost ? &counts->lost : &counts->unawaited, 1);
+    Py_RETURN_NONE;
+}
+
 /* Ends what is still in hand and lets go of the loop, which can be closed then. */
 static PyObject *
 worker_detach(PyObject *module, PyObject *unused)
@@ -550,6 +576,7 @@ worker_detach(PyObject *module, PyObject *unused)
     (void)module, (void)unused;
     if (w.loop == NULL)
         Py_RETURN_NONE;
+    guard_stop();
     signals_attach(NULL, NULL, NULL);
     answer_attach(NULL, NULL, NULL);
     while (w.listeners_n > 0)
@@ -598,6 +625,8 @@ static PyMethodDef worker_methods[] = {
     { "service_said", worker_service_said, METH_VARARGS, NULL },
     { "cancel_all", worker_cancel_all, METH_NOARGS, NULL },
     { "in_hand", worker_in_hand, METH_NOARGS, NULL },
+    { "request_of", worker_request_of, METH_O, NULL },
+    { "count_guard", worker_count_guard, METH_O, NULL },
     { "detach", worker_detach, METH_NOARGS, NULL },
     { "free", worker_free, METH_NOARGS, NULL },
     { NULL, NULL, 0, NULL },
@@ -673,11 +702,12 @@ options_new(const struct conf *conf)
     static const char *const interface[] = { "auto", "asgi", "wsgi" };
     static const char *const affinity[] = { "request", "transaction", "call" };
     static const char *const websocket[] = { "message", "call", "connection" };
+    static const char *const guard[] = { "off", "warn", "raise" };
     static const char *const one_hop[] = { "auto", "off" };
     /* N steals, also where the building fails; a NULL among them fails it with its exception. */
     return Py_BuildValue(
         "{s:I,s:I,s:i,s:s,s:O,s:s,s:s,s:N,s:s,s:s,s:s,s:d,"
-        "s:I,s:I,s:s,s:s,s:I,s:O,s:I,s:N,s:N,s:N,s:s,s:s,s:s,s:s,s:K,s:z,s:s,s:I,s:N,s:N}",
+        "s:I,s:I,s:s,s:s,s:I,s:O,s:I,s:N,s:N,s:N,s:s,s:s,s:s,s:s,s:K,s:z,s:s,s:I,s:N,s:N,s:s,s:O,s:O}",
         "slot", w.args->slot, "workers", conf->workers, "stacks_signal", WORKER_STACKS_SIGNAL,
         "app", conf->app, "factory", conf->factory ? Py_True : Py_False, "app_dir", conf->app_dir,
         "interface", interface[conf->interface], "import_first", strings_list(&conf->import_first),
@@ -695,7 +725,8 @@ options_new(const struct conf *conf)
         conf->anyio_threads_are_stock ? "stock" : "auto", "memory",
         (unsigned long long)conf_memory(), "log_config", conf->log_config, "version",
         RINGCORN_VERSION, "generation", w.args->generation, "hooks", hooks_dict(conf), "services",
-        services_list(conf));
+        services_list(conf), "guard_mode", guard[conf->guard_mode], "guard_unawaited",
+        conf->guard_unawaited ? Py_True : Py_False, "guard_lost", conf->guard_lost ? Py_True : Py_False);
 }
 
 /* run() of the module called name; returns the exit code. */

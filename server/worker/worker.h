@@ -39,6 +39,7 @@ enum control_kind {
     CONTROL_ASK_TASKS = 'k',
     CONTROL_ASK_THREADS = 't',
     CONTROL_ASK_SERVICES = 'v',
+    CONTROL_ASK_BLOCKS = 'b',
     CONTROL_LOG_LEVEL = 'l', /* on the same socket: id is an enum log_level; no answer */
     CONTROL_PING = 'I', /* is the loop turning? It answers CONTROL_PONG, in its I/O phase */
     /* worker -> master */

@@ -1,0 +1,51 @@
+"""Which line is the application's, and what it calls."""
+
+import linecache
+import os
+import re
+import site
+import sysconfig
+
+TEXT_MAX = 80
+
+_OWN = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+_STANDARD = tuple({os.path.join(path, "") for name in ("stdlib", "platstdlib") if (path := sysconfig.get_path(name))})
+_SITES = re.compile(r"/(site|dist)-packages/")
+
+
+def is_own(file):
+    return file.startswith(_OWN)
+
+
+def is_application(file):
+    """Neither the server's, nor a library's, nor Python's."""
+    return not (is_own(file) or file.startswith("<") or _SITES.search(file) or file.startswith(_STANDARD))
+
+
+def guilty(places, file_of=lambda place: place[0].co_filename):
+    """The index in *places*, innermost first, of the innermost one of the application; else of the innermost that is not ours. None: no such."""
+    files = [file_of(place) for place in places]
+    for fits in (is_application, lambda file: not is_own(file)):
+        for i, file in enumerate(files):
+            if fits(file):
+                return i
+    return None
+
+
+def called(code, line, lasti):
+    """The call that runs at *lasti*: "time.sleep(0.5)", in one line; "" where the source is not at hand."""
+    try:
+        first, last, begin, end = next(p for i, p in enumerate(code.co_positions()) if i == lasti // 2)
+    except StopIteration:
+        first = None
+    if first is None or None in (last, begin, end) or first != line:
+        return linecache.getline(code.co_filename, line).strip()[:TEXT_MAX]
+    lines = [linecache.getline(code.co_filename, n).encode() for n in range(first, min(last, first + 5) + 1)]
+    if not any(lines):
+        return ""
+    if last == first:
+        text = lines[0][begin:end]
+    else:
+        text = b" ".join((lines[0][begin:], *lines[1:]))  # a call over several lines: its end is cut off below
+    text = " ".join(text.decode("utf-8", "replace").split())
+    return text if len(text) <= TEXT_MAX else text[: TEXT_MAX - 3] + "..."

@@ -1,0 +1,261 @@
+/* blame.c: what the loop's thread does while it blocks, and whose request that is.
+ *
+ * Runs on:  its own thread, "ringcorn-blame", which waits for the GIL as long as it must; signals are blocked there.
+ * Owns:     the questions; references to the loop and to functions of ringcorn.guard, from start to stop.
+ * Always:   a stack is read with the GIL and without running Python, inside the step that the question is about. */
+#include "guard/guard.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <sys/prctl.h>
+
+#include "base/base.h"
+#include "metrics/metrics.h"
+
+enum {
+    QUESTIONS_MAX = 16,
+    FRAMES_MAX = 200,
+};
+
+static struct {
+    pthread_t thread;
+    bool is_running;
+    pthread_mutex_t lock; /* of what follows, to the empty line */
+    pthread_cond_t asked;
+    struct guard_question questions[QUESTIONS_MAX];
+    unsigned first, n;
+    bool must_stop;
+
+    atomic_llong wanted_ns; /* since when it waits for the GIL; 0 = it does not */
+    /* With the GIL. */
+    PyObject *loop, *blocked, *over, *minute, *current_task; /* new */
+    struct asgi *asgi;
+    PyThreadState *loop_state;
+    void *const *gil_holder; /* py_gil_holder() */
+    bool is_told;            /* of the block whose end comes next */
+} b = { .lock = PTHREAD_MUTEX_INITIALIZER, .asked = PTHREAD_COND_INITIALIZER };
+
+/* --- what is seen ---------------------------------------------------------------------------------- */
+
+/* [(code, line, offset of the instruction)], innermost first: new. Only C runs. */
+static PyObject *
+stack_of(PyThreadState *state)
+{
+    PY_OWNED PyObject *stack = PyList_New(0);
+    PyFrameObject *frame = stack != NULL ? PyThreadState_GetFrame(state) : NULL; /* new */
+    for (int i = 0; frame != NULL; i++) {
+        PyFrameObject *back = i < FRAMES_MAX ? PyFrame_GetBack(frame) : NULL;
+        PyCodeObject *code = PyFrame_GetCode(frame);
+        PY_OWNED PyObject *place =
+            Py_BuildValue("Nii", code, PyFrame_GetLineNumber(frame), PyFrame_GetLasti(frame));
+        Py_DECREF(frame);
+        frame = back;
+        if (place == NULL || PyList_Append(stack, place) < 0) {
+            Py_XDECREF(frame);
+            return NULL;
+        }
+    }
+    return py_take(&stack);
+}
+
+/* One of the threads that there are, or NULL. */
+static PyThreadState *
+living_state(const void *state)
+{
+    PyThreadState *one = PyInterpreterState_ThreadHead(PyInterpreterState_Get());
+    while (one != NULL && one != state)
+        one = PyThreadState_Next(one);
+    return one;
+}
+
+PyObject *
+guard_request_of(const struct asgi *asgi, PyObject *task)
+{
+    /* A request without a task is in its first step, and there is but one. */
+    for (const struct list *node = asgi->cycles.next; node != &asgi->cycles; node = node->next) {
+        const struct cycle *cycle = CONTAINER_OF(node, struct cycle, link);
+        if (cycle->task == NULL || cycle->task == task)
+            return PyUnicode_FromString(cycle->label);
+    }
+    Py_RETURN_NONE;
+}
+
+/* (stack, context or None, ident of the thread): new. Only C runs, so all of it is of one moment. */
+static PyObject *
+scene_of(PyThreadState *state)
+{
+    int was_enabled =
+        PyGC_Disable(); /* up to 3.11 a new tuple may begin a collection, and that runs finalizers */
+    PY_OWNED PyObject *stack = stack_of(state);
+    if (was_enabled)
+        PyGC_Enable();
+    if (stack == NULL)
+        return NULL;
+    PyObject *context = state->context != NULL ? state->context : Py_None;
+    return Py_BuildValue("OOk", stack, context, (unsigned long)state->thread_id);
+}
+
+/* blocked(seconds, level, scene, task, label, wants_gil): the scene is of the loop's thread, or of the one that has kept the GIL; its stack is
+ * empty where that one may have gone on meanwhile. True: it was worth telling. */
+static void
+tell_blocked(const struct guard_question *q, const void *holder)
+{
+    struct guard_look now = guard_look();
+    bool is_there = guard_is_same(&q->at, &now);
+    PyThreadState *state = q->at.wants_gil ? living_state(holder) : b.loop_state;
+    if (q->at.wants_gil ? state == NULL || state == b.loop_state : !is_there)
+        return; /* too late: it has ended, and nothing is known of it */
+    PY_OWNED PyObject *scene =
+        is_there ? scene_of(state)
+                 : Py_BuildValue("[]Ok", Py_None, (unsigned long)state->thread_id);
+    PY_OWNED PyObject *task =
+        scene == NULL || q->at.wants_gil ? NULL : PyObject_CallOneArg(b.current_task, b.loop);
+    PY_OWNED PyObject *label = task == NULL ? NULL : guard_request_of(b.asgi, task);
+    if (scene == NULL || PyErr_Occurred()) {
+        PyErr_WriteUnraisable(b.blocked);
+        return;
+    }
+    PY_OWNED PyObject *done = PyObject_CallFunction(
+        b.blocked, "diOOOi", (double)q->held_ns / NS_PER_S, (int)q->level, scene,
+        task != NULL ? task : Py_None, label != NULL ? label : Py_None, (int)q->at.wants_gil);
+    if (done == NULL) {
+        PyErr_WriteUnraisable(b.blocked);
+        return;
+    }
+    if (done == Py_True && !b.is_told) {
+        b.is_told = true;
+        metrics_add(&metrics_here->guard.loop_blocks, 1);
+    }
+}
+
+static void
+answer(const struct guard_question *q, const void *holder)
+{
+    PyObject *fn = q->what == GUARD_OVER ? b.over : b.minute;
+    if (q->what == GUARD_BLOCKED) {
+        tell_blocked(q, holder);
+        return;
+    }
+    if (q->what == GUARD_OVER) {
+        if (!b.is_told)
+            return;
+        b.is_told = false;
+        metrics_set_max(&metrics_here->guard.loop_block_max_ns, (uint64_t)q->held_ns);
+    }
+    PY_OWNED PyObject *done = PyObject_CallFunction(fn, "d", (double)q->held_ns / NS_PER_S);
+    if (done == NULL)
+        PyErr_WriteUnraisable(fn);
+}
+
+/* --- the thread ------------------------------------------------------------------------------------ */
+
+static bool
+next_question(struct guard_question *out)
+{
+    pthread_mutex_lock(&b.lock);
+    while (b.n == 0 && !b.must_stop)
+        pthread_cond_wait(&b.asked, &b.lock);
+    bool is_one = !b.must_stop;
+    if (is_one) {
+        *out = b.questions[b.first];
+        b.first = (b.first + 1) % QUESTIONS_MAX;
+        b.n--;
+    }
+    pthread_mutex_unlock(&b.lock);
+    return is_one;
+}
+
+static void *
+run(void *unused)
+{
+    struct guard_question q;
+    (void)prctl(PR_SET_NAME, "ringcorn-blame");
+    while (next_question(&q)) {
+        /* Before we ask for the GIL: who has it now, or had it last. Compared only, with threads that live then. */
+        const void *holder =
+            b.gil_holder != NULL ? __atomic_load_n(b.gil_holder, __ATOMIC_RELAXED) : NULL;
+        atomic_store(&b.wanted_ns, clock_ns());
+        PyGILState_STATE gil = PyGILState_Ensure();
+        atomic_store(&b.wanted_ns, 0);
+        answer(&q, holder);
+        PyGILState_Release(gil);
+    }
+    return unused;
+}
+
+void
+blame_ask(const struct guard_question *question)
+{
+    pthread_mutex_lock(&b.lock);
+    if (b.n < QUESTIONS_MAX) {
+        b.questions[(b.first + b.n++) % QUESTIONS_MAX] = *question;
+        pthread_cond_signal(&b.asked);
+    }
+    pthread_mutex_unlock(&b.lock);
+}
+
+int64_t
+blame_waits_ns(int64_t now_ns)
+{
+    int64_t since_ns = atomic_load(&b.wanted_ns);
+    return since_ns != 0 ? now_ns - since_ns : 0;
+}
+
+int
+blame_start(PyObject *loop, struct asgi *asgi)
+{
+    PY_OWNED PyObject *module = PyImport_ImportModule("ringcorn.guard.blocks");
+    PY_OWNED PyObject *asyncio = module != NULL ? PyImport_ImportModule("asyncio") : NULL;
+    if (asyncio != NULL) {
+        b.blocked = PyObject_GetAttrString(module, "blocked");
+        b.over = PyObject_GetAttrString(module, "over");
+        b.minute = PyObject_GetAttrString(module, "minute");
+        b.current_task = PyObject_GetAttrString(asyncio, "current_task");
+    }
+    if (b.blocked == NULL || b.over == NULL || b.minute == NULL || b.current_task == NULL) {
+        PyErr_WriteUnraisable(module);
+        return -ENOENT;
+    }
+    b.loop = Py_NewRef(loop);
+    b.asgi = asgi;
+    b.loop_state = PyThreadState_Get();
+    b.gil_holder = py_gil_holder();
+    b.must_stop = b.is_told = false;
+    b.first = b.n = 0;
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    int err = pthread_create(&b.thread, NULL, run, NULL);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    b.is_running = err == 0;
+    return -err;
+}
+
+void
+blame_stop(void)
+{
+    if (b.is_running) {
+        pthread_mutex_lock(&b.lock);
+        b.must_stop = true;
+        pthread_cond_signal(&b.asked);
+        pthread_mutex_unlock(&b.lock);
+        Py_BEGIN_ALLOW_THREADS pthread_join(b.thread, NULL);
+        Py_END_ALLOW_THREADS
+    }
+    b.is_running = false;
+    Py_CLEAR(b.loop);
+    Py_CLEAR(b.blocked);
+    Py_CLEAR(b.over);
+    Py_CLEAR(b.minute);
+    Py_CLEAR(b.current_task);
+}
+
+/* A child of a C library's fork() may not have the GIL: the references stay. */
+void
+blame_forget(void)
+{
+    b.is_running = false;
+    b.loop = b.blocked = b.over = b.minute = b.current_task = NULL;
+}

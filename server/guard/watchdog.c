@@ -1,0 +1,265 @@
+/* watchdog.c: notices that a step of the loop takes too long, while it does.
+ *
+ * Runs on:  its own thread, "ringcorn-guard", never with the GIL; signals are blocked there.
+ * Owns:     the thread, and the file that tells for how long the loop's thread had no CPU. */
+#include "guard/guard.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <sys/eventfd.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+
+#include "base/base.h"
+#include "base/owned.h"
+#include "metrics/metrics.h"
+
+static const int64_t later_ns[] = { NS_PER_S, 10 * NS_PER_S }; /* told of again after so long */
+enum {
+    REST_NS_MIN = 5 * 1000 * 1000,
+    END_NS = 25 * 1000 * 1000,   /* how exactly the end of a block is known */
+    GIL_NS = 1000 * 1000 * 1000, /* C code that keeps the GIL for so long is told of */
+};
+static const int64_t minute_ns = 60 * NS_PER_S;
+
+static struct {
+    pthread_t thread;
+    bool is_running;
+    int stop;      /* an eventfd */
+    int schedstat; /* of the loop's thread; -1: this kernel does not tell */
+    int64_t block_ns;
+    atomic_bool is_serving;
+} g = { .stop = -1, .schedstat = -1 };
+
+struct guard_look
+guard_look(void)
+{
+    const struct metrics_pulse *p = &metrics_here->pulse;
+    for (;;) {
+        struct guard_look look = { .turns = metrics_get(&p->turns) };
+        uint32_t doing = atomic_load(&p->doing);
+        look.wants_gil = doing == METRICS_WANTS_GIL;
+        look.is_busy = look.wants_gil || doing == METRICS_IN_PYTHON;
+        look.since_ns = (int64_t)metrics_get(look.wants_gil ? &p->begun_ns : &p->step_ns);
+        atomic_thread_fence(memory_order_seq_cst);
+        if (look.turns == metrics_get(&p->turns) && doing == atomic_load(&p->doing))
+            return look;
+    }
+}
+
+bool
+guard_is_same(const struct guard_look *a, const struct guard_look *b)
+{
+    return a->is_busy && b->is_busy && a->turns == b->turns && a->since_ns == b->since_ns &&
+           a->wants_gil == b->wants_gil;
+}
+
+/* For how long, in all, the loop's thread was ready to run and another had the CPU. */
+static int64_t
+starved_ns(void)
+{
+    char text[96];
+    if (g.schedstat < 0)
+        return 0;
+    ssize_t n = pread(g.schedstat, text, sizeof(text) - 1, 0);
+    if (n <= 0)
+        return 0;
+    text[n] = '\0';
+    char *end;
+    (void)strtoull(text, &end, 10); /* time on a CPU comes first */
+    return (int64_t)strtoull(end, NULL, 10);
+}
+
+static bool
+is_traced(void)
+{
+    char text[4096];
+    FD_OWNED int fd = open("/proc/self/status", O_RDONLY | O_CLOEXEC);
+    ssize_t n = fd < 0 ? -1 : read(fd, text, sizeof(text) - 1);
+    if (n <= 0)
+        return false;
+    text[n] = '\0';
+    const char *line = strstr(text, "\nTracerPid:");
+    return line != NULL && strtol(line + strlen("\nTracerPid:"), NULL, 10) != 0;
+}
+
+/* The end of the step: the next one of the same turn has begun, or the turn has ended. */
+static int64_t
+ended_ns(const struct guard_look *was, int64_t now_ns)
+{
+    const struct metrics_pulse *p = &metrics_here->pulse;
+    int64_t step_ns = (int64_t)metrics_get(&p->step_ns),
+            turn_ns = (int64_t)metrics_get(&p->ended_ns);
+    if (metrics_get(&p->turns) == was->turns && step_ns > was->since_ns)
+        return step_ns;
+    return metrics_get(&p->turns) <= was->turns + 1 && turn_ns > was->since_ns ? turn_ns : now_ns;
+}
+
+/* What the watchdog knows of the step that it watches. */
+struct watched {
+    struct guard_look at;
+    int64_t excused_ns; /* does not count */
+    int64_t starved_ns; /* when it was first seen, or before */
+    unsigned level;     /* how many times it was told of */
+    bool gil_is_told;
+};
+
+static int64_t
+limit_ns(unsigned level)
+{
+    if (level > 0)
+        return level <= ARRAY_LEN(later_ns) ? later_ns[level - 1] : INT64_MAX;
+    return atomic_load(&g.is_serving) || g.block_ns > NS_PER_S ? g.block_ns : NS_PER_S;
+}
+
+static void
+ask(enum guard_ask what, const struct watched *w, int64_t held_ns)
+{
+    unsigned level = w->level;
+    if (what == GUARD_BLOCKED && level == 0 && limit_ns(0) >= later_ns[0])
+        level = 1; /* said as one of that length; no second line for the same second */
+    blame_ask(
+        &(struct guard_question){ .what = what, .at = w->at, .held_ns = held_ns, .level = level });
+}
+
+static void
+tell_gil(struct watched *w, int64_t now_ns)
+{
+    if (w->level == 0 || w->gil_is_told || blame_waits_ns(now_ns) < GIL_NS)
+        return;
+    w->gil_is_told = true;
+    log_warning("the event loop is blocked for %.1f s by C code that keeps the GIL: no other "
+                "thread of Python runs either; the "
+                "place is told when it lets go",
+                (double)(now_ns - w->at.since_ns) / NS_PER_S);
+}
+
+/* One look. Returns when to take the next. */
+static int64_t
+look(struct watched *w, int64_t now_ns, int64_t late_ns, int64_t starved_before_ns, int64_t starved)
+{
+    struct guard_look at = guard_look();
+    bool is_same = guard_is_same(&at, &w->at);
+    if (!is_same) {
+        if (w->level > 0)
+            ask(GUARD_OVER, w, ended_ns(&w->at, now_ns) - w->at.since_ns);
+        *w = (struct watched){ .at = at, .starved_ns = starved_before_ns };
+    }
+    if (!at.is_busy)
+        return now_ns + g.block_ns;
+    w->excused_ns += late_ns;
+    int64_t held_ns = now_ns - at.since_ns - w->excused_ns - (starved - w->starved_ns);
+    int64_t limit = limit_ns(w->level);
+    if (held_ns >= limit) {
+        if (is_traced()) {
+            w->excused_ns += held_ns;
+            return now_ns + g.block_ns;
+        }
+        ask(GUARD_BLOCKED, w, now_ns - at.since_ns);
+        while (limit_ns(w->level) <= held_ns)
+            w->level++;
+        limit = limit_ns(w->level);
+    }
+    tell_gil(w, now_ns);
+    int64_t rest = limit - held_ns;
+    int64_t most = w->level > 0 ? END_NS : g.block_ns; /* another step may begin just now */
+    if (rest > most)
+        rest = most;
+    return now_ns + (rest > REST_NS_MIN ? rest : REST_NS_MIN);
+}
+
+static void *
+run(void *unused)
+{
+    struct watched w = { 0 };
+    int64_t starved = starved_ns(), due_ns = clock_ns() + g.block_ns, told_ns = 0;
+    (void)prctl(PR_SET_NAME, "ringcorn-guard");
+    for (;;) {
+        struct pollfd fd = { .fd = g.stop, .events = POLLIN };
+        int64_t rest_ns = due_ns - clock_ns();
+        struct timespec rest = { rest_ns > 0 ? rest_ns / NS_PER_S : 0,
+                                 rest_ns > 0 ? rest_ns % NS_PER_S : 0 };
+        if (ppoll(&fd, 1, &rest, NULL) > 0)
+            return unused;
+        int64_t now_ns = clock_ns(), before = starved;
+        if (now_ns < due_ns)
+            continue;
+        starved = starved_ns();
+        /* We were not run either: by a little, for want of CPU, which is counted anyway. */
+        int64_t late_ns = now_ns - due_ns > g.block_ns / 2 ? now_ns - due_ns : 0;
+        due_ns = look(&w, now_ns, late_ns, before, starved);
+        if (w.level > 0 && told_ns == 0)
+            told_ns = now_ns;
+        if (told_ns != 0 && now_ns - told_ns >= minute_ns) {
+            told_ns = 0;
+            ask(GUARD_MINUTE, &w, 0);
+        }
+    }
+}
+
+static void
+close_files(void)
+{
+    if (g.stop >= 0)
+        close(fd_take(&g.stop));
+    if (g.schedstat >= 0)
+        close(fd_take(&g.schedstat));
+}
+
+void
+guard_start(PyObject *loop, struct asgi *asgi, int64_t block_ns)
+{
+    char path[64];
+    snprintf(path, sizeof(path), "/proc/self/task/%ld/schedstat", (long)syscall(SYS_gettid));
+    g.block_ns = block_ns;
+    g.schedstat = open(path, O_RDONLY | O_CLOEXEC);
+    g.stop = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    int err = g.stop < 0 ? -errno : blame_start(loop, asgi);
+    if (err == 0) {
+        sigset_t all, before;
+        sigfillset(&all);
+        pthread_sigmask(SIG_SETMASK, &all, &before);
+        err = -pthread_create(&g.thread, NULL, run, NULL);
+        pthread_sigmask(SIG_SETMASK, &before, NULL);
+        g.is_running = err == 0;
+    }
+    if (err < 0) {
+        blame_stop();
+        close_files();
+        log_warning("nobody watches for what blocks the event loop (guard.loop_block): %s",
+                    strerror(-err));
+    }
+}
+
+void
+guard_serving(bool is_serving)
+{
+    atomic_store(&g.is_serving, is_serving);
+}
+
+void
+guard_stop(void)
+{
+    if (!g.is_running)
+        return;
+    uint64_t one = 1;
+    ssize_t n = write(g.stop, &one, sizeof(one));
+    (void)n; /* an eventfd takes it */
+    Py_BEGIN_ALLOW_THREADS pthread_join(g.thread, NULL);
+    Py_END_ALLOW_THREADS g.is_running = false;
+    blame_stop();
+    close_files();
+}
+
+void
+guard_forget(void)
+{
+    g.is_running = false;
+    close_files();
+    blame_forget();
+}
