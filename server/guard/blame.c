@@ -17,6 +17,7 @@
 enum {
     QUESTIONS_MAX = 16,
     FRAMES_MAX = 200,
+    GIL_WAIT_NS = 50 * 1000 * 1000, /* who keeps it for so long is to blame */
 };
 
 static struct {
@@ -97,29 +98,49 @@ scene_of(PyThreadState *state)
     return Py_BuildValue("OOk", stack, context, (unsigned long)state->thread_id);
 }
 
-/* blocked(seconds, level, scene, task, label, wants_gil): the scene is of the loop's thread, or of the one that has kept the GIL; its stack is
- * empty where that one may have gone on meanwhile. True: it was worth telling. */
+/* Another thread has kept the GIL for most of the time, by its state; NULL where that has ended meanwhile, or is not known. */
+struct keeper {
+    bool is_other;
+    PyThreadState *state;
+};
+
+static struct keeper
+keeper_of(const struct guard_question *q, const void *holder, int64_t waited_ns)
+{
+    struct keeper k = { .state = living_state(holder) };
+    if (holder == b.loop_state || k.state == PyThreadState_Get())
+        return (struct keeper){ 0 };
+    k.is_other = q->at.wants_gil || waited_ns >= GIL_WAIT_NS;
+    return k;
+}
+
+/* blocked(seconds, level, scene, task, label, wants_gil) -> was it worth telling? The scene is of the loop's thread; or, wants_gil, of the one that
+ * kept the GIL, whose stack is empty where it may have gone on, and whose ident is 0 where it has ended. */
 static void
-tell_blocked(const struct guard_question *q, const void *holder)
+tell_blocked(const struct guard_question *q, const void *holder, int64_t waited_ns)
 {
     struct guard_look now = guard_look();
-    bool is_there = guard_is_same(&q->at, &now);
-    PyThreadState *state = q->at.wants_gil ? living_state(holder) : b.loop_state;
-    if (q->at.wants_gil ? state == NULL || state == b.loop_state : !is_there)
+    bool is_there = guard_is_same(&q->at, &now), is_mine = is_there && !q->at.wants_gil;
+    struct keeper keeper = is_mine ? (struct keeper){ 0 } : keeper_of(q, holder, waited_ns);
+    if (!is_mine && !keeper.is_other)
         return; /* too late: it has ended, and nothing is known of it */
-    PY_OWNED PyObject *scene =
-        is_there ? scene_of(state)
-                 : Py_BuildValue("[]Ok", Py_None, (unsigned long)state->thread_id);
-    PY_OWNED PyObject *task =
-        scene == NULL || q->at.wants_gil ? NULL : PyObject_CallOneArg(b.current_task, b.loop);
-    PY_OWNED PyObject *label = task == NULL ? NULL : guard_request_of(b.asgi, task);
-    if (scene == NULL || PyErr_Occurred()) {
-        PyErr_WriteUnraisable(b.blocked);
-        return;
-    }
-    PY_OWNED PyObject *done = PyObject_CallFunction(
-        b.blocked, "diOOOi", (double)q->held_ns / NS_PER_S, (int)q->level, scene,
-        task != NULL ? task : Py_None, label != NULL ? label : Py_None, (int)q->at.wants_gil);
+    int64_t held_ns = is_there ? clock_ns() - q->at.since_ns : q->held_ns + waited_ns;
+    PyThreadState *state = is_mine ? b.loop_state : is_there ? keeper.state : NULL;
+    PY_OWNED PyObject *scene = NULL;
+    PY_OWNED PyObject *task = NULL;
+    PY_OWNED PyObject *label = NULL;
+    scene =
+        state != NULL
+            ? scene_of(state)
+            : Py_BuildValue("[]Ok", Py_None,
+                            keeper.state != NULL ? (unsigned long)keeper.state->thread_id : 0UL);
+    task = scene == NULL || !is_mine ? NULL : PyObject_CallOneArg(b.current_task, b.loop);
+    label = task == NULL ? NULL : guard_request_of(b.asgi, task);
+    PY_OWNED PyObject *done = NULL;
+    if (scene != NULL && !PyErr_Occurred())
+        done = PyObject_CallFunction(b.blocked, "diOOOi", (double)held_ns / NS_PER_S, (int)q->level,
+                                     scene, task != NULL ? task : Py_None,
+                                     label != NULL ? label : Py_None, (int)!is_mine);
     if (done == NULL) {
         PyErr_WriteUnraisable(b.blocked);
         return;
@@ -131,11 +152,11 @@ tell_blocked(const struct guard_question *q, const void *holder)
 }
 
 static void
-answer(const struct guard_question *q, const void *holder)
+answer(const struct guard_question *q, const void *holder, int64_t waited_ns)
 {
     PyObject *fn = q->what == GUARD_OVER ? b.over : b.minute;
     if (q->what == GUARD_BLOCKED) {
-        tell_blocked(q, holder);
+        tell_blocked(q, holder, waited_ns);
         return;
     }
     if (q->what == GUARD_OVER) {
@@ -176,10 +197,11 @@ run(void *unused)
         /* Before we ask for the GIL: who has it now, or had it last. Compared only, with threads that live then. */
         const void *holder =
             b.gil_holder != NULL ? __atomic_load_n(b.gil_holder, __ATOMIC_RELAXED) : NULL;
-        atomic_store(&b.wanted_ns, clock_ns());
+        int64_t wanted_ns = clock_ns();
+        atomic_store(&b.wanted_ns, wanted_ns);
         PyGILState_STATE gil = PyGILState_Ensure();
         atomic_store(&b.wanted_ns, 0);
-        answer(&q, holder);
+        answer(&q, holder, clock_ns() - wanted_ns);
         PyGILState_Release(gil);
     }
     return unused;

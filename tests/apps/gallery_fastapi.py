@@ -2,7 +2,9 @@
 
 import asyncio
 import contextlib
+import ctypes
 import os
+import threading
 import time
 
 import gallery_failures
@@ -41,6 +43,21 @@ def slow():
 @app.get("/timer")
 async def timer():
     asyncio.get_running_loop().call_later(0.01, lambda: time.sleep(0.3))  # guilty: timer
+    await asyncio.sleep(0.1)
+
+
+KEEPS_GIL = ctypes.PyDLL(None)  # unlike CDLL it does not let go of the GIL
+
+
+@app.get("/extension")
+async def extension():
+    KEEPS_GIL.usleep(1_600_000)  # guilty: extension
+
+
+@app.get("/cruncher")
+async def cruncher():
+    thread = threading.Thread(target=lambda: (time.sleep(0.05), KEEPS_GIL.usleep(700_000), time.sleep(1)), name="cruncher")
+    thread.start()
     await asyncio.sleep(0.1)
 
 

@@ -149,6 +149,19 @@ def test_timer_and_lifespan(server):
     s.wait_log(rf"GET /timer: blocks the event loop for 0\.\d s at {FASTAPI}:{line_of('timer', FASTAPI)} in ")
 
 
+def test_c_code_that_keeps_the_gil(server):
+    s = server("gallery_fastapi:app")
+    assert s.get("/extension").status == 200
+    s.wait_log(r"the event loop is blocked for 1\.\d s by C code that keeps the GIL")
+    s.wait_log(rf"GET /extension: blocks the event loop for 1\.\d s at {FASTAPI}:{line_of('extension', FASTAPI)} in extension: KEEPS_GIL")
+
+
+def test_a_thread_that_keeps_the_gil_is_named(server):
+    s = server("gallery_fastapi:app")
+    assert s.get("/cruncher").status == 200
+    s.wait_log(r"thread 'cruncher' keeps the GIL, and the event loop has waited for it for 0\.\d s")
+
+
 def test_blocks_by_culprit(server, tmp_path):
     control = tmp_path / "control.sock"
     s = server("gallery_fastapi:app", "--control-socket", control, "--metrics")

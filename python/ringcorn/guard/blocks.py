@@ -115,32 +115,33 @@ def blocked(seconds, level, scene, task, label, wants_gil):
     where = f"{code.co_filename}:{line} in {code.co_qualname}" if code is not None else ""
     if wants_gil:
         thread = threading._active.get(ident)  # not enumerate(): it takes a lock
-        name = thread.name if thread is not None else str(ident)
+        name = f"thread {thread.name!r}" if thread is not None else "another thread"
         label = next((lease for pool in _pools() for holder, lease, _ in pool.leases() if holder == ident), None)
         its_id, owner = None, label or "no request"
         cure = "C code that computes should let go of the GIL, or run in a process"
-        what = f"thread {name!r} keeps the GIL, and the event loop has waited for it for"
+        what = f"{name} keeps the GIL, and the event loop has waited for it for"
         tail = f" at {where}: {call}" if where else ""
     else:
         label, its_id, owner = _owner(places, context, task, label)
         cure = _cure(places, i, call)
-        what = "blocks the event loop for" if level == 0 else "still blocks the event loop, for"
+        what = "blocks the event loop for" if _now is None else "still blocks the event loop, for"
         tail = f" at {where}: {call}"
     message = f"{owner}: {what} {seconds:.1f} s{tail}; {cure}"
-    file, function = (code.co_filename, code.co_qualname) if code is not None else (f"thread {owner}", "")
+    file, function = (code.co_filename, code.co_qualname) if code is not None else (name, "")
     culprit = _culprit(file, line, function)
     culprit.request, culprit.call, culprit.cure = owner, call, cure
+    is_new = _now is None
     if culprit is not _now:
         culprit.count += 1
         inner = (i or 0) + 1  # above it, the frameworks are of no use
         culprit.stack = _describe([place for n, place in enumerate(places) if n < inner or source.is_application(place[0].co_filename)])
     _now = culprit
+    level = max(level, (seconds >= 1) + (seconds >= 10))  # the first look may come late, for want of the GIL
     if level <= culprit.level:
-        culprit.unsaid += level == 0
+        culprit.unsaid += is_new
         return True
     culprit.level = level
-    if level == 0 or culprit.said_at == float("-inf"):
-        culprit.said_at = time.monotonic()
+    culprit.said_at = time.monotonic()
     emit(Event("block", message, label, its_id, file, line, function, seconds, cure, stack=_describe(places)))
     return True
 
