@@ -191,3 +191,9 @@ def test_stopped_process_is_no_block(server):
             s.send_signal(harness.signal.SIGCONT, worker)
             assert c.request("GET", "/events").status == 200
     assert not alarms(s)
+
+
+def test_reload_raises_unless_told_otherwise():
+    for options, mode in ([], "warn"), (["--reload"], "raise"), (["--reload", "--guard-mode", "warn"], "warn"):
+        shown = harness.run(*options, "--print-config", "raw:app").stdout
+        assert f"guard:\n  mode: {mode}\n" in shown
