@@ -191,6 +191,24 @@ check_control(struct load *l)
             load_error(l, where_set(l, "control.socket"), "is an address of the application");
 }
 
+/* A program that is named by a path must be there; others are looked for in PATH when they are run. */
+static void
+check_events(struct load *l)
+{
+    const struct conf *c = l->conf;
+    const char *program = c->events_command.n > 0 ? c->events_command.v[0] : "";
+    struct stat st;
+    if (strchr(program, '/') == NULL)
+        return;
+    if (stat(program, &st) < 0)
+        load_error(l, where_set(l, "events.command"), "%s: %s", program, strerror(errno));
+    else if (!S_ISREG(st.st_mode) || (st.st_mode & 0111) == 0)
+        load_error(l, where_set(l, "events.command"),
+                   "%s cannot be executed; a list has the program first and then its arguments, "
+                   "and no shell reads them",
+                   program);
+}
+
 void
 check_all(struct load *l, bool is_app_needed)
 {
@@ -210,6 +228,7 @@ check_all(struct load *l, bool is_app_needed)
     check_control(l);
     check_statics(l, where_set(l, "static"));
     check_metrics(l);
+    check_events(l);
     if (where_set(l, "access_log.enabled")->source <= SOURCE_PRESET &&
         where_set(l, "access_log.file")->source > SOURCE_PRESET)
         c->access_log = true;

@@ -136,6 +136,26 @@ struct conf_header {
 /* Which symbolic links below a folder are followed: none, those that stay inside, all. */
 enum conf_symlinks { CONF_SYMLINKS_OFF, CONF_SYMLINKS_INSIDE, CONF_SYMLINKS_ON };
 
+/* What the master tells by events.command and events.webhook: bits of events.kinds. The words are in schema.c. */
+enum conf_event {
+    EVENT_CRASH_LOOP,   /* workers die again and again before they are of use */
+    EVENT_WORKER_DIED,  /* by a signal or an exit that nobody asked for */
+    EVENT_WORKER_HUNG,  /* timeouts.worker */
+    EVENT_LOOP_BLOCKED, /* for a while, by the application */
+    EVENT_RELOAD_FAILED,
+    EVENT_POOL_EXHAUSTED, /* requests were refused: no thread, or no room */
+    EVENT_CERTIFICATE,    /* ends soon */
+    EVENTS,
+};
+
+/* A URL, taken apart. */
+struct conf_url {
+    bool is_tls;
+    char host[256]; /* a name or an address, without brackets */
+    uint16_t port;
+    const char *target; /* path and query; borrowed from the text */
+};
+
 /* An entry of `static`: files below a folder, answered by the server itself. */
 struct conf_static {
     char *route;        /* "/static", without a slash at its end; "" = all paths */
@@ -280,6 +300,12 @@ struct conf {
     struct conf_service *services; /* at most CONF_SERVICES_MAX */
     size_t services_n;
 
+    struct conf_strings events_command; /* a program and its arguments; empty = none */
+    char *events_webhook;               /* a URL that conf_url_parse() takes; NULL = none */
+    unsigned events_kinds;              /* 1 << enum conf_event, ored */
+    int64_t events_interval_ms;         /* between two of one kind; 0 = no limit */
+    unsigned events_certificate_days;   /* before its end; 0 = never */
+
     char *venv; /* folder of a virtual environment, or NULL; VIRTUAL_ENV is the default */
     struct conf_strings import_first;
     struct conf_strings python_options; /* as after -X, e.g. "dev", "utf8=1" */
@@ -339,6 +365,11 @@ uint64_t conf_oom_kills(void);
 
 /* Returns 0, or -EINVAL with why filled in and *out untouched. */
 int conf_network_parse(const char *text, struct conf_network *out, char *why, size_t why_size);
+
+/* "crash_loop" and so on. */
+const char *conf_event_word(enum conf_event kind);
+/* http:// or https://; errors as above. */
+int conf_url_parse(const char *text, struct conf_url *out, char *why, size_t why_size);
 
 /* The entry of names[0..n) nearest to text (edit distance), or NULL when none is near. */
 const char *conf_nearest(const char *text, const char *const *names, size_t n);

@@ -13,7 +13,7 @@
 #include "conf/conf.h"
 
 enum {
-    KEYS_MAX = 128,              /* rows of the table */
+    KEYS_MAX = 192,              /* rows of the table */
     LIST_MAX = 256,              /* entries of one list (bind, headers, python_path, ...) */
     TEXT_MAX = 8 * 1024,         /* bytes of one value */
     FILE_SIZE_MAX = 1024 * 1024, /* bytes of a YAML or env file */

@@ -83,6 +83,25 @@ static const struct key_word proxy_protocol_words[] = { { "off", PROXY_PROTOCOL_
 
 #define PROXY_HEADERS_DEFAULT "X-Forwarded-For,X-Forwarded-Proto"
 
+/* In the order of enum conf_event. */
+static const struct key_word event_words[] = { { "crash_loop", 1U << EVENT_CRASH_LOOP },
+                                        { "worker_died", 1U << EVENT_WORKER_DIED },
+                                        { "worker_hung", 1U << EVENT_WORKER_HUNG },
+                                        { "loop_blocked", 1U << EVENT_LOOP_BLOCKED },
+                                        { "reload_failed", 1U << EVENT_RELOAD_FAILED },
+                                        { "pool_exhausted", 1U << EVENT_POOL_EXHAUSTED },
+                                        { "certificate_expires", 1U << EVENT_CERTIFICATE },
+                                        { NULL, 0 } };
+#define EVENTS_DEFAULT                                                                             \
+    "crash_loop,worker_died,worker_hung,loop_blocked,reload_failed,pool_exhausted,"                \
+    "certificate_expires"
+
+const char *
+conf_event_word(enum conf_event kind)
+{
+    return event_words[kind].word;
+}
+
 static const struct key_word log_format_words[] = { { "text", false },
                                                     { "json", true },
                                                     { NULL, 0 } };
@@ -222,6 +241,13 @@ own_bind_fault(const char *text, char *why, size_t why_size)
     }
     bind_free(&bind);
     return error;
+}
+
+static int
+url_fault(const char *text, char *why, size_t why_size)
+{
+    struct conf_url url;
+    return conf_url_parse(text, &url, why, why_size);
 }
 
 static int
@@ -613,6 +639,22 @@ const struct key schema[] = {
       "functions that run beside the site (a bot, a consumer of a queue); as a map of name: "
       "{run, scope, restart}",
       .value = "NAME=MODULE:FUNCTION" },
+
+    { "events.command", KEY_TEXTS, FIELD(events_command), NULL, NULL,
+      "program that the master runs for each event, which is JSON on its standard input, and its "
+      "arguments: [/usr/local/bin/alert, --urgent]; no shell",
+      .value = "PROGRAM" },
+    { "events.webhook", KEY_TEXT, FIELD(events_webhook), NULL, NULL,
+      "URL to which each event is posted as JSON", .value = "URL", .fault = url_fault },
+    { "events.kinds", KEY_WORDS, FIELD(events_kinds), EVENTS_DEFAULT, NULL,
+      "what is told", .words = event_words, .zero = "none", .bare = EVENTS_DEFAULT,
+      .value = "KIND" },
+    { "events.interval", KEY_DURATION, FIELD(events_interval_ms), "60s", NULL,
+      "between two events of one kind; the next says how many were held back", .max = DAY,
+      .zero = "off" },
+    { "events.certificate_days", KEY_COUNT, FIELD(events_certificate_days), "14", NULL,
+      "before a certificate ends, from when on it is told every day", .min = 1, .max = 365,
+      .zero = "off" },
 
     { "venv", KEY_PATH, FIELD(venv), NULL, NULL,
       "virtual environment; without it the one in VIRTUAL_ENV, if any", .value = "DIR" },

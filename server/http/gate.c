@@ -12,6 +12,7 @@
 #include <stdio.h>
 
 #include "h1.h"
+#include "metrics/metrics.h"
 
 enum { SAID_EVERY_S = 1 }; /* overload comes in swarms */
 
@@ -28,6 +29,7 @@ say_refused(struct h1 *h, bool has_waited)
     const struct conf *conf = h->app->conf;
     int64_t now = h->app->net->now_ns;
     g->refused++;
+    metrics_add(has_waited ? &metrics_here->loop.gate_timeout : &metrics_here->loop.gate_full, 1);
     g->unsaid++;
     if (g->said_ns != 0 && now - g->said_ns < SAID_EVERY_S * NS_PER_S)
         return;

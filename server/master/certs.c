@@ -4,6 +4,7 @@
  * change nothing, and are tried again when they change again. */
 #include <errno.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/base.h"
@@ -13,6 +14,7 @@ enum {
     SETTLE_MS =
         500,        /* changed files are taken once they are the same for so long: a certificate and
                         its key are not replaced at once */
+    DATES_S = 24 * 3600,
     RETRY_MS = 100, /* to hand it to a worker whose queue is full */
 };
 
@@ -43,6 +45,36 @@ certs_adopt(struct master *m)
     m->certs.rotate_ns = h->rotate_ns;
 }
 
+/* events.certificate_days: whether a certificate ends soon. Once a day, and whenever there are others. */
+static void
+look_at_dates(struct master *m, int64_t now_ns)
+{
+    const struct conf *conf = m->now.conf;
+    int64_t days = conf->events_certificate_days, now_s = time(NULL), ends_s;
+    size_t index;
+    m->certs.dates_ns = m->now.tls != NULL && days > 0 ? now_ns + DATES_S * NS_PER_S : 0;
+    if (m->certs.dates_ns == 0)
+        return;
+    size_t n = tls_set_ending(m->now.tls, now_s + days * DATES_S, &index, &ends_s);
+    if (n == 0)
+        return;
+    char date[32];
+    struct tm tm;
+    strftime(date, sizeof(date), "%Y-%m-%dT%H:%M:%SZ", gmtime_r(&(time_t){ ends_s }, &tm));
+    const char *path = conf->tls_cert.v[index];
+    bool is_over = ends_s <= now_s;
+    int64_t days_left = is_over ? 0 : (ends_s - now_s) / DATES_S;
+    if (!is_over) /* else it was said when it was loaded */
+        log_warning("tls.cert: the certificate in %s ends on %s, in %lld days: renew it", path,
+                    date, (long long)days_left);
+    events_note(m, EVENT_CERTIFICATE, NULL,
+                EVENT_DETAILS({ "file", .text = path }, { "ends", .text = date },
+                              { "days_left", .n = days_left },
+                              { "certificates", .n = (int64_t)n }),
+                "the certificate in %s %s on %s%s", path, is_over ? "has ended" : "ends", date,
+                n > 1 ? "; so do others of tls.cert, at that time or soon after" : "");
+}
+
 void
 certs_begin(struct master *m)
 {
@@ -57,6 +89,7 @@ certs_begin(struct master *m)
         k->rotate_ns = 0;
     else if (k->rotate_ns == 0 || k->rotate_ns > now_ns + every_ns)
         k->rotate_ns = now_ns + every_ns; /* reloads do not put it off */
+    look_at_dates(m, now_ns);
     k->version++;
     if (k->fd >= 0) /* it was for workers of the configuration before */
         close(fd_take(&k->fd));
@@ -116,6 +149,7 @@ replace(struct master *m, int64_t now_ns)
     k->fd = fd;
     k->version++;
     hand_over(m, now_ns);
+    look_at_dates(m, now_ns);
     log_info("tls: files have changed; new connections get the certificate now in %s",
              conf->tls_cert.v[0]);
 }
@@ -147,6 +181,8 @@ certs_tick(struct master *m, int64_t now_ns)
     }
     if (k->look_ns != 0 && k->look_ns <= now_ns)
         look(m, now_ns);
+    if (k->dates_ns != 0 && k->dates_ns <= now_ns)
+        look_at_dates(m, now_ns);
     if (k->retry_ns != 0 && k->retry_ns <= now_ns)
         hand_over(m, now_ns);
 }
@@ -154,7 +190,8 @@ certs_tick(struct master *m, int64_t now_ns)
 int64_t
 certs_next_ns(const struct master *m)
 {
-    return sooner(m->certs.retry_ns, sooner(m->certs.rotate_ns, m->certs.look_ns));
+    return sooner(sooner(m->certs.dates_ns, m->certs.retry_ns),
+                  sooner(m->certs.rotate_ns, m->certs.look_ns));
 }
 
 void

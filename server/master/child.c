@@ -79,6 +79,7 @@ run(struct master *m, unsigned slot, const struct generation *g, int control, in
     sockets_forget(&m->sockets);
     health_forget(m->health);
     ctl_forget(m->ctl);
+    events_forget(m);
     notify_close(&m->notify);
     watch_close(m->watch);
     if (m->upgrade.channel >= 0)
@@ -418,6 +419,7 @@ children_reap(struct master *m)
         /* Process 1 of a container inherits strangers, a shell's `exec` leaves us its children:
          * they are buried, no more. */
         upgrade_reaped(m, pid, status);
+        events_reaped(m, pid, status);
         CHILDREN_EACH(c, m)
             if (c->pid == pid) {
                 child_read(m, c); /* what it said last, e.g. that it was ready */

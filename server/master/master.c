@@ -69,6 +69,7 @@ open_all(struct master *m)
         slots_grow(m, m->wanted) < 0 || logs_open(&m->logs, conf) < 0)
         return -EXIT_CODE_SYSTEM;
     m->oom_kills = conf_oom_kills();
+    events_open(m);
     certs_begin(m);
     return 0;
 }
@@ -82,6 +83,7 @@ next_ns(const struct master *m)
     next = sooner(next, notify_next_ns(m));
     next = sooner(next, ctl_next_ns(m));
     next = sooner(next, upgrade_next_ns(m));
+    next = sooner(next, events_next_ns(m));
     next = sooner(next, sooner(recycle_next_ns(m), watchdog_next_ns(m)));
     next = sooner(next, services_next_ns(m));
     next = sooner(next, watch_next_ns(m->watch));
@@ -167,6 +169,7 @@ run(struct master *m)
         upgrade_tick(m, now_ns);
         reload_tick(m);
         services_tick(m);
+        events_tick(m, now_ns);
         metrics_set(&m->metrics->master.wanted, m->wanted);
         metrics_set(&m->metrics->master.generation, m->now.number);
         health_turn(m);
@@ -209,6 +212,7 @@ master_run(const struct master_args *args)
         if (code == EXIT_CODE_OK)
             log_info("stopped");
     }
+    events_close(&m);
     watch_close(m.watch);
     notify_close(&m.notify);
     health_free(m.health);

@@ -13,6 +13,7 @@
  *   notify.c      sd_notify                        watch.h     files that change: reload.enabled
  *   ctl.h         control.socket: ctl.c ctl_commands.c ctl_ask.c
  *   services.c    services of which there is one: who runs them
+ *   events.h      events.command, events.webhook: events.c webhook.c
  *   state.h       what these files share
  *   logs.c  pidfile.c  privileges.c  nofile.c
  *

@@ -65,6 +65,9 @@ begin(struct master *m)
     notify_reloading(m);
     if (prepare(m) < 0) {
         metrics_add(&m->metrics->master.reloads_failed, 1);
+        events_note(m, EVENT_RELOAD_FAILED, NULL, EVENT_DETAILS({ "asked_by", .text = r->why }),
+                    "reload: the new configuration cannot be used, the log says why; the old one "
+                    "and its workers stay");
         log_error("reload: the new configuration cannot be used, see above; the old one and its "
                   "workers stay");
         return;
@@ -94,6 +97,13 @@ void
 reload_failed(struct master *m, unsigned slot, const char *why)
 {
     struct reload *r = &m->reload;
+    if (r->state == RELOAD_TRYING || r->state == RELOAD_REPLACING)
+        events_note(m, EVENT_RELOAD_FAILED, NULL,
+                    EVENT_DETAILS({ "asked_by", .text = r->why }, { "worker", .n = slot }),
+                    "reload: the new worker %u did not start (%s), the log says why; the old %s",
+                    slot, why,
+                    r->state == RELOAD_TRYING ? "workers and their configuration stay"
+                                              : "one stays");
     if (r->state == RELOAD_TRYING) {
         bool again = r->is_wanted_again;
         metrics_add(&m->metrics->master.reloads_failed, 1);

@@ -108,6 +108,11 @@ count_failure(struct master *m, unsigned i, int64_t now_ns, const char *how)
                  "worker %u died %u times in a row before it was ready (%s): giving up; its errors "
                  "are above",
                  i, slot->failures, how);
+        events_note(m, EVENT_CRASH_LOOP, NULL,
+                    EVENT_DETAILS({ "worker", .n = i }, { "times", .n = slot->failures },
+                                  { "how", .text = how }),
+                    "worker %u died %u times in a row before it was ready (%s): the server ends", i,
+                    slot->failures, how);
         stop_request(m, 0, EXIT_CODE_APP);
         return;
     }
@@ -261,7 +266,7 @@ is_told(int status)
 }
 
 static void
-log_death(const struct master *m, const struct child *c, int status, const char *how)
+log_death(struct master *m, const struct child *c, int status, const char *how)
 {
     bool is_clean = WIFEXITED(status) && WEXITSTATUS(status) == EXIT_CODE_OK;
     if (c->state == CHILD_DUMPING || c->state == CHILD_KILLED)
@@ -273,8 +278,16 @@ log_death(const struct master *m, const struct child *c, int status, const char 
     else if (c->state == CHILD_BOOTING && is_told(status))
         log_warning("worker %u (pid %d) was told to end (SIGTERM) before it was ready: %s", c->slot,
                     (int)c->pid, how);
-    else
+    else {
         log_error("worker %u (pid %d) died: %s", c->slot, (int)c->pid, how);
+        events_note(m, EVENT_WORKER_DIED, c,
+                    EVENT_DETAILS({ WIFSIGNALED(status) ? "signal" : "exit_code",
+                                    .n = WIFSIGNALED(status) ? WTERMSIG(status)
+                                                             : WEXITSTATUS(status) },
+                                  { "was_ready", .n = c->was_ready },
+                                  { "lived_ms", .n = (clock_ns() - c->started_ns) / NS_PER_MS }),
+                    "worker %u died: %s", c->slot, how);
+    }
 }
 
 /* After one that had been ready: at once, unless that happens all the time. */
@@ -288,6 +301,11 @@ restart_at_once(struct master *m, const struct child *c, int64_t now_ns)
     if (slot->short_lives <= SHORT_LIVES_FREE)
         return;
     slot->start_ns += backoff_ns(slot->short_lives - SHORT_LIVES_FREE);
+    events_note(m, EVENT_CRASH_LOOP, c,
+                EVENT_DETAILS({ "times", .n = slot->short_lives },
+                              { "next_try_ms", .n = (slot->start_ns - now_ns) / NS_PER_MS }),
+                "worker %u left soon after it was ready, %u times in a row", c->slot,
+                slot->short_lives);
     log_warning("worker %u left soon after it was ready, %u times in a row: next try in %lld ms",
                 c->slot, slot->short_lives, (long long)((slot->start_ns - now_ns) / NS_PER_MS));
 }

@@ -10,6 +10,7 @@
 #include "base/list.h"
 #include "conf/conf.h"
 #include "ctl.h"
+#include "events.h"
 #include "handover.h"
 #include "logs.h"
 #include "master.h"
@@ -152,6 +153,7 @@ struct certs {
     uint32_t version;            /* counts what was loaded */
     int fd;                      /* the last, packed, while a worker has not got it; else -1 */
     int64_t look_ns, rotate_ns, retry_ns; /* when; 0 = never */
+    int64_t dates_ns;                     /* when to look whether one ends soon; 0 = never */
 };
 
 enum notify_state { NOTIFY_STARTING, NOTIFY_READY, NOTIFY_RELOADING, NOTIFY_STOPPING };
@@ -200,6 +202,7 @@ struct master {
     bool waits;            /* the application cannot start: for a change of its files */
     struct health *health; /* NULL = health.bind is not set */
     struct ctl *ctl;       /* NULL = control.socket is not set */
+    struct events *events; /* NULL: no memory for them */
     struct list ctl_jobs;  /* commands that wait for something */
     int64_t begun_ns;      /* clock_ns() at the start */
     struct metrics *metrics;

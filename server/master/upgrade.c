@@ -200,6 +200,10 @@ upgrade_reaped(struct master *m, pid_t pid, int status)
     if (u->state != UPGRADE_TRYING)
         return;
     go_on(m);
+    events_note(m, EVENT_RELOAD_FAILED, NULL, EVENT_DETAILS({ "asked_by", .text = "SIGUSR2" }),
+                "SIGUSR2: the next program (pid %d) did not come up, the log says why; this one "
+                "goes on",
+                (int)pid);
     if (WIFSIGNALED(status))
         log_error(
             "SIGUSR2: the next program (pid %d) was ended by signal %d (%s); this one goes on",

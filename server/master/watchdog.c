@@ -91,6 +91,12 @@ look(struct master *m, struct child *c, int64_t now_ns)
         "worker %u (pid %d) hangs: its loop has not turned for %.1f s (timeouts.worker), %s; it "
         "is killed and replaced; its requests and stacks follow",
         c->slot, (int)c->pid, (double)(now_ns - c->turns_since_ns) / NS_PER_S, where(doing));
+    events_note(m, EVENT_WORKER_HUNG, c,
+                EVENT_DETAILS({ "stood_ms", .n = (now_ns - c->turns_since_ns) / NS_PER_MS },
+                              { "doing", .text = where(doing) }),
+                "worker %u hangs: its loop has not turned for %.1f s (timeouts.worker), %s; it is "
+                "killed and replaced, its requests and stacks are in the log",
+                c->slot, (double)(now_ns - c->turns_since_ns) / NS_PER_S, where(doing));
     c->is_hung = true;
     child_end_now(c);
 }

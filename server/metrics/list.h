@@ -29,6 +29,8 @@
     X(ws_closed_3xxx,   "websockets_closed",     "code=\"3xxx\"",         "")                                             \
     X(ws_closed_4xxx,   "websockets_closed",     "code=\"4xxx\"",         "")                                             \
     X(ws_closed_none,   "websockets_closed",     "code=\"none\"",         "")                                             \
+    X(gate_full,        "request_refusals",      "reason=\"full\"",       "Requests above limits.concurrency for which limits.queue had no room, or which waited for limits.queue_timeout; they are answered 503.") \
+    X(gate_timeout,     "request_refusals",      "reason=\"timeout\"",    "")                                             \
     X(ring_submitted,   "ring_submissions",      "",                      "Operations handed to io_uring.")               \
     X(ring_completed,   "ring_completions",      "",                      "Completions taken from io_uring.")             \
     X(ring_enters,      "ring_enters",           "",                      "Calls of io_uring_enter().")                   \

@@ -93,6 +93,10 @@ void tls_set_free(struct tls_set *set);
 int tls_load(const struct conf *conf, struct tls_tickets *tickets, tls_say_fn say,
              struct tls_set **out, struct tls_files *files);
 
+/* Until when its certificates are good, in seconds of Unix time: how many of them end before before_s, and of those the one that ends
+ * first: its place in tls.cert, and when. */
+size_t tls_set_ending(const struct tls_set *set, int64_t before_s, size_t *index, int64_t *ends_s);
+
 /* --- about a connection (tls_about.c) ---------------------------------------------------------- */
 
 /* What the ASGI "tls" extension tells. Shared by whoever took it; never changed. */

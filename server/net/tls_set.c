@@ -640,6 +640,25 @@ tls_set_free(struct tls_set *set)
     free(set);
 }
 
+size_t
+tls_set_ending(const struct tls_set *set, int64_t before_s, size_t *index, int64_t *ends_s)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < set->certs_n; i++) {
+        struct tm tm;
+        if (ASN1_TIME_to_tm(X509_get0_notAfter(set->certs[i].x509), &tm) != 1)
+            continue;
+        int64_t ends = timegm(&tm);
+        if (ends >= before_s)
+            continue;
+        if (n++ == 0 || ends < *ends_s) {
+            *index = i;
+            *ends_s = ends;
+        }
+    }
+    return n;
+}
+
 int
 tls_load(const struct conf *conf, struct tls_tickets *tickets, tls_say_fn say, struct tls_set **out,
          struct tls_files *files)
