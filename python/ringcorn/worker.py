@@ -31,7 +31,7 @@ import weakref
 
 import _ringcorn
 
-from . import anyio_threads, asgiref_threads, check, guard, live, log, places, services, sqlalchemy_hints, websocket_lease
+from . import anyio_threads, asgiref_threads, check, guard, live, log, otel, places, services, sqlalchemy_hints, websocket_lease
 from .app import EXIT_USAGE, AppError, load_by
 from .lifespan import Lifespan, LifespanFailed
 from .loop import new_event_loop, stop_pool, use_pidfds
@@ -254,12 +254,18 @@ class _Serving:
         # What the application made while it was imported stays: the collector need not visit it again and again.
         gc.collect()
         gc.freeze()
+        tracing = otel.find(self.options["otel"], self.options["slot"], self.options["version"])
+        app = self.app
         if self.is_wsgi:
+            if tracing is not None:
+                app = tracing.wsgi(app)
             await _start_threads(self.loop, self.pool)
-            self.worker.serve_wsgi(self.app, lifespan.context, self.presence, self.pool)
+            self.worker.serve_wsgi(app, lifespan.context, self.presence, self.pool)
         else:
-            self._go_direct()
-            self.worker.serve(self.app, self.websocket_app, lifespan.context, lifespan.state, self.pool)
+            self._go_direct(tracing)
+            if tracing is not None:
+                app = tracing.asgi(app)
+            self.worker.serve(app, self.websocket_app, lifespan.context, lifespan.state, self.pool)
         self.is_ready = True
         self.services.begin(lifespan.context)
         await self.drained
@@ -272,7 +278,7 @@ class _Serving:
         await lifespan.startup()
         await self.hooks.call("when_ready")
 
-    def _go_direct(self):
+    def _go_direct(self, tracing):
         """Where the application is Django's handler itself, or Channels' router hands HTTP to it as it is: what its paths lead to is learned,
         and sync views are served without the loop."""
         handler = sys.modules.get("ringcorn.django.handler")
@@ -284,7 +290,7 @@ class _Serving:
         if routing is not None and type(app) is routing.ProtocolTypeRouter and genuine.replaced(type(app)) is None:
             app = app.application_mapping.get("http")
         if type(app) is handler.Handler:
-            app.go_direct(self.loop, self.pool, self.worker)
+            app.go_direct(self.loop, self.pool, self.worker, tracing)
 
     async def _threads_are_done(self):
         """What requests have left to their threads when they were answered: Django's close() and request_finished."""

@@ -136,6 +136,8 @@ struct conf_header {
 /* Which symbolic links below a folder are followed: none, those that stay inside, all. */
 enum conf_symlinks { CONF_SYMLINKS_OFF, CONF_SYMLINKS_INSIDE, CONF_SYMLINKS_ON };
 
+enum conf_otel { CONF_OTEL_AUTO, CONF_OTEL_ON, CONF_OTEL_OFF };
+
 /* What the master tells by events.command and events.webhook: bits of events.kinds. The words are in schema.c. */
 enum conf_event {
     EVENT_CRASH_LOOP,   /* workers die again and again before they are of use */
@@ -305,6 +307,8 @@ struct conf {
     unsigned events_kinds;              /* 1 << enum conf_event, ored */
     int64_t events_interval_ms;         /* between two of one kind; 0 = no limit */
     unsigned events_certificate_days;   /* before its end; 0 = never */
+
+    enum conf_otel otel;
 
     char *venv; /* folder of a virtual environment, or NULL; VIRTUAL_ENV is the default */
     struct conf_strings import_first;

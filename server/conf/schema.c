@@ -83,6 +83,11 @@ static const struct key_word proxy_protocol_words[] = { { "off", PROXY_PROTOCOL_
 
 #define PROXY_HEADERS_DEFAULT "X-Forwarded-For,X-Forwarded-Proto"
 
+static const struct key_word otel_words[] = { { "auto", CONF_OTEL_AUTO },
+                                              { "on", CONF_OTEL_ON },
+                                              { "off", CONF_OTEL_OFF },
+                                              { NULL, 0 } };
+
 /* In the order of enum conf_event. */
 static const struct key_word event_words[] = { { "crash_loop", 1U << EVENT_CRASH_LOOP },
                                         { "worker_died", 1U << EVENT_WORKER_DIED },
@@ -655,6 +660,11 @@ const struct key schema[] = {
     { "events.certificate_days", KEY_COUNT, FIELD(events_certificate_days), "14", NULL,
       "before a certificate ends, from when on it is told every day", .min = 1, .max = 365,
       .zero = "off" },
+
+    { "otel.enabled", KEY_WORD, FIELD(otel), "auto", NULL,
+      "OpenTelemetry's server spans; auto = where the application has configured a tracer provider, "
+      "and nothing that makes them itself",
+      .words = otel_words },
 
     { "venv", KEY_PATH, FIELD(venv), NULL, NULL,
       "virtual environment; without it the one in VIRTUAL_ENV, if any", .value = "DIR" },

@@ -703,11 +703,12 @@ options_new(const struct conf *conf)
     static const char *const affinity[] = { "request", "transaction", "call" };
     static const char *const websocket[] = { "message", "call", "connection" };
     static const char *const guard[] = { "off", "warn", "raise" };
+    static const char *const otel[] = { "auto", "on", "off" };
     static const char *const one_hop[] = { "auto", "off" };
     /* N steals, also where the building fails; a NULL among them fails it with its exception. */
     return Py_BuildValue(
         "{s:I,s:I,s:i,s:s,s:O,s:s,s:s,s:N,s:s,s:s,s:s,s:d,"
-        "s:I,s:I,s:s,s:s,s:I,s:O,s:I,s:N,s:N,s:N,s:s,s:s,s:s,s:s,s:K,s:z,s:s,s:I,s:N,s:N,s:s,s:O,s:O}",
+        "s:I,s:I,s:s,s:s,s:I,s:O,s:I,s:N,s:N,s:N,s:s,s:s,s:s,s:s,s:K,s:z,s:s,s:I,s:N,s:N,s:s,s:O,s:O,s:s}",
         "slot", w.args->slot, "workers", conf->workers, "stacks_signal", WORKER_STACKS_SIGNAL,
         "app", conf->app, "factory", conf->factory ? Py_True : Py_False, "app_dir", conf->app_dir,
         "interface", interface[conf->interface], "import_first", strings_list(&conf->import_first),
@@ -726,7 +727,8 @@ options_new(const struct conf *conf)
         (unsigned long long)conf_memory(), "log_config", conf->log_config, "version",
         RINGCORN_VERSION, "generation", w.args->generation, "hooks", hooks_dict(conf), "services",
         services_list(conf), "guard_mode", guard[conf->guard_mode], "guard_unawaited",
-        conf->guard_unawaited ? Py_True : Py_False, "guard_lost", conf->guard_lost ? Py_True : Py_False);
+        conf->guard_unawaited ? Py_True : Py_False, "guard_lost", conf->guard_lost ? Py_True : Py_False,
+        "otel", otel[conf->otel]);
 }
 
 /* run() of the module called name; returns the exit code. */

@@ -47,8 +47,11 @@ class Handler(ASGIHandler):
         twin.__dict__ = self.__dict__
         return twin
 
-    def go_direct(self, loop, pool, worker):
-        """Before the first request: those to sync views are to reach their threads without the loop (direct.py)."""
+    def go_direct(self, loop, pool, worker, tracing):
+        """Before the first request: those to sync views are to reach their threads without the loop (direct.py). *tracing*: otel.py's, or None."""
         plan = self._plan
         if plan.pool is pool and pool.context_vars and plan.why_not_sync is None and not plan.sync_by_async:
-            self.teach = worker.direct(pool, functools.partial(direct.run, self, plan, loop), direct.NOT_MINE)
+            run = functools.partial(direct.run, self, plan, loop)
+            if tracing is not None:
+                run = tracing.direct(run, direct.NOT_MINE)
+            self.teach = worker.direct(pool, run, direct.NOT_MINE)
