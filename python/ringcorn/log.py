@@ -115,7 +115,7 @@ def _enabled():
     return error
 
 
-def _is_disconnect(exception):
+def is_disconnect(exception):
     """Whether it only says that the client left: ours, raised by send(), or a framework's made of it or of http.disconnect."""
     seen = set()
     while exception is not None and id(exception) not in seen:  # `raise e from e` makes a ring
@@ -123,7 +123,7 @@ def _is_disconnect(exception):
         if isinstance(exception, ClientDisconnected) or type(exception).__name__ == "ClientDisconnect":
             return True
         if isinstance(exception, BaseExceptionGroup):  # of a task group that a middleware or a stream runs in
-            return all(map(_is_disconnect, exception.exceptions))
+            return all(map(is_disconnect, exception.exceptions))
         exception = exception.__cause__ or exception.__context__
     return False
 
@@ -133,7 +133,7 @@ def request_failed(label, exception, what, client_is_gone, its_id=None):
     extra = {"request_id": its_id} if its_id else None
     if exception is None:
         _enabled().error("%s: %s", label, what, extra=extra)
-    elif client_is_gone and _is_disconnect(exception):
+    elif client_is_gone and is_disconnect(exception):
         _enabled().debug("%s: the client has gone", label, extra=extra)
     else:
         _enabled().error("%s: %s", label, what, exc_info=exception, extra=extra)

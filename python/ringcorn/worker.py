@@ -31,7 +31,7 @@ import weakref
 
 import _ringcorn
 
-from . import anyio_threads, asgiref_threads, check, guard, live, log, otel, places, services, sqlalchemy_hints, websocket_lease
+from . import anyio_threads, asgiref_threads, check, debug, guard, live, log, otel, places, services, sqlalchemy_hints, websocket_lease
 from .app import EXIT_USAGE, AppError, load_by
 from .lifespan import Lifespan, LifespanFailed
 from .loop import new_event_loop, stop_pool, use_pidfds
@@ -256,6 +256,10 @@ class _Serving:
         gc.freeze()
         tracing = otel.find(self.options["otel"], self.options["slot"], self.options["version"])
         app = self.app
+        if self.options["debug"]:
+            if self.options["slot"] == 0:
+                log.warning("debug: clients are shown the tracebacks of exceptions; for development only")
+            app = debug.wsgi(app) if self.is_wsgi else debug.asgi(app)
         if self.is_wsgi:
             if tracing is not None:
                 app = tracing.wsgi(app)

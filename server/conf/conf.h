@@ -309,6 +309,7 @@ struct conf {
     unsigned events_certificate_days;   /* before its end; 0 = never */
 
     enum conf_otel otel;
+    bool debug; /* clients see tracebacks */
 
     char *venv; /* folder of a virtual environment, or NULL; VIRTUAL_ENV is the default */
     struct conf_strings import_first;

@@ -573,6 +573,9 @@ const struct key schema[] = {
       "resident memory above which a worker is replaced", .min = MIB, .max = INT64_MAX,
       .zero = "off" },
 
+    { "debug", KEY_BOOL, FIELD(debug), "false", NULL,
+      .help = "clients are shown the traceback of an exception that reaches the server: for "
+              "development" },
     { "reload.enabled", KEY_BOOL, FIELD(reload_enabled), "false", "--reload",
       .help = "a change of a file replaces the workers: for development" },
     { "reload.dirs", KEY_PATHS, FIELD(reload_dirs), NULL, "--reload-dir",

@@ -708,7 +708,7 @@ options_new(const struct conf *conf)
     /* N steals, also where the building fails; a NULL among them fails it with its exception. */
     return Py_BuildValue(
         "{s:I,s:I,s:i,s:s,s:O,s:s,s:s,s:N,s:s,s:s,s:s,s:d,"
-        "s:I,s:I,s:s,s:s,s:I,s:O,s:I,s:N,s:N,s:N,s:s,s:s,s:s,s:s,s:K,s:z,s:s,s:I,s:N,s:N,s:s,s:O,s:O,s:s}",
+        "s:I,s:I,s:s,s:s,s:I,s:O,s:I,s:N,s:N,s:N,s:s,s:s,s:s,s:s,s:K,s:z,s:s,s:I,s:N,s:N,s:s,s:O,s:O,s:s,s:O}",
         "slot", w.args->slot, "workers", conf->workers, "stacks_signal", WORKER_STACKS_SIGNAL,
         "app", conf->app, "factory", conf->factory ? Py_True : Py_False, "app_dir", conf->app_dir,
         "interface", interface[conf->interface], "import_first", strings_list(&conf->import_first),
@@ -728,7 +728,7 @@ options_new(const struct conf *conf)
         RINGCORN_VERSION, "generation", w.args->generation, "hooks", hooks_dict(conf), "services",
         services_list(conf), "guard_mode", guard[conf->guard_mode], "guard_unawaited",
         conf->guard_unawaited ? Py_True : Py_False, "guard_lost", conf->guard_lost ? Py_True : Py_False,
-        "otel", otel[conf->otel]);
+        "otel", otel[conf->otel], "debug", conf->debug ? Py_True : Py_False);
 }
 
 /* run() of the module called name; returns the exit code. */
