@@ -20,6 +20,7 @@ static const struct command {
 } commands[] = {
     { "status", NULL, false, "", "what is served, where, and by whom" },
     { "workers", NULL, false, "", "the workers: state, age, memory, CPU" },
+    { "metrics", NULL, false, "", "what they count: requests, latencies, connections, threads" },
     { "requests", "worker", false, " [WORKER]", "requests in hand: age, state, thread" },
     { "tasks", "worker", false, " [WORKER]", "asyncio tasks: whose they are, and where they wait" },
     { "threads", "worker", false, " [WORKER]", "threads: what they do, with stacks" },

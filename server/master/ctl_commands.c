@@ -9,6 +9,7 @@
 #include "base/base.h"
 #include "base/json.h"
 #include "base/proc.h"
+#include "figures.h"
 #include "state.h"
 
 #ifndef RINGCORN_VERSION
@@ -33,10 +34,10 @@ state_of(const struct child *c)
     return names[c->state];
 }
 
+/* The begin of an object. */
 static void
-put_worker(struct json *j, const struct child *c, int64_t now_ns)
+begin_worker(struct json *j, const struct child *c, int64_t now_ns)
 {
-    struct proc_usage usage;
     json_begin(j, '{');
     json_key(j, "worker"), json_int(j, c->slot);
     json_key(j, "pid"), json_int(j, c->pid);
@@ -48,6 +49,13 @@ put_worker(struct json *j, const struct child *c, int64_t now_ns)
         json_real(j, seconds(c->started_ns, c->ready_ns));
     else
         json_null(j);
+}
+
+static void
+put_worker(struct json *j, const struct child *c, int64_t now_ns)
+{
+    struct proc_usage usage;
+    begin_worker(j, c, now_ns);
     if (proc_usage(c->pid, &usage) == 0) {
         json_key(j, "rss_bytes"), json_int(j, (int64_t)usage.rss_bytes);
         json_key(j, "cpu_s"), json_real(j, seconds(0, usage.cpu_ns));
@@ -57,14 +65,25 @@ put_worker(struct json *j, const struct child *c, int64_t now_ns)
 }
 
 static void
-put_workers(const struct master *m, struct json *j)
+put_worker_figures(struct json *j, const struct child *c, int64_t now_ns)
+{
+    struct figures f;
+    figures_of_child(c, &f);
+    begin_worker(j, c, now_ns);
+    json_key(j, "figures"), figures_put(j, &f);
+    json_end(j, '}');
+}
+
+static void
+put_workers(const struct master *m, struct json *j,
+            void (*put)(struct json *j, const struct child *c, int64_t now_ns))
 {
     int64_t now_ns = clock_ns();
     json_begin(j, '[');
     for (unsigned slot = 0; slot < m->slots_n; slot++)
         CHILDREN_EACH(c, m)
             if (c->slot == slot)
-                put_worker(j, c, now_ns);
+                put(j, c, now_ns);
     json_end(j, ']');
 }
 
@@ -73,7 +92,7 @@ do_workers(struct master *m, struct ctl_job *job, struct json_ref args)
 {
     (void)args;
     struct json j = json_into(&job->out);
-    put_workers(m, &j);
+    put_workers(m, &j, put_worker);
     ctl_end(m, job, !j.is_lost);
 }
 
@@ -116,32 +135,56 @@ count(const struct master *m, enum child_state state)
     return n;
 }
 
+/* The begin of an object. */
+static void
+begin_server(struct json *j, const struct master *m)
+{
+    const struct conf *conf = m->now.conf;
+    json_begin(j, '{');
+    json_key(j, "server"), json_string(j, "ringcorn " RINGCORN_VERSION);
+    json_key(j, "state");
+    json_string(j, m->stop.state != STOP_NONE           ? "stopping"
+                   : m->reload.state != RELOAD_NONE     ? "reloading"
+                   : count(m, CHILD_READY) >= m->wanted ? "serving"
+                                                        : "starting");
+    json_key(j, "pid"), json_int(j, getpid());
+    json_key(j, "uptime_s"), json_real(j, seconds(m->begun_ns, clock_ns()));
+    json_key(j, "app"), json_string(j, conf->app);
+    json_key(j, "config_file"), json_string(j, conf->file);
+    json_key(j, "generation"), json_int(j, m->now.number);
+    json_key(j, "binds"), json_begin(j, '[');
+    BOUNDS_EACH(b, &m->sockets.bounds)
+        json_string(j, b->text);
+    json_end(j, ']');
+    json_key(j, "workers_wanted"), json_int(j, m->wanted);
+    json_key(j, "workers_ready"), json_int(j, count(m, CHILD_READY));
+}
+
 static void
 do_status(struct master *m, struct ctl_job *job, struct json_ref args)
 {
     (void)args;
-    const struct conf *conf = m->now.conf;
     struct json j = json_into(&job->out);
-    json_begin(&j, '{');
-    json_key(&j, "server"), json_string(&j, "ringcorn " RINGCORN_VERSION);
-    json_key(&j, "state");
-    json_string(&j, m->stop.state != STOP_NONE           ? "stopping"
-                    : m->reload.state != RELOAD_NONE     ? "reloading"
-                    : count(m, CHILD_READY) >= m->wanted ? "serving"
-                                                         : "starting");
-    json_key(&j, "pid"), json_int(&j, getpid());
-    json_key(&j, "uptime_s"), json_real(&j, seconds(m->begun_ns, clock_ns()));
-    json_key(&j, "app"), json_string(&j, conf->app);
-    json_key(&j, "config_file"), json_string(&j, conf->file);
-    json_key(&j, "generation"), json_int(&j, m->now.number);
-    json_key(&j, "binds"), json_begin(&j, '[');
-    BOUNDS_EACH(b, &m->sockets.bounds)
-        json_string(&j, b->text);
-    json_end(&j, ']');
-    json_key(&j, "workers_wanted"), json_int(&j, m->wanted);
-    json_key(&j, "workers_ready"), json_int(&j, count(m, CHILD_READY));
-    json_key(&j, "workers"), put_workers(m, &j);
+    begin_server(&j, m);
+    json_key(&j, "workers"), put_workers(m, &j, put_worker);
     json_key(&j, "services"), put_services(m, &j);
+    json_end(&j, '}');
+    ctl_end(m, job, !j.is_lost);
+}
+
+/* Counters since the start, and gauges: two answers make rates (figures.h). */
+static void
+do_metrics(struct master *m, struct ctl_job *job, struct json_ref args)
+{
+    (void)args;
+    struct figures f;
+    struct json j = json_into(&job->out);
+    figures_of_all(m, &f);
+    begin_server(&j, m);
+    json_key(&j, "restarts"), figures_put_restarts(&j, m->metrics);
+    json_key(&j, "bounds_s"), figures_put_bounds(&j);
+    json_key(&j, "total"), figures_put(&j, &f);
+    json_key(&j, "workers"), put_workers(m, &j, put_worker_figures);
     json_end(&j, '}');
     ctl_end(m, job, !j.is_lost);
 }
@@ -342,6 +385,8 @@ static const struct {
 } commands[] = {
     { "status", do_status, "", "what is served, where, and by whom" },
     { "workers", do_workers, "", "the workers: state, age, memory, CPU" },
+    { "metrics", do_metrics, "",
+      "what they count: requests, latencies, connections, threads, memory, CPU" },
     { "requests", do_requests, "worker", "requests in hand: age, state, thread" },
     { "tasks", do_tasks, "worker", "asyncio tasks: whose they are, and where they wait" },
     { "threads", do_threads, "worker", "threads: what they do, with stacks" },
