@@ -196,6 +196,9 @@ $(OBJ)/server/%.o: server/%.c $(OBJ)/flags | needs
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(COMPILE) $(call source_cpp,$<) -MMD -MP -c -o $@ $<
 
+# The status page lies in the program (.incbin).
+$(OBJ)/server/master/page.o: server/master/page/status.html
+
 $(OBJ)/llhttp/%.o: $(LLHTTP_SHARE)/llhttp/%.c $(OBJ)/flags | needs
 	$(call say,CC,$<)
 	@mkdir -p $(@D)

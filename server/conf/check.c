@@ -139,6 +139,26 @@ check_health(struct load *l)
 }
 
 static void
+check_page(struct load *l)
+{
+    struct conf *c = l->conf;
+    if (!c->metrics_page)
+        return;
+    struct where *at = where_set(l, "metrics.page");
+    if (c->metrics_bind == NULL)
+        load_error(l, at, "needs an address of its own: set metrics.bind");
+    else if (!c->metrics_enabled)
+        load_error(l, at, "needs metrics.enabled");
+    /* One server has both addresses; the page tells them apart by their ports (or paths). */
+    if (c->health_at.text != NULL && c->metrics_at.text != NULL &&
+        c->health_at.kind == CONF_BIND_TCP && c->metrics_at.kind == CONF_BIND_TCP &&
+        c->health_at.port == c->metrics_at.port && strcmp(c->health_bind, c->metrics_bind) != 0)
+        load_error(l, at,
+                   "is not for health.bind, which has the port of metrics.bind; give them the same "
+                   "address, or other ports");
+}
+
+static void
 check_metrics(struct load *l)
 {
     struct conf *c = l->conf;
@@ -151,6 +171,7 @@ check_metrics(struct load *l)
                        i == 0 ? "live" : "ready");
     if (c->metrics_bind != NULL && c->metrics_enabled)
         check_own_bind(l, "metrics.bind", c->metrics_bind, &c->metrics_at);
+    check_page(l);
 }
 
 /* Whoever changes code wants to see what is wrong with it. */

@@ -291,6 +291,7 @@ struct conf {
     bool metrics_enabled;
     char *metrics_path;
     char *metrics_bind; /* NULL = answered on binds */
+    bool metrics_page;  /* on metrics_bind */
 
     enum conf_guard guard_mode;
     int64_t guard_loop_block_ms; /* 0 = off */
@@ -324,6 +325,13 @@ struct conf {
     size_t access_parts_n;
     unsigned access_sample_ppm; /* access_log.sample in millionths */
 };
+
+/* Workers are asked for their requests, tasks and threads: by ringcornctl or by the status page. */
+static inline bool
+conf_asks_workers(const struct conf *conf)
+{
+    return conf->control_socket != NULL || conf->metrics_page;
+}
 
 /* What the command line asked for beside a server. */
 enum conf_action {

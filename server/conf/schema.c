@@ -611,6 +611,9 @@ const struct key schema[] = {
       "address of its own for metrics.path, served by the master; without it the application's "
       "addresses answer, to everybody who can reach them",
       .value = "ADDRESS", .fault = own_bind_fault },
+    { "metrics.page", KEY_BOOL, FIELD(metrics_page), "false", NULL,
+      .help = "a status page for browsers on metrics.bind: /, /status.json and below /status/; whoever "
+              "can reach it reads requests and stacks" },
 
     { "guard.mode", KEY_WORD, FIELD(guard_mode), "warn", NULL,
       "what guardrails do when they notice something; raise: a request gets 500 too, where its answer has "

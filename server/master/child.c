@@ -78,7 +78,7 @@ run(struct master *m, unsigned slot, const struct generation *g, int control, in
         close_ends(c);
     sockets_forget(&m->sockets);
     health_forget(m->health);
-    ctl_forget(m->ctl);
+    ctl_forget(m);
     events_forget(m);
     notify_close(&m->notify);
     watch_close(m->watch);
@@ -148,7 +148,7 @@ child_start(struct master *m, unsigned slot, const struct generation *g, struct 
         log_error("cannot start worker %u: no control socket: %s", slot, strerror(err));
         return -err;
     }
-    if (g->conf->control_socket != NULL &&
+    if (conf_asks_workers(g->conf) &&
         socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, asks) < 0)
         log_warning("worker %u cannot be asked by ringcornctl: %s", slot, strerror(errno));
     c->control = ends[0];

@@ -264,21 +264,30 @@ ctl_new(struct conf *conf)
     return ctl;
 }
 
+static void
+clients_free(struct ctl *ctl)
+{
+    while (!list_is_empty(&ctl->clients))
+        client_free(ctl, CONTAINER_OF(ctl->clients.next, struct client, node));
+}
+
 void
 ctl_free(struct ctl *ctl)
 {
     if (ctl == NULL)
         return;
-    while (!list_is_empty(&ctl->clients))
-        client_free(ctl, CONTAINER_OF(ctl->clients.next, struct client, node));
+    clients_free(ctl);
     sockets_fini(&ctl->sockets);
     close(ctl->epoll);
     free(ctl);
 }
 
 void
-ctl_forget(const struct ctl *ctl)
+ctl_forget(const struct master *m)
 {
+    const struct ctl *ctl = m->ctl;
+    LIST_FOR_EACH(node, &m->ctl_jobs)
+        ctl_ask_forget(CONTAINER_OF(node, struct ctl_job, node));
     if (ctl == NULL)
         return;
     LIST_FOR_EACH(node, &ctl->clients)
@@ -339,9 +348,9 @@ ctl_apply(struct master *m)
     struct conf *conf = m->now.conf;
     struct ctl *ctl = m->ctl;
     struct sockets_change change;
-    if (upgrade_is_taking(m) || (ctl == NULL && conf->control_socket == NULL))
+    if (upgrade_is_taking(m) || (ctl == NULL && !conf_asks_workers(conf)))
         return 0; /* nothing to do, or the other master's */
-    if (conf->control_socket == NULL) {
+    if (!conf_asks_workers(conf)) {
         ctl_close(m);
         return 0;
     }
@@ -350,6 +359,7 @@ ctl_apply(struct master *m)
         log_operator("control.socket: out of memory or descriptors");
         return -EXIT_CODE_SYSTEM;
     }
+    bool was_answered = !list_is_empty(&ctl->sockets.bounds);
     borrow(ctl, conf);
     sockets_adopt(&ctl->sockets, &m->upgrade.handover.control);
     sockets_own(&ctl->sockets, &ctl->conf);
@@ -368,7 +378,9 @@ ctl_apply(struct master *m)
     m->ctl = ctl;
     CHILDREN_EACH(c, m)
         ctl_watch(m, c);
-    if (is_new)
+    if (conf->control_socket == NULL)
+        clients_free(ctl); /* the status page alone asks from now on */
+    else if (!was_answered)
         log_info("ringcornctl is answered on %s", conf->control_socket);
     return 0;
 }

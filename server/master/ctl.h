@@ -55,5 +55,7 @@ void ctl_fail(struct master *m, struct ctl_job *job, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 /* Asks all workers (slot < 0) or one. kind: enum control_kind. */
 void ctl_ask(struct master *m, struct ctl_job *job, int kind, const char *member, int slot);
+/* In a forked child: closes descriptors, no more. */
+void ctl_ask_forget(const struct ctl_job *job);
 
 #endif

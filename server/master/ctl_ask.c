@@ -40,13 +40,19 @@ ctl_wait(struct master *m, struct ctl_job *job)
     list_add_tail(&m->ctl_jobs, &job->node);
 }
 
+void
+ctl_ask_forget(const struct ctl_job *job)
+{
+    for (unsigned i = 0; i < job->asked_n; i++)
+        if (job->asked[i].fd >= 0)
+            close(job->asked[i].fd);
+}
+
 static void
 forget(struct ctl_job *job)
 {
     list_del(&job->node);
-    for (unsigned i = 0; i < job->asked_n; i++)
-        if (job->asked[i].fd >= 0)
-            close(job->asked[i].fd);
+    ctl_ask_forget(job);
     free(job->asked);
     job->asked = NULL;
     job->asked_n = 0;
@@ -191,7 +197,7 @@ ctl_ask(struct master *m, struct ctl_job *job, int kind, const char *member, int
             send_to(a, c, (enum control_kind)kind);
         } else {
             a->state = SILENT;
-            a->why = "it was started without control.socket";
+            a->why = "it was started without control.socket or metrics.page";
         }
     }
     ctl_wait(m, job);

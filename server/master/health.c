@@ -1,5 +1,5 @@
 /* health.c: health.bind and metrics.bind: addresses of their own for health.live, health.ready and metrics.path, answered by the master.
- * One small server has both addresses, and answers all these paths on each.
+ * One small server has both addresses, and answers all these paths on each; the status page (page.c) on metrics.bind alone.
  *
  * The master, not a worker: it is there while the application is imported, while workers drain, and when one of them hangs, which a
  * worker that answers can only say by not answering, of itself alone. The master asks the loops when it is asked itself.
@@ -12,9 +12,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/un.h>
 
 #include "base/base.h"
 #include "http/http.h"
+#include "page.h"
 #include "state.h"
 
 enum {
@@ -43,6 +45,7 @@ struct health {
     unsigned listeners_n;
     struct conf_bind binds[2]; /* borrowed: as conf's */
     struct metrics *metrics; /* the master's */
+    struct page *page;       /* NULL = metrics.page is off */
 };
 
 /* --- the answer ------------------------------------------------------------------------------- */
@@ -113,6 +116,30 @@ answer(const struct master *m, struct probe *p, int status)
     free(p);
 }
 
+static uint16_t
+port_of(const struct sockaddr_storage *at)
+{
+    return ntohs(at->ss_family == AF_INET6 ? ((const struct sockaddr_in6 *)at)->sin6_port
+                                           : ((const struct sockaddr_in *)at)->sin_port);
+}
+
+/* Did it come in by metrics.bind? Ports (or paths) tell: conf/check.c. */
+static bool
+is_of_metrics(const struct health *h, const struct sockaddr_storage *local)
+{
+    const struct conf_bind *bind = &h->conf.metrics_at;
+    if (bind->kind == CONF_BIND_UNIX)
+        return local->ss_family == AF_UNIX &&
+               strcmp(((const struct sockaddr_un *)local)->sun_path, bind->path) == 0;
+    if (local->ss_family != AF_INET && local->ss_family != AF_INET6)
+        return false;
+    BOUNDS_EACH(b, &h->sockets.bounds)
+        if (b->kind == CONF_BIND_TCP && b->port_asked == bind->port &&
+            port_of(&b->addr) == port_of(local))
+            return true;
+    return false;
+}
+
 /* --- struct http_app ---------------------------------------------------------------------------- */
 
 static void
@@ -126,6 +153,9 @@ on_begin(struct http_app *app, struct h1 *h)
         return;
     }
     enum http_health asked = http_health(app->conf, h1_request(h));
+    if (asked == HTTP_HEALTH_NONE && health->page != NULL && is_of_metrics(health, h1_local(h)) &&
+        page_begin(health->page, h))
+        return;
     struct probe *p = asked != HTTP_HEALTH_NONE ? malloc(sizeof(*p)) : NULL;
     h1_head_done(h);
     if (p == NULL) {
@@ -210,6 +240,7 @@ health_free(struct health *h)
     io_close(h->io);
     net_fini(&h->net);
     http_fini(&h->app);
+    page_free(h->page);
     for (struct list *node; (node = list_pop(&h->probes)) != NULL;)
         free(CONTAINER_OF(node, struct probe, node));
     sockets_fini(&h->sockets);
@@ -253,6 +284,17 @@ say(const struct conf *conf, const struct bound *b)
                  paths[1] != NULL ? paths[1] : "", scheme, b->text);
     if (conf->metrics_at.text != NULL)
         log_info("metrics: %s on %s%s", conf->metrics_path, scheme, b->text);
+}
+
+static void
+page_apply(struct master *m, struct health *h)
+{
+    if (!m->now.conf->metrics_page) {
+        page_free(h->page);
+        h->page = NULL;
+    } else if (h->page == NULL && (h->page = page_new(m)) == NULL) {
+        log_error("metrics.page: out of memory; there is no page until the next reload");
+    }
 }
 
 void
@@ -314,6 +356,7 @@ health_apply(struct master *m)
     while (!list_is_empty(&h->sockets.leaving))
         bound_free(CONTAINER_OF(h->sockets.leaving.next, struct bound, node));
     listen_again(h);
+    page_apply(m, h);
     m->health = h;
     BOUNDS_EACH(b, &h->sockets.bounds)
         say(conf, b);
@@ -339,6 +382,8 @@ health_next_ns(const struct master *m)
     LIST_FOR_EACH(node, &h->probes)
         next =
             sooner(next, CONTAINER_OF(node, struct probe, node)->began_ns + PROMPT_MS * NS_PER_MS);
+    if (h->page != NULL)
+        next = sooner(next, page_next_ns(h->page));
     return next;
 }
 
@@ -374,6 +419,8 @@ health_turn(struct master *m)
         events = io_wait(h->io, 0);
         net_turn(&h->net);
         events += (int)answer_all(m);
+        if (h->page != NULL)
+            events += (int)page_turn(h->page);
         net_flush(&h->net);
         events += (int)io_queued(h->io);
     }

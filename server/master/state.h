@@ -201,7 +201,7 @@ struct master {
     struct watch *watch;   /* NULL: reload.enabled is off */
     bool waits;            /* the application cannot start: for a change of its files */
     struct health *health; /* NULL = health.bind is not set */
-    struct ctl *ctl;       /* NULL = control.socket is not set */
+    struct ctl *ctl;       /* NULL = neither control.socket nor metrics.page is set */
     struct events *events; /* NULL: no memory for them */
     struct list ctl_jobs;  /* commands that wait for something */
     int64_t begun_ns;      /* clock_ns() at the start */
@@ -406,7 +406,7 @@ int ctl_fd(const struct master *m);
 int64_t ctl_next_ns(const struct master *m);
 void ctl_free(struct ctl *ctl);
 /* In a forked child: closes descriptors, no more. */
-void ctl_forget(const struct ctl *ctl);
+void ctl_forget(const struct master *m);
 
 /* --- signals.c --- */
 /* Blocks the signals that are ours and opens a descriptor for them. Returns it, or -errno. */

@@ -189,6 +189,9 @@ async def slow(scope, receive, send):
     await answer(send, "slow")
 
 
+ROUTES["/<img/src=x/onerror=hurt=1>"] = slow  # a name for those who show what is in hand
+
+
 @route("/impatient")
 async def impatient(scope, receive, send):
     """Waits for the body for a moment, then does something else for s seconds, and answers."""

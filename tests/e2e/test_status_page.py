@@ -1,0 +1,212 @@
+"""The status page: metrics.page, as a browser sees it, and the JSON that it draws."""
+
+import json
+import os
+import re
+import signal
+import threading
+import time
+
+import harness
+import pytest
+import wire
+from ports import free_port
+from scrape import address
+
+PAGE = ("--metrics-bind", "127.0.0.1:0", "--metrics-page")
+HOSTILE = "/<img/src=x/onerror=hurt=1>"
+
+
+class Load(threading.Thread):
+    """Asks without a pause to speak of, until it is told to end."""
+
+    def __init__(self, server, target="/"):
+        super().__init__(daemon=True)
+        self.server, self.target, self.is_over = server, target, False
+        self.start()
+
+    def run(self):
+        while not self.is_over:
+            try:
+                with self.server.connect() as c:
+                    while not self.is_over:
+                        c.get(self.target)
+                        time.sleep(0.01)
+            except (OSError, wire.Closed):
+                pass
+
+    def stop(self):
+        self.is_over = True
+        self.join(30)
+
+
+def at(server):
+    host, port = address(server)
+    return f"http://{host}:{port}/"
+
+
+def ask(server, path, where=None):
+    answer = server.get(path, address=where or address(server))
+    assert answer.status == 200, answer
+    assert (answer.get("content-type"), answer.get("cache-control")) == ("application/json", "no-store")
+    return json.loads(answer.text)
+
+
+def test_plots_move_under_load(server, page):
+    s = server("raw:app", *PAGE, "-w", 2)
+    s.wait_workers(2)
+    page.open(at(s))
+    page.wait("points.length > 1")
+    assert page.evaluate("points[points.length - 1].rate") == 0
+    picture = "plots[0].canvas.toDataURL()"
+    before = page.evaluate(picture)
+    load = Load(s)
+    page.wait("points[points.length - 1].r2 > 5")
+    load.stop()
+    assert page.evaluate(picture) != before
+    assert page.evaluate("points.some(p => p.p50 > 0 && p.p99 >= p.p50 && p.cpu >= 0 && p.rss > 10e6 && p.sent > 0)")
+    assert page.evaluate("document.getElementById('state').textContent") == "serving"
+    rows = page.evaluate("Array.from(document.querySelectorAll('#workers tr'), r => Array.from(r.cells, c => c.textContent))")
+    assert sorted(int(row[1]) for row in rows[1:]) == s.workers()
+    # A page that is opened later has the past.
+    page.open(at(s))
+    page.wait("points.some(p => p.r2 > 5)")
+
+
+def test_what_clients_send_is_text(server, page):
+    s = server("raw:app", *PAGE)
+    page.open(at(s))
+    with s.connect() as c:
+        c.send(f"GET {HOSTILE}?s=3 HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+        cell = "document.querySelector('#requests td.wide')?.textContent"
+        assert page.wait(cell) == f"GET {HOSTILE}"
+        for what, known in (("tasks", "raw.py"), ("threads", "MainThread")):
+            page.evaluate(f"document.getElementById('{what}').click()")
+            page.wait(f"document.getElementById('detail').textContent.includes('{known}')")
+        assert c.response().status == 200
+    assert page.evaluate("document.images.length") == 0 and page.evaluate("window.hurt === undefined")
+    # Were it not, the policy would keep it from running.
+    page.evaluate("""document.body.insertAdjacentHTML("beforeend", "<img src=x onerror='hurt = 1'>")""")
+    page.wait("document.images.length == 1 && document.images[0].complete")
+    assert page.evaluate("window.hurt === undefined")
+    assert page.problems and all("Content Security Policy" in p for p in page.problems), page.problems
+    page.problems.clear()
+
+
+def test_it_goes_on_over_a_reload(server, page):
+    s = server("raw:app", *PAGE)
+    page.open(at(s))
+    old = page.wait("workersBefore.size == 1 && points.length > 1 && Array.from(workersBefore.keys())[0]")
+    since = len(s.err.lines)
+    s.send_signal(signal.SIGHUP)
+    s.wait_log(r"reloaded in", since=since, timeout=60)
+    page.wait(f"workersBefore.size == 1 && !workersBefore.has({old})")
+    page.wait("document.getElementById('about').textContent.includes('configuration 2')")
+    assert page.evaluate("document.getElementById('trouble').hidden")
+    assert "reload 1" in page.evaluate("document.getElementById('restarts').textContent")
+
+
+def test_it_says_that_the_server_is_gone_and_sees_it_again(server, page):
+    where = f"127.0.0.1:{free_port()}"
+    s = server("raw:app", "--metrics-bind", where, "--metrics-page")
+    page.open(f"http://{where}/status")
+    page.wait("points.length > 1")
+    s.stop()
+    page.wait("!document.getElementById('trouble').hidden")
+    assert page.evaluate("document.getElementById('trouble').textContent").startswith("No news since ")
+    page.wait("document.getElementById('state').textContent == 'silent'")
+    s = server("raw:app", "--metrics-bind", where, "--metrics-page")
+    page.wait(f"document.getElementById('about').textContent.includes('pid {s.process.pid}') && document.getElementById('trouble').hidden")
+    page.evaluate("new Promise(done => setTimeout(done, 1500))")  # what it asked for before may fail yet
+    assert all("ERR_CONNECTION" in p or "ERR_EMPTY" in p for p in page.problems), page.problems
+    page.problems.clear()
+
+
+def test_its_json(server):
+    s = server("raw:app", *PAGE, "-w", 2)
+    s.wait_workers(2)
+    for _ in range(5):
+        assert s.get("/").status == 200
+    assert s.get("/nowhere").status == 404
+    told = ask(s, "/status.json")
+    assert (told["state"], told["pid"], told["workers_ready"]) == ("serving", s.process.pid, 2)
+    assert sorted(w["pid"] for w in told["workers"]) == s.workers()
+    total = told["total"]
+    assert (total["requests"]["2xx"], total["requests"]["4xx"]) == (5, 1)
+    assert sum(total["durations"]["buckets"]) == 6 and len(total["durations"]["buckets"]) == len(told["bounds_s"]) + 1
+    for name in ("2xx", "4xx"):
+        assert sum(w["figures"]["requests"][name] for w in told["workers"]) == total["requests"][name]
+    wire.eventually(lambda: len(ask(s, "/status/history.json")["samples"]) > 2, 20 * harness.SLOW, "three samples")
+    ages = [sample["at_s"] for sample in ask(s, "/status/history.json")["samples"]]
+    assert ages == sorted(ages)
+    # Those that stay when a worker is killed: counters.
+    s.expect_errors(r"worker \d \(pid \d+\) died: signal 9")
+    since = len(s.err.lines)
+    os.kill(s.workers()[0], signal.SIGKILL)
+    s.wait_log(r"worker \d is ready", since=since, timeout=30)
+    after = ask(s, "/status.json")
+    assert after["total"]["requests"] == total["requests"] and after["total"]["cpu_s"] >= total["cpu_s"]
+    assert after["restarts"]["crash"] == 1
+
+
+def test_it_is_read_only_and_says_how_to_be_read(server):
+    s = server("raw:app", *PAGE)
+    where = address(s)
+    answer = s.get("/", address=where)
+    assert answer.status == 200 and answer.get("content-type") == "text/html; charset=utf-8"
+    assert "default-src 'none'" in answer.get("content-security-policy")
+    assert "script-src 'sha256-" in answer.get("content-security-policy")
+    assert answer.get("x-content-type-options") == "nosniff"
+    assert "http:" not in answer.text and "https:" not in answer.text  # nothing from elsewhere
+    for path in ("/", "/status", "/status.json", "/status/threads.json"):
+        answer = s.request("POST", path, address=where)
+        assert (answer.status, answer.get("allow")) == (405, "GET, HEAD")
+    for path in ("/status/stop.json", "/status/reload.json", "/status/", "/statusx"):
+        assert s.get(path, address=where).status == 404
+    # Never where the application is.
+    assert s.get("/status.json").status == 404 and "script" not in s.get("/").text
+
+
+def test_not_on_the_address_of_health(server):
+    health, metrics = free_port(), free_port()
+    s = server(
+        "raw:app", "--health-bind", f"127.0.0.1:{health}", "--health-live", "/live", "--metrics-bind", f"127.0.0.1:{metrics}", "--metrics-page"
+    )
+    assert s.get("/live", address=("127.0.0.1", health)).status == 200
+    assert s.get("/status.json", address=("127.0.0.1", metrics)).status == 200
+    for path in ("/", "/status", "/status.json"):
+        assert s.get(path, address=("127.0.0.1", health)).status == 404
+
+
+def test_off_by_default_and_on_by_a_reload(server, tmp_path):
+    conf = tmp_path / "page.yaml"
+    port = free_port()
+    text = f"metrics:\n  bind: 127.0.0.1:{port}\n"
+    conf.write_text(text)
+    s = server("raw:app", "-c", conf)
+    where = ("127.0.0.1", port)
+    assert s.get("/status.json", address=where).status == 404
+    for page, status in (("true", 200), ("false", 404)):
+        conf.write_text(f"{text}  page: {page}\n")
+        since = len(s.err.lines)
+        s.send_signal(signal.SIGHUP)
+        s.wait_log(r"reloaded in", since=since, timeout=60)
+        assert s.get("/status.json", address=where).status == status
+        if status == 200:
+            assert any("requests" in part for part in ask(s, "/status/requests.json", where))
+
+
+@pytest.mark.parametrize(
+    "args, message",
+    [
+        (("--metrics-page",), r"metrics.page.*needs an address of its own: set metrics.bind"),
+        (("--metrics-page", "--metrics-bind", "127.0.0.1:1", "--no-metrics"), r"metrics.page.*needs metrics.enabled"),
+        (
+            ("--metrics-page", "--metrics-bind", "127.0.0.1:1", "--health-bind", "0.0.0.0:1", "--health-live", "/l"),
+            r"metrics.page.*is not for health.bind, which has the port of metrics.bind",
+        ),
+    ],
+)
+def test_what_it_needs(args, message):
+    result = harness.run("--print-config", "raw:app", *args)
+    assert result.returncode == 2 and re.search(message, result.stderr), result.stderr
