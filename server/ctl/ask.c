@@ -2,6 +2,7 @@
 #include "ctl.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/un.h>
@@ -13,19 +14,19 @@
 enum { ANSWER_MAX = 256 * 1024 * 1024 };
 
 int
-ctl_connect(const char *path)
+ctl_connect(const char *path, char *why, size_t why_size)
 {
     struct sockaddr_un addr = { .sun_family = AF_UNIX };
     if (strlen(path) >= sizeof(addr.sun_path)) {
-        log_operator("%s: the path is longer than unix sockets allow", path);
+        snprintf(why, why_size, "%s: the path is longer than unix sockets allow", path);
         return -1;
     }
     strcpy(addr.sun_path, path);
     FD_OWNED int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
     if (fd < 0 || connect(fd, (const struct sockaddr *)&addr, sizeof(addr)) < 0) {
-        log_operator("%s: %s; %s", path, strerror(errno),
-                     errno == EACCES ? "control.mode says who may"
-                                     : "does a server with this control.socket run?");
+        snprintf(why, why_size, "%s: %s; %s", path, strerror(errno),
+                 errno == EACCES ? "control.mode says who may"
+                                 : "does a server with this control.socket run?");
         return -1;
     }
     return fd_take(&fd);
@@ -66,37 +67,56 @@ read_line(int fd, struct buf *line)
 }
 
 int
-ctl_exchange(int fd, const char *command, const char *arguments, struct buf *line,
-             struct json_doc *doc, struct json_ref *result)
+ctl_question(struct buf *out, const char *command, const char *arguments)
 {
-    char why[160];
-    BUF_OWNED struct buf question = { 0 };
-    struct json j = json_into(&question);
+    struct json j = json_into(out);
     json_begin(&j, '{');
     json_key(&j, "version"), json_int(&j, 1);
     json_key(&j, "command"), json_string(&j, command);
     json_key(&j, "arguments"), json_raw(&j, slice_of(arguments));
     json_end(&j, '}');
-    line->n = 0;
-    int err =
-        j.is_lost || buf_puts(&question, "\n") < 0 ? -ENOMEM : send_all(fd, question.p, question.n);
-    if (err == 0)
-        err = read_line(fd, line);
-    if (err < 0) {
-        log_operator("%s: the server did not answer: %s", command, strerror(-err));
-        return -1;
-    }
-    if (json_doc_parse(doc, line->p, line->n, why, sizeof(why)) < 0) {
-        log_operator("%s: the server's answer is not JSON: %s", command, why);
+    return j.is_lost || buf_puts(out, "\n") < 0 ? -ENOMEM : 0;
+}
+
+int
+ctl_answer(struct json_doc *doc, const struct buf *line, struct json_ref *result, char *why,
+           size_t why_size)
+{
+    char fault[160];
+    if (json_doc_parse(doc, line->p, line->n, fault, sizeof(fault)) < 0) {
+        snprintf(why, why_size, "the server's answer is not JSON: %s", fault);
         return -1;
     }
     struct json_ref root = json_doc_root(doc);
     const char *ok = json_ref_text(json_ref_get(root, "ok"));
     if (ok == NULL || strcmp(ok, "true") != 0) {
         const char *error = json_ref_text(json_ref_get(root, "error"));
-        log_operator("%s: %s", command, error != NULL ? error : "refused");
+        snprintf(why, why_size, "%s", error != NULL ? error : "refused");
         return -1;
     }
     *result = json_ref_get(root, "result");
+    return 0;
+}
+
+int
+ctl_exchange(int fd, const char *command, const char *arguments, struct buf *line,
+             struct json_doc *doc, struct json_ref *result)
+{
+    char why[512];
+    BUF_OWNED struct buf question = { 0 };
+    int err = ctl_question(&question, command, arguments);
+    line->n = 0;
+    if (err == 0)
+        err = send_all(fd, question.p, question.n);
+    if (err == 0)
+        err = read_line(fd, line);
+    if (err < 0) {
+        log_operator("%s: the server did not answer: %s", command, strerror(-err));
+        return -1;
+    }
+    if (ctl_answer(doc, line, result, why, sizeof(why)) < 0) {
+        log_operator("%s: %s", command, why);
+        return -1;
+    }
     return 0;
 }

@@ -48,6 +48,8 @@ print_usage(FILE *out)
         snprintf(left, sizeof(left), "%s%s", commands[i].name, commands[i].usage);
         fprintf(out, "  %-20s %s\n", left, commands[i].help);
     }
+    fputs("  top                  a live view, until q; --interval 1s, --once prints one frame\n",
+          out);
     fputs("\nOf a configuration:\n\n"
           "  nginx-upstream       its addresses as an upstream block for nginx\n\n"
           "--json prints the answer as it comes. All options of ringcorn that say where the server "
@@ -112,15 +114,22 @@ put_arguments(const struct command *c, const char *value, struct buf *out)
     return j.is_lost || buf_append(out, "", 1) < 0 ? -ENOMEM : 0;
 }
 
+static bool
+has_socket(const struct conf *conf, const char *command)
+{
+    if (conf->control_socket != NULL)
+        return true;
+    log_operator("%s: control.socket is not set; set it in ringcorn.yaml, or name the socket "
+                 "of the running server with --control-socket",
+                 command);
+    return false;
+}
+
 static int
 ask(const struct conf *conf, const struct command *c, const char *value, bool is_json)
 {
-    if (conf->control_socket == NULL) {
-        log_operator("%s: control.socket is not set; set it in ringcorn.yaml, or name the socket "
-                     "of the running server with --control-socket",
-                     c->name);
+    if (!has_socket(conf, c->name))
         return EXIT_CODE_SYSTEM;
-    }
     BUF_OWNED struct buf arguments = { 0 }, line = { 0 };
     JSON_DOC_OWNED struct json_doc doc = { 0 };
     struct json_ref result;
@@ -128,7 +137,10 @@ ask(const struct conf *conf, const struct command *c, const char *value, bool is
         log_operator("out of memory");
         return EXIT_CODE_SYSTEM;
     }
-    FD_OWNED int fd = ctl_connect(conf->control_at.path);
+    char why[256];
+    FD_OWNED int fd = ctl_connect(conf->control_at.path, why, sizeof(why));
+    if (fd < 0)
+        log_operator("%s", why);
     if (fd < 0 || ctl_exchange(fd, c->name, arguments.p, &line, &doc, &result) < 0)
         return EXIT_CODE_SYSTEM;
     const char *yaml = json_ref_text(json_ref_get(result, "yaml"));
@@ -147,6 +159,39 @@ find(const char *name)
     for (size_t i = 0; i < ARRAY_LEN(commands); i++)
         if (strcmp(commands[i].name, name) == 0)
             return &commands[i];
+    return NULL;
+}
+
+enum { INTERVAL_MIN_MS = 100, INTERVAL_MAX_MS = 3600 * 1000 };
+
+/* "2", "2s", "500ms" */
+static bool
+parse_interval(const char *text, int64_t *ms)
+{
+    char *end;
+    double n = strtod(text, &end);
+    double unit = strcmp(end, "ms") == 0 ? 1 : strcmp(end, "s") == 0 || *end == '\0' ? 1000 : 0;
+    if (end == text || !(n * unit >= INTERVAL_MIN_MS && n * unit <= INTERVAL_MAX_MS))
+        return false;
+    *ms = (int64_t)(n * unit);
+    return true;
+}
+
+/* Takes a word and what follows it (or is joined to it by '=') out of argv. NULL: it is not there; "" where nothing follows. */
+static const char *
+take_option(int *argc, char **argv, const char *word)
+{
+    size_t n = strlen(word);
+    for (int i = 1; i < *argc; i++) {
+        bool is_joined = strncmp(argv[i], word, n) == 0 && argv[i][n] == '=';
+        if (!is_joined && strcmp(argv[i], word) != 0)
+            continue;
+        const char *value = is_joined ? argv[i] + n + 1 : i + 1 < *argc ? argv[i + 1] : "";
+        int gone = is_joined || i + 1 == *argc ? 1 : 2;
+        memmove(argv + i, argv + i + gone, (size_t)(*argc - i - gone + 1) * sizeof(*argv));
+        *argc -= gone;
+        return value;
+    }
     return NULL;
 }
 
@@ -175,11 +220,19 @@ ctl_main(int argc, char **argv)
     const char *name = argv[1];
     const struct command *c = find(name);
     bool is_upstream = strcmp(name, "nginx-upstream") == 0;
-    if (c == NULL && !is_upstream) {
+    bool is_top = strcmp(name, "top") == 0;
+    if (c == NULL && !is_upstream && !is_top) {
         log_operator("%s: no such command; ringcornctl --help lists all", name);
         return EXIT_CODE_USAGE;
     }
-    bool is_json = take_word(&argc, argv, "--json");
+    int64_t interval_ms = 1000;
+    bool is_once = is_top && take_word(&argc, argv, "--once");
+    const char *interval = is_top ? take_option(&argc, argv, "--interval") : NULL;
+    if (interval != NULL && !parse_interval(interval, &interval_ms)) {
+        log_operator("top: --interval %s: is not a time from 100ms to 3600s, like 1s", interval);
+        return EXIT_CODE_USAGE;
+    }
+    bool is_json = !is_top && take_word(&argc, argv, "--json");
     const char *value = NULL;
     if (c != NULL && c->argument != NULL && argc > 2 && argv[2][0] != '-') {
         value = argv[2];
@@ -196,7 +249,11 @@ ctl_main(int argc, char **argv)
     struct conf *conf = load(argc, argv, &code);
     if (conf == NULL)
         return code;
-    code = is_upstream ? nginx_upstream(conf) : ask(conf, c, value, is_json);
+    if (is_top)
+        code = has_socket(conf, name) ? ctl_top(conf->control_at.path, interval_ms, is_once)
+                                      : EXIT_CODE_SYSTEM;
+    else
+        code = is_upstream ? nginx_upstream(conf) : ask(conf, c, value, is_json);
     conf_free(conf);
     return code;
 }
