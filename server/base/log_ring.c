@@ -87,11 +87,21 @@ log_ring_must_wake(struct log_ring *r)
            atomic_exchange_explicit(&r->is_awaited, 0, memory_order_relaxed) != 0;
 }
 
+/* --- the other side: what it reads here may have been written by a process that is mad, or hostile ------------------------- */
+
+static uint64_t
+tail_of(struct log_ring *r)
+{
+    return atomic_load_explicit(&r->tail, memory_order_relaxed) & ~(uint64_t)(UNIT - 1);
+}
+
 /* Zeroes n bytes at the tail, which lie in one piece, and gives them back. */
 static void
 give_back(struct log_ring *r, uint64_t n)
 {
-    uint64_t tail = atomic_load_explicit(&r->tail, memory_order_relaxed);
+    uint64_t tail = tail_of(r), left = LOG_RING_SIZE - (tail & (LOG_RING_SIZE - 1));
+    if (n > left)
+        n = left;
     memset(record_at(r, tail), 0, n);
     atomic_store_explicit(&r->tail, tail + n, memory_order_release);
 }
@@ -101,6 +111,8 @@ static void
 give_up(struct log_ring *r, uint64_t head)
 {
     memset(r->data, 0, sizeof(r->data));
+    head = (head + UNIT - 1) & ~(uint64_t)(UNIT - 1);
+    atomic_store_explicit(&r->head, head, memory_order_relaxed);
     atomic_store_explicit(&r->tail, head, memory_order_release);
 }
 
@@ -109,10 +121,15 @@ log_ring_look(struct log_ring *r, bool is_final, struct log_taken *out, uint64_t
 {
     bool is_in_hole = false;
     for (;;) {
-        uint64_t tail = atomic_load_explicit(&r->tail, memory_order_relaxed);
+        uint64_t tail = tail_of(r);
         uint64_t head = atomic_load_explicit(&r->head, memory_order_acquire);
         if (tail == head)
             return false;
+        if (head % UNIT != 0 || head - tail > LOG_RING_SIZE) {
+            ++*torn;
+            give_up(r, head);
+            return false;
+        }
         struct record *record = record_at(r, tail);
         uint32_t kind = atomic_load_explicit(&record->kind, memory_order_acquire);
         uint32_t size = atomic_load_explicit(&record->size, memory_order_relaxed);
@@ -126,7 +143,7 @@ log_ring_look(struct log_ring *r, bool is_final, struct log_taken *out, uint64_t
         }
         is_in_hole = false;
         uint64_t left = LOG_RING_SIZE - (tail & (LOG_RING_SIZE - 1)), slack = kind >> SLACK_SHIFT;
-        if (size == 0 || size % UNIT != 0 || size > left || size > head - tail || head - tail > LOG_RING_SIZE || slack >= UNIT) {
+        if (size % UNIT != 0 || size < sizeof(*record) + slack || size > left || size > head - tail || slack >= UNIT) {
             ++*torn;
             give_up(r, head);
             return false;
@@ -141,7 +158,7 @@ log_ring_look(struct log_ring *r, bool is_final, struct log_taken *out, uint64_t
             .kind = (enum log_kind)kind,
             .at_ns = record->at_ns,
             .p = (const char *)(record + 1),
-            .n = size - sizeof(*record) - slack,
+            .n = size - sizeof(*record) - (size_t)slack,
             .size = size,
         };
         return true;

@@ -84,6 +84,7 @@ run(struct master *m, unsigned slot, const struct generation *g, int control, in
     watch_close(m->watch);
     if (m->upgrade.channel >= 0)
         close(m->upgrade.channel);
+    handover_forget(&m->upgrade.handover);
     if (m->services_before >= 0)
         close(m->services_before);
     if (m->reload.state == RELOAD_TRYING)
@@ -174,7 +175,7 @@ child_start(struct master *m, unsigned slot, const struct generation *g, struct 
     if (asks[1] >= 0)
         close(asks[1]);
     if (c->pid < 0) {
-        metrics_give(c->metrics, 0);
+        metrics_give(c->metrics, 0, 0);
         child_free(m, c);
         log_error("cannot start worker %u: fork: %s", slot, strerror(err));
         return -err;
@@ -425,7 +426,7 @@ children_reap(struct master *m)
                 child_read(m, c); /* what it said last, e.g. that it was ready */
                 slots_died(m, c, status);
                 services_freed(m, c);
-                metrics_give(c->metrics, cpu_ns(&usage));
+                metrics_give(c->metrics, c->pid, cpu_ns(&usage));
                 child_free(m, c);
                 break;
             }

@@ -137,13 +137,13 @@ int
 handover_read(struct handover *h)
 {
     const char *text = getenv(HANDOVER_VARIABLE);
-    int fd, channel, pid;
+    int fd, channel, pid, from;
     bool is_meant =
-        text != NULL && sscanf(text, "%d:%d:%d", &fd, &channel, &pid) == 3 && pid == (int)getpid();
+        text != NULL && sscanf(text, "%d:%d:%d:%d", &fd, &channel, &pid, &from) == 4 && pid == (int)getpid();
     unsetenv(HANDOVER_VARIABLE);
     if (!is_meant)
         return 0;
-    *h = (struct handover){ .channel = channel, .from = getppid(), .metrics_fd = -1 };
+    *h = (struct handover){ .channel = channel, .from = from, .metrics_fd = -1 };
     list_init(&h->app);
     list_init(&h->health);
     list_init(&h->control);
@@ -176,4 +176,16 @@ handover_fini(struct handover *h)
     if (h->metrics_fd >= 0)
         close(fd_take(&h->metrics_fd));
     OPENSSL_cleanse(h->tickets, sizeof(h->tickets));
+}
+
+void
+handover_forget(const struct handover *h)
+{
+    const struct list *sets[] = { &h->app, &h->health, &h->control };
+    for (size_t i = 0; i < ARRAY_LEN(sets); i++)
+        BOUNDS_EACH(b, sets[i])
+            for (unsigned k = 0; k < b->n; k++)
+                close(b->v[k].fd);
+    if (h->metrics_fd >= 0)
+        close(h->metrics_fd);
 }

@@ -11,7 +11,7 @@
  *   socket FD DEV INO                              one of the bound before it
  *   end
  *
- * HANDOVER_VARIABLE names the memfd, a socket between the two masters, and who is meant. Descriptors keep their numbers. */
+ * HANDOVER_VARIABLE names the memfd, a socket between the two masters, who is meant, and who goes. Descriptors keep their numbers. */
 #ifndef RINGCORN_MASTER_HANDOVER_H
 #define RINGCORN_MASTER_HANDOVER_H
 
@@ -45,5 +45,7 @@ int handover_write(const struct master *m);
 int handover_read(struct handover *h);
 /* Closes what nobody took. */
 void handover_fini(struct handover *h);
+/* In a forked child: closes descriptors, no more. */
+void handover_forget(const struct handover *h);
 
 #endif

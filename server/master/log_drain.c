@@ -442,7 +442,7 @@ log_drain_stop(struct log_drain *d)
             break; /* whoever reads nothing now never will */
     }
     if (is_stuck) {
-        log_warning("the logs are not read: lines are lost");
+        /* Nothing is said of it: standard error may be what nobody reads, and would stop us for ever. */
         pthread_detach(d->thread);
         return; /* the process ends, and the thread and its memory with it */
     }

@@ -467,6 +467,10 @@ slots_scale(struct master *m, unsigned n)
         return -EBUSY; /* the next master would not know of more sockets */
     if (n > WORKERS_MAX)
         return -ERANGE;
+    if (n > m->slots_n && m->reload.state == RELOAD_TRYING) { /* what it has opened is for so many slots as there are */
+        log_warning("more workers: not while a reload is being tried; ask again when it is over");
+        return -EAGAIN;
+    }
     if (slots_grow(m, n) < 0)
         return -EAGAIN;
     if (n == 0)

@@ -119,7 +119,7 @@ upgrade_request(struct master *m)
 
 /* The child's side: everything that the next program must not have is close-on-exec. */
 static _Noreturn void
-execute(struct master *m, int description, int channel)
+execute(struct master *m, int description, int channel, pid_t from)
 {
     struct upgrade *u = &m->upgrade;
     char text[64];
@@ -133,7 +133,7 @@ execute(struct master *m, int description, int channel)
     (void)fcntl(m->metrics_fd, F_SETFD, 0);
     (void)fcntl(description, F_SETFD, 0);
     (void)fcntl(channel, F_SETFD, 0);
-    snprintf(text, sizeof(text), "%d:%d:%d", description, channel, (int)getpid());
+    snprintf(text, sizeof(text), "%d:%d:%d:%d", description, channel, (int)getpid(), (int)from);
     if (setenv(HANDOVER_VARIABLE, text, 1) == 0 && (u->folder == NULL || chdir(u->folder) == 0))
         execv(u->program, m->args->argv);
     log_operator("cannot execute %s in %s: %s", u->program, u->folder != NULL ? u->folder : ".",
@@ -158,10 +158,10 @@ begin(struct master *m)
     }
     log_info("SIGUSR2: starting %s; the workers here serve until its workers do", u->program);
     fflush(NULL);
-    pid_t pid = fork();
+    pid_t self = getpid(), pid = fork();
     if (pid == 0) {
         close(ends[0]);
-        execute(m, description, ends[1]);
+        execute(m, description, ends[1], self);
     }
     int err = errno;
     close(ends[1]);
@@ -246,8 +246,11 @@ upgrade_abort(struct master *m, int by)
         return;
     if (by != 0 && u->pid > 0)
         kill(u->pid, by);
-    else
-        sockets_lend(&m->sockets); /* it may do better: it goes on when this one has ended */
+    else { /* it may do better: it goes on when this one has ended */
+        sockets_lend(&m->sockets);
+        health_lend(m->health);
+        ctl_lend(m->ctl);
+    }
     go_on(m);
 }
 

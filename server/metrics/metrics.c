@@ -145,12 +145,13 @@ metrics_take(struct metrics *m, unsigned slot, unsigned generation, int64_t now_
 }
 
 void
-metrics_give(struct metrics_block *b, uint64_t cpu_ns)
+metrics_give(struct metrics_block *b, pid_t pid, uint64_t cpu_ns)
 {
-    if (b == NULL)
+    int32_t of = (int32_t)pid;
+    /* Two masters may see a death: the first gives the block, which may be another's at once. */
+    if (b == NULL || !atomic_compare_exchange_strong(&b->worker.pid, &of, 0))
         return;
     metrics_add(&b->worker.cpu_ns, cpu_ns);
-    b->worker.pid = 0;
     clear_gauges(b);
     b->pulse.doing = METRICS_STARTS;
     b->worker.state = METRICS_FREE;
@@ -163,7 +164,7 @@ metrics_sweep(struct metrics *m)
     {
         pid_t pid = (pid_t)b->worker.pid;
         if (pid > 0 && b->worker.state != METRICS_FREE && kill(pid, 0) < 0 && errno == ESRCH)
-            metrics_give(b, 0);
+            metrics_give(b, pid, 0);
     }
 }
 

@@ -243,8 +243,8 @@ void metrics_free(struct metrics *m); /* NULL is fine */
  * set. NULL where METRICS_BLOCKS_MAX processes have one each: that worker counts for itself. */
 struct metrics_block *metrics_take(struct metrics *m, unsigned slot, unsigned generation,
                                    int64_t now_ns);
-/* The process is no more; cpu_ns: what it has used. NULL is fine. */
-void metrics_give(struct metrics_block *b, uint64_t cpu_ns);
+/* The process pid (0: there was none) is no more; cpu_ns: what it has used. NULL is fine, and so is a block that metrics_sweep() was quicker with. */
+void metrics_give(struct metrics_block *b, pid_t pid, uint64_t cpu_ns);
 /* Gives what processes had that are no more, and whose master could not see it. */
 void metrics_sweep(struct metrics *m);
 
@@ -272,9 +272,14 @@ int metrics_text(const struct metrics *m, bool is_openmetrics, struct buf *out);
 
 /* Blocks that were ever taken, in no order. */
 #define METRICS_EACH(b, m)                                                                         \
-    for (struct metrics_block *b = (m)->blocks,                                                    \
-                              *b##_end = b + atomic_load_explicit(&(m)->blocks_n,                  \
-                                                                  memory_order_acquire);           \
-         b < b##_end; b++)
+    for (struct metrics_block *b = (m)->blocks, *b##_end = b + metrics_blocks(m); b < b##_end; b++)
+
+/* How many those are: a worker could write anything there. */
+static inline uint32_t
+metrics_blocks(const struct metrics *m)
+{
+    uint32_t n = atomic_load_explicit(&m->blocks_n, memory_order_acquire);
+    return n < METRICS_BLOCKS_MAX ? n : METRICS_BLOCKS_MAX;
+}
 
 #endif

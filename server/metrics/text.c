@@ -108,7 +108,7 @@ static void
 sort(struct text *t)
 {
     memset(t->first, 0xff, sizeof(t->first));
-    unsigned n = atomic_load_explicit(&t->m->blocks_n, memory_order_acquire);
+    unsigned n = metrics_blocks(t->m);
     for (unsigned i = n; i-- > 0;) {
         unsigned slot = t->m->blocks[i].worker.slot;
         if (slot >= METRICS_SLOTS_MAX)

@@ -72,10 +72,8 @@ state_of(const struct cycle *cycle, unsigned long *ident)
         return "on a thread";
     if (stand != NULL && strcmp(stand, "waiting") == 0)
         return "waits for a thread";
-    if (list_is_empty(&cycle->waits))
-        return "in the application";
-    const struct wait *wait = CONTAINER_OF(cycle->waits.next, struct wait, link);
-    return wait->kind == WAIT_DRAIN ? "sends: the client is slow" : "receives";
+    /* No further than this: the collector may free what is in the list on any thread. */
+    return list_is_empty(&cycle->waits) ? "in the application" : "waits for its client";
 }
 
 /* On the loop's thread in its I/O phase, or with the GIL while it is inside Python. */

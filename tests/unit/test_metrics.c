@@ -39,7 +39,7 @@ test_blocks(void)
     struct metrics_block *replacement = metrics_take(m, 0, 2, 300);
     ok(replacement != zero && replacement != one, "two workers of a slot have a block each");
     metrics_add(&replacement->loop.accepted, 10);
-    metrics_give(zero, 50);
+    metrics_give(zero, 0, 50);
     CHECK(accepted(m, 0) == 15 && accepted(m, 1) == 7);
     CHECK(metrics_get(&zero->loop.conns_idle) == 0);
 
@@ -48,7 +48,7 @@ test_blocks(void)
     ok(metrics_get(&again->loop.accepted) == 5, "and counts on");
     ok(again->pulse.turns == 0 && metrics_get(&again->worker.cpu_ns) == 50,
        "with a heartbeat of its own");
-    metrics_give(one, 0);
+    metrics_give(one, 0, 0);
     struct metrics_block *two = metrics_take(m, 2, 3, 400);
     ok(two != one, "the block of another slot is not taken");
 
@@ -56,7 +56,7 @@ test_blocks(void)
     while (metrics_take(m, 3, 1, 1) != NULL && n <= METRICS_BLOCKS_MAX)
         n++;
     CHECK(n == METRICS_BLOCKS_MAX - 4);
-    metrics_give(NULL, 0);
+    metrics_give(NULL, 0, 0);
     metrics_free(m);
     metrics_free(NULL);
     close(fd);
@@ -75,7 +75,7 @@ test_adopted(void)
     struct metrics_block *its = metrics_take(next, 0, 1, 2);
     metrics_add(&its->loop.accepted, 3);
     CHECK(next->blocks_n == 2 && accepted(m, 0) == 5 && accepted(next, 0) == 5);
-    metrics_give(mine, 0);
+    metrics_give(mine, 0, 0);
     struct metrics_block *again = metrics_take(next, 0, 1, 3);
     ok(again == &next->blocks[0] && next->blocks_n == 2, "what one gives the other takes");
 
@@ -89,6 +89,8 @@ test_adopted(void)
     again->worker.pid = getpid();
     metrics_sweep(m);
     CHECK(its->worker.state == METRICS_FREE && again->worker.state != METRICS_FREE);
+    metrics_give(again, pid, 0);
+    ok(again->worker.state != METRICS_FREE, "a block that is another's by now stays his");
     CHECK(accepted(m, 0) == 5);
 
     m->block_bytes++;
