@@ -271,8 +271,7 @@ class _Body:
 
     def __init__(self, body, tracing, span):
         self._body, self._tracing, self._span = body, tracing, span
-        with tracing._use(span):
-            self._pieces = iter(body)
+        self._pieces = None
 
     def __iter__(self):
         return self
@@ -280,6 +279,8 @@ class _Body:
     def __next__(self):
         try:
             with self._tracing._use(self._span):
+                if self._pieces is None:
+                    self._pieces = iter(self._body)
                 return next(self._pieces)
         except StopIteration:
             raise

@@ -159,7 +159,8 @@ class _Runner:
     async def _supervise(self):
         name, wait = self.entry.name, BACKOFF_SECONDS
         log.info("service %s starts: %s", name, self.entry.run)
-        while True:
+        error = None
+        while not self.is_leaving:
             began = time.monotonic()
             error = await (self._as_task() if self.entry.is_async else self._on_thread())
             if error is not None:
@@ -203,6 +204,8 @@ class _Runner:
         """What it raised, or None."""
         self.task = self.loop.create_task(self._call(), name=f"service {self.entry.name}", context=self.context.copy())
         await asyncio.wait({self.task})
+        if self.task.cancelled():  # before its first step
+            return None if self.is_leaving else RuntimeError("it was cancelled")
         return self.task.result()
 
     async def _call(self):

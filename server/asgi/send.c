@@ -195,7 +195,7 @@ send_start(struct cycle *cycle, PyObject *event)
             send_set_start_error(err, table.pairs, bad, status);
     }
     headers_drop(&table);
-    if (UNLIKELY(err == HTTP_OK && h1_request(cycle->h)->takes_trailers)) {
+    if (UNLIKELY(err == HTTP_OK && h1_request(cycle->h)->takes_trailers && !cycle->is_websocket)) {
         PyObject *trailers = item(event, n->s_trailers);
         int expects = trailers == NULL ? 0 : PyObject_IsTrue(trailers);
         if (expects < 0 || PyErr_Occurred())

@@ -252,9 +252,9 @@ h1_begin(struct h1 *h)
         return;
     if (!gate_passes(h))
         return;
-    h->app->begin(h->app, h);
     if (!r->is_body_done && c->readable)
         conn_resume(c);
+    h->app->begin(h->app, h); /* may end it */
 }
 
 void
@@ -434,14 +434,14 @@ h1_drained(struct conn *c)
     }
 }
 
-/* The drain closes an idle connection, unless a request has come in this very moment. Where the client has all that was sent, no lingering is
+/* We close an idle connection, at the drain or because it came by a sibling's socket, unless a request has come in this very moment. Where the client has all that was sent, no lingering is
  * needed: a request that crosses our end finds a closed connection either way. */
 static void
 leave_idle(struct h1 *h)
 {
     struct conn *c = &h->conn;
     int unsent = 1;
-    c->readable = true; /* perhaps, though no event has said so yet */
+    conn_look(c);
     readable_head(h);
     if (h->state != H1_HEAD || has_input(h) || c->broken)
         return;
@@ -458,7 +458,7 @@ h1_timeout(struct conn *c)
         h1_refuse(h, 408);
     else if (h->state == H1_WEBSOCKET)
         h1_ws_timeout(h);
-    else if (h->state == H1_HEAD && h->app->draining)
+    else if (h->state == H1_HEAD && (h->app->draining || c->is_guest))
         leave_idle(h);
     else if (h->state == H1_HEAD || h->state == H1_SKIP_BODY)
         finish(h, true); /* it said nothing, or was answered: it hears no more */

@@ -7,7 +7,7 @@
  *   chunked.c    the chunked coding
  *   h1_write.c   answers out: framing, checks of what the application sends; h1_more.c  103, trailers
  *   h1_ws.c      a connection that became a WebSocket (its frames: ws/)
- *   static.c     files below a folder, answered here (`static`): which one; static_head.c  and what its head says
+ *   static.c     files below a folder, answered here (`static`)
  *   preconditions.c  If-Match and its like, Range; mime.c  types by name
  *   health.c     the paths that a supervisor asks      exposition.c  the one that Prometheus asks
  *   streams.c    event streams when a worker leaves

@@ -79,6 +79,11 @@ void
 h1_end_stream(struct h1 *h)
 {
     const struct h1_req *r = h->r;
-    if (r->is_leaving && r->sending && !r->finished && r->length == UINT64_MAX)
+    if (!r->is_leaving || !r->sending || r->finished || r->length != UINT64_MAX)
+        return;
+    size_t bad;
+    if (r->in_trailers)
+        (void)h1_trailers(h, NULL, 0, true, &bad);
+    else
         (void)h1_write(h, "", 0, NULL, true);
 }

@@ -290,7 +290,7 @@ static void
 page_apply(struct master *m, struct health *h)
 {
     if (!m->now.conf->metrics_page) {
-        page_free(h->page);
+        page_close(h->page);
         h->page = NULL;
     } else if (h->page == NULL && (h->page = page_new(m)) == NULL) {
         log_error("metrics.page: out of memory; there is no page until the next reload");

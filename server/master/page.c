@@ -110,6 +110,19 @@ asking_free(struct page *p, struct asking *a)
 }
 
 void
+page_close(struct page *p)
+{
+    while (p != NULL && !list_is_empty(&p->asking)) {
+        struct asking *a = CONTAINER_OF(p->asking.next, struct asking, node);
+        struct h1 *h = a->h;
+        asking_free(p, a);
+        h1_fail(h, 503);
+        h1_end(h);
+    }
+    page_free(p);
+}
+
+void
 page_free(struct page *p)
 {
     if (p == NULL)

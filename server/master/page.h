@@ -21,6 +21,8 @@ struct page;
 struct page *page_new(struct master *m);
 /* Requests that wait are forgotten. NULL is fine. */
 void page_free(struct page *p);
+/* The same while its connections live: who waits for an answer gets 503. */
+void page_close(struct page *p);
 /* Takes the request, if it is for one of the paths: answers it, or keeps it until page_turn(). */
 bool page_begin(struct page *p, struct h1 *h);
 /* Answers what is known now, takes a sample when one is due. Returns how many were answered. */

@@ -57,7 +57,7 @@ find(struct slice name)
 {
     if (UNLIKELY(known != metrics_here))
         learn();
-    if (name.n >= METRICS_ROUTE_SIZE || memchr(name.p, '\0', name.n) != NULL)
+    if (name.n >= METRICS_ROUTE_SIZE || memchr(name.p, '\0', name.n) != NULL || slice_is(name, "other"))
         return &known->routes[0];
     unsigned at = place_of(name);
     if (places[at] == 0 && routes_n < METRICS_ROUTES_MAX) {

@@ -92,6 +92,14 @@ conn_expire(struct timer *timer)
 
 /* --- input ------------------------------------------------------------------------------------ */
 
+void
+conn_look(struct conn *c)
+{
+    c->readable = true;
+    if (c->tls != NULL)
+        c->tls->readable = true;
+}
+
 static void
 on_watch(struct io_op *op, int res, unsigned flags)
 {
@@ -109,9 +117,7 @@ on_watch(struct io_op *op, int res, unsigned flags)
     }
     if (!(flags & IO_MORE))
         io_watch(c->net->io, &c->watch, c->fd);
-    c->readable = true;
-    if (c->tls != NULL)
-        c->tls->readable = true;
+    conn_look(c);
     if (res & (POLLRDHUP | POLLHUP))
         c->gone = true;
     if (res & POLLERR) {

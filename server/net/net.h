@@ -286,6 +286,8 @@ int conn_read(struct conn *c);
 /* readable() is called from the next net_turn(): for input that was left in the block or in the
  * socket. */
 void conn_resume(struct conn *c);
+/* There may be input that no event has told of yet: the next conn_read() looks. */
+void conn_look(struct conn *c);
 
 /* Makes room: a block of at least cap bytes, input moved to its start. 0 or -ENOMEM with nothing
  * changed. */

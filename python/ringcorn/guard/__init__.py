@@ -52,7 +52,10 @@ def off(callback):
 
 
 class allow:
-    """Switches guardrails off, by their names, for what runs in its body and the tasks that are made there."""
+    """Switches guardrails off, by their names, for what runs in its body and the tasks that are made there.
+
+    As a context manager each use has an instance of its own; as a decorator one does for all calls.
+    """
 
     def __init__(self, *kinds):
         for kind in kinds:
