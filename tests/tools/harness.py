@@ -416,8 +416,18 @@ class Server:
             time.sleep(delay)
             delay = min(delay * 2, 0.2)
 
+    def wait_quiet(self, seconds=0.05):
+        """Lines come by the master: one that belongs to the test may be on its way."""
+        deadline = time.monotonic() + 2 * SLOW
+        n = -1
+        while n != len(self.err.lines) and time.monotonic() < deadline:
+            n = len(self.err.lines)
+            time.sleep(seconds)
+
     def check_log(self):
         """No error that the test did not declare since the last check, and every declared one was there."""
+        if self.expected:
+            self.wait_quiet()
         lines, self.mark = self.err.lines[self.mark :], len(self.err.lines)
         expected, self.expected = self.expected, []
         unexpected = []
