@@ -4,6 +4,8 @@
 #include <math.h>
 #include <string.h>
 
+#include "utf8.h"
+
 static void
 put(struct json *j, const char *p, size_t n)
 {
@@ -43,41 +45,14 @@ json_key(struct json *j, const char *name)
     put(j, "\":", 2);
 }
 
-/* How many bytes at p are one character of UTF-8 (RFC 3629: no surrogates, nothing longer than need be, nothing above U+10FFFF), or 0. */
-static size_t
-character(const unsigned char *p, size_t n)
-{
-    if (p[0] < 0x80)
-        return 1;
-    size_t want = p[0] >= 0xc2 && p[0] <= 0xdf   ? 2
-                  : (p[0] & 0xf0) == 0xe0        ? 3
-                  : p[0] >= 0xf0 && p[0] <= 0xf4 ? 4
-                                                 : 0;
-    if (want == 0 || n < want)
-        return 0;
-    unsigned char low = 0x80, high = 0xbf; /* of the second byte */
-    if (p[0] == 0xe0)
-        low = 0xa0;
-    else if (p[0] == 0xed)
-        high = 0x9f;
-    else if (p[0] == 0xf0)
-        low = 0x90;
-    else if (p[0] == 0xf4)
-        high = 0x8f;
-    if (p[1] < low || p[1] > high)
-        return 0;
-    for (size_t i = 2; i < want; i++)
-        if ((p[i] & 0xc0) != 0x80)
-            return 0;
-    return want;
-}
-
 /* What the byte at p becomes that does not stay as it is. Returns how many bytes of out it is. */
 static size_t
 escape(unsigned char c, char out[JSON_ESCAPED_MAX])
 {
     static const char hex[] = "0123456789abcdef";
-    static const char letters[][2] = { { '"', '"' }, { '\\', '\\' }, { '\n', 'n' }, { '\r', 'r' }, { '\t', 't' } };
+    static const char letters[][2] = {
+        { '"', '"' }, { '\\', '\\' }, { '\n', 'n' }, { '\r', 'r' }, { '\t', 't' }
+    };
     out[0] = '\\';
     for (size_t i = 0; i < sizeof(letters) / sizeof(letters[0]); i++)
         if (letters[i][0] == (char)c) {
@@ -100,7 +75,7 @@ plain(const unsigned char *p, const unsigned char *end)
 {
     const unsigned char *from = p;
     while (p < end && *p >= 0x20 && *p != '"' && *p != '\\' && *p != 0x7f) {
-        size_t n = *p < 0x80 ? 1 : character(p, (size_t)(end - p));
+        size_t n = *p < 0x80 ? 1 : utf8_size(p, (size_t)(end - p));
         if (n == 0)
             break;
         p += n;

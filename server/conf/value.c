@@ -2,6 +2,7 @@
 #include <ctype.h>
 #include <errno.h>
 
+#include "base/utf8.h"
 #include "conf/load.h"
 
 /* --- fields ----------------------------------------------------------------------------------- */
@@ -326,35 +327,19 @@ number_add(struct load *l, const struct key *k, const char *text, const struct w
 
 /* --- text ------------------------------------------------------------------------------------- */
 
-/* Bytes of the UTF-8 sequence at p (RFC 3629: no overlong forms, no surrogates), or 0. */
-static size_t
-utf8_size(const unsigned char *p)
-{
-    if (p[0] < 0x80)
-        return 1;
-    size_t n = p[0] >= 0xf0 ? 4 : p[0] >= 0xe0 ? 3 : 2;
-    if (p[0] < 0xc2 || p[0] > 0xf4)
-        return 0;
-    for (size_t i = 1; i < n; i++)
-        if ((p[i] & 0xc0) != 0x80)
-            return 0;
-    if ((p[0] == 0xe0 && p[1] < 0xa0) || (p[0] == 0xed && p[1] > 0x9f) ||
-        (p[0] == 0xf0 && p[1] < 0x90) || (p[0] == 0xf4 && p[1] > 0x8f))
-        return 0;
-    return n;
-}
-
 /* What no value may hold: control characters, and bytes that are not UTF-8 (--print-config could
  * not write them). */
 static const char *
 text_fault(const char *text, bool is_tab_ok)
 {
-    if (strlen(text) > TEXT_MAX)
+    size_t length = strlen(text);
+    if (length > TEXT_MAX)
         return "is too long";
-    for (const unsigned char *p = (const unsigned char *)text; *p != '\0';) {
+    const unsigned char *end = (const unsigned char *)text + length;
+    for (const unsigned char *p = (const unsigned char *)text; p < end;) {
         if ((*p < ' ' && !(*p == '\t' && is_tab_ok)) || *p == 0x7f)
             return "holds a control character";
-        size_t n = utf8_size(p);
+        size_t n = utf8_size(p, (size_t)(end - p));
         if (n == 0)
             return "is not UTF-8";
         p += n;
