@@ -15,22 +15,12 @@ turn_so_far_ns(const struct metrics_pulse *p, int64_t now_ns)
     return is_turning ? (uint64_t)now_ns - begun_ns : 0;
 }
 
-/* Of the process that has the block (perhaps another master's, while one takes the place of the other), and of those before it. */
 static void
 add_process(struct figures *f, const struct metrics_worker *w)
 {
-    struct proc_usage usage;
-    pid_t pid;
-    uint64_t before;
-    do { /* until nobody came or went meanwhile: then nothing is counted twice, or not at all */
-        usage = (struct proc_usage){ 0 };
-        pid = w->pid;
-        before = metrics_get(&w->cpu_ns);
-        if (pid != 0)
-            (void)proc_usage(pid, &usage);
-    } while (pid != w->pid || before != metrics_get(&w->cpu_ns));
+    struct proc_usage usage = metrics_usage(w);
     f->rss_bytes += usage.rss_bytes;
-    f->cpu_ns += before + (uint64_t)usage.cpu_ns;
+    f->cpu_ns += (uint64_t)usage.cpu_ns;
 }
 
 static void

@@ -157,6 +157,23 @@ metrics_give(struct metrics_block *b, pid_t pid, uint64_t cpu_ns)
     b->worker.state = METRICS_FREE;
 }
 
+struct proc_usage
+metrics_usage(const struct metrics_worker *w)
+{
+    struct proc_usage usage;
+    pid_t pid;
+    uint64_t before;
+    do { /* until nobody came or went meanwhile: then nothing is counted twice, or not at all */
+        usage = (struct proc_usage){ 0 };
+        pid = w->pid;
+        before = metrics_get(&w->cpu_ns);
+        if (pid != 0)
+            (void)proc_usage(pid, &usage);
+    } while (pid != w->pid || before != metrics_get(&w->cpu_ns));
+    usage.cpu_ns += (int64_t)before;
+    return usage;
+}
+
 void
 metrics_sweep(struct metrics *m)
 {

@@ -26,6 +26,8 @@
 #include <stdint.h>
 #include <sys/types.h>
 
+#include "base/proc.h"
+
 #include "base/slice.h"
 #include "metrics/list.h"
 
@@ -245,6 +247,9 @@ struct metrics_block *metrics_take(struct metrics *m, unsigned slot, unsigned ge
                                    int64_t now_ns);
 /* The process pid (0: there was none) is no more; cpu_ns: what it has used. NULL is fine, and so is a block that metrics_sweep() was quicker with. */
 void metrics_give(struct metrics_block *b, pid_t pid, uint64_t cpu_ns);
+/* Memory of the process that has the block (perhaps another master's, while one takes the place of the other), and the CPU that it and
+ * those before it have used. */
+struct proc_usage metrics_usage(const struct metrics_worker *w);
 /* Gives what processes had that are no more, and whose master could not see it. */
 void metrics_sweep(struct metrics *m);
 

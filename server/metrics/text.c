@@ -222,18 +222,9 @@ put_processes(struct text *t)
         rss[slot] = cpu_ns[slot] = 0;
         for (unsigned i = t->first[slot]; i != NONE; i = t->next[i]) {
             const struct metrics_worker *w = &t->m->blocks[i].worker;
-            struct proc_usage usage = { 0 };
-            pid_t pid;
-            uint64_t before;
-            do { /* until nobody came or went meanwhile: then nothing is counted twice, or not at all */
-                usage = (struct proc_usage){ 0 };
-                pid = w->pid;
-                before = metrics_get(&w->cpu_ns);
-                if (pid != 0)
-                    (void)proc_usage(pid, &usage);
-            } while (pid != w->pid || before != metrics_get(&w->cpu_ns));
+            struct proc_usage usage = metrics_usage(w);
             rss[slot] += usage.rss_bytes;
-            cpu_ns[slot] += before + (uint64_t)usage.cpu_ns;
+            cpu_ns[slot] += (uint64_t)usage.cpu_ns;
         }
     }
     family(t, GAUGE, "worker_resident_memory_bytes",
