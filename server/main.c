@@ -139,7 +139,7 @@ main(int argc, char **argv)
 {
     fill_standard_descriptors();
     if (argc > 0 && strcmp(basename(argv[0]), "ringcornctl") == 0)
-        return ctl_main(argc, argv);
+        return said(ctl_main(argc, argv));
     enum conf_action action;
     struct conf *conf;
     char exe[PATH_MAX];

@@ -57,15 +57,6 @@ print_usage(FILE *out)
           out);
 }
 
-static int
-said(int code)
-{
-    if (fflush(stdout) == 0 && !ferror(stdout))
-        return code;
-    log_operator("cannot write to standard output: %s", strerror(errno));
-    return EXIT_CODE_SYSTEM;
-}
-
 /* The configuration that the options name, as for --print-config, which needs no application either. argv[0] stays; v has room for one more. NULL
  * after *code. */
 static struct conf *
@@ -80,7 +71,7 @@ load(int argc, char **argv, int *code)
     }
     if (conf == NULL) { /* --help and the like behind the command */
         print_usage(stdout);
-        *code = said(EXIT_CODE_OK);
+        *code = EXIT_CODE_OK;
     }
     return conf;
 }
@@ -92,7 +83,7 @@ nginx_upstream(const struct conf *conf)
         log_operator("out of memory");
         return EXIT_CODE_SYSTEM;
     }
-    return said(EXIT_CODE_OK);
+    return EXIT_CODE_OK;
 }
 
 /* {"name":value}, a number as one. */
@@ -150,7 +141,7 @@ ask(const struct conf *conf, const struct command *c, const char *value, bool is
         fputs(yaml, stdout);
     else
         ctl_print(result, stdout);
-    return said(EXIT_CODE_OK);
+    return EXIT_CODE_OK;
 }
 
 static const struct command *
@@ -215,7 +206,7 @@ ctl_main(int argc, char **argv)
     if (argc < 2 || strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0 ||
         strcmp(argv[1], "help") == 0) {
         print_usage(argc < 2 ? stderr : stdout);
-        return argc < 2 ? EXIT_CODE_USAGE : said(EXIT_CODE_OK);
+        return argc < 2 ? EXIT_CODE_USAGE : EXIT_CODE_OK;
     }
     const char *name = argv[1];
     const struct command *c = find(name);

@@ -14,7 +14,8 @@
 #include "base/buf.h"
 #include "conf/json_doc.h"
 
-/* Runs ringcornctl. Returns the exit code: of enum exit_code; a command that the server refuses is EXIT_CODE_SYSTEM. */
+/* Runs ringcornctl. Returns the exit code: of enum exit_code; a command that the server refuses is EXIT_CODE_SYSTEM. Whether standard output took it all is the caller's
+ * to see. */
 int ctl_main(int argc, char **argv);
 
 /* Returns a connected descriptor, or -1 with why. */
