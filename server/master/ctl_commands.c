@@ -224,36 +224,6 @@ ask(struct master *m, struct ctl_job *job, struct json_ref args, enum control_ki
     ctl_ask(m, job, kind, member, (int)slot);
 }
 
-static void
-do_requests(struct master *m, struct ctl_job *job, struct json_ref args)
-{
-    ask(m, job, args, CONTROL_ASK_REQUESTS, "requests");
-}
-
-static void
-do_threads(struct master *m, struct ctl_job *job, struct json_ref args)
-{
-    ask(m, job, args, CONTROL_ASK_THREADS, "threads");
-}
-
-static void
-do_blocks(struct master *m, struct ctl_job *job, struct json_ref args)
-{
-    ask(m, job, args, CONTROL_ASK_BLOCKS, "blocks");
-}
-
-static void
-do_tasks(struct master *m, struct ctl_job *job, struct json_ref args)
-{
-    ask(m, job, args, CONTROL_ASK_TASKS, "tasks");
-}
-
-static void
-do_services(struct master *m, struct ctl_job *job, struct json_ref args)
-{
-    ask(m, job, args, CONTROL_ASK_SERVICES, "services");
-}
-
 /* --- those that tell ----------------------------------------------------------------------------- */
 
 static void
@@ -380,25 +350,31 @@ static void do_help(struct master *m, struct ctl_job *job, struct json_ref args)
 
 static const struct {
     const char *name;
-    void (*run)(struct master *m, struct ctl_job *job, struct json_ref args);
+    void (*run)(struct master *m, struct ctl_job *job, struct json_ref args); /* NULL: workers are asked, and answer under its name */
     const char *arguments, *help;
+    enum control_kind asks;
 } commands[] = {
-    { "status", do_status, "", "what is served, where, and by whom" },
-    { "workers", do_workers, "", "the workers: state, age, memory, CPU" },
+    { "status", do_status, "", .help = "what is served, where, and by whom" },
+    { "workers", do_workers, "", .help = "the workers: state, age, memory, CPU" },
     { "metrics", do_metrics, "",
-      "what they count: requests, latencies, connections, threads, memory, CPU" },
-    { "requests", do_requests, "worker", "requests in hand: age, state, thread" },
-    { "tasks", do_tasks, "worker", "asyncio tasks: whose they are, and where they wait" },
-    { "threads", do_threads, "worker", "threads: what they do, with stacks" },
-    { "services", do_services, "worker", "services: state, since when, restarts, last error" },
-    { "blocks", do_blocks, "worker", "what has blocked the event loop: where, how often, for how long" },
-    { "config", do_config, "", "the configuration in force" },
-    { "reload", do_reload, "", "as SIGHUP; answers when it is over" },
-    { "scale", do_scale, "workers", "so many workers from now on" },
-    { "log-level", do_log_level, "level", "what is logged, until the next reload" },
-    { "reopen-logs", do_reopen, "", "as SIGUSR1" },
-    { "stop", do_stop, "", "as SIGTERM" },
-    { "help", do_help, "", "this list" },
+      .help = "what they count: requests, latencies, connections, threads, memory, CPU" },
+    { "requests", NULL, "worker", .help = "requests in hand: age, state, thread",
+      .asks = CONTROL_ASK_REQUESTS },
+    { "tasks", NULL, "worker", .help = "asyncio tasks: whose they are, and where they wait",
+      .asks = CONTROL_ASK_TASKS },
+    { "threads", NULL, "worker", .help = "threads: what they do, with stacks",
+      .asks = CONTROL_ASK_THREADS },
+    { "services", NULL, "worker", .help = "services: state, since when, restarts, last error",
+      .asks = CONTROL_ASK_SERVICES },
+    { "blocks", NULL, "worker", .help = "what has blocked the event loop: where, how often, for how long",
+      .asks = CONTROL_ASK_BLOCKS },
+    { "config", do_config, "", .help = "the configuration in force" },
+    { "reload", do_reload, "", .help = "as SIGHUP; answers when it is over" },
+    { "scale", do_scale, "workers", .help = "so many workers from now on" },
+    { "log-level", do_log_level, "level", .help = "what is logged, until the next reload" },
+    { "reopen-logs", do_reopen, "", .help = "as SIGUSR1" },
+    { "stop", do_stop, "", .help = "as SIGTERM" },
+    { "help", do_help, "", .help = "this list" },
 };
 
 static void
@@ -424,7 +400,10 @@ ctl_do(struct master *m, struct ctl_job *job, const char *command, struct json_r
     list_init(&job->node);
     for (size_t i = 0; i < ARRAY_LEN(commands); i++) {
         if (strcmp(commands[i].name, command) == 0) {
-            commands[i].run(m, job, args);
+            if (commands[i].run != NULL)
+                commands[i].run(m, job, args);
+            else
+                ask(m, job, args, commands[i].asks, commands[i].name);
             return;
         }
     }
