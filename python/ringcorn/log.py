@@ -115,15 +115,17 @@ def _enabled():
     return error
 
 
-def is_disconnect(exception):
-    """Whether it only says that the client left: ours, raised by send(), or a framework's made of it or of http.disconnect."""
-    seen = set()
-    while exception is not None and id(exception) not in seen:  # `raise e from e` makes a ring
+def is_disconnect(exception, seen=()):
+    """Whether it only says that the client left: ours, raised by send(), or a framework's made of it or of http.disconnect.
+
+    seen: the identities of those that led to it. `raise e from e` makes a ring, `raise group.exceptions[0]` while the group is handled too."""
+    seen = set(seen)
+    while exception is not None and id(exception) not in seen:
         seen.add(id(exception))
         if isinstance(exception, ClientDisconnected) or type(exception).__name__ == "ClientDisconnect":
             return True
         if isinstance(exception, BaseExceptionGroup):  # of a task group that a middleware or a stream runs in
-            return all(map(is_disconnect, exception.exceptions))
+            return all(is_disconnect(e, seen) for e in exception.exceptions)
         exception = exception.__cause__ or exception.__context__
     return False
 
