@@ -21,10 +21,11 @@ from contextvars import ContextVar, copy_context
 
 from _ringcorn import NoThread
 
-from . import log
+from . import fastapi_hop, log
 from .imports import when_imported
 
 _BACKEND = "anyio._backends._asyncio"
+_FASTAPI = "fastapi.routing"
 _LEAST = (4, 4)  # earlier ones have no place for another backend
 SELF_TEST_SECONDS = 10.0
 
@@ -68,6 +69,15 @@ async def _adapt(loop, pool, threads, stock):
         if adapter is not None:
             adapter.remove()
         log.warning("AnyIO %s keeps its own threads, a request may see several: the self-test failed (%r)", _version(), e)
+        return
+    await follow_fastapi(loop)
+
+
+async def follow_fastapi(loop):
+    if _FASTAPI in sys.modules:
+        fastapi_hop.install(lease_var.get)
+    else:
+        when_imported(_FASTAPI, loop, lambda: follow_fastapi(loop), "ringcorn-fastapi")
 
 
 def _version():
