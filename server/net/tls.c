@@ -173,9 +173,10 @@ may_read(const struct tls *t)
  * without TCP_NODELAY keeps that back until it hears of its Finished, which the kernel would put off
  * for 40 ms. */
 static void
-acknowledge(int fd)
+acknowledge(struct conn *c)
 {
-    (void)setsockopt(fd, IPPROTO_TCP, TCP_QUICKACK, &(int){ 1 }, sizeof(int));
+    c->tls->owes_ack = false;
+    (void)setsockopt(c->fd, IPPROTO_TCP, TCP_QUICKACK, &(int){ 1 }, sizeof(int));
 }
 
 void
@@ -199,8 +200,9 @@ tls_handshake(struct conn *c)
         SSL_free_buffers(t->ssl);
         t->owes_ticket = !(SSL_get_options(t->ssl) & SSL_OP_NO_TICKET);
         c->readable = may_read(t);
-        if (!c->readable && t->wire_bytes == 0)
-            acknowledge(c->fd);
+        t->owes_ack = t->wire_bytes == 0;
+        if (t->owes_ack && !c->readable)
+            acknowledge(c);
         conn_opened(c, false);
         return;
     }
@@ -264,14 +266,18 @@ tls_read(struct conn *c, char *to, size_t room)
         return -ECONNRESET;
     }
     if (got > 0) {
+        t->owes_ack = false; /* the answer brings it */
         /* What ended it is found again by the next call. */
         c->readable =
             error == SSL_ERROR_NONE ? may_read(t) : error != SSL_ERROR_WANT_READ || is_end;
         return (ssize_t)got;
     }
     c->readable = false;
-    if (!is_end)
+    if (!is_end) {
+        if (t->owes_ack)
+            acknowledge(c);
         return -EAGAIN;
+    }
     c->eof = c->gone = true;
     return 0;
 }

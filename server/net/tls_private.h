@@ -71,6 +71,7 @@ struct tls {
     size_t capacity;   /* of a chunk of records that is taken now; 0 = the usual */
     int err;           /* -errno of the socket, or -ENOBUFS */
     bool readable;     /* as conn.readable, of the socket itself */
+    bool owes_ack;     /* the handshake's last word was the client's, and nothing came after it yet */
     bool fin;          /* the socket is at its end */
     bool has_read;     /* something came */
     bool is_plain;     /* and it was no TLS, but looked like HTTP */
