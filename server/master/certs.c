@@ -24,6 +24,7 @@ certs_load(struct master *m, struct generation *g)
     const struct conf *conf = g->conf;
     if (conf->tls_cert.n == 0)
         return 0;
+    tls_memory_prepare();
     bool has_tickets = conf->tls_ticket_rotation_ms > 0;
     if (has_tickets && m->certs.tickets == NULL && (m->certs.tickets = tls_tickets_new()) == NULL) {
         log_operator("tls.ticket_rotation: no memory for the keys of tickets");

@@ -57,6 +57,7 @@ void
 net_set_tls(struct net *net, struct tls_set *set, unsigned handshakes_max,
             int64_t handshake_timeout_ns)
 {
+    tls_memory_keep();
     tls_set_free(net->tls);
     net->tls = set;
     net->handshakes_max = handshakes_max;

@@ -6,6 +6,7 @@
  *   tls_files.c    reading certificates and keys, and handing them to running workers
  *   tls_tickets.c  the keys of session tickets, which all workers share
  *   tls_kdf.c      the secrets of TLS 1.3, derived faster than the library does
+ *   tls_memory.c   blocks of the library's, kept from one handshake for the next
  *   tls_about.c    what the application may know of a connection
  *
  * The master reads the files, with the rights it was started with, and makes a struct tls_set of
@@ -114,6 +115,9 @@ struct tls_about {
 /* Any thread. NULL is allowed. */
 struct tls_about *tls_about_take(struct tls_about *about);
 void tls_about_give(struct tls_about *about);
+
+/* Before anything else of the library is called: lets workers keep its blocks. Harmless when called again, or too late. */
+void tls_memory_prepare(void);
 
 /* The version of the library, for --version. */
 const char *tls_library(void);

@@ -59,6 +59,9 @@ OSSL_LIB_CTX *tls_lib(void);
 /* The library's oldest error as a short text, and its queue empty. */
 const char *tls_error(char *text, size_t size);
 
+/* Blocks that the library frees on the calling thread are kept for it from now on (tls_memory.c). */
+void tls_memory_keep(void);
+
 /* --- one connection (tls.c); c->tls is NULL where there is none ------------------------------- */
 
 struct tls {

@@ -409,9 +409,63 @@ test_files(void)
     write_pair(1);
 }
 
+static bool
+is_all(const unsigned char *p, unsigned char with, size_t n)
+{
+    size_t i = 0;
+    while (i < n && p[i] == with)
+        i++;
+    return i == n;
+}
+
+/* Blocks that are kept hold what is asked of them, whatever was asked before. */
+static void
+test_memory(void)
+{
+    enum { BLOCKS = 400, ROUNDS = 200 * 1000 };
+    static struct {
+        unsigned char *p;
+        size_t n;
+    } v[BLOCKS];
+    uint64_t x = 1;
+    unsigned wrong = 0;
+    tls_memory_keep();
+    for (unsigned i = 0; i < ROUNDS; i++) {
+        x = x * 6364136223846793005u + 1442695040888963407u;
+        size_t k = (x >> 33) % BLOCKS, n = 1 + (x >> 13) % ((x >> 50) % 3 == 0 ? 20000 : 700);
+        if (v[k].p == NULL) {
+            v[k].p = OPENSSL_malloc(n);
+        } else {
+            wrong += !is_all(v[k].p, (unsigned char)k, v[k].n);
+            if ((x >> 60) % 2 == 0) {
+                OPENSSL_free(v[k].p);
+                v[k].p = NULL;
+                continue;
+            }
+            unsigned char *p = OPENSSL_realloc(v[k].p, n);
+            wrong += !is_all(p, (unsigned char)k, n < v[k].n ? n : v[k].n);
+            v[k].p = p;
+        }
+        v[k].n = n;
+        memset(v[k].p, (int)k, n);
+    }
+    for (size_t k = 0; k < BLOCKS; k++)
+        OPENSSL_free(v[k].p);
+    OPENSSL_free(NULL);
+    ok(wrong == 0, "every block keeps what was written to it");
+    void *p = OPENSSL_malloc(333);
+    OPENSSL_free(p);
+    void *again = OPENSSL_malloc(333);
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+    ok(again == p, "the last one freed is the next one taken");
+#endif
+    OPENSSL_free(again);
+}
+
 int
 main(void)
 {
+    tls_memory_prepare();
     signal(SIGPIPE, SIG_IGN);
     if (mkdtemp(folder) == NULL)
         return 1;
@@ -428,6 +482,7 @@ main(void)
 
     test_files();
     test_secrets();
+    test_memory();
     static const enum io_backend backends[] = { IO_EPOLL, IO_URING };
     for (size_t i = 0; i < ARRAY_LEN(backends); i++) {
         struct fix f;
