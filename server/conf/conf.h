@@ -143,7 +143,7 @@ enum conf_event {
     EVENT_CRASH_LOOP,   /* workers die again and again before they are of use */
     EVENT_WORKER_DIED,  /* by a signal or an exit that nobody asked for */
     EVENT_WORKER_HUNG,  /* timeouts.worker */
-    EVENT_LOOP_BLOCKED, /* for a while, by the application */
+    EVENT_LOOP_BLOCKED, /* for a second, by the application */
     EVENT_RELOAD_FAILED,
     EVENT_POOL_EXHAUSTED, /* requests were refused: no thread, or no room */
     EVENT_CERTIFICATE,    /* ends soon */

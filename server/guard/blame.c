@@ -32,10 +32,11 @@ static struct {
     atomic_llong wanted_ns; /* since when it waits for the GIL; 0 = it does not */
     /* With the GIL. */
     PyObject *loop, *blocked, *over, *minute, *current_task; /* new */
+    PyObject *words; /* what blocked() has said of the block whose end comes next: new, or NULL */
     struct asgi *asgi;
     PyThreadState *loop_state;
     void *const *gil_holder; /* py_gil_holder() */
-    bool is_told;            /* of the block whose end comes next */
+    bool is_alerted;         /* the master knows of that block */
 } b = { .lock = PTHREAD_MUTEX_INITIALIZER, .asked = PTHREAD_COND_INITIALIZER };
 
 /* --- what is seen ---------------------------------------------------------------------------------- */
@@ -114,7 +115,21 @@ keeper_of(const struct guard_question *q, const void *holder, int64_t waited_ns)
     return k;
 }
 
-/* blocked(seconds, level, scene, task, label, wants_gil) -> was it worth telling? The scene is of the loop's thread; or, wants_gil, of the one that
+/* The master tells the operator, once a block: while it lasts, or at its end where that comes just when it is long enough. */
+static void
+alert(const struct guard_question *q, int64_t held_ns)
+{
+    const char *by, *request, *place, *cure;
+    if (b.is_alerted || !q->is_serving || held_ns < GUARD_ALERT_NS)
+        return;
+    b.is_alerted = true;
+    if (PyArg_ParseTuple(b.words, "yyyy", &by, &request, &place, &cure))
+        metrics_tell_blocked(held_ns, by, request, place, cure);
+    else
+        PyErr_WriteUnraisable(b.blocked);
+}
+
+/* blocked(seconds, level, scene, task, label, wants_gil) -> (by, request, place, cure), or None where it was not worth telling. The scene is of the loop's thread; or, wants_gil, of the one that
  * kept the GIL, whose stack is empty where it may have gone on, and whose ident is 0 where it has ended. */
 static void
 tell_blocked(const struct guard_question *q, const void *holder, int64_t waited_ns)
@@ -145,10 +160,12 @@ tell_blocked(const struct guard_question *q, const void *holder, int64_t waited_
         PyErr_WriteUnraisable(b.blocked);
         return;
     }
-    if (done == Py_True && !b.is_told) {
-        b.is_told = true;
+    if (done == Py_None)
+        return;
+    if (b.words == NULL)
         metrics_add(&metrics_here->guard.loop_blocks, 1);
-    }
+    Py_XSETREF(b.words, py_take(&done));
+    alert(q, held_ns);
 }
 
 static void
@@ -160,9 +177,11 @@ answer(const struct guard_question *q, const void *holder, int64_t waited_ns)
         return;
     }
     if (q->what == GUARD_OVER) {
-        if (!b.is_told)
+        if (b.words == NULL)
             return;
-        b.is_told = false;
+        alert(q, q->held_ns);
+        Py_CLEAR(b.words);
+        b.is_alerted = false;
         metrics_set_max(&metrics_here->guard.loop_block_max_ns, (uint64_t)q->held_ns);
     }
     PY_OWNED PyObject *done = PyObject_CallFunction(fn, "d", (double)q->held_ns / NS_PER_S);
@@ -244,7 +263,7 @@ blame_start(PyObject *loop, struct asgi *asgi)
     b.asgi = asgi;
     b.loop_state = PyThreadState_Get();
     b.gil_holder = py_gil_holder();
-    b.must_stop = b.is_told = false;
+    b.must_stop = b.is_alerted = false;
     b.first = b.n = 0;
     sigset_t all, before;
     sigfillset(&all);
@@ -272,6 +291,7 @@ blame_stop(void)
     Py_CLEAR(b.over);
     Py_CLEAR(b.minute);
     Py_CLEAR(b.current_task);
+    Py_CLEAR(b.words);
 }
 
 /* A child of a C library's fork() may not have the GIL: the references stay. */
@@ -279,5 +299,5 @@ void
 blame_forget(void)
 {
     b.is_running = false;
-    b.loop = b.blocked = b.over = b.minute = b.current_task = NULL;
+    b.loop = b.blocked = b.over = b.minute = b.current_task = b.words = NULL;
 }

@@ -52,7 +52,11 @@ struct guard_question {
     struct guard_look at;
     int64_t held_ns;
     unsigned level; /* 0: for the first time; 1, 2: after 1 s and 10 s */
+    bool is_serving; /* somebody may wait: guard_serving() */
 };
+
+/* A block of this length is an event for the operator too (EVENT_LOOP_BLOCKED), where somebody may wait. */
+#define GUARD_ALERT_NS NS_PER_S
 
 struct guard_look guard_look(void);
 bool guard_is_same(const struct guard_look *a, const struct guard_look *b);

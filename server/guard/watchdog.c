@@ -123,8 +123,11 @@ ask(enum guard_ask what, const struct watched *w, int64_t held_ns)
     unsigned level = w->level;
     if (what == GUARD_BLOCKED && level == 0 && limit_ns(0) >= later_ns[0])
         level = 1; /* said as one of that length; no second line for the same second */
-    blame_ask(
-        &(struct guard_question){ .what = what, .at = w->at, .held_ns = held_ns, .level = level });
+    blame_ask(&(struct guard_question){ .what = what,
+                                        .at = w->at,
+                                        .held_ns = held_ns,
+                                        .level = level,
+                                        .is_serving = atomic_load(&g.is_serving) });
 }
 
 static void

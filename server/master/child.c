@@ -161,6 +161,8 @@ child_start(struct master *m, unsigned slot, const struct generation *g, struct 
     list_add_tail(&m->children, &c->node);
     c->started_ns = clock_ns();
     c->metrics = metrics_take(m->metrics, slot, g->number, c->started_ns);
+    if (c->metrics != NULL)
+        c->blocked = c->metrics->blocked.number; /* what another of the slot has seen is no news */
     fflush(NULL); /* what stdio holds would be written twice */
     log_drain_hold(m->logs.drain);
     c->pid = fork();

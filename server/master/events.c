@@ -1,5 +1,5 @@
 /* events.c: which events are told and when, and the children that tell them. What an event is about, and when it is one, is said where
- * it happens: slots.c, watchdog.c, reload.c, upgrade.c, certs.c; exhausted pools are found here, by what the workers count.
+ * it happens: slots.c, watchdog.c, reload.c, upgrade.c, certs.c; exhausted pools and blocked loops are found here, by what workers write down.
  * Owns:  events that wait, and a pipe for each child, on which it says what went wrong. */
 #include "events.h"
 
@@ -27,8 +27,8 @@ enum {
     WEBHOOK_MS = 10 * 1000,
     END_MS = 5 * 1000, /* for all that is on its way when the master ends */
     END_LOOK_MS = 20,
-    POOLS_MS = 1000, /* between two looks at what was refused */
-    REPORT_FD = 3,   /* in a child */
+    LOOK_MS = 1000, /* between two looks at what workers write down */
+    REPORT_FD = 3,  /* in a child */
     CANNOT_EXECUTE = 126,
 };
 
@@ -58,7 +58,7 @@ struct events {
     } kinds[EVENTS];
     int64_t failed_ns[WAYS]; /* when a failure was logged last */
     unsigned failed_unsaid[WAYS];
-    int64_t look_ns;  /* at the pools; 0 = not yet */
+    int64_t look_ns;  /* the next at what workers write down; 0 = none was taken */
     uint64_t refused; /* by all pools, when that was told last */
 };
 
@@ -356,7 +356,7 @@ events_forget(struct master *m)
     close(t->report);
 }
 
-/* --- exhausted pools ---------------------------------------------------------------------------- */
+/* --- what workers write down --------------------------------------------------------------------- */
 
 /* Requests that all workers have refused so far, for want of a thread or of a place to wait. */
 static uint64_t
@@ -373,20 +373,13 @@ count_refused(const struct master *m)
 }
 
 static void
-look_at_pools(struct master *m, int64_t now_ns)
+look_at_pools(struct master *m)
 {
     struct events *e = m->events;
-    if (!is_wanted(m->now.conf, EVENT_POOL_EXHAUSTED)) {
-        e->look_ns = 0;
-        return;
-    }
-    if (e->look_ns > now_ns)
-        return;
     uint64_t refused = count_refused(m);
     /* What was refused before somebody wanted to know is no news. */
-    if (e->look_ns == 0)
+    if (e->look_ns == 0 || !is_wanted(m->now.conf, EVENT_POOL_EXHAUSTED))
         e->refused = refused;
-    e->look_ns = now_ns + POOLS_MS * NS_PER_MS;
     if (refused == e->refused || !events_may(m, EVENT_POOL_EXHAUSTED))
         return;
     int64_t n = (int64_t)(refused - e->refused);
@@ -398,6 +391,38 @@ look_at_pools(struct master *m, int64_t now_ns)
                 (long long)n, n == 1 ? " was" : "s were");
 }
 
+static void
+look_at_loop(struct master *m, struct child *c)
+{
+    struct metrics_blocked b;
+    if (c->metrics == NULL || !metrics_read_blocked(c->metrics, &c->blocked, &b))
+        return;
+    int64_t held_ns = (int64_t)metrics_get(&b.held_ns);
+    events_note(
+        m, EVENT_LOOP_BLOCKED, c,
+        EVENT_DETAILS({ "blocked_ms", .n = held_ns / NS_PER_MS }, { "request", .text = b.request },
+                      { "place", .text = b.place }, { "cure", .text = b.cure }),
+        "the event loop of worker %u is blocked for %.1f s, and with it all of its requests: %s",
+        c->slot, (double)held_ns / NS_PER_S, b.by);
+}
+
+static void
+look(struct master *m, int64_t now_ns)
+{
+    struct events *e = m->events;
+    if (!is_wanted(m->now.conf, EVENT_POOL_EXHAUSTED) &&
+        !is_wanted(m->now.conf, EVENT_LOOP_BLOCKED)) {
+        e->look_ns = 0;
+        return;
+    }
+    if (e->look_ns > now_ns)
+        return;
+    look_at_pools(m);
+    CHILDREN_EACH(c, m)
+        look_at_loop(m, c); /* one that is not wanted is only passed over */
+    e->look_ns = now_ns + LOOK_MS * NS_PER_MS;
+}
+
 /* --- the loop ------------------------------------------------------------------------------------ */
 
 void
@@ -406,7 +431,7 @@ events_tick(struct master *m, int64_t now_ns)
     struct events *e = m->events;
     if (e == NULL)
         return;
-    look_at_pools(m, now_ns);
+    look(m, now_ns);
     EACH(t, &e->running)
     if (t->deadline_ns != 0 && t->deadline_ns <= now_ns)
         end(t);

@@ -78,6 +78,7 @@ struct child {
     int64_t
         turns_since_ns; /* it has not turned since then, as far as this master has seen; 0 = it has */
     bool is_stopped_said, is_hung;
+    uint32_t blocked; /* number of the block of its loop that was told last (metrics_read_blocked()) */
     struct told *told;
     unsigned told_n;
 };

@@ -4,6 +4,7 @@
  *   list.h      the one list of counters and gauges: fields, names for Prometheus, help
  *   pulse.h     the heartbeat of the loop
  *   text.c      as text for Prometheus      route.c  requests by the application's route
+ *   blocked.c   what has blocked the loop, for the master to tell
  *
  *     struct metrics ── master   what the master alone writes: restarts and their reasons
  *                    └─ blocks[] one a worker process
@@ -32,7 +33,7 @@
 #include "metrics/list.h"
 
 enum {
-    METRICS_LAYOUT = 2,        /* changes with every change of a struct below */
+    METRICS_LAYOUT = 3,        /* changes with every change of a struct below */
     METRICS_SLOTS_MAX = 1024,  /* as many as there can be workers */
     METRICS_BLOCKS_MAX = 2048, /* untouched ones cost no memory */
     METRICS_BUCKETS = 18,      /* of a histogram, beside "more than all" */
@@ -186,6 +187,14 @@ struct metrics_guard {
 #undef X
 };
 
+/* The last block of the loop that an operator is to be told of: with the GIL. number is odd while the rest is written; see blocked.c. */
+struct metrics_blocked {
+    _Atomic uint32_t number;
+    metrics_u64 held_ns; /* so far, when it was written */
+    char by[768];        /* the line of code, or the thread, in words */
+    char request[256], place[512], cure[256];
+};
+
 #define METRICS_LINE __attribute__((aligned(128))) /* two cache lines: they are fetched in pairs */
 
 struct metrics_block {
@@ -196,6 +205,7 @@ struct metrics_block {
         METRICS_LINE struct metrics_crew crew;
     } pools[METRICS_POOLS];
     METRICS_LINE struct metrics_guard guard;
+    struct metrics_blocked blocked;
     METRICS_LINE struct metrics_route routes[METRICS_ROUTES_MAX];
 };
 
@@ -267,6 +277,16 @@ struct metrics *metrics_area(void);
 /* A request of that route has ended. name: UTF-8, as the framework has it. thread_ns: as much of it as threads of the pool ran for it. With
  * the GIL. */
 void metrics_count_route(struct slice name, int status, int64_t request_ns, int64_t thread_ns);
+
+/* --- blocked.c ---------------------------------------------------------------------------------------- */
+
+/* Into this process's block. Texts are UTF-8, and cut where they do not fit. With the GIL. */
+void metrics_tell_blocked(int64_t held_ns, const char *by, const char *request, const char *place,
+                          const char *cure);
+/* Copies what was told last, if its number is another than *number, which is then that one. False: it is not, or it is just being written.
+ * Any process; whatever a worker has written there, the texts end. */
+bool metrics_read_blocked(const struct metrics_block *b, uint32_t *number,
+                          struct metrics_blocked *out);
 
 /* --- text.c ------------------------------------------------------------------------------------------- */
 

@@ -17,7 +17,9 @@ import wire
 from certs import DAY
 
 APP = """
-import os, time
+import asyncio, ctypes, os, time
+
+keep_the_gil = ctypes.PyDLL(None).usleep
 
 async def app(scope, receive, send):
     if scope["type"] != "http":
@@ -25,6 +27,8 @@ async def app(scope, receive, send):
     what, _, n = scope["path"][1:].partition("/")
     if what == "block":
         time.sleep(float(n))
+    elif what == "gil":
+        await asyncio.to_thread(keep_the_gil, int(float(n) * 1e6))
     elif what == "wait":
         await receive()
     await send({"type": "http.response.start", "status": 200, "headers": []})
@@ -118,6 +122,27 @@ def test_a_hung_worker(serve, program, told):
     assert event["details"]["stood_ms"] >= 1000 and "application code blocks it" in event["what"]
     wire.eventually(lambda: s.log.count("worker 0 is ready") == 2, 20 * harness.SLOW, "another worker")
     assert not [e for e in told() if e["kind"] == "worker_died"]
+
+
+def test_a_blocked_loop(serve, program, told, tmp_path):
+    """For a second; what is shorter is for the log alone."""
+    s = serve("--events-command", program(), "--events-interval", "off")
+    assert s.get("/block/0.3").status == 200
+    assert s.get("/block/1.1").status == 200
+    (event,) = wait_told(told, "loop_blocked")
+    line = next(n for n, text in enumerate(APP.splitlines(), 1) if "time.sleep" in text)
+    place = f"{tmp_path}/eventful.py:{line} in app"
+    assert event["worker"] == 0 and event["pid"] == s.workers()[0] and event["details"].pop("blocked_ms") >= 1000
+    assert event["details"].pop("cure") == "use await asyncio.sleep()"
+    assert event["details"] == {"request": "GET /block/1.1", "place": place}
+    assert re.search(rf"worker 0 is blocked for 1\.\d s, .*: GET /block/1\.1 at {place}: time\.sleep", event["what"])
+    # Not the loop's own code, and with no stack while it lasts: it is told at the end.
+    with s.connect() as c:
+        c.send(b"GET /gil/1.8 HTTP/1.1\r\nHost: x\r\n\r\n")
+        time.sleep(0.3)
+        assert s.get("/").status == c.response().status == 200
+    event = wait_told(told, "loop_blocked", 2)[1]
+    assert "keeps the GIL" in event["what"] and event["details"]["blocked_ms"] >= 1000
 
 
 def test_a_crash_loop_is_told_before_the_server_ends(serve, program, told, tmp_path):

@@ -4,6 +4,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -124,6 +125,40 @@ test_processes(void)
 }
 
 static void
+test_blocked(void)
+{
+    static struct metrics_block b;
+    static char longer[1024];
+    struct metrics_blocked got;
+    uint32_t number = b.blocked.number;
+    metrics_begin(NULL, &b);
+    ok(!metrics_read_blocked(&b, &number, &got), "nothing has blocked the loop");
+    metrics_tell_blocked(5, "by", "GET /", "a.py:1", "do not");
+    ok(metrics_read_blocked(&b, &number, &got) && metrics_get(&got.held_ns) == 5, "then something has");
+    CHECK(strcmp(got.by, "by") == 0 && strcmp(got.request, "GET /") == 0);
+    CHECK(strcmp(got.place, "a.py:1") == 0 && strcmp(got.cure, "do not") == 0);
+    ok(!metrics_read_blocked(&b, &number, &got), "it is read once");
+
+    memset(longer, 'x', sizeof(longer) - 1);
+    memcpy(longer + sizeof(got.request) - 2, "\xc3\xa4", 2); /* one character */
+    metrics_tell_blocked(6, longer, longer, longer, longer);
+    CHECK(metrics_read_blocked(&b, &number, &got));
+    ok(strlen(got.request) == sizeof(got.request) - 2, "what is too long ends with a whole character");
+    CHECK(strlen(got.by) == sizeof(got.by) - 1);
+
+    b.blocked.number = number + 1; /* a worker died while it wrote */
+    memset(b.blocked.by, 'x', sizeof(b.blocked.by));
+    ok(!metrics_read_blocked(&b, &number, &got), "half of one is not read");
+    metrics_tell_blocked(7, "by", "", "", "");
+    ok(metrics_read_blocked(&b, &number, &got) && strcmp(got.by, "by") == 0, "the next one is");
+    memset(b.blocked.by, 'x', sizeof(b.blocked.by));
+    b.blocked.number += 2;
+    ok(metrics_read_blocked(&b, &number, &got) && strlen(got.by) == sizeof(got.by) - 1,
+       "what a worker has written there ends in any case");
+    metrics_begin(NULL, &metrics_nowhere);
+}
+
+static void
 test_histogram(void)
 {
     static struct metrics_histogram h;
@@ -155,6 +190,7 @@ main(void)
     test_blocks();
     test_adopted();
     test_processes();
+    test_blocked();
     test_histogram();
     test_layout();
     return tap_done();

@@ -100,16 +100,17 @@ def _owner(places, context, task, label):
 
 
 def blocked(seconds, level, scene, task, label, wants_gil):
-    """*level*: 0 for a new block, 1 and 2 for one that has lasted for 1 and 10 seconds. True: it counts."""
+    """*level*: 0 for a new block, 1 and 2 for one that has lasted for 1 and 10 seconds. None: it does not count. Else what an alert
+    says of it, in UTF-8: (by what, request, place, cure)."""
     global _now
     places, context, ident = scene
     if context is not None and is_allowed("block", context):
-        return False
+        return None
     if any(code.co_filename.endswith(("/bdb.py", "/pdb.py")) for code, _, _ in places):
-        return False
+        return None
     i = source.guilty(places)
     if i is None and not wants_gil:
-        return False
+        return None
     code, line, lasti = places[i] if i is not None else (None, None, None)
     call = source.called(code, line, lasti) if code is not None else ""
     where = f"{code.co_filename}:{line} in {code.co_qualname}" if code is not None else ""
@@ -121,11 +122,13 @@ def blocked(seconds, level, scene, task, label, wants_gil):
         cure = "C code that computes should let go of the GIL, or run in a process"
         what = f"{name} keeps the GIL, and the event loop has waited for it for"
         tail = f" at {where}: {call}" if where else ""
+        by = f"{name} keeps the GIL{tail} ({owner})"
     else:
         label, its_id, owner = _owner(places, context, task, label)
         cure = _cure(places, i, call)
         what = "blocks the event loop for" if _now is None else "still blocks the event loop, for"
         tail = f" at {where}: {call}"
+        by = f"{owner}{tail}"
     message = f"{owner}: {what} {seconds:.1f} s{tail}; {cure}"
     file, function = (code.co_filename, code.co_qualname) if code is not None else (name, "")
     culprit = _culprit(file, line, function)
@@ -139,11 +142,11 @@ def blocked(seconds, level, scene, task, label, wants_gil):
     level = max(level, (seconds >= 1) + (seconds >= 10))  # the first look may come late, for want of the GIL
     if level <= culprit.level:
         culprit.unsaid += is_new
-        return True
-    culprit.level = level
-    culprit.said_at = time.monotonic()
-    emit(Event("block", message, label, its_id, file, line, function, seconds, cure, stack=_describe(places)))
-    return True
+    else:
+        culprit.level = level
+        culprit.said_at = time.monotonic()
+        emit(Event("block", message, label, its_id, file, line, function, seconds, cure, stack=_describe(places)))
+    return tuple(text.encode("utf-8", "replace") for text in (by, label or "", where or name, cure))
 
 
 def over(seconds):
