@@ -2,6 +2,7 @@
 #include "log.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -17,6 +18,8 @@ enum {
     MESSAGE_MAX = 16 * 1024, /* of a line of C's; a longer one is cut, and says so */
     FRAME_MAX = 512,         /* all of a line but its parts */
     ON_STACK = 4 * 1024,     /* lines that need no memory of the heap */
+    PIECE = 4096,            /* PIPE_BUF: what a pipe that polls writable takes without blocking */
+    BRIEFLY_MS = 1000,
 };
 
 static int out_fd = STDERR_FILENO;
@@ -76,6 +79,25 @@ write_all(int fd, const char *p, size_t n)
             continue;
         if (done <= 0)
             return; /* a log that cannot be written has nowhere to say so */
+        p += done;
+        n -= (size_t)done;
+    }
+}
+
+void
+log_write_briefly(int fd, const char *p, size_t n)
+{
+    int64_t until_ns = clock_ns() + BRIEFLY_MS * NS_PER_MS;
+    while (n > 0) {
+        int64_t left_ms = (until_ns - clock_ns()) / NS_PER_MS;
+        struct pollfd one = { .fd = fd, .events = POLLOUT };
+        if (left_ms <= 0 || poll(&one, 1, (int)left_ms) == 0)
+            return;
+        ssize_t done = write(fd, p, n < PIECE ? n : (size_t)PIECE);
+        if (done < 0 && errno == EINTR)
+            continue;
+        if (done <= 0)
+            return;
         p += done;
         n -= (size_t)done;
     }
@@ -299,5 +321,9 @@ log_operator(const char *format, ...)
     if (more > 0)
         n += (size_t)more < sizeof(line) - n - 1 ? (size_t)more : sizeof(line) - n - 2;
     line[n++] = '\n';
-    write_all(STDERR_FILENO, line, n);
+    struct log_ring *to = atomic_load_explicit(&ring, memory_order_acquire);
+    if (to != NULL && slot == LOG_NO_SLOT)
+        put(LOG_TO_ERROR, STDERR_FILENO, clock_ns(), line, n);
+    else
+        log_write_briefly(STDERR_FILENO, line, n);
 }

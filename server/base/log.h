@@ -66,8 +66,10 @@ void log_entry(const struct log_entry *entry);
 /* Writes text and a newline; only async-signal-safe calls. */
 void log_signal_safe(const char *text);
 
-/* What the operator did wrong, before or without a running server: "ringcorn: <text>" on standard error,
- * without time and pid. */
+/* What the operator did wrong: "ringcorn: <text>" on standard error, without time and pid. In a master that has a ring it goes there, as a
+ * reload may find faults too, and must not stop at a reader that does not read; else it is written, briefly. */
 void log_operator(const char *format, ...) __attribute__((format(printf, 1, 2)));
+/* As much of it as the reader of a blocking descriptor takes within a second. */
+void log_write_briefly(int fd, const char *p, size_t n);
 
 #endif

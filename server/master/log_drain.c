@@ -22,7 +22,7 @@ enum {
     SINK_SIZE = 4 * 1024 * 1024, /* bytes kept for a reader that is slow */
     PASS_MAX = SINK_SIZE / 2,    /* bytes moved before they are written */
     TICK_MS = 5,                 /* between two looks while there is something to do */
-    FLUSH_MS = 1000,             /* log_drain_flush() waits no longer */
+    FLUSH_MS = 1000,             /* flush() waits no longer */
     STOP_FLUSHES_MAX = 20,       /* for a reader that is slow when the server ends */
     SAY_MS = 1000,               /* the same complaint, once in so long */
     PIECE = 4096,                /* PIPE_BUF: what a pipe that polls writable takes without blocking */
@@ -425,6 +425,22 @@ log_drain_start(void)
     return d;
 }
 
+/* Waits until what has been said so far is written, but not long. */
+static void
+flush(struct log_drain *d)
+{
+    struct timespec until;
+    clock_gettime(CLOCK_MONOTONIC, &until);
+    until.tv_sec += FLUSH_MS / 1000;
+    pthread_mutex_lock(&d->lock);
+    uint64_t mine = ++d->asked;
+    wake(d);
+    int err = 0;
+    while (d->done < mine && err == 0)
+        err = pthread_cond_timedwait(&d->flushed, &d->lock, &until);
+    pthread_mutex_unlock(&d->lock);
+}
+
 void
 log_drain_stop(struct log_drain *d)
 {
@@ -432,7 +448,7 @@ log_drain_stop(struct log_drain *d)
     bool is_stuck = true;
     uint64_t written = UINT64_MAX;
     for (int i = 0; i < STOP_FLUSHES_MAX && is_stuck; i++) {
-        log_drain_flush(d);
+        flush(d);
         pthread_mutex_lock(&d->lock);
         is_stuck = d->done != d->asked;
         bool is_moving = d->written != written;
@@ -478,21 +494,6 @@ log_drain_to(struct log_drain *d, int error_fd, int access_fd)
     change(&d->access, access_fd);
     pthread_mutex_unlock(&d->lock);
     wake(d);
-}
-
-void
-log_drain_flush(struct log_drain *d)
-{
-    struct timespec until;
-    clock_gettime(CLOCK_MONOTONIC, &until);
-    until.tv_sec += FLUSH_MS / 1000;
-    pthread_mutex_lock(&d->lock);
-    uint64_t mine = ++d->asked;
-    wake(d);
-    int err = 0;
-    while (d->done < mine && err == 0)
-        err = pthread_cond_timedwait(&d->flushed, &d->lock, &until);
-    pthread_mutex_unlock(&d->lock);
 }
 
 struct log_source *

@@ -28,8 +28,6 @@ void log_drain_stop(struct log_drain *d);
 
 /* Copies of the descriptors, in place of those before; access_fd: -1 = none. */
 void log_drain_to(struct log_drain *d, int error_fd, int access_fd);
-/* Waits until what has been said so far is written, but not long. */
-void log_drain_flush(struct log_drain *d);
 
 /* For a worker that is about to be forked. NULL: no memory. */
 struct log_source *log_drain_add(struct log_drain *d, unsigned slot);

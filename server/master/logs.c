@@ -151,9 +151,10 @@ logs_say(const struct logs *l, const char *format, ...)
     va_start(args, format);
     vsnprintf(text, sizeof(text), format, args);
     va_end(args);
-    if (l->drain != NULL)
-        log_drain_flush(l->drain); /* it may be about them */
     log_operator("%s", text);
-    if (l->saved_stderr >= 0)
-        dprintf(l->saved_stderr, "ringcorn: %s\n", text);
+    if (l->saved_stderr < 0)
+        return;
+    BUF_OWNED struct buf line = { 0 };
+    if (buf_printf(&line, "ringcorn: %s\n", text) == 0)
+        log_write_briefly(l->saved_stderr, line.p, line.n);
 }

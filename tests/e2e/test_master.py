@@ -805,6 +805,71 @@ def test_bad_configuration_keeps_the_old(master):
     assert "workerz" in m.log and m.workers() == old and get(m.address)
 
 
+def full_pipe():
+    """(reader, writer): a pipe that takes nothing more."""
+    reader, writer = os.pipe()
+    fill(writer)
+    return reader, writer
+
+
+def fill(writer):
+    os.set_blocking(writer, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(writer, b"x" * 65536)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(writer, b"x")
+    os.set_blocking(writer, True)
+
+
+def test_bad_configuration_while_nobody_reads_standard_error(master):
+    """What a reload finds wrong waits for a reader; the master does not."""
+    reader, writer = os.pipe()
+    m = master(config="workers: 1", wait=False, preexec_fn=lambda: os.dup2(writer, 2))
+    try:
+        with open(reader, "rb", closefd=False, buffering=0) as said:
+            text = b""
+            while b"worker 0 is ready" not in text:
+                text += said.read(4096)
+        fill(writer)
+        m.config.write_text("workers: many\n")
+        for _ in range(3):
+            m.send(signal.SIGHUP)
+            time.sleep(0.05)
+        m.send(signal.SIGTTIN)
+        eventually(lambda: len(m.workers()) == 2)
+        # Whoever reads late reads all of it.
+        os.set_blocking(reader, False)
+        text = b""
+
+        def read():
+            nonlocal text
+            with contextlib.suppress(BlockingIOError):
+                while more := os.read(reader, 65536):
+                    text += more
+            return text.count(b"the new configuration cannot be used") >= 1 and b"SIGTTIN: " in text
+
+        eventually(read)
+        assert re.search(rb"ringcorn: \S*ringcorn.yaml:1: workers", text), text[-2000:]
+        fill(writer)
+        assert m.stop() == 0
+    finally:
+        os.close(reader)
+        os.close(writer)
+
+
+def test_a_start_that_fails_while_nobody_reads_the_terminal(master, tmp_path):
+    reader, writer = full_pipe()
+    try:
+        m = master("--log-file", tmp_path / "log", modes={"all": "exit=3"}, wait=False, preexec_fn=lambda: os.dup2(writer, 2))
+        assert m.wait(15) == 3
+        assert "could not start" in (tmp_path / "log").read_text()
+    finally:
+        os.close(reader)
+        os.close(writer)
+
+
 def test_reload_changes_the_number_of_workers(master):
     m = master("--bind", "127.0.0.1:0", config="workers: 1\n").ready(1)
     m.config.write_text("workers: 3\n")
