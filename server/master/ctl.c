@@ -20,6 +20,8 @@ enum {
     LINE_MAX_BYTES = 64 * 1024,
     OUT_MAX_BYTES = 1024 * 1024, /* a client that does not read is asked no more questions */
     EVENTS_MAX = 64,
+    TAKE_MS = 10 * 1000, /* a client that takes no byte of its answers for so long is sent away */
+    PAUSE_MS = 100,      /* of accepting, when there is no descriptor or memory for a client */
 };
 
 struct client {
@@ -31,6 +33,7 @@ struct client {
     bool is_asking;  /* job is under way; the next line waits */
     bool is_over;    /* sends no more */
     uint32_t events; /* that epoll was told */
+    int64_t took_ns; /* when it took something of out last, or out began */
     struct ctl_job job;
 };
 
@@ -41,6 +44,7 @@ struct ctl {
     int epoll;
     struct list clients;
     unsigned clients_n;
+    int64_t accept_at_ns; /* accepting pauses until then; 0 = it does not */
     bool has_told; /* a command has run in ctl_flush(): what it wants is done in the next turn */
 };
 
@@ -165,21 +169,42 @@ client_read(struct client *c)
     return true;
 }
 
+/* False: the connection has ended. */
 static bool
 client_write(struct client *c)
 {
+    int64_t now_ns = clock_ns();
+    bool is_taken = false;
     while (c->out_done < c->out.n) {
         ssize_t n = send(c->fd, c->out.p + c->out_done, c->out.n - c->out_done,
                          MSG_DONTWAIT | MSG_NOSIGNAL);
-        if (n >= 0)
+        if (n >= 0) {
             c->out_done += (size_t)n;
-        else if (errno == EAGAIN)
-            return true;
-        else if (errno != EINTR)
+            is_taken = true;
+        } else if (errno == EAGAIN) {
+            break;
+        } else if (errno != EINTR) {
             return false;
+        }
     }
-    c->out.n = c->out_done = 0;
-    return true;
+    if (c->out_done == c->out.n) {
+        buf_free(&c->out);
+        c->out_done = 0;
+        c->took_ns = 0;
+        return true;
+    }
+    if (is_taken || c->took_ns == 0)
+        c->took_ns = now_ns;
+    if (c->out_done > c->out.n / 2) { /* what is sent leaves, however slowly the rest goes */
+        c->out.n -= c->out_done;
+        memmove(c->out.p, c->out.p + c->out_done, c->out.n);
+        c->out_done = 0;
+    }
+    if (now_ns - c->took_ns < TAKE_MS * NS_PER_MS)
+        return true;
+    log_warning("control.socket: a client has not read its answers for %d s, and is sent away",
+                TAKE_MS / 1000);
+    return false;
 }
 
 /* Does what can be done for it. */
@@ -209,13 +234,25 @@ client_turn(struct master *m, struct ctl *ctl, struct client *c, uint32_t events
     }
 }
 
+/* Or not: a socket that nobody can be accepted from would wake up the master without a pause. */
+static void
+listen_on(struct ctl *ctl, bool is_on)
+{
+    struct epoll_event e = { .events = is_on ? EPOLLIN : 0, .data.ptr = &ctl->source };
+    BOUNDS_EACH(b, &ctl->sockets.bounds)
+        (void)epoll_ctl(ctl->epoll, EPOLL_CTL_MOD, b->v[0].fd, &e);
+    ctl->accept_at_ns = is_on ? 0 : clock_ns() + PAUSE_MS * NS_PER_MS;
+}
+
 static void
 accept_all(struct ctl *ctl, int listening)
 {
     for (;;) {
         FD_OWNED int fd = accept4(listening, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+        if (fd < 0 && (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM))
+            listen_on(ctl, false);
         if (fd < 0)
-            return; /* what is wrong with it will be told again */
+            return; /* what else is wrong with it will be told again */
         struct client *c = ctl->clients_n < CLIENTS_MAX ? calloc(1, sizeof(*c)) : NULL;
         if (c == NULL) {
             log_warning("control.socket: more than %d connections, one was refused", CLIENTS_MAX);
@@ -444,9 +481,11 @@ ctl_flush(struct master *m)
     if (ctl == NULL)
         return;
     ctl->has_told = false;
+    if (ctl->accept_at_ns != 0 && ctl->accept_at_ns <= now_ns)
+        listen_on(ctl, true);
     LIST_FOR_EACH_SAFE(node, &ctl->clients) {
         struct client *c = CONTAINER_OF(node, struct client, node);
-        if (!c->is_asking && (c->in.n > 0 || c->out.n > c->out_done))
+        if (c->out.n > c->out_done || (!c->is_asking && c->in.n > 0))
             client_turn(m, ctl, c, 0);
     }
 }
@@ -454,7 +493,15 @@ ctl_flush(struct master *m)
 int64_t
 ctl_next_ns(const struct master *m)
 {
-    int64_t next = m->ctl != NULL && m->ctl->has_told; /* a time long past */
+    const struct ctl *ctl = m->ctl;
+    int64_t next = ctl != NULL && ctl->has_told; /* a time long past */
+    if (ctl != NULL && ctl->accept_at_ns != 0)
+        next = sooner(next, ctl->accept_at_ns);
+    if (ctl != NULL)
+        LIST_FOR_EACH(node, &ctl->clients) {
+            const struct client *c = CONTAINER_OF(node, struct client, node);
+            next = sooner(next, c->took_ns != 0 ? c->took_ns + TAKE_MS * NS_PER_MS : 0);
+        }
     LIST_FOR_EACH(node, &m->ctl_jobs)
         next = sooner(next, CONTAINER_OF(node, struct ctl_job, node)->until_ns);
     return next;

@@ -3,16 +3,19 @@
 import json
 import os
 import re
+import resource
 import signal
 import socket
 import stat
 import subprocess
 import threading
 import time
+from pathlib import Path
 
 import harness
 import pytest
 import wire
+from lone_master import master, program  # noqa: F401 (fixtures)
 
 CTL = harness.BIN.with_name("ringcornctl")
 
@@ -366,3 +369,64 @@ def test_socket_of_the_application_is_refused(tmp_path):
     assert (r.returncode, r.stdout) == (2, "")
     assert r.stderr.startswith("ringcorn: --control-socket: ")
     assert "is an address of the application" in r.stderr
+
+
+# ------------------------------------------------------------------ clients that are not kind
+
+
+def memory_kib(pid):
+    return int(re.search(r"VmRSS:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())[1])
+
+
+def cpu_seconds(pid):
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def test_answers_that_are_taken_slowly_are_not_kept(controlled):
+    """A client that is always a few answers behind: what it has read is gone from the master's memory."""
+    s, path = controlled()
+    question = b'{"version":1,"command":"config"}\n'
+    with Control(path) as c:
+        size = len(json.dumps(c.ask("config")))
+        c.sock.sendall(question * 100)
+        before, taken = memory_kib(s.pid), 0
+        while taken < 48 << 20:
+            c.sock.sendall(question)
+            taken += len(c.file.readline())
+        assert memory_kib(s.pid) - before < 16 << 10, f"{taken} bytes of answers of {size}"
+        for _ in range(100):
+            c.file.readline()
+
+
+def test_a_client_that_reads_nothing_is_sent_away(master, tmp_path):
+    path = tmp_path / "control.sock"
+    m = master("-b", "127.0.0.1:0", "--control-socket", path).ready(1)
+    question = b'{"version":1,"command":"config"}\n'
+    with Control(path) as c, Control(path) as other:
+        c.sock.settimeout(60)
+        with pytest.raises((BrokenPipeError, ConnectionResetError)):
+            while True:
+                c.sock.sendall(question * 1000)  # until its questions are not taken any more
+        m.wait_log("a client has not read its answers for 10 s, and is sent away")
+        assert other.ask("status")["workers_ready"] == 1
+
+
+def test_without_descriptors_nobody_spins(controlled):
+    s, path = controlled()
+    with Control(path) as c:
+        c.ask("status")
+        soft, hard = resource.prlimit(s.pid, resource.RLIMIT_NOFILE)
+        held = {int(name) for name in os.listdir(f"/proc/{s.pid}/fd")}
+        resource.prlimit(s.pid, resource.RLIMIT_NOFILE, (min(set(range(len(held) + 1)) - held), hard))
+        try:
+            with Control(path) as late:
+                late.sock.sendall(b'{"version":1,"command":"status"}\n')
+                cpu, began = cpu_seconds(s.pid), time.monotonic()
+                time.sleep(1)
+                assert cpu_seconds(s.pid) - cpu < 0.1 * (time.monotonic() - began)
+                assert c.ask("status")["state"] == "serving"
+                resource.prlimit(s.pid, resource.RLIMIT_NOFILE, (soft, hard))
+                assert json.loads(late.file.readline())["ok"]
+        finally:
+            resource.prlimit(s.pid, resource.RLIMIT_NOFILE, (soft, hard))
