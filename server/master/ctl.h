@@ -40,7 +40,7 @@ struct ctl_job {
     struct ctl_asked *asked;                                             /* workers */
     unsigned asked_n;
     const char *member;  /* of each worker's part */
-    unsigned generation; /* reload: the one before */
+    unsigned reload;     /* number of the one that it waits for */
 };
 
 /* Runs a command. args: an object or nothing. job is zeroed but for done and stays until that is called. */

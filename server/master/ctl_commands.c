@@ -234,14 +234,15 @@ look_at_reload(struct master *m, struct ctl_job *job, int64_t now_ns)
         ctl_fail(m, job, "the server stops");
         return;
     }
-    if (m->reload.state != RELOAD_NONE || m->reload.is_wanted_again)
+    const struct reload *r = &m->reload;
+    bool is_over = (int)(r->ended - job->reload) >= 0;
+    if (!is_over && (r->state != RELOAD_NONE || r->is_wanted_again))
         return;
-    bool is_stuck = false;
-    for (unsigned i = 0; i < m->slots_n; i++)
-        is_stuck |= m->slots[i].is_stuck;
-    if (m->now.number == job->generation) {
+    if (!is_over) {
+        ctl_fail(m, job, "the reload was given up, as no workers are wanted any more");
+    } else if (r->how == RELOAD_FAILED) {
         ctl_fail(m, job, "the reload failed, and the old workers go on; the error log says why");
-    } else if (is_stuck) {
+    } else if (r->how == RELOAD_STUCK) {
         ctl_fail(m, job,
                  "some workers could not be replaced, and the old ones go on there; the error log "
                  "says why");
@@ -264,7 +265,7 @@ do_reload(struct master *m, struct ctl_job *job, struct json_ref args)
         ctl_fail(m, job, "the server stops");
         return;
     }
-    job->generation = m->now.number;
+    job->reload = m->reload.begun + 1; /* what goes on has read the configuration before */
     job->look = look_at_reload;
     reload_request(m, "ringcornctl");
     ctl_wait(m, job);

@@ -56,14 +56,24 @@ failed:
 }
 
 static void
+end(struct reload *r, enum reload_end how)
+{
+    r->state = RELOAD_NONE;
+    r->ended = r->begun;
+    r->how = how;
+}
+
+static void
 begin(struct master *m)
 {
     struct reload *r = &m->reload;
     r->is_wanted_again = false;
+    r->begun++;
     r->started_ns = clock_ns();
     log_info("%s: reloading", r->why);
     notify_reloading(m);
     if (prepare(m) < 0) {
+        end(r, RELOAD_FAILED);
         metrics_add(&m->metrics->master.reloads_failed, 1);
         events_note(m, EVENT_RELOAD_FAILED, NULL, EVENT_DETAILS({ "asked_by", .text = r->why }),
                     "reload: the new configuration cannot be used, the log says why; the old one "
@@ -89,7 +99,8 @@ reload_abort(struct master *m)
             pidfile_remove(r->next.conf->pid_file);
         generation_fini(&r->next);
     }
-    r->state = RELOAD_NONE;
+    if (r->state != RELOAD_NONE)
+        end(r, RELOAD_FAILED);
     r->is_wanted_again = false;
 }
 
@@ -195,7 +206,7 @@ reload_tick(struct master *m)
                 return;
             stuck += m->slots[i].is_stuck;
         }
-        r->state = RELOAD_NONE;
+        end(r, stuck == 0 ? RELOAD_DONE : RELOAD_STUCK);
         slots_trim(m);
         metrics_add(stuck == 0 ? &m->metrics->master.reloads
                                : &m->metrics->master.reloads_failed,

@@ -100,8 +100,16 @@ enum reload_state {
     RELOAD_REPLACING, /* the new configuration holds; slot by slot */
 };
 
+enum reload_end {
+    RELOAD_DONE,
+    RELOAD_FAILED, /* nothing has changed */
+    RELOAD_STUCK,  /* some workers could not be replaced */
+};
+
 struct reload {
     enum reload_state state;
+    unsigned begun, ended; /* numbers of the last one that has begun, and that has ended; 0 = none */
+    enum reload_end how;   /* it has ended */
     bool is_wanted_again;   /* SIGHUPs that came meanwhile */
     const char *why;        /* it is wanted; a literal */
     struct generation next; /* TRYING */

@@ -198,6 +198,24 @@ def test_reload_that_fails_says_so(controlled, tmp_path):
     s.expect_errors("broken edit", "reload", "Traceback", "worker")
 
 
+def test_reload_is_not_answered_for_an_earlier_one(server, tmp_path):
+    """What SIGHUP has begun has read the old configuration: the answer is about the one that was asked for."""
+    app, path = tmp_path / "changing.py", tmp_path / "control.sock"
+    app.write_text("from raw import app\n")
+    s = server("changing:app", "--python-path", tmp_path, config=f"control:\n  socket: {path}\n")
+    app.write_text("import time\ntime.sleep(1.5)\nfrom raw import app\n")
+    s.send_signal(signal.SIGHUP)
+    s.wait_log("SIGHUP: reloading")
+    (s.cwd / "ringcorn.yaml").write_text("workers: many\n")
+    with Control(path) as c:
+        assert "the reload failed" in c.refused("reload")
+        assert c.ask("status")["generation"] == 2
+    s.wait_log("reloaded in")
+    s.expect_errors("the new configuration cannot be used")
+    wire.eventually(lambda: len(s.workers()) == 1, 20 * harness.SLOW, "the old worker's end")
+    s.baseline()
+
+
 def test_log_level(controlled):
     s, path = controlled("raw:app", "--workers", "1")
     with Control(path) as c:
