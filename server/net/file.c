@@ -5,7 +5,7 @@
  * read as they are.
  *
  * Threads: the loop's, but for run(). There are DISK_THREADS_MAX at most, begun when something is to be read and all others are busy;
- *          they end at net_fini(). They know no connection: a read that nobody waits for any more is thrown away when it comes back.
+ *          they end at net_join(). They know no connection: a read that nobody waits for any more is thrown away when it comes back.
  * Owns:    the descriptor of each piece, until it is sent or dropped. */
 #include <errno.h>
 #include <pthread.h>
@@ -172,7 +172,7 @@ net_leave_io(struct net *net)
 }
 
 void
-files_fini(struct net *net)
+net_join(struct net *net)
 {
     struct disk *d = net->disk;
     if (d == NULL)
@@ -184,6 +184,16 @@ files_fini(struct net *net)
     pthread_mutex_unlock(&d->lock);
     for (unsigned i = 0; i < d->threads_n; i++)
         pthread_join(d->threads[i], NULL);
+    d->threads_n = 0;
+}
+
+void
+files_fini(struct net *net)
+{
+    struct disk *d = net->disk;
+    if (d == NULL)
+        return;
+    net_join(net);
     list_splice(&d->done, &d->wanted);
     for (struct list *node; (node = list_pop(&d->done)) != NULL;) {
         struct file_piece *f = CONTAINER_OF(node, struct file_piece, link);

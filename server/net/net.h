@@ -165,6 +165,10 @@ int net_trust_proxies(struct net *net, const struct conf *conf);
  * not touched. */
 void net_fini(struct net *net);
 
+/* Waits for the threads that read files, as long as their disk (a network's, perhaps) takes. net_fini() would do it, but where
+ * that holds a lock for others (the GIL), this comes before, without it. No turn of the loop comes after it. */
+void net_join(struct net *net);
+
 /* Before io_close(), where net_fini() comes only after it: threads that read files wake the loop no more. */
 void net_leave_io(struct net *net);
 

@@ -605,7 +605,8 @@ worker_free(PyObject *module, PyObject *unused)
     if (!w.is_attached || w.loop != NULL)
         Py_RETURN_NONE;
     w.is_attached = false;
-    net_fini(&w.net);
+    Py_BEGIN_ALLOW_THREADS net_join(&w.net);
+    Py_END_ALLOW_THREADS net_fini(&w.net);
     http_fini(&w.asgi.http);
     asgi_fini(&w.asgi);
     wsgi_fini(&w.wsgi);
