@@ -52,7 +52,7 @@ static PyObject *
 send_path(struct cycle *cycle, PyObject *type, PyObject *event)
 {
     static const char what[] = "http.response.pathsend";
-    PyObject *given = item(event, cycle->asgi->names->s_path);
+    PY_OWNED PyObject *given = Py_XNewRef(item(event, cycle->asgi->names->s_path)); /* __fspath__ may empty the event */
     PY_OWNED PyObject *path = NULL;
     if (given == NULL && !PyErr_Occurred())
         PyErr_SetString(PyExc_ValueError, "http.response.pathsend: 'path' is missing");
@@ -165,7 +165,7 @@ send_descriptor(struct cycle *cycle, PyObject *type, PyObject *event)
 static PyObject *
 send_hint(struct cycle *cycle, PyObject *event)
 {
-    PyObject *given = item(event, cycle->asgi->names->s_links);
+    PY_OWNED PyObject *given = Py_XNewRef(item(event, cycle->asgi->names->s_links)); /* so may __iter__ */
     if (given == NULL && PyErr_Occurred())
         return NULL;
     PY_OWNED PyObject *links = given == NULL ? PyTuple_New(0) : PySequence_Tuple(given);
@@ -237,7 +237,7 @@ send_trailers(struct cycle *cycle, PyObject *type, PyObject *event)
 static PyObject *
 send_debug(struct cycle *cycle, PyObject *event)
 {
-    PyObject *info = item(event, cycle->asgi->names->s_info);
+    PY_OWNED PyObject *info = Py_XNewRef(item(event, cycle->asgi->names->s_info));
     if (info == NULL && PyErr_Occurred())
         return NULL;
     PY_OWNED PyObject *text = PyObject_Repr(info == NULL ? Py_None : info);
@@ -249,9 +249,10 @@ send_debug(struct cycle *cycle, PyObject *event)
 }
 
 PyObject *
-send_extension(struct cycle *cycle, PyObject *type, PyObject *event)
+send_extension(struct cycle *cycle, PyObject *its_type, PyObject *event)
 {
     struct asgi_names *n = cycle->asgi->names;
+    PY_OWNED PyObject *type = Py_NewRef(its_type); /* what runs below may empty the event */
     if (send_is_type(type, n->response_early_hint))
         return send_hint(cycle, event);
     if (send_is_type(type, n->response_debug) && cycle->asgi->http.conf->log_level == LOG_DEBUG)

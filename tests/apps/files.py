@@ -33,6 +33,24 @@ async def path_send(scope, receive, send):
     await send({"type": "http.response.pathsend", "path": q.get("path") or file_of(q)})
 
 
+async def path_that_empties_its_message(scope, receive, send):
+    class Path:
+        def __init__(self, message):
+            self.message = message
+
+        def __fspath__(self):
+            self.message.clear()
+            return "relative"
+
+        def __repr__(self):
+            return "<a path that has emptied its message>"
+
+    await send(start())
+    message = {"type": "".join(("http.response.", "pathsend"))}
+    message["path"] = Path(message)
+    await send(message)
+
+
 async def path_then_delete(scope, receive, send):
     await send(start())
     await send({"type": "http.response.pathsend", "path": file_of(query(scope))})
@@ -123,7 +141,7 @@ async def errors(scope, receive, send):
 
 
 PATHS = {f"/{f.__name__}": f for f in (
-    path_send, path_then_delete, zero_copy, zero_copy_last, zero_copy_pipe, hints, bad_hint, trailers, debug, extensions, errors,
+    path_send, path_that_empties_its_message, path_then_delete, zero_copy, zero_copy_last, zero_copy_pipe, hints, bad_hint, trailers, debug, extensions, errors,
 )}  # fmt: skip
 
 

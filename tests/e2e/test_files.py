@@ -98,6 +98,14 @@ def test_path_send_errors(s, query, said):
     s.wait_log(said)
 
 
+def test_a_path_that_empties_its_message(s):
+    """While it is asked where it is: message and path are kept until the answer."""
+    s.expect_errors("GET /path_that")
+    for _ in range(20):
+        assert s.get("/path_that_empties_its_message").status == 500
+    s.wait_log("ValueError: http.response.pathsend: the path must be absolute, not <a path that has emptied its message>")
+
+
 # --------------------------------------------------------------- zerocopysend
 
 
