@@ -22,20 +22,24 @@ first_of(struct list *list)
     return list_is_empty(list) ? NULL : CONTAINER_OF(list->next, struct h1_req, link);
 }
 
+enum refusal { FULL, WAITED_IN_QUEUE, OVERDUE_IN_QUEUE };
+
 static void
-say_refused(struct h1 *h, bool has_waited)
+say_refused(struct h1 *h, enum refusal how)
 {
     struct http_gate *g = &h->app->own.gate;
     const struct conf *conf = h->app->conf;
     int64_t now = h->app->net->now_ns;
     g->refused++;
-    metrics_add(has_waited ? &metrics_here->loop.gate_timeout : &metrics_here->loop.gate_full, 1);
+    metrics_add(how != FULL ? &metrics_here->loop.gate_timeout : &metrics_here->loop.gate_full, 1);
     g->unsaid++;
     if (g->said_ns != 0 && now - g->said_ns < SAID_EVERY_S * NS_PER_S)
         return;
     char why[80];
-    if (has_waited)
+    if (how == WAITED_IN_QUEUE)
         snprintf(why, sizeof(why), "it has waited for limits.queue_timeout (%.1f s)", (double)conf->limit_queue_timeout_ms / 1000);
+    else if (how == OVERDUE_IN_QUEUE)
+        snprintf(why, sizeof(why), "it has waited for timeouts.request (%.1f s)", (double)conf->timeout_request_ms / 1000);
     else
         snprintf(why, sizeof(why), "limits.queue (%u) of them wait", conf->limit_queue);
     log_warning("%.*s: 503, limits.concurrency (%u) requests are in hand and %s (%u such request%s since the last line)", (int)h->r->what_n,
@@ -85,7 +89,7 @@ gate_passes(struct h1 *h)
         list_add_tail(&g->waiting, &h->r->link);
         return false;
     }
-    say_refused(h, false);
+    say_refused(h, FULL);
     turn_away(h);
     return false;
 }
@@ -130,7 +134,7 @@ overdue(struct h1 *h)
     if (r->finished)
         return;
     if (r->is_waiting) {
-        say_refused(h, true);
+        say_refused(h, OVERDUE_IN_QUEUE);
         turn_away(h);
         return;
     }
@@ -160,7 +164,7 @@ http_turn(struct http_app *app)
     while (UNLIKELY((r = first_of(&g->waiting)) != NULL)) {
         struct h1 *h = r->h;
         if (is_due(r, conf->limit_queue_timeout_ms, app->net->now_ns)) {
-            say_refused(h, true);
+            say_refused(h, WAITED_IN_QUEUE);
             turn_away(h);
             continue;
         }

@@ -208,6 +208,15 @@ def test_a_request_that_no_thread_has_time_for_is_overdue_too(server):
     wire.eventually(lambda: s.get("/seen").text == "slept", 10, "the thread is done")
 
 
+def test_who_waits_in_the_queue_for_all_its_time_is_told_so(server):
+    s = server(KINDS["wsgi"], "--timeout-request", "300ms", "--limit-concurrency", 1, "--limits-queue-timeout", "60s")
+    nap = asked(s, "/nap")
+    assert is_refused(s.get("/hello"))
+    s.wait_log(r"warning: GET /hello: 503, .* it has waited for timeouts.request \(0.3 s\)")
+    assert nap.response().status == 504
+    wire.eventually(lambda: s.get("/seen").text == "slept", 10, "the thread is done")
+
+
 def test_a_body_that_does_not_come_is_408(limited):
     s = limited("--timeout-request", "300ms")
     assert in_hand(s).response().status == 408
