@@ -85,8 +85,6 @@ run(struct master *m, unsigned slot, const struct generation *g, int control, in
     if (m->upgrade.channel >= 0)
         close(m->upgrade.channel);
     handover_forget(&m->upgrade.handover);
-    if (m->services_before >= 0)
-        close(m->services_before);
     if (m->reload.state == RELOAD_TRYING)
         sockets_change_forget(&m->reload.change);
     /* What a replacement that is tried for a reload prints goes where the new configuration says;

@@ -170,8 +170,10 @@ run(struct master *m)
         reload_tick(m);
         services_tick(m);
         events_tick(m, now_ns);
-        metrics_set(&m->metrics->master.wanted, m->wanted);
-        metrics_set(&m->metrics->master.generation, m->now.number);
+        if (!upgrade_is_taking(m) && !m->stop.is_handed_over) { /* of two masters, the one that serves */
+            metrics_set(&m->metrics->master.wanted, m->wanted);
+            metrics_set(&m->metrics->master.generation, m->now.number);
+        }
         health_turn(m);
         notify_tick(m, now_ns);
         ctl_flush(m);
@@ -197,7 +199,6 @@ master_run(const struct master_args *args)
         .begun_ns = clock_ns(),
         .metrics_fd = -1,
         .upgrade = { .channel = -1, .handover = { .metrics_fd = -1 } },
-        .services_before = -1,
     };
     list_init(&m.children);
     list_init(&m.ctl_jobs);

@@ -6,10 +6,8 @@
  *
  * What runs in each worker is the worker's own affair. */
 #include <errno.h>
-#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "base/base.h"
@@ -76,23 +74,16 @@ choose(const struct master *m)
     return best;
 }
 
-/* Whether the workers of the master before this one may still run them. */
+/* Whether the workers of the master before this one may still run them: it has begun this process, and waits for them. When it has ended,
+ * somebody else is the parent. */
 static bool
 is_before(struct master *m)
 {
-    if (upgrade_is_taking(m)) {
-        if (m->services_before < 0)
-            m->services_before =
-                (int)syscall(SYS_pidfd_open, m->upgrade.handover.from, 0); /* it waits for us */
-        return true;
-    }
-    struct pollfd p = { .fd = m->services_before, .events = POLLIN };
-    if (m->services_before < 0)
-        return false;
-    if (poll(&p, 1, 0) == 0)
-        return true;
-    close(fd_take(&m->services_before));
-    return false;
+    if (upgrade_is_taking(m))
+        m->services_before = m->upgrade.handover.from;
+    else if (m->services_before != getppid())
+        m->services_before = 0;
+    return m->services_before != 0;
 }
 
 void
@@ -122,7 +113,7 @@ services_tick(struct master *m)
 int64_t
 services_next_ns(const struct master *m)
 {
-    return m->services_before >= 0 && !upgrade_is_taking(m)
+    return m->services_before != 0 && !upgrade_is_taking(m)
                ? clock_ns() + BEFORE_LOOK_MS * NS_PER_MS
                : 0;
 }
@@ -168,6 +159,4 @@ services_fini(struct master *m)
     free(m->services);
     m->services = NULL;
     m->services_n = 0;
-    if (m->services_before >= 0)
-        close(fd_take(&m->services_before));
 }

@@ -197,7 +197,7 @@ struct master {
     struct slot *slots;
     struct service *services; /* of this configuration and, while workers hold them, of earlier ones */
     unsigned services_n;
-    int services_before; /* a pidfd of the master whose place this one takes: its workers may still run them; -1 = none */
+    pid_t services_before; /* the master whose place this one takes: its workers may still run them; 0 = none */
     unsigned slots_n; /* slots that have sockets: never less */
     unsigned wanted;  /* workers that should be: slots 0..wanted-1 */
     bool was_ready;   /* some worker was, once */

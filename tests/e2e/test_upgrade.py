@@ -7,6 +7,7 @@ import shutil
 import signal
 import socket
 import ssl
+import threading
 import time
 
 import pytest
@@ -270,6 +271,39 @@ def test_health_address_is_handed_over(master, tmp_path):
     with socket.create_connection(("127.0.0.1", port)) as s:
         s.sendall(b"GET /ready HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
         assert s.makefile("rb").read(12) == b"HTTP/1.1 503"  # fake workers answer no ping
+
+
+def test_of_two_masters_one_says_what_is_wanted(master):
+    """As long as both live, and at the change once."""
+    port = free_port()
+    m = master("-b", "127.0.0.1:0", "--metrics-bind", f"127.0.0.1:{port}", config="workers: 1\n").ready(1)
+    for n in (1, 2):
+        m.send(signal.SIGHUP)
+        m.wait_log("reloaded in", n)
+    m.config.write_text("workers: 2\n")
+    m.modes(all="boot_ms=300")
+    seen, is_over = [], threading.Event()
+
+    def look():
+        while not is_over.is_set():
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)) as s:
+                s.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+                found = re.findall(rb"^ringcorn_(?:workers_wanted|config_generation) (\d+)", s.makefile("rb").read(), re.M)
+                if len(found) == 2 and seen[-1:] != [found]:
+                    seen.append(found)
+
+    watcher = threading.Thread(target=look)
+    watcher.start()
+    try:
+        with connect(m.address) as slow:  # keeps the old one for a moment
+            slow.sendall(b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n")
+            m.upgrade()
+        m.wait_log("took over")
+        eventually(lambda: len(seen) > 1)
+    finally:
+        is_over.set()
+        watcher.join()
+    assert len(seen) == 2 and sorted(seen[0]) == [b"1", b"3"] and sorted(seen[1]) == [b"1", b"2"], seen
 
 
 def test_control_socket_is_handed_over(master, tmp_path):
