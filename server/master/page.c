@@ -1,10 +1,13 @@
 /* page.c: the status page, and the JSON that it draws. Owns: requests that wait for an answer, samples of the last minutes. */
 #include "page.h"
 
+#include <limits.h>
 #include <openssl/evp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
+#include <unistd.h>
 
 #include "base/base.h"
 #include "base/json.h"
@@ -203,6 +206,54 @@ ask(struct page *p, struct h1 *h, const char *command)
     ctl_do(p->m, &a->job, command, (struct json_ref){ 0 });
 }
 
+/* --- who asks ------------------------------------------------------------------------------------------ */
+
+static bool
+is_loopback(const struct sockaddr_storage *at)
+{
+    struct net_address a = net_address_of(at);
+    return a.family == AF_INET    ? a.ip.s6_addr[0] == IN_LOOPBACKNET
+           : a.family == AF_INET6 ? IN6_IS_ADDR_LOOPBACK(&a.ip)
+                                  : false;
+}
+
+static bool
+is_own_name(const struct conf *conf, struct slice host)
+{
+    static const char local[] = ".localhost";
+    char name[HOST_NAME_MAX + 1] = "";
+    (void)gethostname(name, sizeof(name) - 1);
+    return slice_is_nocase(host, local + 1) || slice_is_nocase(host, name) ||
+           (host.n >= sizeof(local) &&
+            strncasecmp(host.p + host.n - (sizeof(local) - 1), local, sizeof(local) - 1) == 0) ||
+           (conf->metrics_at.host != NULL && slice_is_nocase(host, conf->metrics_at.host));
+}
+
+/* A name that somebody else's DNS turns into 127.0.0.1 makes this page, to a browser, a part of his site, whose scripts may read it then. What
+ * comes by the loopback has to name it by an address or as this machine; of what comes from elsewhere nothing is known, and the page is
+ * for whoever can reach it. */
+static bool
+is_named_rightly(const struct page *p, struct h1 *h)
+{
+    const struct http_request *req = h1_request(h);
+    struct net_address address;
+    if (!is_loopback(h1_local(h)))
+        return true;
+    for (unsigned i = 0; i < req->headers_n; i++) {
+        if (!slice_is_nocase(req->headers[i].name, "host"))
+            continue;
+        struct slice host = req->headers[i].value;
+        const char *colon = memrchr(host.p, ':', host.n);
+        if (net_address_parse(host, &address))
+            continue;
+        if (colon != NULL)
+            host.n = (size_t)(colon - host.p);
+        if (!is_own_name(p->m->now.conf, host))
+            return false;
+    }
+    return true;
+}
+
 static bool
 is_page(struct slice path)
 {
@@ -220,8 +271,13 @@ page_begin(struct page *p, struct h1 *h)
         i++;
     if (!is_whole && i == ARRAY_LEN(asked))
         return false;
+    bool is_welcome = is_named_rightly(p, h); /* before the head goes */
     h1_head_done(h);
-    if (!is_read)
+    if (!is_welcome)
+        answer(p, h, 403, SLICE("text/plain"),
+               SLICE("this page is known as localhost and by its address; a proxy in front of it "
+                     "has to send one of these as Host\n"));
+    else if (!is_read)
         answer(p, h, 405, SLICE("text/plain"), SLICE("this page can be read, and no more\n"));
     else if (is_whole)
         answer(p, h, 200, SLICE("text/html; charset=utf-8"), html());

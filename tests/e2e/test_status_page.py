@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import socket
 import threading
 import time
 
@@ -14,6 +15,7 @@ from ports import free_port
 from scrape import address
 
 PAGE = ("--metrics-bind", "127.0.0.1:0", "--metrics-page")
+LOCAL = {"Host": "localhost"}
 HOSTILE = "/<img/src=x/onerror=hurt=1>"
 
 
@@ -46,7 +48,7 @@ def at(server):
 
 
 def ask(server, path, where=None):
-    answer = server.get(path, address=where or address(server))
+    answer = server.get(path, LOCAL, address=where or address(server))
     assert answer.status == 200, answer
     assert (answer.get("content-type"), answer.get("cache-control")) == ("application/json", "no-store")
     return json.loads(answer.text)
@@ -152,19 +154,42 @@ def test_its_json(server):
 def test_it_is_read_only_and_says_how_to_be_read(server):
     s = server("raw:app", *PAGE)
     where = address(s)
-    answer = s.get("/", address=where)
+    answer = s.get("/", LOCAL, address=where)
     assert answer.status == 200 and answer.get("content-type") == "text/html; charset=utf-8"
     assert "default-src 'none'" in answer.get("content-security-policy")
     assert "script-src 'sha256-" in answer.get("content-security-policy")
     assert answer.get("x-content-type-options") == "nosniff"
     assert "http:" not in answer.text and "https:" not in answer.text  # nothing from elsewhere
     for path in ("/", "/status", "/status.json", "/status/threads.json"):
-        answer = s.request("POST", path, address=where)
+        answer = s.request("POST", path, LOCAL, address=where)
         assert (answer.status, answer.get("allow")) == (405, "GET, HEAD")
     for path in ("/status/stop.json", "/status/reload.json", "/status/", "/statusx"):
-        assert s.get(path, address=where).status == 404
+        assert s.get(path, LOCAL, address=where).status == 404
     # Never where the application is.
     assert s.get("/status.json").status == 404 and "script" not in s.get("/").text
+
+
+def test_by_the_loopback_it_has_no_foreign_name(server):
+    """Whoever's DNS says 127.0.0.1 would read it with his visitors' browsers. Prometheus may call the metrics what it likes."""
+    s = server("raw:app", *PAGE)
+    where = address(s)
+
+    def status(path, host):
+        with s.connect(address=where) as c:
+            c.send(f"GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+            return c.response().status
+
+    own = ["localhost", "LocalHost", "page.localhost", "127.0.0.1", "10.1.2.3", "[::1]", socket.gethostname()]
+    for path in ("/", "/status.json", "/status/threads.json"):
+        for host in ("evil.example", "localhost.evil.example", "127.0.0.1.evil.example", "evillocalhost", ""):
+            assert status(path, host) == 403, (path, host)
+            assert status(path, f"{host}:{where[1]}") in (400, 403), (path, host)
+            assert status("/metrics", host) == 200
+        for host in own:
+            assert status(path, host) == status(path, f"{host}:{where[1]}") == 200, (path, host)
+    with s.connect(address=where) as c:
+        c.send(b"GET /status.json HTTP/1.0\r\n\r\n")
+        assert c.response().status == 200
 
 
 def test_not_on_the_address_of_health(server):
@@ -173,9 +198,9 @@ def test_not_on_the_address_of_health(server):
         "raw:app", "--health-bind", f"127.0.0.1:{health}", "--health-live", "/live", "--metrics-bind", f"127.0.0.1:{metrics}", "--metrics-page"
     )
     assert s.get("/live", address=("127.0.0.1", health)).status == 200
-    assert s.get("/status.json", address=("127.0.0.1", metrics)).status == 200
+    assert s.get("/status.json", LOCAL, address=("127.0.0.1", metrics)).status == 200
     for path in ("/", "/status", "/status.json"):
-        assert s.get(path, address=("127.0.0.1", health)).status == 404
+        assert s.get(path, LOCAL, address=("127.0.0.1", health)).status == 404
 
 
 def test_off_by_default_and_on_by_a_reload(server, tmp_path):
@@ -185,13 +210,13 @@ def test_off_by_default_and_on_by_a_reload(server, tmp_path):
     conf.write_text(text)
     s = server("raw:app", "-c", conf)
     where = ("127.0.0.1", port)
-    assert s.get("/status.json", address=where).status == 404
+    assert s.get("/status.json", LOCAL, address=where).status == 404
     for page, status in (("true", 200), ("false", 404)):
         conf.write_text(f"{text}  page: {page}\n")
         since = len(s.err.lines)
         s.send_signal(signal.SIGHUP)
         s.wait_log(r"reloaded in", since=since, timeout=60)
-        assert s.get("/status.json", address=where).status == status
+        assert s.get("/status.json", LOCAL, address=where).status == status
         if status == 200:
             assert any("requests" in part for part in ask(s, "/status/requests.json", where))
 
