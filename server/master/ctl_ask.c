@@ -87,22 +87,20 @@ ctl_abandon(struct ctl_job *job)
     forget(job);
 }
 
-/* The worker's own JSON, as it is: it is one of ours. */
+/* The worker's own JSON, as it is: it is one of ours. Read, not mapped: a worker may make the file shorter meanwhile, and a page that is
+ * gone would end us. */
 static void
 put_part(struct json *j, const struct ctl_asked *a)
 {
     struct stat st;
-    if (fstat(a->fd, &st) < 0 || st.st_size == 0 || st.st_size > PART_MAX) {
+    BUF_OWNED struct buf part = { 0 };
+    bool is_there = fstat(a->fd, &st) == 0 && st.st_size > 0 && st.st_size <= PART_MAX &&
+                    buf_reserve(&part, (size_t)st.st_size) == 0;
+    ssize_t n = is_there ? pread(a->fd, part.p, (size_t)st.st_size, 0) : -1;
+    if (n == st.st_size)
+        json_raw(j, (struct slice){ part.p, (size_t)n });
+    else
         json_null(j);
-        return;
-    }
-    void *p = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_PRIVATE, a->fd, 0);
-    if (p == MAP_FAILED) {
-        json_null(j);
-        return;
-    }
-    json_raw(j, (struct slice){ p, (size_t)st.st_size });
-    munmap(p, (size_t)st.st_size);
 }
 
 static bool
