@@ -620,7 +620,10 @@ access_note(struct h1 *h)
 {
     struct http_app *app = h->app;
     struct access *a = app->own.access;
-    const struct h1_req *r = h->r;
+    struct h1_req *r = h->r;
+    if (!access_is_on(app) || r->is_quiet || r->is_noted)
+        return;
+    r->is_noted = true;
     int64_t now_ns = clock_ns();
     struct about about = {
         .h = h,

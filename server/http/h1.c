@@ -102,8 +102,7 @@ h1_misplaced(struct conn *c)
         h->r->began_ns = h->app->net->now_ns;
         tally_begin(h);
         h1_write_misplaced(h);
-        if (access_is_on(h->app))
-            access_note(h);
+        access_note(h);
     }
     finish(h, true);
 }
@@ -315,8 +314,7 @@ h1_refuse(struct h1 *h, int status)
         r->keep_alive = false;
         tally_begin(h);
         h1_write_own(h, status, true);
-        if (access_is_on(h->app))
-            access_note(h);
+        access_note(h);
     }
     finish(h, true);
 }
@@ -364,8 +362,7 @@ h1_end(struct h1 *h)
     ASSERT(h->state == H1_IN_HAND || h->state == H1_WEBSOCKET);
     h->app->net->now_ns = clock_ns(); /* the application may have run for long: deadlines follow */
     tally_answer(h);
-    if (access_is_on(h->app) && !r->is_quiet)
-        access_note(h);
+    access_note(h);
     h->app->in_hand--;
     gate_leave(h);
     h->app->websockets -= h->state == H1_WEBSOCKET;
@@ -423,6 +420,8 @@ static void
 h1_drained(struct conn *c)
 {
     struct h1 *h = h1_of(c);
+    if (h->state == H1_IN_HAND && h->r->finished)
+        access_note(h);
     if (h->state == H1_IN_HAND && h->r->is_static) {
         h1_end(h);
     } else if (h->state == H1_IN_HAND || h->state == H1_WEBSOCKET) {

@@ -83,6 +83,7 @@ struct h1_req {
     bool is_static;         /* a file of `static` is being sent: the application knows nothing of it */
     bool is_event_stream, is_leaving; /* streams.c */
     bool is_quiet;          /* no line in the access log */
+    bool is_noted;          /* it has its line */
     bool is_counted, is_waiting; /* gate.c: the application has it; it waits for that */
     uint16_t overdue_status;     /* gate.c */
     bool refused;           /* we answered in the application's place: to it the client is gone */
@@ -207,7 +208,9 @@ char *request_id_put(char *p, const struct h1 *h, const struct http_header *head
 /* access.c */
 int access_init(struct http_app *app); /* 0 or -ENOMEM */
 void access_fini(struct http_app *app);
-void access_note(struct h1 *h); /* one line about the request that ends now */
+/* Its line, once: when the answer is complete, so that of an answer that a client has there is a line, whatever becomes of the worker
+ * while the application does something behind it; else when the request ends. */
+void access_note(struct h1 *h);
 void access_keep(struct h1 *h); /* copies what it needs of the head before the block goes */
 /* And of the answer's head. */
 void access_keep_sent(struct h1 *h, const struct http_header *headers, size_t n);

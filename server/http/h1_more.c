@@ -112,5 +112,9 @@ h1_trailers(struct h1 *h, const struct http_header *headers, size_t n, bool is_l
         return HTTP_BROKEN;
     }
     r->finished = is_last;
+    if (is_last) {
+        tally_answer(h);
+        access_note(h);
+    }
     return HTTP_OK;
 }

@@ -495,9 +495,12 @@ write_piece(struct h1 *h, struct body_piece b, bool is_last)
     if (result == HTTP_TOO_SHORT)
         return result; /* never finished: h1_end() closes */
     r->finished = is_last;
+    bool is_full = conn_is_full(c);
     if (is_last)
         tally_answer(h);
-    return conn_is_full(c) ? HTTP_FULL : HTTP_OK;
+    if (is_last && !is_full) /* else when it has drained, as it is long on its way */
+        access_note(h);
+    return is_full ? HTTP_FULL : HTTP_OK;
 }
 
 enum http_write

@@ -1,7 +1,9 @@
 """The access log: off by default, one line a request, where it is told to go."""
 
 import re
+import signal
 
+import pytest
 import wire
 
 LINE = re.compile(r'127\.0\.0\.1\b.*"GET /hello\?a=b HTTP/1\.1" 200 13\b')
@@ -30,8 +32,6 @@ def test_in_a_file_that_is_opened_again(server, tmp_path):
     s.get("/hello?a=b")
     wire.eventually(lambda: LINE.search(path.read_text()))
     path.rename(tmp_path / "access.log.1")
-    import signal
-
     s.send_signal(signal.SIGUSR1)
     wire.eventually(path.exists)
     wire.eventually(lambda: s.get("/hello?a=b").status == 200 and LINE.search(path.read_text()))
@@ -57,3 +57,32 @@ def test_pipelined_and_refused_requests_are_logged(server):
         c.send(b"GET / HTTP/1.1\r\n\r\n")
         assert c.response().status == 400
     assert s.out.wait(r" 400 ", 5)
+
+
+BEHIND = """
+import asyncio
+
+async def app(scope, receive, send):
+    if scope["type"] != "http":
+        raise RuntimeError
+    size = int(scope["query_string"])
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", str(size).encode())]})
+    await send({"type": "http.response.body", "body": b"x" * size})
+    await asyncio.sleep(0 if size == 6 else 60)
+"""
+
+
+@pytest.mark.parametrize("size", [5, 2 << 20])
+def test_an_answer_has_its_line_though_the_application_goes_on(server, tmp_path, size):
+    """And then the worker is killed: what the client has is in the log, once."""
+    (tmp_path / "behind.py").write_text(BEHIND)
+    s = server("behind:app", "--access-log", app_dir=tmp_path)
+    s.expect_errors("died: signal 9")
+    with s.connect() as c:
+        assert len(c.get(f"/?{size}").body) == size
+        since = len(s.err.lines)
+        s.send_signal(signal.SIGKILL, s.workers()[0])
+        s.wait_log("worker 0 is ready", since=since)
+    assert s.get("/?6", timeout=30).status == 200
+    assert s.out.wait(r'"GET /\?6 HTTP/1.1" 200 6 ', 5)
+    assert len([line for line in s.out.lines if f'"GET /?{size} HTTP/1.1" 200 {size} ' in line]) == 1
