@@ -10,6 +10,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "stress"))
 import behind_nginx  # noqa: E402
 import kill  # noqa: E402
 import many_websockets  # noqa: E402
+import operations  # noqa: E402
 import reload  # noqa: E402
 import upgrade  # noqa: E402
 import ws_reload  # noqa: E402
@@ -31,6 +32,10 @@ def test_another_program_on_a_unix_socket_under_load_fails_no_request(usable_io)
 
 def test_killed_worker_takes_only_its_own_requests_along(usable_io):
     print(kill.scenario(usable_io, seconds=5))
+
+
+def test_whatever_an_operator_does_nothing_is_lost_and_all_adds_up(usable_io):
+    print(operations.scenario(usable_io, seconds=4))
 
 
 def test_websockets_in_a_storm_of_reloads_lose_and_double_nothing(usable_io):

@@ -29,13 +29,13 @@ SOURCES = [f"127.0.0.{n}" for n in range(1, 9)]
 
 
 @contextlib.contextmanager
-def serving(io, *args, app=APP, allow_errors=(), **options):
+def serving(io, *args, app=APP, app_dir=HERE, allow_errors=(), **options):
     """A server that is stopped after the block and must then have left nothing: no connection, request or descriptor,
     no process, exit code 0, no error line but those that `allow_errors` (patterns) match."""
     folder = tempfile.mkdtemp(prefix="ringcorn-stress-")
     server = None
     try:
-        server = harness.Server(app, *args, io=io, app_dir=HERE, cwd=folder, **options)
+        server = harness.Server(app, *args, io=io, app_dir=app_dir, cwd=folder, **options)
         workers = args[args.index("--workers") + 1] if "--workers" in args else 1
         wait_workers(server, workers, settled=0.3)
         server.baseline()  # once more: now all of them listen

@@ -25,6 +25,7 @@ import kill  # noqa: E402
 import long_poll  # noqa: E402
 import many_websockets  # noqa: E402
 import mixed  # noqa: E402
+import operations  # noqa: E402
 import overload  # noqa: E402
 import reload  # noqa: E402
 import upgrade  # noqa: E402
@@ -36,6 +37,7 @@ SCENARIOS = {
     "reload-unix": (reload.over_unix, {"seconds": 5}),
     "reload-shared": (reload.over_shared, {"seconds": 5}),
     "everything": (everything.scenario, {"seconds": 20}),
+    "operations": (operations.scenario, {"seconds": 20}),
     "upgrade": (upgrade.scenario, {"times": 2}),
     "upgrade-unix": (upgrade.over_unix, {"times": 2}),
     "upgrade-shared": (upgrade.over_shared, {"times": 2}),
