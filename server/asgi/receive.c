@@ -36,6 +36,28 @@ body_message(struct asgi_names *n, struct slice body, bool is_last)
     return py_take(&message);
 }
 
+/* "trailers" of the last message, where there are any: names in lower case. -1 with an exception set. */
+static int
+put_trailers(struct cycle *cycle, PyObject *message)
+{
+    struct slice rest = { 0 };
+    struct http_header one;
+    PY_OWNED PyObject *list = NULL;
+    while (UNLIKELY(h1_body_trailer(cycle->h, &rest, &one))) {
+        PY_OWNED PyObject *name = PyBytes_FromStringAndSize(one.name.p, (Py_ssize_t)one.name.n);
+        if (name == NULL || (list == NULL && (list = PyList_New(0)) == NULL))
+            return -1;
+        char *p = PyBytes_AS_STRING(name);
+        for (size_t i = 0; i < one.name.n; i++)
+            p[i] = Py_TOLOWER(p[i]);
+        PY_OWNED PyObject *pair =
+            Py_BuildValue("(Oy#)", name, one.value.p, (Py_ssize_t)one.value.n);
+        if (pair == NULL || PyList_Append(list, pair) < 0)
+            return -1;
+    }
+    return list != NULL ? PyDict_SetItemString(message, "trailers", list) : 0;
+}
+
 PyObject *
 receive_last(struct cycle *cycle)
 {
@@ -55,12 +77,12 @@ early_message(struct cycle *cycle)
 {
     PyObject *early = cycle->early;
     const struct slice body = { PyBytes_AS_STRING(early), (size_t)PyBytes_GET_SIZE(early) };
-    PyObject *message = body_message(cycle->asgi->names, body, true);
-    if (message == NULL)
+    PY_OWNED PyObject *message = body_message(cycle->asgi->names, body, true);
+    if (message == NULL || put_trailers(cycle, message) < 0)
         return NULL;
     cycle->body_is_told = true;
     Py_CLEAR(cycle->early);
-    return message;
+    return py_take(&message);
 }
 
 PyObject *
@@ -76,12 +98,12 @@ receive_next(struct cycle *cycle)
         struct slice body = h1_body(h);
         bool is_last = h1_body_is_complete(h);
         if (body.n > 0 || is_last) {
-            PyObject *message = body_message(n, body, is_last);
-            if (message != NULL) { /* else nothing was consumed, so nothing is lost */
-                cycle->body_is_told = is_last;
-                h1_body_consumed(h);
-            }
-            return message;
+            PY_OWNED PyObject *message = body_message(n, body, is_last);
+            if (message == NULL || (is_last && put_trailers(cycle, message) < 0))
+                return NULL; /* nothing was consumed, so nothing is lost */
+            cycle->body_is_told = is_last;
+            h1_body_consumed(h);
+            return py_take(&message);
         }
         if (!h1_is_gone(h) && !cycle->is_leaving) {
             h1_want_body(h);

@@ -41,6 +41,7 @@ enum conf_affinity { CONF_AFFINITY_REQUEST, CONF_AFFINITY_TRANSACTION, CONF_AFFI
 enum conf_ws_lease { CONF_WS_LEASE_MESSAGE, CONF_WS_LEASE_CALL, CONF_WS_LEASE_CONNECTION };
 enum conf_switch { CONF_SWITCH_AUTO, CONF_SWITCH_OFF };
 enum conf_guard { CONF_GUARD_OFF, CONF_GUARD_WARN, CONF_GUARD_RAISE };
+enum conf_trailers { CONF_TRAILERS_DROP, CONF_TRAILERS_PASS }; /* of requests */
 enum conf_lifespan { CONF_LIFESPAN_AUTO, CONF_LIFESPAN_ON, CONF_LIFESPAN_OFF };
 
 /* Which refusals of the strict HTTP/1.1 parser are lifted (http.lenient). */
@@ -255,6 +256,7 @@ struct conf {
     char *root_path;
     enum conf_lifespan lifespan;
     unsigned http_lenient; /* enum conf_lenient, ored */
+    enum conf_trailers http_trailers;
     bool server_header, date_header;
     struct conf_static *statics;
     size_t statics_n;

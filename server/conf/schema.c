@@ -57,6 +57,9 @@ static const struct key_word client_verify_words[] = { { "none", CONF_CLIENT_NON
                                                        { "0", CONF_CLIENT_NONE },
                                                        { NULL, 0 } };
 
+static const struct key_word trailers_words[] = { { "drop", CONF_TRAILERS_DROP },
+                                                  { "pass", CONF_TRAILERS_PASS },
+                                                  { 0 } };
 static const struct key_word lifespan_words[] = { { "auto", CONF_LIFESPAN_AUTO },
                                                   { "on", CONF_LIFESPAN_ON },
                                                   { "off", CONF_LIFESPAN_OFF },
@@ -516,6 +519,10 @@ const struct key schema[] = {
       .words = lifespan_words },
     { "http.lenient", KEY_WORDS, FIELD(http_lenient), NULL, NULL,
       "what the strict parser is to accept after all", .words = lenient_words },
+    { "http.trailers", KEY_WORD, FIELD(http_trailers), "drop", NULL,
+      "trailers of a request's body; pass = an ASGI application finds them in its last "
+      "http.request message",
+      .words = trailers_words },
     { "static", KEY_STATICS, FIELD(statics), NULL, NULL,
       "folders whose files are answered below a route without Python; as a map with route, dir, "
       "index, expires, symlinks, dotfiles, "

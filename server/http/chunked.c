@@ -113,7 +113,10 @@ step(struct chunked *ck, const struct chunked_limits *limits, char c)
     case DONE:
         return -400;
     }
-    return ++ck->trailer_bytes > limits->trailer_bytes ? -431 : 0;
+    if (++ck->trailer_bytes > limits->trailer_bytes)
+        return -431;
+    bool is_field = ck->state != END_LF && ck->state != DONE;
+    return limits->keep != NULL && is_field && buf_append(limits->keep, &c, 1) < 0 ? -431 : 0;
 }
 
 int

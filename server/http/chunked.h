@@ -9,6 +9,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "base/buf.h"
+
 enum {
     CHUNKED_LINE_MAX = 4 * 1024, /* bytes of one size line with its extensions */
     CHUNKED_EXT_MAX = 16 * 1024, /* bytes of extensions in one request */
@@ -17,6 +19,7 @@ enum {
 struct chunked_limits {
     uint32_t trailer_bytes; /* of the whole trailer section */
     uint32_t trailers;
+    struct buf *keep; /* trailers are appended, "Name: value\r\n" each; NULL: they are dropped */
 };
 
 /* All zero is the start. */
@@ -33,7 +36,7 @@ struct chunked {
 enum { CHUNKED_MORE = 0, CHUNKED_DONE = 1 };
 
 /* Decodes data[*raw .. raw_end): moves body bytes to data + *body_end and advances both. *body_end
- * <= *raw; every byte is moved at most once. Trailers are checked, counted and dropped. Returns
+ * <= *raw; every byte is moved at most once. Trailers are checked and counted. Returns
  * CHUNKED_MORE when all was taken, CHUNKED_DONE when the body has ended (what is behind *raw
  * belongs to the next request), or the negative HTTP status to refuse with (-400, -431). */
 int chunked_decode(struct chunked *ck, const struct chunked_limits *limits, char *data,

@@ -46,6 +46,7 @@ struct h1_req {
     void *data;
     /* for the access log, from h1_head_done() on: what is kept of the head; of the answer's head */
     struct access_kept *kept, *kept_sent;
+    struct buf trailers; /* of its body, as they came; http.trailers */
     char *host;       /* a Host that had to be put together: forwarded.c's */
     struct h1_ws *ws; /* NULL unless req.is_websocket */
     int64_t began_ns;
@@ -160,6 +161,9 @@ void h1_write_continue(struct h1 *h);  /* 100 Continue, if it is still due */
 char *h1_put_header(char *p, const struct http_header *v, enum http_write *err);
 /* Server, Date, as far as the application has not, and what the configuration adds. There is room. Returns the end. */
 char *h1_put_own(char *p, struct http_app *app, bool has_server, bool has_date);
+
+/* h1_more.c: a field of that name may be a trailer. */
+bool h1_may_trail(struct slice name);
 
 /* health.c: answers and ends the request in hand, if it is one of its own. */
 bool h1_answer_health(struct h1 *h);

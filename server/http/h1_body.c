@@ -44,6 +44,7 @@ h1_body_decode(struct h1 *h)
             .trailers = trailers == 0 || trailers > H1_HEADERS_KEPT_MAX
                             ? (uint32_t)H1_HEADERS_KEPT_MAX
                             : (uint32_t)trailers,
+            .keep = conf->http_trailers == CONF_TRAILERS_PASS ? &r->trailers : NULL,
         };
         int res = chunked_decode(&r->chunked, &limits, c->in->data, &c->in_start, c->in_end,
                                  &r->body_end);
@@ -176,6 +177,26 @@ h1_body_consumed(struct h1 *h)
     h1_body_release(h);
     if (!r->is_body_done && c->readable && c->state == CONN_OPEN)
         conn_resume(c);
+}
+
+bool
+h1_body_trailer(const struct h1 *h, struct slice *rest, struct http_header *out)
+{
+    const struct buf *all = &h->r->trailers;
+    if (rest->p == NULL)
+        *rest = (struct slice){ all->p, all->n };
+    while (rest->n > 0) {
+        const char *colon = memchr(rest->p, ':', rest->n), *end = memchr(rest->p, '\r', rest->n);
+        if (colon == NULL || end == NULL || colon > end)
+            return false;
+        out->name = (struct slice){ rest->p, (size_t)(colon - rest->p) };
+        out->value = slice_trim((struct slice){ colon + 1, (size_t)(end - colon - 1) });
+        size_t n = (size_t)(end + 2 - rest->p); /* the decoder has seen to it that LF follows */
+        *rest = (struct slice){ rest->p + n, rest->n - n };
+        if (h1_may_trail(out->name))
+            return true;
+    }
+    return false;
 }
 
 bool

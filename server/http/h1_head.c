@@ -100,6 +100,7 @@ h1_req_give(struct h1 *h)
     free(r->kept);
     free(r->kept_sent);
     free(r->host);
+    buf_free(&r->trailers);
     if (r->ws != NULL)
         h1_ws_free(r->ws);
     if (own->free_reqs_n >= H1_REQS_KEPT) {

@@ -60,8 +60,8 @@ h1_hint(struct h1 *h, const struct http_header *headers, size_t n)
 /* --- trailers ------------------------------------------------------------------------------------------------------------- */
 
 /* Fields that a recipient needs before the body, or that say how it is framed (RFC 9110 section 6.5.1). */
-static bool
-may_trail(struct slice name)
+bool
+h1_may_trail(struct slice name)
 {
     static const char *const never[] = { "content-length", "transfer-encoding",
                                          "connection",     "keep-alive",
@@ -85,7 +85,7 @@ h1_trailers(struct h1 *h, const struct http_header *headers, size_t n, bool is_l
         return err;
     for (size_t i = 0; i < n; i++) {
         need += headers[i].name.n + headers[i].value.n + 4;
-        if (may_trail(headers[i].name))
+        if (h1_may_trail(headers[i].name))
             continue;
         *bad = i;
         return HTTP_BAD_TRANSFER;

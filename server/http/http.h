@@ -206,6 +206,9 @@ void h1_called(struct h1 *h, int64_t at_ns);
 struct slice h1_body(struct h1 *h);
 /* They were copied; reading goes on when it had stopped at the high-water mark (64 KiB). */
 void h1_body_consumed(struct h1 *h);
+/* The next trailer of a body that is complete, under http.trailers; false: there is no more. rest: zeroed at first. What is no trailer's
+ * business (framing, routing, credentials) is passed over. Valid until h1_end(). */
+bool h1_body_trailer(const struct h1 *h, struct slice *rest, struct http_header *out);
 /* All of the body has arrived (behind what h1_body() holds comes no more). */
 bool h1_body_is_complete(const struct h1 *h);
 /* The app waits for more: sends 100 Continue where it was expected and not sent yet, and asks for

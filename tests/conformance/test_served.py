@@ -104,6 +104,30 @@ def test_trailers_do_not_become_headers(s):
     assert "x-trailer" not in str(scope) and "evil" not in str(scope)
 
 
+TRAILERS = b"X-Digest: sha-256=:YWJj:\r\nempty:\r\nX-Digest:  more \r\nHost: evil\r\nContent-Length: 7\r\n"
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_trailers_are_passed_on(server, at_once):
+    """In the last message, for whoever asked for them; never those that say how a message is framed, or to whom it goes."""
+    s = server("raw:app", "--http-trailers", "pass")
+    data = b"POST /messages HTTP/1.1\r\n" + H + b"Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n" + TRAILERS + b"\r\n"
+    with s.connect() as c:
+        for piece in [data] if at_once else (data[i : i + 7] for i in range(0, len(data), 7)):
+            c.send(piece)
+            if not at_once:
+                time.sleep(0.001)
+        *before, last = c.response().json()
+        pairs = [("x-digest", "sha-256=:YWJj:"), ("empty", ""), ("x-digest", "more")]
+        assert last["trailers"] == [{"tuple": [{"bytes": text} for text in pair]} for pair in pairs]
+        assert not last["more_body"] and "".join(m["body"]["bytes"] for m in [*before, last]) == "hello"
+        assert not any("trailers" in m for m in before)
+        # The next request of the connection has none, nor has one without any.
+        for _ in range(2):
+            c.send(b"POST /messages HTTP/1.1\r\n" + H + b"Transfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n\r\n")
+            assert not any("trailers" in m for m in c.response().json())
+
+
 def test_body_arrives_in_messages_that_add_up(s):
     r = s.post("/messages", b"x" * 200_000)
     seen = r.json()
