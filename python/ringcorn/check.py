@@ -6,44 +6,34 @@ fails. Then come the settings that defeat persistent connections, and how many c
 beside what the databases allow.
 """
 
-import faulthandler
 import os
-import sys
 import time
-import traceback
 
-from . import connection_count, log, services, sqlalchemy_hints
-from .app import EXIT_USAGE, AppError, load_by
+from . import connection_count, log, sqlalchemy_hints
 from .connection_count import django_is_up
-from .worker_hooks import WorkerHooks
+from .leftovers import Leftovers
+from .loading import FAILURES, Loaded, auto_threads, exit_code_of, prepare
 
 
-def run(worker, options):
+def run(c_side, options):
     """Returns the exit code."""
-    try:
-        log.setup(options["log_level"], options["log_config"])
-    except log.ConfigError as e:
-        print(f"ringcorn: log.config: {options['log_config']}: {e}", file=sys.stderr, flush=True)
-        return EXIT_USAGE
-    faulthandler.register(options["stacks_signal"], file=sys.stderr, all_threads=True)
     began = time.monotonic()
+    before = Leftovers()
+    loaded = Loaded(options)
     try:
-        hooks = WorkerHooks(options)
-        hooks.resolve("post_fork")
-        _, interface = load_by(options)
-        hooks.resolve("when_ready", "worker_exit", "on_reload")
-        found = services.resolve(options)
-    except AppError as e:
-        if e.show is not None:
-            traceback.print_exception(e.show)
-        print(f"ringcorn: {e}", file=sys.stderr, flush=True)
-        return e.code
+        prepare(options)
+        loaded.find_post_fork()
+        loaded.load()
+    except FAILURES as e:
+        return exit_code_of(e)
     _say(f"{options['app']} was imported in {time.monotonic() - began:.2f} s")
-    for line in (*hooks.lines(), *(service.line() for service in found)):
+    for line in (*loaded.hooks.lines(), *(entry.line() for entry in loaded.services)):
         _say(line)
-    from .worker import _auto_threads
-
-    threads = options["sync_threads"] or _auto_threads(interface)
+    if options["preload"]:
+        _say("preload: it is imported once for all workers")
+        warn(before.close_and_tell, say=_say)
+    interface = loaded.interface
+    threads = options["sync_threads"] or auto_threads(interface)
     warn(django_hints, threads, interface, options, say=_say)
     warn(sqlalchemy_hints.find, threads, say=_say)
     for line in connection_count.lines(options["workers"], threads, max(threads, options["sync_threads_max"])):
@@ -83,7 +73,7 @@ def django_hints(threads, interface, options):
 def warn(find, *args, say=None):
     """Says what find(*args) returns; in the log, at start. Nothing in it keeps an application from being served."""
     try:
-        lines = find(*args)
+        lines = list(find(*args))
     except Exception as e:
         lines = [f"the settings of the application could not be judged: {type(e).__name__}: {e}"]
     for line in lines:

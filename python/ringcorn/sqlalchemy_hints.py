@@ -1,22 +1,23 @@
 """Engines of SQLAlchemy whose pool does not go with the number of threads: a line each, with what to change.
 
-Nothing is imported: where the application has not imported SQLAlchemy there is nothing to say. Engines are found among the objects that
-the garbage collector knows, so before gc.freeze(). Main thread, any loop.
+Nothing is imported: where the application has not imported SQLAlchemy there is nothing to say. Main thread, any loop.
 """
 
-import gc
 import sys
+
+from . import freezing
+
+
+def is_engine(cls):
+    base = sys.modules.get("sqlalchemy.engine.base")
+    return base is not None and issubclass(cls, base.Engine)
 
 
 def engines():
     """Every Engine that lives, those inside an AsyncEngine too; one for each pool."""
-    base = sys.modules.get("sqlalchemy.engine.base")
-    if base is None:
-        return []
     found = {}
-    for one in gc.get_objects():
-        # type(): what pretends to be of another class would be asked, and may be anything
-        if issubclass(type(one), base.Engine) and hasattr(one, "pool"):
+    for one in freezing.find(is_engine):
+        if hasattr(one, "pool"):
             found.setdefault(id(one.pool), one)
     return sorted(found.values(), key=name_of)
 

@@ -14,14 +14,13 @@ The C side (server/worker/worker.c) calls run() in the main thread and hands ove
     cancel_all(), in_hand()         the requests that are being answered
     request_of(task)                "GET /path" of the request whose task it is, or None
     count_guard(kind)               a guardrail has noticed something of that kind: into the metrics
+    fork_workers()                  in the process of `preload`: the options of a worker, in each that it forks; at its own end None
     detach()                        ends what is in hand; the loop may be closed after it
     free()                          after the loop's end: closes every connection
 """
 
 import asyncio
 import contextlib
-import faulthandler
-import gc
 import importlib.metadata
 import platform
 import sys
@@ -31,12 +30,12 @@ import weakref
 
 import _ringcorn
 
-from . import anyio_threads, asgiref_threads, check, debug, guard, live, log, otel, places, services, sqlalchemy_hints, websocket_lease
-from .app import EXIT_USAGE, AppError, load_by
+from . import anyio_threads, asgiref_threads, check, debug, freezing, guard, live, log, otel, places, services, sqlalchemy_hints, websocket_lease
+from .app import AppError
 from .lifespan import Lifespan, LifespanFailed
+from .loading import FAILURES, Loaded, auto_threads, exit_code_of, prepare
 from .loop import new_event_loop, stop_pool, use_pidfds
 from .presence import Presence
-from .worker_hooks import WorkerHooks
 
 QUIT_SECONDS = 0.5  # what cancelled requests get to clean up
 REST_SECONDS = 0.02  # between two looks whether threads are done with what follows an answer
@@ -46,14 +45,13 @@ THREADS_SECONDS = 1.0  # what sync calls that still run get before they are name
 FRAMEWORKS = {"django": "Django", "fastapi": "FastAPI", "quart": "Quart", "starlette": "Starlette", "flask": "Flask", "bottle": "Bottle"}
 
 
-def run(worker, options):
-    """Runs the worker; returns its exit code."""
+def run(worker, options, preloaded=None):
+    """Runs the worker; returns its exit code. *preloaded*: what the process has loaded that this one was forked from (ringcorn.preload)."""
     try:
-        log.setup(options["log_level"], options["log_config"])
-    except log.ConfigError as e:
-        _operator(f"log.config: {options['log_config']}: {e}")
-        return EXIT_USAGE
-    faulthandler.register(options["stacks_signal"], file=sys.stderr, all_threads=True)
+        if preloaded is None:
+            prepare(options)
+    except AppError as e:
+        return exit_code_of(e)
     _speed_up_tasks()
     use_pidfds()
     loop = new_event_loop(io=options["io"])
@@ -69,30 +67,28 @@ def run(worker, options):
     if options["slot"] == 0 and loop.io_why:  # one of them says it for all
         log.warning("%s", loop.io_why)
     serving = None
-    hooks = WorkerHooks(options)
+    loaded = preloaded or Loaded(options)
+    hooks = loaded.hooks
+    hooks.options = options  # preloaded, they have those of the process before
     try:
-        hooks.resolve("post_fork")
+        if preloaded is None:
+            loaded.find_post_fork()
         loop.run_until_complete(hooks.call("post_fork"))
-        app, interface = load_by(options)
-        hooks.resolve("when_ready", "worker_exit", "on_reload")
-        beside = services.Services(services.resolve(options), loop, worker)
+        if preloaded is None:
+            loaded.load()
+        app, interface = loaded.app, loaded.interface
+        beside = services.Services(loaded.services, loop, worker)
         if options["slot"] == 0:
             _say_what_is_served(options, interface, loop)
-        pools.open_sync(options["sync_threads"] or _auto_threads(interface))
+        pools.open_sync(options["sync_threads"] or auto_threads(interface))
         worker.count(pools.sync, False)
         live.attach(loop, pools.sync, pools.executor, services=beside)
         if options["slot"] == 0:
             check.warn(check.django_hints, pools.sync.threads, interface, options)
         serving = _Serving(worker, loop, app, interface, pools.sync, options, hooks, beside)
         return _run_to_the_end(loop, serving)
-    except AppError as e:
-        if e.show is not None:
-            traceback.print_exception(e.show)
-        _operator(str(e))
-        return e.code
-    except SystemExit as e:
-        _operator(f"the application did not start: it called sys.exit({e.code!r})")
-        return 3
+    except FAILURES as e:
+        return exit_code_of(e)
     finally:
         _close(worker, loop, pools, hooks, serving.why if serving is not None else "failed")
 
@@ -129,10 +125,6 @@ def _say_what_is_served(options, interface, loop):
         "ringcorn %s serves %s (%s%s) with CPython %s, I/O by %s",
         options["version"], options["app"], interface.upper(), framework, platform.python_version(), loop.io,
     )  # fmt: skip
-
-
-def _operator(line):
-    print(f"ringcorn: {line}", file=sys.stderr, flush=True)
 
 
 def _name_living_threads():
@@ -252,8 +244,7 @@ class _Serving:
         if self.options["slot"] == 0:
             check.warn(sqlalchemy_hints.find, self.pool.threads)
         # What the application made while it was imported stays: the collector need not visit it again and again.
-        gc.collect()
-        gc.freeze()
+        freezing.freeze()
         tracing = otel.find(self.options["otel"], self.options["slot"], self.options["version"])
         app = self.app
         if self.options["debug"]:
@@ -271,6 +262,8 @@ class _Serving:
                 app = tracing.asgi(app)
             self.worker.serve(app, self.websocket_app, lifespan.context, lifespan.state, self.pool)
         self.is_ready = True
+        if self.options["slot"] == 0 and self.options["preload"]:
+            freezing.say_savings()
         self.services.begin(lifespan.context)
         await self.drained
         await self._threads_are_done()
@@ -390,8 +383,3 @@ async def _start_threads(loop, pool):
     finally:
         leave.set()
         await asyncio.gather(*jobs)
-
-
-def _auto_threads(interface):
-    """40 is AnyIO's own default; Django and WSGI applications hold a database connection per thread."""
-    return 8 if interface == "wsgi" or "django.core.handlers.base" in sys.modules else 40

@@ -63,10 +63,22 @@ log_set_form(bool json, bool coloured, int worker)
     slot = worker;
 }
 
+void
+log_set_slot(int worker)
+{
+    slot = worker;
+}
+
 struct log_ring *
 log_set_ring(struct log_ring *to, int fd)
 {
     wake_fd = fd;
+    return atomic_exchange(&ring, to);
+}
+
+struct log_ring *
+log_change_ring(struct log_ring *to)
+{
     return atomic_exchange(&ring, to);
 }
 

@@ -36,10 +36,13 @@ void log_set_level(enum log_level level);
 bool log_is_on(enum log_level level);
 /* slot: the worker's number, or LOG_NO_SLOT. */
 void log_set_form(bool is_json, bool is_coloured, int slot);
+void log_set_slot(int slot);
 
 /* ring: where lines go from now on; NULL: to the descriptors. wake_fd: an eventfd. Both stay the caller's. Returns what was there: threads
  * may be putting lines into it for a moment yet. */
 struct log_ring *log_set_ring(struct log_ring *ring, int wake_fd);
+/* In a process that is forked from one with a ring: its own, woken as that one's. Returns what was there. */
+struct log_ring *log_change_ring(struct log_ring *ring);
 /* A line of the access log, its newline included: into the ring, or to fd. */
 void log_access(int fd, int64_t at_ns, const char *p, size_t n);
 /* Writes to the descriptors what is left in a ring that nobody else empties any more. access_fd: -1 = none. */

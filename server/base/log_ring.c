@@ -3,6 +3,9 @@
 
 #include <string.h>
 #include <sys/mman.h>
+#include <unistd.h>
+
+#include "owned.h"
 
 enum { UNIT = 16, SLACK_SHIFT = 8 };
 
@@ -19,10 +22,25 @@ _Static_assert((LOG_RING_SIZE & (LOG_RING_SIZE - 1)) == 0, "a power of two");
 _Static_assert(LOG_LINE_MAX + UNIT <= LOG_RING_SIZE / 2, "a line fits with the padding before it");
 
 struct log_ring *
-log_ring_new(void)
+log_ring_map(int fd)
 {
-    void *p = mmap(NULL, sizeof(struct log_ring), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    void *p = mmap(NULL, sizeof(struct log_ring), PROT_READ | PROT_WRITE,
+                   fd >= 0 ? MAP_SHARED : MAP_SHARED | MAP_ANONYMOUS, fd, 0);
     return p != MAP_FAILED ? p : NULL;
+}
+
+struct log_ring *
+log_ring_new(int *fd)
+{
+    if (fd == NULL)
+        return log_ring_map(-1);
+    FD_OWNED int file = memfd_create("ringcorn-log", MFD_CLOEXEC);
+    if (file < 0 || ftruncate(file, sizeof(struct log_ring)) < 0)
+        return NULL;
+    struct log_ring *r = log_ring_map(file);
+    if (r != NULL)
+        *fd = fd_take(&file);
+    return r;
 }
 
 void

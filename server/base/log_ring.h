@@ -32,8 +32,11 @@ struct log_ring {
     _Alignas(64) char data[LOG_RING_SIZE];
 };
 
-/* Shared with every process that is forked from now on. NULL: no memory. */
-struct log_ring *log_ring_new(void);
+/* Shared with every process that is forked from now on. fd NULL, or where a memfd of it goes (new, close-on-exec), for a process
+ * that there is already. NULL: no memory, or no descriptor. */
+struct log_ring *log_ring_new(int *fd);
+/* The ring of such a memfd, which stays the caller's. NULL: no memory. */
+struct log_ring *log_ring_map(int fd);
 void log_ring_free(struct log_ring *r);
 
 /* Any thread, async-signal-safe. at_ns: clock_ns(), for the order among several rings. False: no room, and counted. */

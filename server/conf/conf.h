@@ -197,6 +197,7 @@ struct conf {
     char *uds_owner; /* "user", "user:group", or NULL */
     unsigned backlog;
     unsigned workers; /* `auto` is resolved: conf_cpus() */
+    bool preload;     /* a process imports the application and forks the workers */
     bool reuse_port;
     enum conf_io io;
 

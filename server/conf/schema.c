@@ -305,6 +305,8 @@ const struct key schema[] = {
     { "workers", KEY_COUNT, FIELD(workers), "1", "-w",
       "worker processes; auto = the CPUs that the affinity mask and the cgroup grant", .min = 1,
       .max = 1024, .zero = "auto" },
+    { "preload", KEY_BOOL, FIELD(preload), "false", NULL,
+      .help = "a process imports the application once and forks the workers, which share its memory" },
     { "reuse_port", KEY_BOOL, FIELD(reuse_port), "true", NULL,
       .help = "a TCP listener for each worker; false = one that all share" },
     { "io", KEY_WORD, FIELD(io), "auto", NULL,

@@ -30,24 +30,29 @@ enum {
 /* Counters of coverage builds, which _exit() would lose. */
 extern void __gcov_dump(void) __attribute__((weak));
 
-/* `name`, or the program's, cut by the kernel to 15 bytes; seen in top and ps -o comm. */
 static void
-set_title(unsigned slot, const struct conf *conf)
+close_fd(int fd)
 {
-    char title[16];
-    if (conf->name == NULL)
-        return;
-    snprintf(title, sizeof(title), "%.10s:w%u", conf->name, slot % 1000);
-    (void)prctl(PR_SET_NAME, title);
+    if (fd >= 0)
+        close(fd);
 }
 
 static void
 close_ends(const struct child *c)
 {
-    if (c->control >= 0)
-        close(c->control);
-    if (c->asks >= 0)
-        close(c->asks);
+    close_fd(c->control);
+    close_fd(c->asks);
+    close_fd(c->unborn.control);
+    close_fd(c->unborn.asks);
+    close_fd(c->unborn.log);
+}
+
+/* One that is not forked yet gets none: kill(0) would be the whole group's. */
+static void
+send_signal(const struct child *c, int signal_number)
+{
+    if (c->pid > 0)
+        kill(c->pid, signal_number);
 }
 
 void
@@ -67,7 +72,7 @@ child_to(struct child *c, enum child_state state)
  * here would hide the master's death from that sibling, a listening socket would stay open when
  * the master closes it. */
 static _Noreturn void
-run(struct master *m, unsigned slot, const struct generation *g, int control, int asks,
+run(struct master *m, const struct generation *g, struct worker_args args, bool is_preload,
     struct metrics_block *metrics, const struct log_source *log)
 {
     log_drain_become(m->logs.drain, log);
@@ -76,6 +81,7 @@ run(struct master *m, unsigned slot, const struct generation *g, int control, in
     close(m->metrics_fd);
     CHILDREN_EACH(c, m)
         close_ends(c);
+    preload_forget(m);
     sockets_forget(&m->sockets);
     health_forget(m->health);
     ctl_forget(m);
@@ -90,13 +96,12 @@ run(struct master *m, unsigned slot, const struct generation *g, int control, in
     /* What a replacement that is tried for a reload prints goes where the new configuration says;
      * the master's lines, and those that it writes for the worker, do not yet. */
     int code = g->number != m->now.number ? -logs_apply(&m->logs, g->conf) : EXIT_CODE_OK;
-    logs_form(g->conf, (int)slot);
+    logs_form(g->conf, is_preload ? LOG_NO_SLOT : (int)args.slot);
     if (m->logs.saved_stderr >= 0)
         close(m->logs.saved_stderr);
-    set_title(slot, g->conf);
     int err = privileges_drop(&g->privileges);
     if (err < 0) {
-        log_operator("worker %u: cannot become %s: %s", slot,
+        log_operator("worker %u: cannot become %s: %s", args.slot,
                      g->conf->user != NULL ? g->conf->user : g->conf->group, strerror(-err));
         code = EXIT_CODE_SYSTEM;
     }
@@ -105,26 +110,50 @@ run(struct master *m, unsigned slot, const struct generation *g, int control, in
     if (m->certs.fd >= 0)
         close(m->certs.fd);
     if (code == EXIT_CODE_OK) {
-        struct worker_args args = {
-            .conf = g->conf,
-            .slot = slot,
-            .generation = g->number,
-            .control = control,
-            .asks = asks,
-            .access_fd = m->logs.access_fd,
-            .tls = g->tls,
-            .tickets = m->certs.tickets,
-            .exe = m->args->exe,
-            .argc = m->args->argc,
-            .argv = m->args->argv,
-        };
-        code = worker_run(&args);
+        args.conf = g->conf;
+        args.generation = g->number;
+        args.access_fd = m->logs.access_fd;
+        args.tls = g->tls;
+        args.tickets = m->certs.tickets;
+        args.exe = m->args->exe;
+        args.argc = m->args->argc;
+        args.argv = m->args->argv;
+        code = is_preload ? worker_preload(&args) : worker_run(&args);
     }
     fflush(NULL);
     if (__gcov_dump != NULL)
         __gcov_dump();
     /* LeakSanitizer looks for leaks in the master alone: here it would wait for the thread of the logs, which fork() did not copy. */
     _exit(code);
+}
+
+pid_t
+child_fork(struct master *m, const struct generation *g, const struct worker_args *args,
+           bool is_preload, struct metrics_block *metrics, const struct log_source *log)
+{
+    fflush(NULL); /* what stdio holds would be written twice */
+    log_drain_hold(m->logs.drain);
+    pid_t pid = fork();
+    if (pid == 0)
+        run(m, g, *args, is_preload, metrics, log);
+    int err = errno;
+    log_drain_release(m->logs.drain);
+    return pid < 0 ? -err : pid;
+}
+
+/* Its process is there. */
+static void
+begin(struct child *c, pid_t pid)
+{
+    c->pid = pid;
+    close_fd(fd_take(&c->unborn.control));
+    close_fd(fd_take(&c->unborn.asks));
+    close_fd(fd_take(&c->unborn.log));
+    if (c->metrics != NULL)
+        c->metrics->worker.pid = pid;
+    if (c->startup_ms > 0 && c->state == CHILD_BOOTING)
+        c->deadline_ns = clock_ns() + c->startup_ms * NS_PER_MS;
+    log_debug("worker %u (pid %d) started", c->slot, (int)pid);
 }
 
 int
@@ -135,7 +164,9 @@ child_start(struct master *m, unsigned slot, const struct generation *g, struct 
     if (c == NULL)
         return -ENOMEM;
     list_init(&c->node);
-    if ((c->log = log_drain_add(m->logs.drain, slot)) == NULL) {
+    c->unborn.control = c->unborn.asks = c->unborn.log = -1;
+    c->log = log_drain_add(m->logs.drain, "worker", slot, g->conf->preload ? &c->unborn.log : NULL);
+    if (c->log == NULL) {
         free(c);
         log_error("cannot start worker %u: no memory for its log lines", slot);
         return -ENOMEM;
@@ -143,6 +174,7 @@ child_start(struct master *m, unsigned slot, const struct generation *g, struct 
     if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, ends) < 0) {
         int err = errno;
         log_drain_end(m->logs.drain, c->log);
+        close_fd(c->unborn.log);
         free(c);
         log_error("cannot start worker %u: no control socket: %s", slot, strerror(err));
         return -err;
@@ -152,44 +184,61 @@ child_start(struct master *m, unsigned slot, const struct generation *g, struct 
         log_warning("worker %u cannot be asked by ringcornctl: %s", slot, strerror(errno));
     c->control = ends[0];
     c->asks = asks[0];
+    c->unborn.control = ends[1];
+    c->unborn.asks = asks[1];
     c->slot = slot;
     c->generation = g->number;
     c->certs = m->certs.version;
+    c->startup_ms = g->conf->timeout_startup_ms;
     /* Linked before the fork, so that the child closes this end with all the others. */
     list_add_tail(&m->children, &c->node);
     c->started_ns = clock_ns();
     c->metrics = metrics_take(m->metrics, slot, g->number, c->started_ns);
     if (c->metrics != NULL)
         c->blocked = c->metrics->blocked.number; /* what another of the slot has seen is no news */
-    fflush(NULL); /* what stdio holds would be written twice */
-    log_drain_hold(m->logs.drain);
-    c->pid = fork();
-    if (c->pid == 0) {
-        close_ends(c);
-        c->control = c->asks = -1;
-        run(m, slot, g, ends[1], asks[1], c->metrics, c->log);
-    }
-    int err = errno;
-    log_drain_release(m->logs.drain);
-    close(ends[1]);
-    if (asks[1] >= 0)
-        close(asks[1]);
-    if (c->pid < 0) {
-        metrics_give(c->metrics, 0, 0);
-        child_free(m, c);
-        log_error("cannot start worker %u: fork: %s", slot, strerror(err));
-        return -err;
-    }
-    ctl_watch(m, c);
     c->access_fd = g->conf->access_log ? m->logs.access_fd : -1;
     child_to(c, CHILD_BOOTING);
-    if (c->metrics != NULL)
-        c->metrics->worker.pid = c->pid;
-    if (g->conf->timeout_startup_ms > 0)
-        c->deadline_ns = c->started_ns + g->conf->timeout_startup_ms * NS_PER_MS;
-    log_debug("worker %u (pid %d) started", slot, (int)c->pid);
+    int err;
+    if (g->conf->preload) {
+        err = preload_ask(m, g, c);
+    } else {
+        struct worker_args args = { .slot = slot, .control = ends[1], .asks = asks[1] };
+        /* The child's to use, and not to close with what is the master's. */
+        c->unborn.control = c->unborn.asks = -1;
+        err = child_fork(m, g, &args, false, c->metrics, c->log);
+        c->unborn.control = ends[1];
+        c->unborn.asks = asks[1];
+        if (err < 0)
+            log_error("cannot start worker %u: fork: %s", slot, strerror(-err));
+        else
+            begin(c, (pid_t)err);
+    }
+    if (err < 0) {
+        metrics_give(c->metrics, 0, 0);
+        child_free(m, c);
+        return err;
+    }
+    ctl_watch(m, c);
     *out = c;
     return 0;
+}
+
+void
+child_born(struct child *c, pid_t pid)
+{
+    begin(c, pid);
+    if (c->state == CHILD_LEAVING) /* it was told to go meanwhile */
+        kill(pid, SIGTERM);
+    else if (c->state != CHILD_BOOTING)
+        kill(pid, SIGKILL);
+}
+
+void
+child_unborn(struct master *m, struct child *c, int status)
+{
+    slots_died(m, c, status);
+    metrics_give(c->metrics, 0, 0);
+    child_free(m, c);
 }
 
 void
@@ -252,7 +301,7 @@ child_leave(struct master *m, struct child *c, enum control_kind kind)
         c->deadline_ns = child_leave_by(m);
     }
     if (!is_told)
-        kill(c->pid, SIGTERM);
+        send_signal(c, SIGTERM);
     child_to(c, CHILD_LEAVING);
     c->told_n = 0; /* it stops accepting by itself */
 }
@@ -263,8 +312,8 @@ child_end_now(struct child *c)
     if (c->state == CHILD_DUMPING || c->state == CHILD_KILLED)
         return;
     if (c->was_ready || c->state == CHILD_BOOTING) { /* what it did until now is worth to know */
-        kill(c->pid, SIGUSR2);
-        kill(c->pid, WORKER_STACKS_SIGNAL);
+        send_signal(c, SIGUSR2);
+        send_signal(c, WORKER_STACKS_SIGNAL);
     }
     child_to(c, CHILD_DUMPING);
     c->deadline_ns = clock_ns() + DUMP_MS * NS_PER_MS;
@@ -308,7 +357,7 @@ child_tick(struct master *m, struct child *c, int64_t now_ns)
         }
         /* fall through */
     case CHILD_DUMPING:
-        kill(c->pid, SIGKILL);
+        send_signal(c, SIGKILL);
         child_to(c, CHILD_KILLED);
         break;
     case CHILD_KILLED:
@@ -421,6 +470,9 @@ children_reap(struct master *m)
          * they are buried, no more. */
         upgrade_reaped(m, pid, status);
         events_reaped(m, pid, status);
+        preload_read(m); /* it may be one that we do not know yet */
+        if (preload_reaped(m, pid, status))
+            continue;
         CHILDREN_EACH(c, m)
             if (c->pid == pid) {
                 child_read(m, c); /* what it said last, e.g. that it was ready */

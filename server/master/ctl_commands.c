@@ -126,6 +126,24 @@ put_services(const struct master *m, struct json *j)
     json_end(j, ']');
 }
 
+/* Who imports the application for the workers, where one does. */
+static void
+put_preload(const struct master *m, struct json *j)
+{
+    struct proc_usage usage;
+    const struct preload *p = preload_now(m);
+    if (p == NULL)
+        return;
+    json_key(j, "preload"), json_begin(j, '{');
+    json_key(j, "pid"), json_int(j, p->pid);
+    json_key(j, "state"), json_string(j, p->state == PRELOAD_READY ? "ready" : "imports");
+    json_key(j, "age_s"), json_real(j, seconds(p->started_ns, clock_ns()));
+    if (proc_usage(p->pid, &usage) == 0) {
+        json_key(j, "rss_bytes"), json_int(j, (int64_t)usage.rss_bytes);
+    }
+    json_end(j, '}');
+}
+
 static unsigned
 count(const struct master *m, enum child_state state)
 {
@@ -167,6 +185,7 @@ do_status(struct master *m, struct ctl_job *job, struct json_ref args)
     struct json j = json_into(&job->out);
     begin_server(&j, m);
     json_key(&j, "workers"), put_workers(m, &j, put_worker);
+    put_preload(m, &j);
     json_key(&j, "services"), put_services(m, &j);
     json_end(&j, '}');
     ctl_end(m, job, !j.is_lost);

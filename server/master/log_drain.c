@@ -31,6 +31,7 @@ enum {
 struct log_source {
     struct list node;
     struct log_ring *ring;
+    const char *who; /* "worker" */
     unsigned slot;
     bool is_ended;     /* nobody puts any more */
     bool has_line;     /* `line` is what comes next */
@@ -181,13 +182,14 @@ sink_flush(struct sink *s)
          &s->node != &(d)->sources; s = CONTAINER_OF(s->node.next, struct log_source, node))
 
 static struct log_source *
-source_new(unsigned slot)
+source_new(const char *who, unsigned slot, int *fd)
 {
     struct log_source *s = calloc(1, sizeof(*s));
-    if (s == NULL || (s->ring = log_ring_new()) == NULL) {
+    if (s == NULL || (s->ring = log_ring_new(fd)) == NULL) {
         free(s);
         return NULL;
     }
+    s->who = who;
     s->slot = slot;
     return s;
 }
@@ -268,13 +270,13 @@ say_losses(struct log_drain *d)
     SOURCES_EACH(s, d) {
         uint64_t lost = atomic_load_explicit(&s->ring->lost, memory_order_relaxed);
         if (lost > s->lost_said) {
-            log_warning("worker %u logged faster than lines could be written: %llu lines lost", s->slot,
+            log_warning("%s %u logged faster than lines could be written: %llu lines lost", s->who, s->slot,
                         (unsigned long long)(lost - s->lost_said));
             s->lost_said = lost;
             has_said = true;
         }
         if (s->torn > s->torn_said) {
-            log_warning("worker %u died while it wrote log lines: %llu lines lost", s->slot,
+            log_warning("%s %u died while it wrote log lines: %llu lines lost", s->who, s->slot,
                         (unsigned long long)(s->torn - s->torn_said));
             s->torn_said = s->torn;
             has_said = true;
@@ -400,7 +402,7 @@ log_drain_start(void)
     sigset_t all, before;
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
-    d->own = source_new(0);
+    d->own = source_new("master", 0, NULL);
     if (err == 0 && d->wake_fd >= 0 && d->own != NULL) {
         list_add_tail(&d->sources, &d->own->node);
         err = pthread_create(&d->thread, NULL, run, d);
@@ -497,9 +499,9 @@ log_drain_to(struct log_drain *d, int error_fd, int access_fd)
 }
 
 struct log_source *
-log_drain_add(struct log_drain *d, unsigned slot)
+log_drain_add(struct log_drain *d, const char *who, unsigned slot, int *fd)
 {
-    struct log_source *s = source_new(slot);
+    struct log_source *s = source_new(who, slot, fd);
     if (s == NULL)
         return NULL;
     pthread_mutex_lock(&d->lock);

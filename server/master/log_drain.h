@@ -29,8 +29,8 @@ void log_drain_stop(struct log_drain *d);
 /* Copies of the descriptors, in place of those before; access_fd: -1 = none. */
 void log_drain_to(struct log_drain *d, int error_fd, int access_fd);
 
-/* For a worker that is about to be forked. NULL: no memory. */
-struct log_source *log_drain_add(struct log_drain *d, unsigned slot);
+/* For a process that is about to be forked. who: for the log, "worker"; a literal. fd: as log_ring_new(). NULL: no memory. */
+struct log_source *log_drain_add(struct log_drain *d, const char *who, unsigned slot, int *fd);
 /* Its process is gone: what it left is written, then the ring is freed. NULL is fine. */
 void log_drain_end(struct log_drain *d, struct log_source *source);
 

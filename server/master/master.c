@@ -87,6 +87,7 @@ next_ns(const struct master *m)
     next = sooner(next, sooner(recycle_next_ns(m), watchdog_next_ns(m)));
     next = sooner(next, services_next_ns(m));
     next = sooner(next, watch_next_ns(m->watch));
+    next = sooner(next, preload_next_ns(m));
     CHILDREN_EACH(c, m)
         next = sooner(next, c->deadline_ns);
     if (!list_is_empty(&m->sockets.leaving))
@@ -111,6 +112,8 @@ wait_once(struct master *m, struct pollfd **polls, size_t *polls_cap)
     size_t n = FIXED_POLLS;
     CHILDREN_EACH(c, m)
         n += c->control >= 0;
+    PRELOADS_EACH(one, m)
+        n += one->control >= 0;
     if (n > *polls_cap) {
         struct pollfd *more = realloc(*polls, 2 * n * sizeof(*more));
         if (more == NULL)
@@ -128,6 +131,9 @@ wait_once(struct master *m, struct pollfd **polls, size_t *polls_cap)
     CHILDREN_EACH(c, m)
         if (c->control >= 0)
             p[n++] = (struct pollfd){ .fd = c->control, .events = POLLIN };
+    PRELOADS_EACH(one, m)
+        if (one->control >= 0)
+            p[n++] = (struct pollfd){ .fd = one->control, .events = POLLIN };
     if (poll(p, n, timeout_ms(m)) < 0)
         return errno == EINTR ? 0 : -errno;
     /* Workers first: what one said before it died is heard before its death is. New ones are
@@ -141,6 +147,7 @@ wait_once(struct master *m, struct pollfd **polls, size_t *polls_cap)
         if (p[i++].revents != 0)
             child_read(m, c);
     }
+    preload_read(m);
     if (p[3].revents != 0 && m->upgrade.channel >= 0)
         upgrade_read(m);
     signals_read(m);
@@ -152,7 +159,8 @@ run(struct master *m)
 {
     MEM_OWNED struct pollfd *polls = NULL;
     size_t polls_cap = 0;
-    while (m->stop.state != STOP_LEAVING || !list_is_empty(&m->children)) {
+    while (m->stop.state != STOP_LEAVING || !list_is_empty(&m->children) ||
+           !list_is_empty(&m->preloads)) {
         ctl_turn(m);
         int64_t now_ns = clock_ns();
         CHILDREN_EACH(c, m)
@@ -162,6 +170,7 @@ run(struct master *m)
         watchdog_tick(m, now_ns);
         recycle_tick(m, now_ns);
         slots_tick(m, now_ns);
+        preload_tick(m, now_ns);
         coverage_tick(m, now_ns);
         stop_tick(m, now_ns);
         certs_tick(m, now_ns);
@@ -201,6 +210,7 @@ master_run(const struct master_args *args)
         .upgrade = { .channel = -1, .handover = { .metrics_fd = -1 } },
     };
     list_init(&m.children);
+    list_init(&m.preloads);
     list_init(&m.ctl_jobs);
     sockets_init(&m.sockets);
     logs_init(&m.logs);

@@ -269,6 +269,8 @@ static void
 log_death(struct master *m, const struct child *c, int status, const char *how)
 {
     bool is_clean = WIFEXITED(status) && WEXITSTATUS(status) == EXIT_CODE_OK;
+    if (c->pid == 0)
+        return; /* it was not there yet: preload.c has said why it will not be */
     if (c->state == CHILD_DUMPING || c->state == CHILD_KILLED)
         log_info("worker %u (pid %d) ended: %s", c->slot, (int)c->pid, how);
     else if (c->state == CHILD_LEAVING && (is_clean || !c->was_ready))

@@ -21,6 +21,28 @@
 #include "watch.h"
 #include "worker/worker.h"
 
+enum preload_state {
+    PRELOAD_IMPORTS,
+    PRELOAD_READY,
+    PRELOAD_LEAVING, /* it is not needed any more */
+    PRELOAD_DUMPING, /* asked for its stacks, about to be killed */
+    PRELOAD_KILLED,
+};
+
+/* The process that imports the application for a configuration and forks its workers; preload.c. */
+struct preload {
+    struct list node; /* in master.preloads until it is reaped */
+    pid_t pid;
+    unsigned generation;
+    enum preload_state state;
+    int control; /* our end, or -1 after its end of the stream */
+    struct log_source *log;
+    int access_fd;         /* its number there, or -1 */
+    struct child *asked;   /* the worker that it forks just now, or NULL */
+    int64_t started_ns;
+    int64_t deadline_ns;   /* of the state it is in, or of the fork; 0 = none */
+};
+
 /* A configuration and what was looked up for it. Workers are forked with one. */
 struct generation {
     unsigned number;
@@ -54,7 +76,11 @@ struct told {
 /* One worker process. */
 struct child {
     struct list node; /* in master.children until it is reaped */
-    pid_t pid;
+    pid_t pid; /* 0: `preload`, and it is not forked yet */
+    /* The worker's ends of control, asks and the memfd of its log, until then; else -1 */
+    struct {
+        int control, asks, log;
+    } unborn;
     unsigned slot;
     unsigned generation;
     enum child_state state;
@@ -67,6 +93,7 @@ struct child {
     struct ctl_source ctl_source; /* of asks */
     struct log_source *log;
     int access_fd;   /* its number in the worker, or -1 */
+    int64_t startup_ms; /* its timeouts.startup */
     int64_t started_ns, ready_ns;
     int64_t pinged_ns;     /* CONTROL_PING sent and not answered, 0 = none */
     int64_t heard_ns;      /* the last CONTROL_PONG */
@@ -194,6 +221,9 @@ struct master {
     struct certs certs;
     int signal_fd;
     struct list children;
+    struct list preloads;
+    unsigned preload_failures; /* deaths in a row that nobody asked for */
+    int64_t preload_at_ns;     /* when to import anew, though no worker is waited for; 0 = no need */
     struct slot *slots;
     struct service *services; /* of this configuration and, while workers hold them, of earlier ones */
     unsigned services_n;
@@ -245,6 +275,33 @@ bool child_is_accepting(const struct child *c);
 #define CHILDREN_EACH(c, m)                                                                        \
     for (struct child *c = CONTAINER_OF((m)->children.next, struct child, node);                   \
          &c->node != &(m)->children; c = CONTAINER_OF(c->node.next, struct child, node))
+
+/* A process that is the master's no more: drops all that is, then runs worker_run() or, is_preload, worker_preload(). Returns its pid, or -errno. args: slot, control and
+ * asks are filled in. */
+pid_t child_fork(struct master *m, const struct generation *g, const struct worker_args *args,
+                 bool is_preload, struct metrics_block *metrics, const struct log_source *log);
+/* It was forked, by a process of preload.c. */
+void child_born(struct child *c, pid_t pid);
+/* It will never be: slots_died() is told that status, and c is freed. */
+void child_unborn(struct master *m, struct child *c, int status);
+
+/* --- preload.c --- */
+/* Has a worker, which is in m->children, forked as soon as the application is imported. Returns 0 or -errno, logged. */
+int preload_ask(struct master *m, const struct generation *g, struct child *c);
+/* Reads what they say: of workers that were forked, before the death of one is dealt with. */
+void preload_read(struct master *m);
+/* Whether the dead process was one. */
+bool preload_reaped(struct master *m, pid_t pid, int status);
+/* Starts, asks and ends what is due. */
+void preload_tick(struct master *m, int64_t now_ns);
+int64_t preload_next_ns(const struct master *m);
+/* In a forked child: closes descriptors, no more. */
+void preload_forget(const struct master *m);
+/* Who forks the workers of the present configuration, or NULL. */
+const struct preload *preload_now(const struct master *m);
+#define PRELOADS_EACH(p, m)                                                                        \
+    for (struct preload *p = CONTAINER_OF((m)->preloads.next, struct preload, node);               \
+         &p->node != &(m)->preloads; p = CONTAINER_OF(p->node.next, struct preload, node))
 
 /* --- slots.c --- */
 /* Makes room for n slots and opens their sockets. Returns 0 or -EXIT_CODE_SYSTEM, printed. */

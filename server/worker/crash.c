@@ -85,16 +85,20 @@ crash_use_stack(void)
 }
 
 void
-crash_install(unsigned slot)
+crash_own(unsigned slot)
+{
+    worker_pid = getpid();
+    worker_slot = slot;
+}
+
+void
+crash_install(void)
 {
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-    (void)slot; /* the sanitizer's own reports say more */
-    (void)on_crash;
+    (void)on_crash; /* the sanitizer's own reports say more */
 #else
     void *frames[1];
     (void)backtrace(frames, 1);
-    worker_pid = getpid();
-    worker_slot = slot;
     crash_use_stack();
     struct sigaction action = { .sa_handler = on_crash,
                                 .sa_flags = SA_ONSTACK | SA_NODEFER | (int)SA_RESETHAND };

@@ -148,21 +148,40 @@ forked_child(void)
     fork_ends();
 }
 
-void
-signals_install(void)
+static void
+install(int signal_number, void (*handler)(int))
 {
-    struct sigaction action = { .sa_handler = on_nothing, .sa_flags = SA_RESTART };
+    struct sigaction action = { .sa_handler = handler, .sa_flags = SA_RESTART };
     sigemptyset(&action.sa_mask);
-    sigaction(WORKER_STACKS_SIGNAL, &action, NULL); /* no constant, so not in the table */
-    for (size_t i = 0; i < ARRAY_LEN(signals); i++) {
-        action.sa_handler = signals[i].handler;
-        sigaction(signals[i].number, &action, NULL);
-    }
+    sigaction(signal_number, &action, NULL);
+}
+
+void
+signals_install_early(void)
+{
+    install(WORKER_STACKS_SIGNAL, on_nothing); /* no constant, so not in the table */
+    for (size_t i = 0; i < ARRAY_LEN(signals); i++)
+        install(signals[i].number, signals[i].number == SIGTERM ? SIG_DFL : signals[i].handler);
+}
+
+void
+signals_install_late(void)
+{
+    struct sigaction now;
+    if (sigaction(SIGTERM, NULL, &now) == 0 && now.sa_handler == SIG_DFL)
+        install(SIGTERM, on_term);
     int err = pthread_atfork(fork_begins, fork_ends, forked_child);
     if (err != 0)
         log_warning(
             "pthread_atfork failed: SIGTERM does not end children that the application forks: %s",
             strerror(err));
+}
+
+void
+signals_install(void)
+{
+    signals_install_early();
+    signals_install_late();
 }
 
 void

@@ -18,11 +18,17 @@ size_t signals_put_number(char *to, long value);
 void signals_report_in_hand(void);
 
 /* --- crash.c: before Python starts; and again when it has, with a stack too small for us */
-void crash_install(unsigned slot);
+void crash_install(void);
 void crash_use_stack(void);
+/* Which worker this process is; before it, and in children of the application's, a crash is told of by Python alone. */
+void crash_own(unsigned slot);
 
 /* Before Python starts: from then on faulthandler has WORKER_STACKS_SIGNAL. */
 void signals_install(void);
+/* The same in two steps, for the process that forks workers, which SIGTERM ends, and in a worker of its. What the application has put in their
+ * place meanwhile stays. */
+void signals_install_early(void);
+void signals_install_late(void);
 
 /* What the handlers wake and report; all stay the caller's. NULLs before one of them goes. The loop's thread. */
 void signals_attach(struct io *io, const struct asgi *asgi, const struct exchanges *exchanges);

@@ -1,6 +1,7 @@
 /* worker.c: one worker process, built out of the lower folders and taken down again.
  *
  *   worker_run() ─> embed_start() ─> ringcorn.worker.run() ─> attach ─> serve ─> (requests) ─> drained ─> detach ─> embed_stop()
+ *   worker_preload() ─> embed_start() ─> ringcorn.preload.run() ─> fork_workers() ─> in each: ringcorn.worker.run() ─> ... ─> embed_stop()
  *   worker_check() ─> embed_start() ─> ringcorn.check.run() ─> embed_stop()
  *
  * Runs on:  the process's main thread. Without the GIL: on_control() and everything called from the loop's I/O phase.
@@ -13,16 +14,20 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <pthread.h>
+#include <sys/prctl.h>
 #include <sys/random.h>
 
 #include "guard/guard.h"
 #include "metrics/metrics.h"
 #include "py/embed.h"
 #include "worker/answer.h"
+#include "worker/preload.h"
 #include "worker/signals.h"
 #include "wsgi/wsgi.h"
 
 enum { WORKER_LISTENERS_MAX = 1024 };
+
+static PyObject *options_new(const struct conf *conf);
 
 enum worker_event { EVENT_DRAIN = 1, EVENT_QUIT = 2, EVENT_DRAINED = 4 };
 
@@ -48,6 +53,7 @@ static struct worker {
     PyObject *access; /* new; of access_to(); NULL = nobody */
     struct buf access_lines; /* for it, each with a NUL behind it */
     bool is_attached, is_serving, is_draining, is_quitting, drained_is_told;
+    bool is_preload; /* this process imports the application and forks workers */
 } w;
 
 /* --- listening and the control socket (I/O phase: no Python) -------------------------------------------------------- */
@@ -190,7 +196,10 @@ on_control(struct io_op *op, int res, unsigned flags)
                 log_error("a reopened log cannot be taken: %s", strerror(errno));
             close_fd(fd);
             break;
+        case CONTROL_FORK:
+            break; /* to the process that has forked this one */
         case CONTROL_READY:
+        case CONTROL_FORKED:
         case CONTROL_LISTENING:
         case CONTROL_REPLACE:
         case CONTROL_SERVED:
@@ -569,6 +578,37 @@ worker_count_guard(PyObject *module, PyObject *name)
     Py_RETURN_NONE;
 }
 
+/* What it is, for whoever looks at it from outside. */
+static void
+begin_worker(const struct worker_args *args)
+{
+    char title[16];
+    if (args->conf->name != NULL) { /* cut by the kernel to 15 bytes; seen in top and ps -o comm */
+        snprintf(title, sizeof(title), "%.10s:w%u", args->conf->name, args->slot % 1000);
+        (void)prctl(PR_SET_NAME, title);
+    }
+    crash_own(args->slot);
+}
+
+/* fork_workers(): in the process that has imported the application. Returns the options of a worker in each that it forks, and None
+ * in itself, when no more are wanted. */
+static PyObject *
+worker_fork_workers(PyObject *module, PyObject *unused)
+{
+    (void)module, (void)unused;
+    static struct worker_args mine;
+    mine = *w.args;
+    if (!preload_serve(&mine))
+        Py_RETURN_NONE;
+    w.args = &mine;
+    w.is_preload = false;
+    begin_worker(&mine);
+    signals_install_late();
+    answer_start(mine.asks);
+    crash_use_stack();
+    return options_new(mine.conf);
+}
+
 /* Ends what is still in hand and lets go of the loop, which can be closed then. */
 static PyObject *
 worker_detach(PyObject *module, PyObject *unused)
@@ -628,6 +668,7 @@ static PyMethodDef worker_methods[] = {
     { "in_hand", worker_in_hand, METH_NOARGS, NULL },
     { "request_of", worker_request_of, METH_O, NULL },
     { "count_guard", worker_count_guard, METH_O, NULL },
+    { "fork_workers", worker_fork_workers, METH_NOARGS, NULL },
     { "detach", worker_detach, METH_NOARGS, NULL },
     { "free", worker_free, METH_NOARGS, NULL },
     { NULL, NULL, 0, NULL },
@@ -709,7 +750,7 @@ options_new(const struct conf *conf)
     /* N steals, also where the building fails; a NULL among them fails it with its exception. */
     return Py_BuildValue(
         "{s:I,s:I,s:i,s:s,s:O,s:s,s:s,s:N,s:s,s:s,s:s,s:d,"
-        "s:I,s:I,s:s,s:s,s:I,s:O,s:I,s:N,s:N,s:N,s:s,s:s,s:s,s:s,s:K,s:z,s:s,s:I,s:N,s:N,s:s,s:O,s:O,s:s,s:O}",
+        "s:I,s:I,s:s,s:s,s:I,s:O,s:I,s:N,s:N,s:N,s:s,s:s,s:s,s:s,s:K,s:z,s:s,s:I,s:N,s:N,s:s,s:O,s:O,s:s,s:O,s:O}",
         "slot", w.args->slot, "workers", conf->workers, "stacks_signal", WORKER_STACKS_SIGNAL,
         "app", conf->app, "factory", conf->factory ? Py_True : Py_False, "app_dir", conf->app_dir,
         "interface", interface[conf->interface], "import_first", strings_list(&conf->import_first),
@@ -729,7 +770,8 @@ options_new(const struct conf *conf)
         RINGCORN_VERSION, "generation", w.args->generation, "hooks", hooks_dict(conf), "services",
         services_list(conf), "guard_mode", guard[conf->guard_mode], "guard_unawaited",
         conf->guard_unawaited ? Py_True : Py_False, "guard_lost", conf->guard_lost ? Py_True : Py_False,
-        "otel", otel[conf->otel], "debug", conf->debug ? Py_True : Py_False);
+        "otel", otel[conf->otel], "debug", conf->debug ? Py_True : Py_False, "preload",
+        conf->preload ? Py_True : Py_False);
 }
 
 /* run() of the module called name; returns the exit code. */
@@ -790,6 +832,8 @@ run(const struct worker_args *args, const char *name)
     answer_start(args->asks);
     crash_use_stack();
     code = run_python(name);
+    if (w.is_preload)
+        return code; /* the application is the workers': what it does at its end, each of them does */
     answer_stop();
     if (embed_stop() < 0)
         log_warning("Python ended with unflushed output");
@@ -800,9 +844,22 @@ int
 worker_run(const struct worker_args *args)
 {
     signals_install();
-    crash_install(args->slot);
+    crash_install();
+    begin_worker(args);
     int code = run(args, "ringcorn.worker");
     close(args->control);
+    return code;
+}
+
+int
+worker_preload(const struct worker_args *args)
+{
+    signals_install_early();
+    crash_install();
+    preload_set_title(args->conf);
+    w.is_preload = true;
+    int code = run(args, "ringcorn.preload");
+    close(w.args->control); /* a worker's, in those that it has forked */
     return code;
 }
 

@@ -2,6 +2,7 @@
  *
  *   worker.c    builds the loop, the server and the interpreter out of all the lower folders, and takes them down again
  *   control.c   the control socket: what the master says, what the worker answers
+ *   preload.c   the process that imports the application once and forks the workers, under `preload`
  *   answer.c    the thread that answers what ringcornctl asks of this worker
  *   crash.c     the C stack and the requests in hand of one that crashes
  *   signals.c   signals of the worker        versions.c  what --version says of Python and the loop
@@ -42,6 +43,9 @@ enum control_kind {
     CONTROL_ASK_BLOCKS = 'b',
     CONTROL_LOG_LEVEL = 'l', /* on the same socket: id is an enum log_level; no answer */
     CONTROL_PING = 'I', /* is the loop turning? It answers CONTROL_PONG, in its I/O phase */
+    /* To the process of worker_preload(), which is told CONTROL_REOPEN too: fork a worker for slot id, whose metrics are in that block
+     * (-1 = none). With it come its ends of control and of its log ring, and of asks where it has one. One at a time */
+    CONTROL_FORK = 'F',
     /* worker -> master */
     CONTROL_PONG = 'N',
     CONTROL_ANSWER = 'a', /* on worker_args.asks: what was asked by id is written */
@@ -56,6 +60,8 @@ enum control_kind {
     CONTROL_SERVICE_STOPPED = 'X', /* service id does not run here any more, as this worker leaves */
     CONTROL_SERVICE_ENDED = 'E', /* the same: it is over (restart), and no other worker is to run it */
     CONTROL_DRAINED = 'G', /* accepts no more and holds no request; lifespan.shutdown runs */
+    /* the process of worker_preload() -> master; CONTROL_READY there: the application is imported */
+    CONTROL_FORKED = 'f', /* id: the worker's pid; before the worker becomes the master's child. < 0: -errno, there is none */
 };
 
 /* Why a worker is told to leave. */
@@ -70,6 +76,7 @@ enum control_why {
 struct control_msg {
     unsigned char kind;
     int32_t id;
+    int32_t block; /* of CONTROL_FORK */
 };
 
 /* Returns 0 or -errno. fd: -1 or the socket to pass along. */
@@ -77,6 +84,10 @@ int control_send(int sock, enum control_kind kind, int32_t id, int fd);
 /* Non-blocking sockets: -EAGAIN when there is nothing, -EPIPE at the end of the stream, -EBADMSG for what is no message.
  * *fd is -1 or new (close-on-exec); -1 beside CONTROL_LISTEN when this process had no descriptor free. */
 int control_recv(int sock, struct control_msg *msg, int *fd);
+/* The same with several descriptors: n, at most CONTROL_FDS_MAX. Of those that are received, the last are -1 where fewer came. */
+enum { CONTROL_FDS_MAX = 3 };
+int control_send_fds(int sock, const struct control_msg *msg, const int *fds, size_t n);
+int control_recv_fds(int sock, struct control_msg *msg, int *fds, size_t n);
 
 struct tls_set;
 struct tls_tickets;
@@ -105,6 +116,12 @@ struct worker_args {
 #define WORKER_STACKS_SIGNAL (SIGRTMIN + 1)
 
 int worker_run(const struct worker_args *args);
+
+/* The process of `preload`: imports the application, tells CONTROL_READY on args->control, and forks a worker for each CONTROL_FORK that comes there, which
+ * becomes a child of the master's. In the process itself it returns when the master has closed its end (then its exit code tells nothing), or the exit code of an application that cannot
+ * be imported; in each worker, what worker_run() would. slot and asks are the workers'. SIGTERM ends it. As for a worker, all that is
+ * the master's was closed, and rights were given up. */
+int worker_preload(const struct worker_args *args);
 
 /* For --check-config: starts Python in this (just forked) process, imports the application and prints what there is to say about it
  * (python/ringcorn/check.py). No loop, no socket, signals stay as they are; args->control is -1. Returns the exit code. */

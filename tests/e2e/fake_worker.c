@@ -293,6 +293,14 @@ worker_run(const struct worker_args *given)
     return EXIT_CODE_OK;
 }
 
+/* None that could be imported once. */
+int
+worker_preload(const struct worker_args *given)
+{
+    (void)given;
+    return EXIT_CODE_APP;
+}
+
 /* There is no application that could be checked. */
 int
 worker_check(const struct worker_args *given)

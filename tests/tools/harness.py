@@ -73,6 +73,14 @@ def children(pid):
     return sorted(child for child, state, ppid, _, _ in processes() if ppid == pid and state not in "ZX")
 
 
+def is_preload(pid):
+    """Whether a child of the master imports the application for the workers."""
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().endswith(":import\n")
+    except OSError:
+        return False
+
+
 def descriptors(pid):
     """What a process holds open: target -> count."""
     found = {}
@@ -283,7 +291,11 @@ class Server:
         return "\n".join(kept[-80:])
 
     def workers(self):
-        return children(self.pid)
+        return [pid for pid in children(self.pid) if not is_preload(pid)]
+
+    def preloads(self):
+        """Processes that import the application for the workers."""
+        return [pid for pid in children(self.pid) if is_preload(pid)]
 
     def send_signal(self, signum, pid=None):
         os.kill(pid or self.pid, signum)

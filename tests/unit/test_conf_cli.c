@@ -21,7 +21,7 @@ static const struct {
       "synchronous code" },
     { { "--loop", "uvloop" },
       "--loop: no such option; io names how the loop waits: --io auto, io_uring or epoll" },
-    { { "--preload" }, "--preload: no such option; there is no preloading; leave it out" },
+    { { "--preload-app" }, "--preload-app: no such option; use preload (--preload)" },
     { { "--ssl-version", "5" }, "--ssl-version: no such option; use tls.min_version: 1.2 or 1.3" },
     { { "--ssl-keyfile", "k.pem" }, "--ssl-keyfile: is of no use without tls.cert" },
     { { "--certfile=c.pem", "--keyfile=a,b" },

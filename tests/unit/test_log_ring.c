@@ -115,7 +115,7 @@ test_killed(void)
     bool is_right = true;
     uint64_t torn = 0;
     for (int round = 0; round < 30; round++) {
-        struct log_ring *shared = ring, *counts = log_ring_new(); /* as shared memory */
+        struct log_ring *shared = ring, *counts = log_ring_new(NULL); /* as shared memory */
         _Atomic uint64_t *done = (_Atomic uint64_t *)counts->data;
         pid_t pid = fork();
         if (pid == 0) {
@@ -215,7 +215,7 @@ test_json(void)
 int
 main(void)
 {
-    ring = log_ring_new();
+    ring = log_ring_new(NULL);
     if (ring == NULL)
         return 1;
     test_round();

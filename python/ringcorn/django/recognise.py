@@ -4,7 +4,6 @@ Django builds the chain of middleware from closures. It is read back here, from 
 made are the ones that go on working, for sync and for async views alike: middleware with state has it once.
 """
 
-import gc
 import inspect
 import sys
 import types
@@ -17,6 +16,7 @@ from django.core.handlers.base import BaseHandler
 from django.utils.deprecation import MiddlewareMixin
 from django.utils.module_loading import import_string
 
+from .. import freezing
 from . import genuine
 
 # What the chains and the way of a request are written against.
@@ -53,7 +53,7 @@ class Layer:
 
 def find_handlers():
     """Every ASGIHandler of the process, whatever is wrapped around it. A subclass is another's business."""
-    return [one for one in gc.get_objects() if type(one) is ASGIHandler]
+    return freezing.find(lambda cls: cls is ASGIHandler)
 
 
 def check_django():
