@@ -1,8 +1,10 @@
 """preload: a process imports the application once and forks the workers, which are the master's as ever."""
 
+import json
 import os
 import re
 import signal
+import subprocess
 import time
 from pathlib import Path
 
@@ -159,12 +161,23 @@ def test_scaling(preloaded):
     s.allow_descriptors(10)
 
 
-def test_hooks_and_services(preloaded, tmp_path):
-    s, imports = preloaded("--hooks-post-fork=preloaded:post_fork", "--service", "bot=preloaded:beside")
+def test_hooks_services_and_ringcornctl(preloaded, tmp_path):
+    control = tmp_path / "ctl.sock"
+    s, imports = preloaded("--hooks-post-fork=preloaded:post_fork", "--service", "bot=preloaded:beside", "--control-socket", control)
     lines = [line.split() for line in (tmp_path / "imported.hooks").read_text().splitlines()]
-    assert sorted((slot, int(pid)) for _, slot, pid, _, _ in lines) == [(str(n), int(lines[n][2])) for n in range(2)] or len(lines) == 2
+    assert sorted(line[:2] for line in lines) == [["post_fork", "0"], ["post_fork", "1"]]
     assert {int(line[2]) for line in lines} == {int(line[3]) for line in lines} == set(s.workers())
     assert {line[4] for line in lines} == {"1"} and imports() == s.preloads()
+
+    def ask(command):
+        r = subprocess.run([harness.BIN.with_name("ringcornctl"), command, "--json", "--control-socket", control], capture_output=True, text=True)
+        return json.loads(r.stdout)["result"]
+
+    status = ask("status")
+    assert status["preload"]["pid"] == imports()[0] and status["preload"]["state"] == "ready"
+    assert sorted(worker["pid"] for worker in status["workers"]) == s.workers()
+    wire.eventually(lambda: "ready" in json.dumps(ask("services")), 10 * harness.SLOW, "the service")
+    s.allow_descriptors(2)
 
 
 def test_wsgi(preloaded):

@@ -68,6 +68,36 @@ test_descriptor_travels(void)
 }
 
 static void
+test_several_descriptors(void)
+{
+    struct control_msg msg = { .kind = CONTROL_FORK, .id = 3, .block = 12 }, got;
+    int fds[CONTROL_FDS_MAX], pipes[2][2];
+    char c = 0;
+    pair();
+    if (pipe(pipes[0]) < 0 || pipe(pipes[1]) < 0)
+        _exit(2);
+    const int sent[] = { pipes[0][1], pipes[1][1] };
+    CHECK(control_send_fds(ends[0], &msg, sent, 2) == 0);
+    CHECK(control_recv_fds(ends[1], &got, fds, CONTROL_FDS_MAX) == 0 && got.kind == CONTROL_FORK &&
+          got.id == 3 && got.block == 12);
+    ok(fds[0] >= 0 && fds[1] >= 0 && fds[2] == -1, "two of three came");
+    CHECK(fcntl(fds[1], F_GETFD) == FD_CLOEXEC);
+    CHECK(write(fds[1], "x", 1) == 1 && read(pipes[1][0], &c, 1) == 1 && c == 'x');
+    close(fds[0]);
+    close(fds[1]);
+    CHECK(control_send_fds(ends[0], &msg, sent, 2) == 0);
+    close(pipes[0][1]);
+    close(pipes[1][1]);
+    CHECK(control_recv(ends[1], &got, fds) == 0 && fds[0] >= 0);
+    close(fds[0]);
+    ok(read(pipes[0][0], &c, 1) == 0 && read(pipes[1][0], &c, 1) == 0,
+       "who takes one alone has the others closed");
+    close(pipes[0][0]);
+    close(pipes[1][0]);
+    unpair();
+}
+
+static void
 test_the_end_of_the_stream(void)
 {
     struct control_msg msg;
@@ -163,6 +193,7 @@ main(void)
 {
     test_messages();
     test_descriptor_travels();
+    test_several_descriptors();
     test_the_end_of_the_stream();
     test_no_message();
     test_no_descriptor_free();

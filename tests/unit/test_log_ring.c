@@ -212,6 +212,23 @@ test_json(void)
     }
 }
 
+/* A process that was not forked from this one has it by its descriptor. */
+static void
+test_by_descriptor(void)
+{
+    int fd = -1;
+    struct log_taken line;
+    uint64_t torn = 0;
+    struct log_ring *mine = log_ring_new(&fd), *others = fd >= 0 ? log_ring_map(fd) : NULL;
+    ok(mine != NULL && others != NULL && others != mine, "mapped twice");
+    CHECK(log_ring_put(others, LOG_TO_ERROR, 7, "hello", 5));
+    ok(log_ring_look(mine, false, &line, &torn) && line.n == 5 && memcmp(line.p, "hello", 5) == 0,
+       "what one puts in the other takes out");
+    log_ring_free(others);
+    log_ring_free(mine);
+    close(fd);
+}
+
 int
 main(void)
 {
@@ -225,6 +242,7 @@ main(void)
     test_holes();
     test_sleep();
     test_json();
+    test_by_descriptor();
     log_ring_free(ring);
     return tap_done();
 }
