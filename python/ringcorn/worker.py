@@ -13,6 +13,7 @@ The C side (server/worker/worker.c) calls run() in the main thread and hands ove
     service_said("stopped" | "ended", number)  a service of which there is one in all does not run here any more
     cancel_all(), in_hand()         the requests that are being answered
     request_of(task)                "GET /path" of the request whose task it is, or None
+    count_databases(n)              connections to databases that are open now: into the metrics
     count_guard(kind)               a guardrail has noticed something of that kind: into the metrics
     fork_workers()                  in the process of `preload`: the options of a worker, in each that it forks; at its own end None
     detach()                        ends what is in hand; the loop may be closed after it
@@ -32,6 +33,7 @@ import _ringcorn
 
 from . import anyio_threads, asgiref_threads, check, debug, freezing, guard, live, log, otel, places, services, sqlalchemy_hints, websocket_lease
 from .app import AppError
+from .database_count import DatabaseCount
 from .lifespan import Lifespan, LifespanFailed
 from .loading import FAILURES, Loaded, auto_threads, exit_code_of, prepare
 from .loop import new_event_loop, stop_pool, use_pidfds
@@ -315,6 +317,7 @@ class _Serving:
             from . import django
 
             self.app = django.install(self.app, self.loop, self.pool, self.options)
+        DatabaseCount(self.loop, self.worker.count_databases).install()
         if self.is_wsgi:
             return
         self.app = guard.wrap(self.app)

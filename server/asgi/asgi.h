@@ -78,6 +78,7 @@ PyObject *asgi_direct(struct asgi *a, struct wsgi *w, PyObject *pool, PyObject *
 /* For struct loop_client. */
 bool asgi_has_work(const struct asgi *a);
 int asgi_run(struct asgi *a);
+void asgi_long_step(struct asgi *a, PyObject *context, int64_t ns);
 
 /* Cancels the task of every request in hand. May run Python. Returns how many. */
 size_t asgi_cancel_all(struct asgi *a);
@@ -112,6 +113,7 @@ struct cycle {
     PyObject *scope;       /* new: where routes are counted, http scopes; or NULL */
     PyObject *early;       /* new: the body, where a thread had the request before (direct.c); or NULL */
     int64_t begun_ns;
+    int64_t step_max_ns;   /* its longest step on the loop, where routes are counted */
     struct post lost;      /* from the finalizer to the loop */
     unsigned events;       /* enum http_event, not yet handled */
     bool body_is_told;     /* the last http.request message was handed out */
@@ -266,7 +268,7 @@ bool cycle_was_refused(const struct cycle *cycle);
  * need refer to the task then, and the collector would take cycle, task, coroutine and future for garbage. Brings that
  * reference in line with `waits`; the caller has a reference. */
 /* The request has ended: counts it by the route that the framework has left in its scope, if any. */
-void route_count(struct asgi *a, PyObject *scope, int status, int64_t begun_ns, int64_t thread_ns);
+void route_count(struct asgi *a, PyObject *scope, int status, int64_t begun_ns, int64_t thread_ns, int64_t step_ns);
 void cycle_hold(struct cycle *cycle);
 void cycle_abandon(struct cycle *cycle);
 PyObject *send_call(PyObject *self, PyObject *const *args, size_t nargsf, PyObject *kwnames);

@@ -117,7 +117,7 @@ serve(struct exchange *ex)
         input_end(d->body);
         Py_CLEAR(d->lease);
         if (UNLIKELY(a->http.conf->metrics_enabled))
-            route_count(a, d->scope, ex->answer.status, ex->begun_ns, clock_ns() - ex->called_ns);
+            route_count(a, d->scope, ex->answer.status, ex->begun_ns, clock_ns() - ex->called_ns, 0);
     }
     d->ex = NULL;
     /* What runs Python comes before the last: from there to the end of the job nobody else has the GIL, and the lease stays as it is. */

@@ -128,7 +128,7 @@ cycle_part(struct cycle *cycle)
     live.cycles--;
     if (cycle->scope != NULL)
         route_count(cycle->asgi, cycle->scope, h1_status(h), cycle->begun_ns,
-                    cycle->lease != NULL ? lease_ran_ns(cycle->lease) : 0);
+                    cycle->lease != NULL ? lease_ran_ns(cycle->lease) : 0, cycle->step_max_ns);
     h1_end(h);
     loop_note_request(cycle->asgi->loop, cycle->lease == NULL || !lease_was_used(cycle->lease));
     if (cycle->lease != NULL)
@@ -216,6 +216,7 @@ cycle_new(struct asgi *a, struct h1 *h, const char *label)
     cycle->connect_is_told = cycle->disconnect_is_told = cycle->is_accepted = cycle->is_closed = false;
     cycle->is_websocket = h1_request(h)->is_websocket;
     cycle->begun_ns = a->http.net->now_ns;
+    cycle->step_max_ns = 0;
     memcpy(cycle->label, label != NULL ? label : made, n);
     cycle->label[n] = '\0';
     PyObject_GC_Track(cycle);
@@ -290,6 +291,8 @@ run(struct cycle *cycle, PyObject *coro, PyObject *context, PyObject *scope)
         Py_XSETREF(cycle->scope, Py_XNewRef(scope));
     PyObject *path = scope == NULL ? NULL : PyDict_GetItemWithError(scope, a->names->s_path); /* names the task */
     PY_OWNED PyObject *task = coro == NULL ? NULL : task_start(a->loop, coro, context, path);
+    if (UNLIKELY(cycle->scope != NULL)) /* the first step */
+        cycle->step_max_ns = clock_ns() - loop_step_ns(a->loop);
     if (UNLIKELY(task == NULL))
         return cycle_refuse(cycle);
     if (cycle->h == NULL) /* ended by net's going down while it ran */

@@ -61,6 +61,10 @@ put_worker(struct json *j, const struct child *c, int64_t now_ns)
         json_key(j, "cpu_s"), json_real(j, seconds(0, usage.cpu_ns));
         json_key(j, "os_threads"), json_int(j, usage.threads);
     }
+    if (c->metrics != NULL) {
+        json_key(j, "database_connections");
+        json_int(j, (int64_t)metrics_get(&c->metrics->database.connections));
+    }
     json_end(j, '}');
 }
 

@@ -57,6 +57,7 @@ add_block(struct figures *f, const struct metrics_block *b)
         pool->waiting += metrics_get(&crew->waiting);
         pool->refused += metrics_get(&crew->refused_full) + metrics_get(&crew->refused_timeout);
     }
+    f->database_connections += metrics_get(&b->database.connections);
     add_process(f, &b->worker);
 }
 
@@ -133,6 +134,7 @@ figures_put(struct json *j, const struct figures *f)
     put_n(j, "sent_bytes", f->bytes_out);
     put_pool(j, "threads", &f->pools[METRICS_POOL_REQUESTS]);
     put_pool(j, "executor", &f->pools[METRICS_POOL_EXECUTOR]);
+    put_n(j, "database_connections", f->database_connections);
     json_key(j, "loop"), json_begin(j, '{');
     put_n(j, "turns", f->turns);
     put_s(j, "busy_s", f->turn_ns);

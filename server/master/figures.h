@@ -25,6 +25,7 @@ struct figures {
     uint64_t accepted, bytes_in, bytes_out;
     uint64_t handshake, idle, request, websocket, closing; /* connections */
     struct figures_pool pools[METRICS_POOLS];
+    uint64_t database_connections;
     uint64_t cpu_ns, rss_bytes;
 };
 

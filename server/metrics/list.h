@@ -68,6 +68,11 @@
 #define METRICS_GUARD_GAUGES(X)                                                                                           \
     X(loop_block_max_ns, "loop_block_max_seconds", "",                    "The longest of those blocks since the worker started.")
 
+/* Of databases (ringcorn.database_count): with the GIL. */
+#define METRICS_DATABASE_GAUGES(X)                                                                                        \
+    X(connections,      "database_connections",  "",                      "Connections to databases that Django and SQLAlchemy have open.") \
+    X(connections_max,  "database_connections_max", "",                   "The most of them at once since the worker started.")
+
 /* clang-format on */
 
 #endif

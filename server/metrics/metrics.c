@@ -126,6 +126,9 @@ clear_gauges(struct metrics_block *b)
 #define X(field, ...) metrics_set(&b->guard.field, 0);
     METRICS_GUARD_GAUGES(X)
 #undef X
+#define X(field, ...) metrics_set(&b->database.field, 0);
+    METRICS_DATABASE_GAUGES(X)
+#undef X
 }
 
 struct metrics_block *

@@ -177,6 +177,7 @@ struct metrics_route {
     metrics_u64 errors;     /* answered 5xx */
     metrics_u64 request_ns; /* sum */
     metrics_u64 thread_ns;  /* sum: on threads of the pool */
+    metrics_u64 step_max_ns; /* the longest step of the loop for one of them */
 };
 
 /* With the GIL. */
@@ -195,6 +196,13 @@ struct metrics_blocked {
     char request[256], place[512], cure[256];
 };
 
+/* With the GIL. */
+struct metrics_database {
+#define X(field, ...) metrics_u64 field;
+    METRICS_DATABASE_GAUGES(X)
+#undef X
+};
+
 #define METRICS_LINE __attribute__((aligned(128))) /* two cache lines: they are fetched in pairs */
 
 struct metrics_block {
@@ -206,6 +214,7 @@ struct metrics_block {
     } pools[METRICS_POOLS];
     METRICS_LINE struct metrics_guard guard;
     struct metrics_blocked blocked;
+    struct metrics_database database;
     METRICS_LINE struct metrics_route routes[METRICS_ROUTES_MAX];
 };
 
@@ -274,9 +283,10 @@ struct metrics *metrics_area(void);
 
 /* --- route.c ------------------------------------------------------------------------------------------ */
 
-/* A request of that route has ended. name: UTF-8, as the framework has it. thread_ns: as much of it as threads of the pool ran for it. With
- * the GIL. */
-void metrics_count_route(struct slice name, int status, int64_t request_ns, int64_t thread_ns);
+/* A request of that route has ended. name: UTF-8, as the framework has it. thread_ns: as much of it as threads of the pool ran for it; step_ns: its
+ * longest step on the loop. With the GIL. */
+void metrics_count_route(struct slice name, int status, int64_t request_ns, int64_t thread_ns,
+                         int64_t step_ns);
 
 /* --- blocked.c ---------------------------------------------------------------------------------------- */
 

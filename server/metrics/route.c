@@ -68,7 +68,8 @@ find(struct slice name)
 }
 
 void
-metrics_count_route(struct slice name, int status, int64_t request_ns, int64_t thread_ns)
+metrics_count_route(struct slice name, int status, int64_t request_ns, int64_t thread_ns,
+                    int64_t step_ns)
 {
     struct metrics_route *r = find(name);
     metrics_add(&r->requests, 1);
@@ -76,4 +77,5 @@ metrics_count_route(struct slice name, int status, int64_t request_ns, int64_t t
         metrics_add(&r->errors, 1);
     metrics_add(&r->request_ns, request_ns > 0 ? (uint64_t)request_ns : 0);
     metrics_add(&r->thread_ns, thread_ns > 0 ? (uint64_t)thread_ns : 0);
+    metrics_set_max(&r->step_max_ns, step_ns > 0 ? (uint64_t)step_ns : 0);
 }

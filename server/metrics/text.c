@@ -339,6 +339,11 @@ static const struct line loop_gauges[] = { METRICS_LOOP_GAUGES(LOOP_LINE) };
 static const struct line guard_counters[] = { METRICS_GUARD_COUNTERS(GUARD_LINE) };
 static const struct line guard_gauges[] = { METRICS_GUARD_GAUGES(GUARD_LINE) };
 
+#define DATABASE_LINE(field, name, labels, help)                                                   \
+    { offsetof(struct metrics_block, database.field), name, labels, help },
+
+static const struct line database_gauges[] = { METRICS_DATABASE_GAUGES(DATABASE_LINE) };
+
 /* A line for each pool: labels of its own, families together. */
 static void
 put_crew(struct text *t, enum type type, const struct line *lines, size_t n)
@@ -367,7 +372,7 @@ static const struct line crew_gauges[] = { METRICS_CREW_GAUGES(CREW_LINE) };
 
 struct route {
     const char *name; /* in the area */
-    uint64_t requests, errors, request_ns, thread_ns;
+    uint64_t requests, errors, request_ns, thread_ns, step_max_ns;
 };
 
 static void
@@ -377,6 +382,8 @@ add_route(struct route *to, const struct metrics_route *from)
     to->errors += metrics_get(&from->errors);
     to->request_ns += metrics_get(&from->request_ns);
     to->thread_ns += metrics_get(&from->thread_ns);
+    uint64_t step_ns = metrics_get(&from->step_max_ns);
+    to->step_max_ns = step_ns > to->step_max_ns ? step_ns : to->step_max_ns;
 }
 
 /* Into routes[], the first of which is "other". Returns how many there are. */
@@ -448,6 +455,9 @@ put_routes(struct text *t)
           "Time of requests by route, from head to answer." },
         { COUNTER, true, offsetof(struct route, thread_ns), "route_thread_seconds",
           "Time that requests of a route have kept threads of the pool." },
+        { GAUGE, true, offsetof(struct route, step_max_ns), "route_step_max_seconds",
+          "The longest step of the event loop that a request of a route has taken since the server "
+          "started: everybody else waited." },
     };
     for (size_t k = 0; k < ARRAY_LEN(of_route); k++) {
         family(t, of_route[k].type, of_route[k].name, of_route[k].help);
@@ -480,6 +490,7 @@ metrics_text(const struct metrics *m, bool is_openmetrics, struct buf *out)
     put_lines(t, GAUGE, loop_gauges, ARRAY_LEN(loop_gauges));
     put_lines(t, COUNTER, guard_counters, ARRAY_LEN(guard_counters));
     put_lines(t, GAUGE, guard_gauges, ARRAY_LEN(guard_gauges));
+    put_lines(t, GAUGE, database_gauges, ARRAY_LEN(database_gauges));
     put_crew(t, COUNTER, crew_counters, ARRAY_LEN(crew_counters));
     put_crew(t, GAUGE, crew_gauges, ARRAY_LEN(crew_gauges));
     put_routes(t);

@@ -406,6 +406,7 @@ loop_attach(PyObject *loop, const struct loop_client *client, void *self)
     }
     l->clients[l->clients_n].client = client;
     l->clients[l->clients_n++].self = self;
+    l->tells_long_steps |= client->long_step != NULL;
     return 0;
 }
 

@@ -202,6 +202,7 @@ struct loop {
     bool is_released; /* the loop's thread: inside a turn, and it has given the GIL away */
     bool is_stopping; /* read without the GIL, relaxed */
     bool is_debug;
+    bool tells_long_steps; /* a client wants to know */
 };
 
 extern PyType_Spec loop_spec;

@@ -72,7 +72,11 @@ struct loop_client {
     int (*run)(void *self);           /* GIL held. -1 with an exception set: run_forever() raises it */
     void (*flush)(void *self);        /* before io_wait(), and where output has waited; no Python */
     int64_t (*next_ns)(void *self);   /* when turn() is due (monotonic): 0 = at once, -1 = only on events */
+    /* Or NULL. A callback has taken LOOP_LONG_STEP_NS or more, in that context: a contextvars.Context, borrowed. GIL held; nothing may be raised, or run */
+    void (*long_step)(void *self, PyObject *context, int64_t ns);
 };
+
+enum { LOOP_LONG_STEP_NS = 1000 * 1000 };
 
 enum { LOOP_CLIENTS_MAX = 8 };
 

@@ -471,6 +471,21 @@ run_handle_debug(struct loop *l, PyObject *handle)
     return done != NULL ? 0 : -1;
 }
 
+/* Of a handle that has just run. What its step has taken is looked at before anything of it is dropped. */
+static void
+tell_long_step(struct loop *l, PyObject *handle)
+{
+    int64_t ns = clock_ns() - l->step_ns;
+    PyTypeObject *type = Py_TYPE(handle);
+    if (LIKELY(ns < LOOP_LONG_STEP_NS) ||
+        (type != l->state->handle_type && type != l->state->timer_type))
+        return;
+    for (size_t i = 0; i < l->clients_n; i++)
+        if (l->clients[i].client->long_step != NULL)
+            l->clients[i].client->long_step(l->clients[i].self, ((struct handle *)handle)->context,
+                                            ns);
+}
+
 /* The handles that are ready now; what they make ready waits for the next turn. */
 static int
 run_ready(struct loop *l)
@@ -479,6 +494,8 @@ run_ready(struct loop *l)
         PyObject *handle = ready_pop(&l->ready);
         step_begin(l);
         int err = UNLIKELY(l->is_debug) ? run_handle_debug(l, handle) : run_handle(l, handle);
+        if (l->tells_long_steps && LIKELY(err == 0))
+            tell_long_step(l, handle);
         Py_DECREF(handle);
         if (UNLIKELY(err < 0))
             return -1;

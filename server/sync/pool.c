@@ -246,6 +246,23 @@ pool_enter(PyObject *pool, const char *label)
     return py_take(&lease);
 }
 
+PyObject *
+pool_lease_in(PyObject *pool, PyObject *context)
+{
+    struct pool *p = (struct pool *)pool;
+    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(p->context_vars); i++) {
+        PyObject *value = PyObject_GetItem(context, PyTuple_GET_ITEM(p->context_vars, i));
+        if (value == NULL) {
+            PyErr_Clear(); /* a KeyError */
+            continue;
+        }
+        Py_DECREF(value); /* the context has it */
+        if (Py_TYPE(value) == p->lease_type)
+            return value;
+    }
+    return NULL;
+}
+
 /* --- type ---------------------------------------------------------------------------------------- */
 
 static int

@@ -129,6 +129,9 @@ PyObject *pool_submit(PyObject *pool, PyObject *fn, PyObject *const *args, Py_ss
  * _ringcorn.Lease; NULL without an exception where pool.context_vars is empty, and with one on failure. */
 PyObject *pool_enter(PyObject *pool, const char *label);
 
+/* The lease that pool_enter() has set in that context, or in the one that it is a copy of: borrowed, and good as long as it is there. NULL without an exception: none. */
+PyObject *pool_lease_in(PyObject *pool, PyObject *context);
+
 /* As Lease.submit(fn, *args), on the loop's thread: a new future. */
 PyObject *lease_call(PyObject *lease, PyObject *fn, PyObject *const *args, Py_ssize_t n);
 

@@ -386,7 +386,14 @@ on_next_ns(void *self)
     return next;
 }
 
-static const struct loop_client client = {
+static void
+on_long_step(void *self, PyObject *context, int64_t ns)
+{
+    (void)self;
+    asgi_long_step(&w.asgi, context, ns);
+}
+
+static struct loop_client client = {
     .turn = on_turn,
     .has_work = on_has_work,
     .run = on_run,
@@ -444,6 +451,7 @@ worker_attach(PyObject *module, PyObject *loop)
     answer_attach(loop, &w.asgi, &w.wsgi.exchanges);
     if (pthread_atfork(NULL, NULL, forked_child) != 0)
         return PyErr_NoMemory();
+    client.long_step = conf->metrics_enabled ? on_long_step : NULL; /* for what routes take */
     loop_attach(loop, &client, &w);
     loop_count(loop, metrics_here);
     if (conf->guard_mode != CONF_GUARD_OFF && conf->guard_loop_block_ms > 0)
@@ -609,6 +617,19 @@ worker_fork_workers(PyObject *module, PyObject *unused)
     return options_new(mine.conf);
 }
 
+/* count_databases(n): connections that are open now. */
+static PyObject *
+worker_count_databases(PyObject *module, PyObject *number)
+{
+    (void)module;
+    unsigned long long n = PyLong_AsUnsignedLongLong(number);
+    if (PyErr_Occurred())
+        return NULL;
+    metrics_set(&metrics_here->database.connections, n);
+    metrics_set_max(&metrics_here->database.connections_max, n);
+    Py_RETURN_NONE;
+}
+
 /* Ends what is still in hand and lets go of the loop, which can be closed then. */
 static PyObject *
 worker_detach(PyObject *module, PyObject *unused)
@@ -668,6 +689,7 @@ static PyMethodDef worker_methods[] = {
     { "in_hand", worker_in_hand, METH_NOARGS, NULL },
     { "request_of", worker_request_of, METH_O, NULL },
     { "count_guard", worker_count_guard, METH_O, NULL },
+    { "count_databases", worker_count_databases, METH_O, NULL },
     { "fork_workers", worker_fork_workers, METH_NOARGS, NULL },
     { "detach", worker_detach, METH_NOARGS, NULL },
     { "free", worker_free, METH_NOARGS, NULL },

@@ -350,6 +350,12 @@ def test_mistakes_are_told(args, message):
     assert result.returncode == 2 and re.search(message, result.stderr), result.stderr
 
 
+def routed(s, at, route):
+    """Requests of a route; it is counted a moment after its answer."""
+    metrics = scrape(s, at)
+    return metrics.sum("route_requests_total", route=route) if "ringcorn_route_requests_total" in metrics.text else 0
+
+
 @pytest.mark.parametrize(
     "app, targets, route",
     [
@@ -365,7 +371,7 @@ def test_routes(server, app, targets, route):
     with s.connect() as c:
         for target in targets:
             assert c.get(target).status in (200, 404), target
-    wire.eventually(lambda: scrape(s, at).sum("route_requests_total", route=route) == 4, 5, "all four")
+    wire.eventually(lambda: routed(s, at, route) == 4, 5, "all four")
     metrics = scrape(s, at)
     assert metrics.sum("route_errors_total", route=route) == 0
     assert metrics.sum("route_duration_seconds_total", route=route) > 0
@@ -377,7 +383,7 @@ def test_routes_survive_their_worker(server):
     at = address(s)
 
     def counted(n):  # a route is counted a moment after its answer
-        wire.eventually(lambda: scrape(s, at).sum("route_requests_total", route="item/<int:n>/") == n, 10 * harness.SLOW, f"{n} requests")
+        wire.eventually(lambda: routed(s, at, "item/<int:n>/") == n, 10 * harness.SLOW, f"{n} requests")
 
     assert s.get("/item/1/").status == 200
     counted(1)
@@ -416,3 +422,49 @@ def test_autoscaler_scales_by_what_the_adapter_tells():
     deployment = next(yaml.safe_load_all((harness.ROOT / "docker" / "kubernetes.yaml").read_text()))
     assert {m["pods"]["metric"]["name"] for m in scaler["spec"]["metrics"]} == {rule["name"]["as"] for rule in rules}
     assert scaler["spec"]["scaleTargetRef"]["name"] == deployment["metadata"]["name"]
+
+
+def test_the_longest_step_is_its_routes(server, tmp_path):
+    """Whether the request blocks the loop in its first step, in a later one, or in a task that it has made."""
+    s = server("counted:app", *BIND, *THREADS, "--guard-mode", "off", env={"DATABASES": tmp_path})
+    at = address(s)
+    for path in ("/quick", "/first/60", "/later/70", "/later/5", "/child/80"):
+        assert s.get(path).status == 200
+    routes = ("/quick", "/first/{ms}", "/later/{ms}", "/child/{ms}")
+    wire.eventually(lambda: sum(routed(s, at, route) for route in routes) == 5, 5 * harness.SLOW, "all five")
+    metrics = scrape(s, at)
+    steps = {route: metrics.sum("route_step_max_seconds", route=route) for route in routes}
+    assert steps["/first/{ms}"] >= 0.06 and steps["/later/{ms}"] >= 0.07 and steps["/child/{ms}"] >= 0.08, steps
+    # Those who waited meanwhile are not to blame.
+    assert 0 < steps["/quick"] < steps["/first/{ms}"], steps
+    [worker] = s.workers()
+    os.kill(worker, signal.SIGTERM)
+    wire.eventually(lambda: worker not in s.workers() and s.workers(), 10 * harness.SLOW, "another worker")
+    assert scrape(s, at).sum("route_step_max_seconds", route="/first/{ms}") == steps["/first/{ms}"]
+    s.held = {}
+
+
+def test_database_connections(server, tmp_path):
+    """Of Django and of SQLAlchemy, as they are opened and closed; the largest number stays."""
+    control = tmp_path / "ctl.sock"
+    s = server("counted:app", *BIND, "--sync-threads", 1, "--sync-threads-max", 1, "--control-socket", control, env={"DATABASES": tmp_path})
+    at = address(s)
+    s.allow_descriptors(10)
+
+    def now():
+        metrics = scrape(s, at)
+        return metrics.sum("database_connections"), metrics.sum("database_connections_max")
+
+    assert now() == (0, 0)
+    assert s.get("/django").status == 200
+    assert now() == (1, 1)
+    assert s.get("/sqlalchemy/4").json() == {"pool": 4}
+    assert now() == (5, 5)
+    answer = subprocess.run([harness.BIN.with_name("ringcornctl"), "workers", "--json", "--control-socket", control], capture_output=True, text=True, check=True).stdout
+    assert [worker["database_connections"] for worker in json.loads(answer)["result"]] == [5]
+    assert s.get("/release").json() == {"pool": 2}  # as many as the pool keeps
+    assert now() == (3, 5)
+    assert s.get("/django/close").status == 200
+    wire.eventually(lambda: now() == (2, 5), 10 * harness.SLOW, "the closed one is noticed")
+    assert s.get("/django").status == 200
+    assert now() == (3, 5)
