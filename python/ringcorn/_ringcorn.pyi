@@ -68,6 +68,8 @@ class Pool:
     may_release: Callable[[], bool] | None  # affinity transaction, Lease.give_back(): is the thread clean?
     on_job_end: Callable[[], object] | None  # after each job, before its result is delivered
     on_park: Callable[[], object] | None  # its lease has had no job for park_timeout; once until the next job
+    on_wait: Callable[[], object] | None  # on the loop's thread: a job has waited for wait_alarm; at most every 10 s
+    wait_alarm: float | None  # seconds
     park_timeout: float | None  # seconds; for threads that fall asleep from then on
     def __new__(
         cls,
@@ -84,6 +86,8 @@ class Pool:
     def submit(self, fn: Callable[..., Any], *args: Any) -> Future[Any]: ...
     def lease(self, label: str = "") -> Lease: ...
     def holders(self) -> list[tuple[str, str]]: ...  # (label, where) of every lease that has a slot
+    # (label, for how long) of those that wait for a slot, oldest of each queue first; (label, for how long, where) of those that have one
+    def stand(self) -> tuple[list[tuple[str, float]], list[tuple[str, float, str]]]: ...
     # (thread ident, label, state) of every lease that has a thread
     def leases(self) -> list[tuple[int, str, Literal["running", "holding", "parked"]]]: ...
     def close(self) -> None: ...
@@ -116,6 +120,8 @@ class Lease:
     has_slot: bool
     has_no_thread: bool  # a job of it has raised NoThread
     thread_ident: int | None
+    is_closed: bool
+    at_end: Callable[[Lease], object] | None  # called once, when the request has ended: on the loop's thread, or on the one that answered it
     # On the loop's thread an asyncio future of the loop; elsewhere a concurrent.futures.Future. After close() it still works:
     # each late call takes a thread for itself.
     def submit(self, fn: Callable[..., Any], /, *args: Any) -> Future[Any]: ...

@@ -21,7 +21,7 @@ from contextvars import ContextVar, copy_context
 
 from _ringcorn import NoThread
 
-from . import fastapi_hop, log
+from . import fastapi_hop, guard, log
 from .imports import when_imported
 
 _BACKEND = "anyio._backends._asyncio"
@@ -55,11 +55,15 @@ async def _adapt(loop, pool, threads, stock):
     except Exception as e:
         log.warning("AnyIO %s has no limiter of threads that could follow sync.threads: %r", _version(), e)
         return
-    if stock:
-        return
+    if stock or not await _adapt_backend(loop, pool, threads, limiter):
+        guard.watch_limiter(limiter)
+
+
+async def _adapt_backend(loop, pool, threads, limiter):
+    """Returns whether AnyIO's calls are led to *pool*."""
     if (found := _version_numbers()) and found < _LEAST:
         log.warning("AnyIO %s runs the calls of a request on whichever thread is idle; from 4.4 on they can have one to themselves", _version())
-        return
+        return False
     adapter = None
     try:
         adapter = Adapter(loop, pool, threads, limiter)
@@ -69,8 +73,9 @@ async def _adapt(loop, pool, threads, stock):
         if adapter is not None:
             adapter.remove()
         log.warning("AnyIO %s keeps its own threads, a request may see several: the self-test failed (%r)", _version(), e)
-        return
+        return False
     await follow_fastapi(loop)
+    return True
 
 
 async def follow_fastapi(loop):

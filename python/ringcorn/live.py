@@ -27,6 +27,10 @@ def pools():
     return _pools
 
 
+def loop():
+    return _loop
+
+
 def _dump(value):
     # Lone surrogates of file names would be no UTF-8.
     return json.dumps(value, ensure_ascii=False).encode("utf-8", "replace").decode("utf-8")

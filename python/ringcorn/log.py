@@ -30,7 +30,9 @@ class RequestIdFilter(logging.Filter):
 
 
 class Handler(logging.Handler):
-    """To the server's error log, in its form (log.format). With a formatter, what that makes is the message."""
+    """To the server's error log, in its form (log.format). With a formatter, what that makes is the message.
+
+    ``record.ringcorn``, a dict that JSON can have: more members of the object that a line is under log.format json."""
 
     def emit(self, record):
         try:
@@ -46,7 +48,9 @@ class Handler(logging.Handler):
                 if record.stack_info:
                     exception = record.stack_info if exception is None else f"{exception}\n{record.stack_info}"
             its_id = getattr(record, "request_id", None) or request_id.get()
-            _ringcorn._log(record.levelname.lower(), record.name, message, None if its_id == "-" else its_id, exception)
+            members = getattr(record, "ringcorn", None)
+            members = None if members is None else json.dumps(members)[1:-1]
+            _ringcorn._log(record.levelname.lower(), record.name, message, None if its_id == "-" else its_id, exception, members)
         except Exception:
             self.handleError(record)
 

@@ -45,6 +45,7 @@ class _Connection:
     _exited = False  # what asgiref 3.13 asks of the object in its context variable
 
     def __init__(self, pool, label):
+        self.label = label
         self.lease = pool.lease(label)
 
     def receiver(self, receive):

@@ -308,6 +308,10 @@ class _Serving:
 
     async def _adapt(self):
         """Leads the threads of frameworks to ours: one line each. Nothing is imported that the application has not imported."""
+        await self._adapt_threads()
+        guard.serve(self.pool)
+
+    async def _adapt_threads(self):
         await anyio_threads.install(self.loop, self.pool, self.pool.threads, self.options["anyio_threads"] == "stock")
         # A WSGI request has its thread as it is; async_to_sync() in it is led to our loop.
         app = await asgiref_threads.install(None if self.is_wsgi else self.app, self.loop, self.pool)

@@ -123,8 +123,10 @@ serve(struct exchange *ex)
     /* What runs Python comes before the last: from there to the end of the job nobody else has the GIL, and the lease stays as it is. */
     Py_CLEAR(context);
     Py_CLEAR(owner);
-    if (LIKELY(!is_left))
+    if (LIKELY(!is_left)) {
+        lease_tell_end(lease);
         lease_end(lease);
+    }
     if (LIKELY(!goes_on_here))
         lease_give_job(lease, &ex->job, &ex->lease);
 }

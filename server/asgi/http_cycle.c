@@ -121,6 +121,7 @@ cycle_part(struct cycle *cycle)
 {
     struct h1 *h = cycle->h;
     PY_OWNED PyObject *self = Py_NewRef((PyObject *)cycle); /* the last reference may be the server's or the task's */
+    PY_OWNED PyObject *lease = py_take(&cycle->lease);
     list_del(&cycle->link);
     list_del(&cycle->work);
     *h1_data(h) = NULL;
@@ -128,15 +129,16 @@ cycle_part(struct cycle *cycle)
     live.cycles--;
     if (cycle->scope != NULL)
         route_count(cycle->asgi, cycle->scope, h1_status(h), cycle->begun_ns,
-                    cycle->lease != NULL ? lease_ran_ns(cycle->lease) : 0, cycle->step_max_ns);
+                    lease != NULL ? lease_ran_ns(lease) : 0, cycle->step_max_ns);
     h1_end(h);
-    loop_note_request(cycle->asgi->loop, cycle->lease == NULL || !lease_was_used(cycle->lease));
-    if (cycle->lease != NULL)
-        lease_end(cycle->lease);
-    Py_CLEAR(cycle->lease);
+    loop_note_request(cycle->asgi->loop, lease == NULL || !lease_was_used(lease));
+    if (lease != NULL)
+        lease_end(lease);
     cycle_hold(cycle);
     Py_CLEAR(cycle->scope); /* last: may run Python */
     Py_CLEAR(cycle->task);
+    if (lease != NULL)
+        lease_tell_end(lease);
 }
 
 /* The one end of a request. task: its ended task, or NULL when it never got one (exception is then what prevented it). */

@@ -17,6 +17,7 @@
 enum {
     MESSAGE_MAX = 16 * 1024, /* of a line of C's; a longer one is cut, and says so */
     FRAME_MAX = 512,         /* all of a line but its parts */
+    MEMBERS_MAX = 4 * 1024,  /* more are left out */
     ON_STACK = 4 * 1024,     /* lines that need no memory of the heap */
     PIECE = 4096,            /* PIPE_BUF: what a pipe that polls writable takes without blocking */
     BRIEFLY_MS = 1000,
@@ -189,6 +190,10 @@ put_json(char *p, const struct log_entry *e, bool is_cut)
     if (is_cut)
         p = put_slice(p, SLICE(",\"is_cut\":true"));
     p = put_field(p, "request_id", e->request_id);
+    if (e->members.n > 0) {
+        *p++ = ',';
+        p = put_slice(p, e->members);
+    }
     p = put_field(p, "exception", e->exception);
     return put_slice(p, SLICE("}\n"));
 }
@@ -251,17 +256,20 @@ log_entry(const struct log_entry *entry)
     e.level = within(e.level, 32);
     e.logger = within(e.logger, 128);
     e.request_id = within(e.request_id, 128);
-    room -= e.level.n + e.logger.n + e.request_id.n;
+    if (!is_json || e.members.n > MEMBERS_MAX) /* cut, they would be no JSON */
+        e.members = (struct slice){ 0 };
+    room -= e.level.n + e.logger.n + e.request_id.n + e.members.n;
     bool is_cut = e.message.n > room / 4;
     e.message = within(e.message, room / 4);
     size_t exception_max = room - room / 4;
     if (e.exception.n > exception_max) /* its end says what it was */
         e.exception = (struct slice){ e.exception.p + e.exception.n - exception_max, exception_max };
-    size_t need = FRAME_MAX + grows * (e.level.n + e.logger.n + e.message.n + e.request_id.n + e.exception.n);
+    size_t need = FRAME_MAX + e.members.n +
+                  grows * (e.level.n + e.logger.n + e.message.n + e.request_id.n + e.exception.n);
     char on_stack[ON_STACK];
     char *heap = need > sizeof(on_stack) ? malloc(need) : NULL, *line = heap != NULL ? heap : on_stack;
     if (need > sizeof(on_stack) && heap == NULL) { /* better a part of it than nothing */
-        e.logger = e.request_id = (struct slice){ 0 };
+        e.logger = e.request_id = e.members = (struct slice){ 0 };
         e.message = within(e.message, (sizeof(on_stack) - FRAME_MAX) / (2 * JSON_ESCAPED_MAX));
         e.exception = within(e.exception, (sizeof(on_stack) - FRAME_MAX) / (3 * JSON_ESCAPED_MAX));
         is_cut = true;

@@ -58,6 +58,7 @@ struct log_entry {
     struct slice level; /* in lower case */
     struct slice logger, message, request_id;
     struct slice exception; /* a traceback: several lines */
+    struct slice members;   /* for log.format json: more of the object, as JSON: "guard":{...} */
 };
 void log_entry(const struct log_entry *entry);
 

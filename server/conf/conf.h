@@ -298,7 +298,8 @@ struct conf {
 
     enum conf_guard guard_mode;
     int64_t guard_loop_block_ms; /* 0 = off */
-    bool guard_unawaited, guard_lost;
+    bool guard_unawaited, guard_lost, guard_sync, guard_transactions, guard_sessions;
+    int64_t guard_threads_ms; /* 0 = off */
     char *control_socket; /* a path; NULL = off */
     mode_t control_mode;
 

@@ -635,6 +635,17 @@ const struct key schema[] = {
       .help = "coroutines that die without having been awaited are told of" },
     { "guard.lost", KEY_BOOL, FIELD(guard_lost), "true", NULL,
       .help = "exceptions of tasks that nobody awaits are told of" },
+    { "guard.sync", KEY_BOOL, FIELD(guard_sync), "true", NULL,
+      .help = "Django's ORM on the event loop is told of, also where the application swallows what "
+              "Django raises" },
+    { "guard.transactions", KEY_BOOL, FIELD(guard_transactions), "true", NULL,
+      .help = "transactions that a request leaves open are told of, and requests that use two "
+              "connections to one database of Django's" },
+    { "guard.sessions", KEY_BOOL, FIELD(guard_sessions), "true", NULL,
+      .help = "an AsyncSession of SQLAlchemy that two tasks use at once is told of" },
+    { "guard.threads", KEY_DURATION, FIELD(guard_threads_ms), "1s", NULL,
+      "a request that waits for a thread for longer is told of, with who has the threads",
+      .max = DAY, .zero = "off" },
 
     { "control.socket", KEY_TEXT, FIELD(control_socket), NULL, NULL,
       "unix socket on which ringcornctl is answered; whoever may write to it may stop the server",

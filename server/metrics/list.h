@@ -59,11 +59,15 @@
     X(leased,           "threads_leased",        "",                      "Threads that a request keeps.")                \
     X(waiting,          "thread_queue",          "",                      "Requests that wait for a thread.")
 
-/* Of guardrails (server/guard/, ringcorn.guard): with the GIL. */
+/* Of guardrails (server/guard/, ringcorn.guard): with the GIL. One family, a line for each kind of ringcorn.guard.KINDS. */
 #define METRICS_GUARD_COUNTERS(X)                                                                                         \
-    X(loop_blocks,      "loop_blocks",           "",                      "Times that code of the application blocked the event loop for guard.loop_block or longer.") \
-    X(unawaited,        "unawaited_coroutines",  "",                      "Coroutines that died without having been awaited.") \
-    X(lost,             "lost_exceptions",       "",                      "Exceptions of tasks whose results nobody asked for.")
+    X(loop_blocks,      "guard_events",         "kind=\"block\"",       "What guardrails have noticed, by kind: the event loop blocked for guard.loop_block or longer, coroutines never awaited, exceptions that nobody asked for, Django's ORM on the loop, transactions left open or split, an AsyncSession in two tasks, requests that find no thread.") \
+    X(unawaited,        "guard_events",         "kind=\"unawaited\"",   "") \
+    X(lost,             "guard_events",         "kind=\"lost\"",        "") \
+    X(sync,             "guard_events",         "kind=\"sync\"",        "") \
+    X(transaction,      "guard_events",         "kind=\"transaction\"", "") \
+    X(session,          "guard_events",         "kind=\"session\"",     "") \
+    X(threads,          "guard_events",         "kind=\"threads\"",     "")
 
 #define METRICS_GUARD_GAUGES(X)                                                                                           \
     X(loop_block_max_ns, "loop_block_max_seconds", "",                    "The longest of those blocks since the worker started.")

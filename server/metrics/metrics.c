@@ -4,12 +4,14 @@
 #include <errno.h>
 #include <signal.h>
 #include <stddef.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
+#include "base/base.h"
 #include "base/owned.h"
 
 #define MS(n) ((int64_t)(n) * 1000 * 1000)
@@ -108,6 +110,26 @@ find(struct metrics *m, unsigned slot)
         while (known <= n && !atomic_compare_exchange_weak(&m->blocks_n, &known, n + 1))
             ;
         return &m->blocks[n];
+    }
+    return NULL;
+}
+
+metrics_u64 *
+metrics_guard_counter(struct metrics_guard *guard, const char *kind)
+{
+    static const struct {
+        const char *labels;
+        size_t offset;
+    } counters[] = {
+#define X(field, family, labels, help) { labels, offsetof(struct metrics_guard, field) },
+        METRICS_GUARD_COUNTERS(X)
+#undef X
+    };
+    char labels[64];
+    snprintf(labels, sizeof(labels), "kind=\"%s\"", kind);
+    for (size_t i = 0; i < ARRAY_LEN(counters); i++) {
+        if (strcmp(counters[i].labels, labels) == 0)
+            return (metrics_u64 *)((char *)guard + counters[i].offset);
     }
     return NULL;
 }

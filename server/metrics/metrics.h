@@ -203,6 +203,9 @@ struct metrics_database {
 #undef X
 };
 
+/* Of guard_events, by its kind: "lost". NULL: there is no such. */
+metrics_u64 *metrics_guard_counter(struct metrics_guard *guard, const char *kind);
+
 #define METRICS_LINE __attribute__((aligned(128))) /* two cache lines: they are fetched in pairs */
 
 struct metrics_block {

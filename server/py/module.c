@@ -159,11 +159,12 @@ module_task_start(PyObject *module, PyObject *args)
     return task_start(loop, coro, context, NULL);
 }
 
-/* _log(level, logger, message, request_id, exception): a line of the error log, as those of C. The last two may be None. */
+/* _log(level, logger, message, request_id, exception, members): a line of the error log, as those of C. The last three may be None. members: as
+ * of struct log_entry. */
 static PyObject *
 module_log(PyObject *module, PyObject *args)
 {
-    enum { PARTS = 5 };
+    enum { PARTS = 6 };
     struct slice parts[PARTS];
     PyObject *owners[PARTS] = { 0 };
     bool is_right = PyTuple_GET_SIZE(args) == PARTS;
@@ -179,9 +180,10 @@ module_log(PyObject *module, PyObject *args)
             parts[i] = (struct slice){ PyBytes_AS_STRING(owners[i]), (size_t)PyBytes_GET_SIZE(owners[i]) };
     }
     if (is_right)
-        log_entry(&(struct log_entry){ parts[0], parts[1], parts[2], parts[3], parts[4] });
+        log_entry(
+            &(struct log_entry){ parts[0], parts[1], parts[2], parts[3], parts[4], parts[5] });
     else if (!PyErr_Occurred())
-        PyErr_SetString(PyExc_TypeError, "_log() takes five arguments, str or None");
+        PyErr_SetString(PyExc_TypeError, "_log() takes six arguments, str or None");
     for (size_t i = 0; i < PARTS; i++)
         Py_XDECREF(owners[i]);
     return is_right ? Py_NewRef(Py_None) : NULL;

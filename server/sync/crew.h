@@ -123,6 +123,9 @@ struct crew {
 
     int64_t queue_timeout_ns, idle_timeout_ns; /* constant; 0 = none */
     int64_t park_timeout_ns;                   /* 0 = none; lock */
+    int64_t wait_alarm_ns;                     /* 0 = none; the loop's thread, as the next two */
+    int64_t alarm_next_ns;                     /* on_wait is not called before */
+    bool is_alarm_due;
     struct loop_late late;                     /* the loop's thread, as the next two */
     bool is_gathering;                         /* late_wakes are to be woken in its turn */
     int64_t gathering_ns;                      /* since when */
@@ -147,7 +150,7 @@ struct crew {
     PyObject *empty_context;                          /* new: callbacks of futures run in it */
     PyObject *concurrent_future;                      /* new: the type; NULL until the first */
     PyObject *on_thread_start, *on_thread_end, *on_surplus, *on_acquire, *may_release, *on_job_end,
-        *on_park;                           /* new, or NULL */
+        *on_park, *on_wait;                 /* new, or NULL */
     PyObject *blocking_code, *working_code; /* new: tuples of code objects */
     size_t blocking_n;                      /* of blocking_code; read without the GIL */
 };
@@ -197,6 +200,8 @@ void crew_lease_give_back(struct lease *l);
  * for the same lease. */
 void crew_move(struct sync_job *job, struct lease *to, bool only_alone);
 
+/* Calls on_wait. The loop's thread, GIL held. */
+void crew_tell_wait(struct crew *c);
 /* How many threads may be started now, and the caller starts one: 1 and counted as starting, or 0. */
 bool crew_begin_start(struct crew *c);
 /* It could not be started. Returns how many threads there are. */

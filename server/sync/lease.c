@@ -72,6 +72,17 @@ lease_ran_ns(PyObject *lease)
     return ran_ns;
 }
 
+void
+lease_tell_end(PyObject *lease)
+{
+    PY_OWNED PyObject *at_end = py_take(&lease_of(lease)->at_end);
+    if (LIKELY(at_end == NULL))
+        return;
+    PY_OWNED PyObject *done = PyObject_CallOneArg(at_end, lease);
+    if (done == NULL)
+        PyErr_WriteUnraisable(at_end);
+}
+
 bool
 lease_was_refused(PyObject *lease)
 {
@@ -202,6 +213,29 @@ get_thread_ident(PyObject *self, void *unused)
     return ident != 0 ? PyLong_FromUnsignedLong(ident) : Py_NewRef(Py_None);
 }
 
+static PyObject *
+get_is_closed(PyObject *self, void *unused)
+{
+    (void)unused;
+    return PyBool_FromLong(lease_of(self)->is_closed);
+}
+
+static PyObject *
+get_at_end(PyObject *self, void *unused)
+{
+    (void)unused;
+    PyObject *at_end = lease_of(self)->at_end;
+    return Py_NewRef(at_end != NULL ? at_end : Py_None);
+}
+
+static int
+set_at_end(PyObject *self, PyObject *value, void *unused)
+{
+    (void)unused;
+    Py_XSETREF(lease_of(self)->at_end, value != Py_None ? Py_XNewRef(value) : NULL);
+    return 0;
+}
+
 /* --- type ---------------------------------------------------------------------------------------- */
 
 static int
@@ -209,6 +243,14 @@ lease_traverse(PyObject *self, visitproc visit, void *arg)
 {
     Py_VISIT(Py_TYPE(self));
     Py_VISIT(lease_of(self)->pool);
+    Py_VISIT(lease_of(self)->at_end);
+    return 0;
+}
+
+static int
+lease_clear(PyObject *self)
+{
+    Py_CLEAR(lease_of(self)->at_end);
     return 0;
 }
 
@@ -222,6 +264,7 @@ lease_dealloc(PyObject *self)
         PyObject_ClearWeakRefs(self);
     if (o->pool != NULL)
         lease_end(self);
+    Py_CLEAR(o->at_end);
     Py_XDECREF((PyObject *)o->pool);
     type->tp_free(self);
     Py_DECREF(type);
@@ -291,6 +334,10 @@ static PyGetSetDef lease_getset[] = {
     { "has_no_thread", get_has_no_thread, NULL, "A job of it has raised NoThread.", NULL },
     { "thread_ident", get_thread_ident, NULL, "Of its thread, as threading.get_ident(); or None.",
       NULL },
+    { "is_closed", get_is_closed, NULL, "The request has ended.", NULL },
+    { "at_end", get_at_end, set_at_end,
+      "at_end(lease) is called when the request has ended, on the thread that ends it; or None.",
+      NULL },
     { "_exited", get_exited, NULL, NULL, NULL },
     { NULL, NULL, NULL, NULL, NULL },
 };
@@ -299,6 +346,7 @@ static PyType_Slot lease_slots[] = {
     { Py_tp_doc, "A claim to one thread of a pool: Pool.lease()." },
     { Py_tp_dealloc, lease_dealloc },
     { Py_tp_traverse, lease_traverse },
+    { Py_tp_clear, lease_clear },
     { Py_tp_repr, lease_repr },
     { Py_tp_methods, lease_methods },
     { Py_tp_members, lease_members },

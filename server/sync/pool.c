@@ -6,6 +6,8 @@
 
 #include <math.h>
 
+enum { STAND_MAX = 256 }; /* leases that wait: so many are named */
+
 struct crew *
 pool_crew(PyObject *pool)
 {
@@ -153,6 +155,7 @@ struct holder {
     unsigned long ident;
     char label[sizeof(((struct lease *)NULL)->label)];
     const char *state; /* a literal */
+    int64_t since_ns;  /* it has its slot, or waits for one */
 };
 
 /* Leases that have a thread, at most max; is_slot_needed: and a slot. Returns how many. */
@@ -166,8 +169,29 @@ find_holders(struct crew *c, struct holder *out, size_t max, bool is_slot_needed
         if (n == max || (is_slot_needed && !l->has_slot))
             continue;
         out[n].ident = l->thread->ident;
+        out[n].since_ns = l->slot_ns;
         out[n].state = l->running != NULL ? "running" : l->has_slot ? "holding" : "parked";
         memcpy(out[n++].label, l->label, sizeof l->label);
+    }
+    crew_unlock(c);
+    return n;
+}
+
+/* Leases that wait for a slot, the oldest of each queue first, at most max. Returns how many. */
+static size_t
+find_waiting(struct crew *c, struct holder *out, size_t max)
+{
+    struct list *const queues[] = { &c->wait_kept, &c->wait_new };
+    size_t n = 0;
+    crew_lock(c);
+    for (size_t i = 0; i < ARRAY_LEN(queues); i++) {
+        LIST_FOR_EACH(node, queues[i]) {
+            struct lease *l = CONTAINER_OF(node, struct lease, wait);
+            if (n == max || l->is_resuming)
+                continue;
+            out[n].since_ns = l->wait_ns;
+            memcpy(out[n++].label, l->label, sizeof l->label);
+        }
     }
     crew_unlock(c);
     return n;
@@ -224,6 +248,48 @@ meth_leases(PyObject *self, PyObject *unused)
             return NULL;
     }
     return py_take(&list);
+}
+
+/* Appends (label, for how long, where) to list; where: left out where it is NULL. */
+static int
+append_stand(PyObject *list, const struct holder *h, int64_t now, PyObject *where)
+{
+    PY_OWNED PyObject *label = label_of(h);
+    double seconds = (double)(now - h->since_ns) / NS_PER_S;
+    PY_OWNED PyObject *item = label == NULL   ? NULL
+                              : where != NULL ? Py_BuildValue("OdO", label, seconds, where)
+                                              : Py_BuildValue("Od", label, seconds);
+    return item != NULL ? PyList_Append(list, item) : -1;
+}
+
+/* stand() -> ([(label, seconds), ...] that wait, [(label, seconds, where), ...] that have a slot) */
+static PyObject *
+meth_stand(PyObject *self, PyObject *unused)
+{
+    (void)unused;
+    struct crew *c = ((struct pool *)self)->crew;
+    PY_OWNED PyObject *waiting = PyList_New(0);
+    PY_OWNED PyObject *having = PyList_New(0);
+    PY_OWNED PyObject *places = thread_places();
+    size_t max = c->threads_max > STAND_MAX ? c->threads_max : STAND_MAX;
+    MEM_OWNED struct holder *all = calloc(max, sizeof *all);
+    if (all == NULL)
+        PyErr_NoMemory();
+    if (all == NULL || waiting == NULL || having == NULL || places == NULL)
+        return NULL;
+    int64_t now = clock_ns();
+    size_t n = find_holders(c, all, c->threads_max, true);
+    for (size_t i = 0; i < n; i++) {
+        PY_OWNED PyObject *where = thread_place(places, all[i].ident);
+        if (where == NULL || append_stand(having, &all[i], now, where) < 0)
+            return NULL;
+    }
+    n = find_waiting(c, all, STAND_MAX);
+    for (size_t i = 0; i < n; i++) {
+        if (append_stand(waiting, &all[i], now, NULL) < 0)
+            return NULL;
+    }
+    return PyTuple_Pack(2, waiting, having);
 }
 
 /* --- for the server ------------------------------------------------------------------------------ */
@@ -320,6 +386,7 @@ crew_end(struct crew *c)
         c->may_release,
         c->on_job_end,
         c->on_park,
+        c->on_wait,
         c->blocking_code,
         c->working_code,
         c->concurrent_future,
@@ -460,6 +527,7 @@ pool_traverse(PyObject *self, visitproc visit, void *arg)
         Py_VISIT(p->crew->may_release);
         Py_VISIT(p->crew->on_job_end);
         Py_VISIT(p->crew->on_park);
+        Py_VISIT(p->crew->on_wait);
     }
     return 0;
 }
@@ -495,6 +563,7 @@ pool_clear(PyObject *self)
         Py_CLEAR(p->crew->may_release);
         Py_CLEAR(p->crew->on_job_end);
         Py_CLEAR(p->crew->on_park);
+        Py_CLEAR(p->crew->on_wait);
     }
     Py_CLEAR(p->loop);
     Py_CLEAR(p->threads);
@@ -778,6 +847,26 @@ set_park_timeout(PyObject *self, PyObject *value, void *unused)
     return 0;
 }
 
+static PyObject *
+get_wait_alarm(PyObject *self, void *unused)
+{
+    (void)unused;
+    int64_t ns = ((struct pool *)self)->crew->wait_alarm_ns;
+    return ns == 0 ? Py_NewRef(Py_None) : PyFloat_FromDouble((double)ns * 1e-9);
+}
+
+static int
+set_wait_alarm(PyObject *self, PyObject *value, void *unused)
+{
+    (void)unused;
+    struct pool *p = (struct pool *)self;
+    int64_t ns;
+    if (refuse_delete(value) < 0 || seconds_of(value, "wait_alarm", &ns) < 0 || pool_attach(p) < 0)
+        return -1;
+    p->crew->wait_alarm_ns = ns;
+    return 0;
+}
+
 #define FAST(f) ((PyCFunction)(void (*)(void))(f))
 
 static PyMethodDef pool_methods[] = {
@@ -787,8 +876,12 @@ static PyMethodDef pool_methods[] = {
       "A new claim to one thread; label says whose it is." },
     { "holders", meth_holders, METH_NOARGS,
       "[(label, where), ...] of every lease that has a slot." },
+    { "stand", meth_stand, METH_NOARGS,
+      "([(label, seconds), ...] of those that wait for a slot, [(label, seconds, where), ...] of "
+      "those that have one)." },
     { "leases", meth_leases, METH_NOARGS,
-      "[(ident, label, \"running\", \"holding\" or \"parked\"), ...] of every lease that has a thread." },
+      "[(ident, label, \"running\", \"holding\" or \"parked\"), ...] of every lease that has a "
+      "thread." },
     { "close", meth_close, METH_NOARGS,
       "Take no more jobs; what is queued still runs, then the threads end." },
     { "stop", FAST(meth_stop), METH_VARARGS | METH_KEYWORDS,
@@ -836,6 +929,9 @@ static PyGetSetDef pool_getset[] = {
     HOOK(on_park,
          "Called on a thread whose lease has had no job for park_timeout, once until the next."),
     { "park_timeout", get_park_timeout, set_park_timeout, "Seconds until on_park, or None.", NULL },
+    HOOK(on_wait, "Called on the loop's thread when a job has waited for a thread for wait_alarm, "
+                  "at most every 10 s."),
+    { "wait_alarm", get_wait_alarm, set_wait_alarm, "Seconds until on_wait, or None.", NULL },
     { NULL, NULL, NULL, NULL, NULL },
 };
 

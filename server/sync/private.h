@@ -51,6 +51,7 @@ struct lease_object {
     PyObject_HEAD
     struct lease lease;
     struct pool *pool; /* new */
+    PyObject *at_end;  /* new; or NULL */
     PyObject *weakrefs;
     bool is_closed;
     bool was_refused;   /* read without the GIL */

@@ -145,6 +145,9 @@ void lease_take_job(PyObject *lease, struct sync_job *job);
  * the lease alive; until run() has returned and the crew knows it, that takes the GIL (is_batched). */
 void lease_give_job(PyObject *lease, struct sync_job *job, struct lease *to);
 
+/* The request has ended: calls what Python has left in lease.at_end, once. May run Python. */
+void lease_tell_end(PyObject *lease);
+
 /* For how long threads have run jobs of it, ns. */
 int64_t lease_ran_ns(PyObject *lease);
 

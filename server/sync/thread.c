@@ -30,6 +30,12 @@ run_hook(PyObject *hook)
     return result;
 }
 
+void
+crew_tell_wait(struct crew *c)
+{
+    Py_XDECREF(run_hook(c->on_wait));
+}
+
 static void
 run_orders(struct crew *c, struct sync_thread *t, unsigned orders)
 {

@@ -8,6 +8,7 @@
 #include "sync/crew.h"
 
 enum { NAMED_MAX = 8, REPORT_SIZE = 1024 };
+static const int64_t alarm_rest_ns = 10 * NS_PER_S; /* between two calls of on_wait */
 
 /* --- parking: lock held -------------------------------------------------------------------------- */
 
@@ -110,6 +111,22 @@ end_idle_threads(struct crew *c, int64_t now)
     WRITE(c->idle_due_ns, c->threads_n > c->slots ? next : INT64_MAX);
 }
 
+/* When somebody has waited for long enough to say so; INT64_MAX: nobody waits. Lock held. */
+static int64_t
+alarm_due_ns(struct crew *c)
+{
+    const struct lease *kept = first_of(&c->wait_kept), *fresh = first_of(&c->wait_new);
+    int64_t since = INT64_MAX;
+    if (kept != NULL)
+        since = kept->wait_ns;
+    if (fresh != NULL && fresh->wait_ns < since)
+        since = fresh->wait_ns;
+    if (c->wait_alarm_ns == 0 || since == INT64_MAX)
+        return INT64_MAX;
+    return since + c->wait_alarm_ns > c->alarm_next_ns ? since + c->wait_alarm_ns
+                                                       : c->alarm_next_ns;
+}
+
 /* Phase 2: no Python, GIL state unknown. */
 static void
 client_turn(void *self)
@@ -143,6 +160,10 @@ client_turn(void *self)
             describe_holders(c, now, holders, sizeof holders);
         }
     }
+    if (now >= alarm_due_ns(c)) {
+        c->alarm_next_ns = now + alarm_rest_ns;
+        c->is_alarm_due = true;
+    }
     if (now >= c->idle_due_ns)
         end_idle_threads(c, now);
     bool has_expired = !list_is_empty(&expired), has_unserved = !list_is_empty(&unserved);
@@ -167,7 +188,7 @@ static bool
 client_has_work(void *self)
 {
     struct crew *c = self;
-    return READ(c->wanted) > 0 || blocked_is_due(c);
+    return READ(c->wanted) > 0 || c->is_alarm_due || blocked_is_due(c);
 }
 
 /* No thread at all, and none to be had: those that wait would do so for ever. */
@@ -190,6 +211,10 @@ client_run(void *self)
     struct crew *c = self;
     if (blocked_is_due(c))
         blocked_sample(c);
+    if (c->is_alarm_due) {
+        c->is_alarm_due = false;
+        crew_tell_wait(c);
+    }
     if (READ(c->wanted) == 0)
         return 0;
     bool is_lost;
@@ -231,6 +256,7 @@ client_next_ns(void *self)
         if (c->waiting > 0) {
             if (c->queue_timeout_ns > 0)
                 next = earlier(next, earlier(expires(c, &c->wait_kept), expires(c, &c->wait_new)));
+            next = earlier(next, alarm_due_ns(c));
             if (c->retry_ns != 0 && c->needy > 0)
                 next = earlier(next, c->retry_ns);
             if (c->is_holding_back) {

@@ -580,9 +580,14 @@ static PyObject *
 worker_count_guard(PyObject *module, PyObject *name)
 {
     (void)module;
-    struct metrics_guard *counts = &metrics_here->guard;
-    bool is_lost = PyUnicode_CompareWithASCIIString(name, "lost") == 0;
-    metrics_add(is_lost ? &counts->lost : &counts->unawaited, 1);
+    const char *kind = PyUnicode_AsUTF8(name);
+    if (kind == NULL)
+        return NULL;
+    metrics_u64 *counter = metrics_guard_counter(&metrics_here->guard, kind);
+    if (counter == NULL)
+        return PyErr_Format(PyExc_ValueError,
+                            "%R is no kind of guard_events in server/metrics/list.h", name);
+    metrics_add(counter, 1);
     Py_RETURN_NONE;
 }
 
@@ -772,7 +777,8 @@ options_new(const struct conf *conf)
     /* N steals, also where the building fails; a NULL among them fails it with its exception. */
     return Py_BuildValue(
         "{s:I,s:I,s:i,s:s,s:O,s:s,s:s,s:N,s:s,s:s,s:s,s:d,"
-        "s:I,s:I,s:s,s:s,s:I,s:O,s:I,s:N,s:N,s:N,s:s,s:s,s:s,s:s,s:K,s:z,s:s,s:I,s:N,s:N,s:s,s:O,s:O,s:s,s:O,s:O}",
+        "s:I,s:I,s:s,s:s,s:I,s:O,s:I,s:N,s:N,s:N,s:s,s:s,s:s,s:s,s:K,s:z,s:s,s:I,s:N,s:N,s:s,s:O,s:"
+        "O,s:O,s:O,s:O,s:N,s:s,s:O,s:O}",
         "slot", w.args->slot, "workers", conf->workers, "stacks_signal", WORKER_STACKS_SIGNAL,
         "app", conf->app, "factory", conf->factory ? Py_True : Py_False, "app_dir", conf->app_dir,
         "interface", interface[conf->interface], "import_first", strings_list(&conf->import_first),
@@ -791,7 +797,10 @@ options_new(const struct conf *conf)
         (unsigned long long)conf_memory(), "log_config", conf->log_config, "version",
         RINGCORN_VERSION, "generation", w.args->generation, "hooks", hooks_dict(conf), "services",
         services_list(conf), "guard_mode", guard[conf->guard_mode], "guard_unawaited",
-        conf->guard_unawaited ? Py_True : Py_False, "guard_lost", conf->guard_lost ? Py_True : Py_False,
+        conf->guard_unawaited ? Py_True : Py_False, "guard_lost",
+        conf->guard_lost ? Py_True : Py_False, "guard_sync", conf->guard_sync ? Py_True : Py_False,
+        "guard_transactions", conf->guard_transactions ? Py_True : Py_False, "guard_sessions",
+        conf->guard_sessions ? Py_True : Py_False, "guard_threads", seconds(conf->guard_threads_ms),
         "otel", otel[conf->otel], "debug", conf->debug ? Py_True : Py_False, "preload",
         conf->preload ? Py_True : Py_False);
 }

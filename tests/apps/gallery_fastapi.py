@@ -40,6 +40,11 @@ def slow():
     return "slow"
 
 
+@app.get("/elsewhere")
+async def elsewhere():
+    await asyncio.to_thread(time.sleep, 0.5)
+
+
 @app.get("/timer")
 async def timer():
     asyncio.get_running_loop().call_later(0.01, lambda: time.sleep(0.3))  # guilty: timer

@@ -79,6 +79,15 @@ blocked_sample(struct crew *c)
     (void)c;
 }
 
+static unsigned waits_told;
+
+void
+crew_tell_wait(struct crew *c)
+{
+    (void)c;
+    waits_told++;
+}
+
 void
 crew_end(struct crew *c)
 {
@@ -492,6 +501,45 @@ test_bounds(void)
     CHECK(ends(c, t, &d.sync) == NEXT_ORDERS);
     lease_close(&first);
     lease_close(&second);
+    leave_all(c);
+}
+
+static void
+test_wait_alarm(void)
+{
+    struct crew *c = crew_of(1, 1);
+    struct lease first, second;
+    struct step_job a, b;
+    struct sync_thread *t = &played[0];
+
+    lease_init(&first, c, "GET /first");
+    lease_init(&second, c, "GET /second");
+    lease_submit(&first, job_init(&a));
+    start(c, t);
+    begins(t);
+    stopped_ns = clock_ns();
+    CHECK(lease_submit(&second, job_init(&b)) == 0);
+    CHECK(crew_client.next_ns(c) == -1);
+    c->wait_alarm_ns = NS_PER_S;
+    ok(crew_client.next_ns(c) == stopped_ns + NS_PER_S,
+       "the loop wakes when it is time to say who waits");
+    crew_client.turn(c);
+    CHECK(!crew_client.has_work(c));
+    int64_t ends_ns = stopped_ns + 25 * NS_PER_S;
+    for (stopped_ns += NS_PER_S; stopped_ns < ends_ns; stopped_ns += NS_PER_S) {
+        crew_client.turn(c);
+        if (crew_client.has_work(c))
+            crew_client.run(c);
+    }
+    ok(waits_told == 3, "and says it again every ten seconds, not more often");
+    stopped_ns = 0;
+    ends(c, t, &a.sync);
+    lease_close(&first);
+    CHECK(begins(t) == &b.sync);
+    CHECK(crew_client.next_ns(c) == -1);
+    ends(c, t, &b.sync);
+    lease_close(&second);
+    crew_close(c);
     leave_all(c);
 }
 
@@ -1207,6 +1255,7 @@ main(void)
     test_withdrawing();
     test_pausing();
     test_bounds();
+    test_wait_alarm();
     test_idle_threads_end();
     test_a_thread_that_cannot_be_started();
     test_one_that_never_pauses();

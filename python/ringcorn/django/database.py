@@ -23,6 +23,7 @@ from django.db import connections
 from django.db.backends.signals import connection_created
 
 from .. import hooks, log
+from ..guard import orm
 
 _IDLE = 0  # psycopg's TransactionStatus.IDLE, and psycopg2's TRANSACTION_STATUS_IDLE
 
@@ -147,7 +148,9 @@ def on_acquire():
 
 def _abandon(connection):
     """Whoever entered atomic() ended without leaving it: cancelled between __aenter__ and __aexit__ of his own, for example."""
-    log.warning(
+    is_told = orm.seen(connection).is_told  # with its request
+    say = log.debug if is_told else log.warning
+    say(
         "database %r: the request before on thread %s ended inside transaction.atomic(); its transaction is rolled back",
         connection.alias, threading.current_thread().name,
     )  # fmt: skip

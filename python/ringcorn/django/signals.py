@@ -9,6 +9,8 @@ from django.core.cache.backends.base import BaseCache
 from django.core.handlers.base import reset_urlconf
 from django.db import close_old_connections, connections, reset_queries
 
+from ..guard import orm
+
 
 class Receivers:
     """What is to know about the receivers of a signal; looked up again when they change."""
@@ -34,7 +36,7 @@ class Receivers:
 _ALLOWS_UNSAFE = bool(os.environ.get("DJANGO_ALLOW_ASYNC_UNSAFE"))
 HAS_ASEND = hasattr(signals.request_started, "asend")
 started = Receivers(signals.request_started, (reset_queries, close_old_connections))
-finished = Receivers(signals.request_finished, (close_old_connections, reset_urlconf, close_caches))
+finished = Receivers(signals.request_finished, (close_old_connections, reset_urlconf, close_caches, orm.on_finished))
 
 
 def has_nothing_to_finish():

@@ -1,7 +1,9 @@
 """Guardrails: what an asynchronous application does wrong without any error, named with its request, its file and its line.
 
 ``blocks`` has the words for what blocks the event loop (server/guard/ notices it), ``unawaited`` coroutines that nobody awaited, ``lost``
-exceptions that nobody asked for. Each becomes one ``Event``: a line in the log, a count in the metrics, and a call of whoever asked by ``on()``.
+exceptions that nobody asked for, ``orm`` what Django's ORM is used for in the wrong place, ``databases`` transactions that are left open,
+``sessions`` one AsyncSession in two tasks, ``threads`` requests that find no thread. Each becomes one ``Event``: a line in the log, a count in the
+metrics, and a call of whoever asked by ``on()``.
 
     with ringcorn.guard.allow("block"):     # also as a decorator, of functions and coroutine functions
         read_a_small_file()
@@ -11,15 +13,22 @@ import contextvars
 import dataclasses
 import functools
 import inspect
+import time
 
-from .. import live, log
+from .. import imports, live, log
 
-KINDS = ("block", "unawaited", "lost")
+KINDS = ("block", "unawaited", "lost", "sync", "transaction", "session", "threads")
+MINUTE = 60.0
+SAID_MAX = 1024
+FIELDS = ("kind", "request", "file", "line", "function", "seconds", "cure")  # of an Event, in a line of JSON
 
 _allowed = contextvars.ContextVar("ringcorn_guard_allowed", default=frozenset())
 _callbacks = []
 _worker = None
+_pool = None  # of threads for requests
+_threads = None  # guard.threads, seconds
 _mode = "off"
+_said = {}  # (kind, file, line): [when, how many times since]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,9 +113,26 @@ def whose(context, task=None, label=None):
     return label, context.get(log.request_id)
 
 
-def emit(event):
-    """Says it, once."""
-    log.warning("%s", event.message, exc_info=event.exception, extra={"request_id": event.request_id} if event.request_id else None)
+def is_news(event):
+    """Whether the log has not had one from the same line for a minute; those in between are counted, and the next one says how many."""
+    key, now = (event.kind, event.file, event.line), time.monotonic()
+    known = _said.get(key)
+    if known is not None and now - known[0] < MINUTE:
+        known[1] += 1
+        return None
+    if len(_said) >= SAID_MAX:
+        _said.clear()
+    _said[key] = [now, 0]
+    return f" (and {known[1]} times before)" if known is not None and known[1] else ""
+
+
+def emit(event, once_a_minute=False):
+    """Says it, once, and counts it. *once_a_minute*: of the same line of code."""
+    if _worker is not None and event.kind != "block":  # server/guard/ counts those
+        _worker.count_guard(event.kind)
+    more = is_news(event) if once_a_minute else ""
+    if more is not None:
+        _say(event, more)
     for callback in tuple(_callbacks):
         try:
             callback(event)
@@ -114,15 +140,18 @@ def emit(event):
             log.request_failed(event.request or "guard", e, f"{callback!r} of ringcorn.guard.on() failed", False)
 
 
-def count(kind):
-    if _worker is not None:
-        _worker.count_guard(kind)
+def _say(event, more):
+    fields = {name: value for name in FIELDS if (value := getattr(event, name)) is not None}
+    extra = {"ringcorn": {"guard": fields}}
+    if event.request_id:
+        extra["request_id"] = event.request_id
+    log.warning("%s%s", event.message, more, exc_info=event.exception, extra=extra)
 
 
 def install(worker, loop, options):
     """For the time that *loop* serves."""
-    global _worker, _mode
-    _worker, _mode = worker, options["guard_mode"]
+    global _worker, _mode, _threads
+    _worker, _mode, _threads = worker, options["guard_mode"], options["guard_threads"]
     if _mode == "off":
         return
     from . import lost, unawaited
@@ -131,6 +160,64 @@ def install(worker, loop, options):
         unawaited.install(loop)
     if options["guard_lost"]:
         lost.install(loop)
+    _when_imported(libraries(options), loop)
+
+
+def serve(pool):
+    """When the application has been imported, and the threads of frameworks are led to *pool*."""
+    global _pool
+    if _mode == "off":
+        return
+    _pool = pool
+    _give_leases()
+    if _threads:
+        from . import threads
+
+        threads.watch(_threads)
+
+
+def watch_limiter(limiter):
+    """AnyIO keeps its own threads, which *limiter* bounds."""
+    if _mode != "off" and _threads:
+        from . import threads
+
+        threads.watch_limiter(limiter, _threads)
+
+
+def _give_leases():
+    """Without one a request has no end that we hear of."""
+    from . import databases
+
+    if _pool is not None and databases.is_watching and not _pool.context_vars:
+        _pool.context_vars += (databases.lease_var,)
+
+
+def libraries(options):
+    """{module: functions to be called once it has been imported}"""
+    from . import databases, orm, sessions
+
+    found = {}
+    for name, fn in (
+        *((*databases.LIBRARIES.items(), *orm.LIBRARIES.items()) if options["guard_transactions"] else ()),
+        *(sessions.LIBRARIES.items() if options["guard_sessions"] else ()),
+        *(orm.REFUSALS.items() if options["guard_sync"] else ()),
+    ):
+        found.setdefault(name, []).append(fn)
+    return found
+
+
+def _when_imported(found, loop):
+    for name, fns in found.items():
+
+        async def begin(name=name, fns=fns):
+            for fn in fns:
+                try:
+                    fn()
+                except Exception as e:  # a version that is built in another way
+                    log.warning("guard: %s is not understood, so it is not watched: %r", name, e)
+            _give_leases()
+
+        imports.when_imported(name, loop, begin, "ringcorn-guard")
 
 
 def wrap(app):

@@ -7,7 +7,7 @@ import contextvars
 import gc
 import traceback
 
-from . import Event, count, emit, fail, is_allowed, source, unawaited, whose
+from . import Event, emit, fail, is_allowed, source, unawaited, whose
 
 _NEVER = "exception was never retrieved"
 
@@ -29,7 +29,7 @@ def install(loop):
     loop.call_exception_handler = call_exception_handler
 
 
-def _context_of(task):
+def context_of(task):
     """Before 3.12 a task does not tell it, but the collector knows: of what it refers to, its context comes first."""
     if hasattr(task, "get_context"):
         return task.get_context()
@@ -41,7 +41,7 @@ def _tell(context):
     exception, task = context.get("exception"), context.get("task") or context.get("future")
     if exception is None or task is None or _NEVER not in context.get("message", ""):
         return False
-    own = _context_of(task) or contextvars.copy_context()
+    own = context_of(task) or contextvars.copy_context()
     if is_allowed("lost", own):
         return True
     label, its_id = whose(own)
@@ -57,7 +57,6 @@ def _tell(context):
     cure = "await it, use asyncio.TaskGroup, or look at its result in a done callback"
     message = f"{label or 'unknown request'}: {what} ended with {exception!r}{where}{made}, and nobody asked for its result; {cure}"
     event = Event("lost", message, label, its_id, file, line, function, cure=cure, exception=exception)
-    count("lost")
     unawaited.track_origins()
     fail(event, own)
     emit(event)

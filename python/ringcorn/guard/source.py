@@ -1,9 +1,11 @@
 """Which line is the application's, and what it calls."""
 
+import dataclasses
+import functools
 import linecache
 import os
 import re
-import site
+import sys
 import sysconfig
 
 TEXT_MAX = 80
@@ -17,6 +19,7 @@ def is_own(file):
     return file.startswith(_OWN)
 
 
+@functools.lru_cache(4096)
 def is_application(file):
     """Neither the server's, nor a library's, nor Python's."""
     return not (is_own(file) or file.startswith("<") or _SITES.search(file) or file.startswith(_STANDARD))
@@ -30,6 +33,68 @@ def guilty(places, file_of=lambda place: place[0].co_filename):
             if fits(file):
                 return i
     return None
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """A line that runs, or has run."""
+
+    code: object
+    line: int
+    lasti: int
+
+    @property
+    def file(self):
+        return self.code.co_filename
+
+    @property
+    def function(self):
+        return self.code.co_qualname
+
+    @property
+    def call(self):
+        return called(self.code, self.line, self.lasti)
+
+    def __str__(self):
+        return f"at {self.file}:{self.line} in {self.function}: {self.call}"
+
+
+def _frames():
+    """Of this thread, innermost first, also those that a greenlet (SQLAlchemy's) was begun by."""
+    frame, greenlet = sys._getframe(1), sys.modules.get("greenlet")
+    here = greenlet.getcurrent() if greenlet is not None else None
+    while True:
+        while frame is not None:
+            yield frame
+            frame = frame.f_back
+        here = here.parent if here is not None else None
+        if here is None:
+            return
+        frame = here.gr_frame
+
+
+def caller():
+    """The innermost Place of the application from which we were called; None where there is none."""
+    for frame in _frames():
+        if is_application(frame.f_code.co_filename):
+            return Place(frame.f_code, frame.f_lineno, frame.f_lasti)
+    return None
+
+
+def awaits(coroutine):
+    """The innermost Place of the application where *coroutine* is suspended; None where there is none."""
+    place = None
+    while coroutine is not None:
+        for kind, inner in (("cr", "cr_await"), ("gi", "gi_yieldfrom"), ("ag", "ag_await")):
+            frame = getattr(coroutine, kind + "_frame", None)
+            if frame is not None:
+                if is_application(frame.f_code.co_filename):
+                    place = Place(frame.f_code, frame.f_lineno, frame.f_lasti)
+                coroutine = getattr(coroutine, inner)
+                break
+        else:
+            break
+    return place
 
 
 def called(code, line, lasti):

@@ -10,7 +10,7 @@ import sys
 import warnings
 
 from .. import log
-from . import Event, count, emit, fail, is_allowed, source, whose
+from . import Event, emit, fail, is_allowed, source, whose
 
 ORIGIN_SECONDS = 60.0
 ORIGIN_DEPTH = 8
@@ -83,7 +83,6 @@ def _tell(coroutine):
     )
     file, line = (place[0], place[1]) if place else (code.co_filename, code.co_firstlineno)
     event = Event("unawaited", message, label, its_id, file, line, coroutine.__qualname__, cure=cure)
-    count("unawaited")
     track_origins()
     fail(event, context)
     emit(event)
