@@ -47,6 +47,11 @@ def metadata():
     return "\n".join(lines) + "\n\n" + (ROOT / PROJECT["readme"]).read_text()
 
 
+def entry_points():
+    groups = PROJECT.get("entry-points", {}).items()
+    return "\n".join(f"[{group}]\n" + "".join(f"{name} = {what}\n" for name, what in points.items()) for group, points in groups)
+
+
 def tag():
     python = f"{sys.implementation.cache_tag.split('-')[0][:2]}{sys.version_info.major}{sys.version_info.minor}"
     abi = python + getattr(sys, "abiflags", "")
@@ -154,5 +159,6 @@ def build_wheel(wheel_directory, config_settings=None, metadata_directory=None):
     info_dir = f"{base}.dist-info"
     wheel.add(f"{info_dir}/METADATA", metadata().encode())
     wheel.add(f"{info_dir}/WHEEL", f"Wheel-Version: 1.0\nGenerator: ringcorn\nRoot-Is-Purelib: false\nTag: {tag()}\n".encode())
+    wheel.add(f"{info_dir}/entry_points.txt", entry_points().encode())
     wheel.close(info_dir)
     return name

@@ -1,4 +1,5 @@
-"""Ringcorn as the server that a Django test suite with Channels talks to.
+"""Ringcorn as the server that tests talk to: ``LiveServer``, of the fixture ringcorn_server (pytest.py), and ``RingcornProcess``, of a Django test suite
+with Channels.
 
     from channels.testing import ChannelsLiveServerTestCase
     from ringcorn.testing import RingcornProcess
@@ -6,13 +7,14 @@
     class ChatTests(ChannelsLiveServerTestCase):
         ProtocolServerProcess = RingcornProcess
 
-It takes the place of daphne.testing.DaphneProcess. What is started is the program, with one worker, not a copy of the test's process:
+RingcornProcess takes the place of daphne.testing.DaphneProcess. What is started is the program, with one worker, not a copy of the test's process:
 the settings that the tests run with, overridden ones too, and the names of the test databases are handed over; what else a test has
 changed in its own process stays there.
 """
 
 import atexit
 import ctypes
+import json
 import os
 import pickle
 import shutil
@@ -38,6 +40,22 @@ log: {level: warning}
 timeouts: {graceful: 1s}
 websocket: {drain: 0s}
 """
+
+
+LIVE_CONFIG = """
+workers: 1
+log: {level: info, format: json}
+timeouts: {graceful: 1s}
+websocket: {drain: 0s}
+guard: {mode: raise}
+"""
+
+# Of guardrails, by ringcorn.guard's names: their keys in the configuration; those that are a time.
+KEYS = {
+    "block": "loop-block", "unawaited": "unawaited", "lost": "lost", "sync": "sync", "transaction": "transactions", "session": "sessions",
+    "threads": "threads",
+}  # fmt: skip
+TIMES = ("block", "threads")
 
 
 def find_program():
@@ -140,6 +158,108 @@ class RingcornProcess:
         self.terminate()
         if self._process is not None:
             self.join()
+
+
+# --- the application of a test, by its name
+
+
+class LiveServer(str):
+    """The program, with one worker, serving *app*, "module:attribute", until close(): the URL of its root, without the slash.
+
+    options    more of its command line
+    folder     where the application is imported from, beside what this process has in sys.path
+    allowed    guardrails that are off (names of ringcorn.guard.KINDS); all others are on, under guard.mode raise
+    """
+
+    def __new__(cls, app, options=(), folder=".", allowed=(), loop_block="100ms"):
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            self = super().__new__(cls, f"http://127.0.0.1:{listener.getsockname()[1]}")
+            self._folder = Path(tempfile.mkdtemp(prefix="ringcorn-live-"))
+            self._taken = 0  # lines of the log
+            atexit.register(self.close)
+            try:
+                self._start(listener, app, options, folder, allowed, loop_block)
+            except BaseException:
+                self.close()
+                raise
+        return self
+
+    def _start(self, listener, app, options, folder, allowed, loop_block):
+        (self._folder / "ringcorn.yaml").write_text(LIVE_CONFIG)
+        guard = {"--guard-loop-block": loop_block, **{f"--guard-{KEYS[kind]}": "off" for kind in allowed if kind in TIMES}}
+        command = [find_program(), "-c", str(self._folder / "ringcorn.yaml"), "--bind", f"fd://{listener.fileno()}", "--app-dir", str(folder)]
+        command += [word for pair in guard.items() for word in pair]
+        command += [f"--no-guard-{KEYS[kind]}" for kind in allowed if kind in KEYS and kind not in TIMES]
+        if sys.prefix != sys.base_prefix:
+            command += ["--venv", sys.prefix]
+        prctl = ctypes.CDLL(None).prctl
+        with open(self._folder / "log", "w") as log:
+            self._process = subprocess.Popen(
+                [*command, *map(str, options), app],
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=folder,
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(_own_paths())},
+                pass_fds=[listener.fileno()],
+                preexec_fn=lambda: prctl(PR_SET_PDEATHSIG, signal.SIGTERM),
+            )  # fmt: skip
+        while not any("listening on" in line for line in self._lines()):
+            if self._process.poll() is not None:
+                raise RuntimeError(f"ringcorn did not start, its exit code is {self._process.returncode}:\n{self.log()}")
+            time.sleep(LOOK_SECONDS)
+
+    @property
+    def pid(self):
+        return self._process.pid
+
+    def _lines(self):
+        try:
+            return (self._folder / "log").read_text(errors="replace").splitlines()
+        except FileNotFoundError:
+            return []
+
+    def _records(self):
+        for line in self._lines():
+            try:
+                yield json.loads(line)
+            except ValueError:  # what the application prints
+                yield {"message": line}
+
+    def log(self):
+        """All that it has logged, and what the application has printed, as text."""
+        return "\n".join("\n".join(filter(None, (one.get("message"), one.get("exception")))) for one in self._records() if one.get("level") != "info")
+
+    @property
+    def events(self):
+        """What guardrails have noticed, as the log has it: dicts with kind, message, request, file, line and so on."""
+        return [{**one["guard"], "message": one["message"]} for one in self._records() if "guard" in one]
+
+    def take(self):
+        """(kind, message) of those that were not taken before."""
+        events = self.events
+        new, self._taken = events[self._taken :], len(events)
+        return [(event["kind"], event["message"]) for event in new]
+
+    def stop(self):
+        """Ends it: what is in hand is cancelled. The log stays."""
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGINT)
+            try:
+                self._process.wait(END_SECONDS)
+            except subprocess.TimeoutExpired:
+                self._process.send_signal(signal.SIGINT)  # the second one
+                self._process.wait()
+
+    def close(self):
+        """Ends it, and removes its files."""
+        if getattr(self, "_process", None) is not None:
+            self.stop()
+        shutil.rmtree(self._folder, ignore_errors=True)
+        atexit.unregister(self.close)
+
+
+def _own_paths():
+    """Of sys.path: neither Python's nor those of the environment, which the program knows."""
+    known = (sys.prefix + os.sep, sys.base_prefix + os.sep)
+    return [path for path in sys.path if path and not os.path.abspath(path).startswith(known)]
 
 
 # --- what the tests hand over

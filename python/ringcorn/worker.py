@@ -269,6 +269,7 @@ class _Serving:
         self.services.begin(lifespan.context)
         await self.drained
         await self._threads_are_done()
+        guard.finish()
         await self._beside_is_done()
         await lifespan.shutdown()
         return 0

@@ -23,6 +23,8 @@ SAID_MAX = 1024
 FIELDS = ("kind", "request", "file", "line", "function", "seconds", "cure")  # of an Event, in a line of JSON
 
 _allowed = contextvars.ContextVar("ringcorn_guard_allowed", default=frozenset())
+# Of what a test drives itself, for which there is no server (inside.py): databases.Notes.
+driven = contextvars.ContextVar("ringcorn_guard_driven", default=None)
 _callbacks = []
 _worker = None
 _pool = None  # of threads for requests
@@ -108,6 +110,8 @@ def whose(context, task=None, label=None):
         for var in pool.context_vars:
             if label is None and (lease := context.get(var)) is not None:
                 label = lease.label
+    if label is None and (notes := context.get(driven)) is not None:
+        label = notes.label
     if label is None and task is not None and _worker is not None:
         label = _worker.request_of(task)
     return label, context.get(log.request_id)
@@ -146,6 +150,19 @@ def _say(event, more):
     if event.request_id:
         extra["request_id"] = event.request_id
     log.warning("%s%s", event.message, more, exc_info=event.exception, extra=extra)
+
+
+def forget():
+    """What has been said."""
+    _said.clear()
+
+
+def finish():
+    """The requests have ended, and the loop is about to."""
+    if _mode != "off":
+        from . import databases
+
+        databases.flush()
 
 
 def install(worker, loop, options):

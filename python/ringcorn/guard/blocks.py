@@ -149,6 +149,10 @@ def blocked(seconds, level, scene, task, label, wants_gil):
     return tuple(text.encode("utf-8", "replace") for text in (by, label or "", where or name, cure))
 
 
+def forget():
+    _culprits.clear()
+
+
 def over(seconds):
     """What was told of last has ended, after so long in all."""
     global _now

@@ -18,15 +18,14 @@ import threading
 import _ringcorn
 
 from .. import live, log
-from . import Event, emit, is_allowed, source
+from . import Event, driven, emit, is_allowed, source
 
 SECOND_LOOK = 0.1  # seconds
 
 _BUSY = (1, 2, 3)  # TransactionStatus of psycopg and psycopg2: ACTIVE, INTRANS, INERROR
+_pending = set()  # Notes that are to be looked at again
 _NOTES = "ringcorn_notes"  # in the info of a connection of SQLAlchemy's
 
-# Of requests that have no lease.
-notes_var = contextvars.ContextVar("ringcorn_guard_notes", default=None)
 # Holds leases where the application has neither asgiref nor AnyIO, for which the server makes them.
 lease_var = contextvars.ContextVar("ringcorn_guard_lease", default=None)
 
@@ -44,28 +43,37 @@ class Notes:
 
     def note(self, connection, name):
         if not in_transaction(connection):
-            self.used[id(connection)] = connection, source.caller(), _current_task(), name
+            self.used[id(connection)] = connection, source.caller(), current_task(), name
 
     def forget(self, connection):
         self.used.pop(id(connection), None)
 
-    def left_open(self):
-        """Those that nobody works with any more."""
-        return [use for use in self.used.values() if (use[2] is None or use[2].done()) and in_transaction(use[0])]
+    def left_open(self, ended):
+        """Those that nobody works with any more. *ended*: a task that does not."""
+        return [use for use in self.used.values() if (use[2] in (None, ended) or use[2].done()) and in_transaction(use[0])]
 
     def __call__(self, lease=None):
         loop = live.loop()
         if loop is None or loop.is_closed() or not any(in_transaction(use[0]) for use in self.used.values()):
             self.used.clear()  # among them the task in whose context we are
-        elif threading.get_ident() == loop._thread_id:
+            return
+        _pending.add(self)
+        if threading.get_ident() == loop._thread_id:
             loop.call_later(SECOND_LOOK, self.tell, context=contextvars.Context())
         else:
             loop.call_soon_threadsafe(functools.partial(loop.call_later, SECOND_LOOK, self.tell, context=contextvars.Context()))
 
-    def tell(self):
-        for connection, place, _, name in self.left_open():
+    def tell(self, ended=None):
+        _pending.discard(self)
+        for connection, place, _, name in self.left_open(ended):
             tell_open(self.label, self.request_id, name, place)
         self.used.clear()
+
+
+def flush():
+    """The loop turns no more: what was to be looked at again is looked at now."""
+    for notes in tuple(_pending):
+        notes.tell()
 
 
 def tell_open(label, request_id, name, place, what="a transaction was left open on", cure=None):
@@ -77,7 +85,7 @@ def tell_open(label, request_id, name, place, what="a transaction was left open 
     emit(Event("transaction", message, label, request_id, file, line, function, cure=cure), once_a_minute=True)
 
 
-def _current_task():
+def current_task():
     try:
         return asyncio.current_task()
     except RuntimeError:
@@ -111,7 +119,7 @@ def current_lease():
 def current_notes():
     lease = current_lease()
     if lease is None:
-        return notes_var.get()
+        return driven.get()
     notes = lease.at_end
     if notes is None:
         notes = lease.at_end = Notes(lease.label, log.request_id.get())

@@ -7,6 +7,7 @@ import contextvars
 import gc
 import traceback
 
+from .. import log
 from . import Event, emit, fail, is_allowed, source, unawaited, whose
 
 _NEVER = "exception was never retrieved"
@@ -16,14 +17,7 @@ def install(loop):
     before = loop.call_exception_handler
 
     def call_exception_handler(context):
-        try:
-            is_told = _tell(context)
-        except Exception as e:
-            from .. import log
-
-            log.request_failed("guard.lost", e, "exception", False)
-            is_told = False
-        if not is_told or loop.get_exception_handler() is not None:
+        if not tell(context) or loop.get_exception_handler() is not None:
             before(context)
 
     loop.call_exception_handler = call_exception_handler
@@ -36,8 +30,16 @@ def context_of(task):
     return next((one for one in gc.get_referents(task) if type(one) is contextvars.Context), None)
 
 
+def tell(context):
+    """Of call_exception_handler(). True: said."""
+    try:
+        return _tell(context)
+    except Exception as e:
+        log.request_failed("guard.lost", e, "exception", False)
+        return False
+
+
 def _tell(context):
-    """True: said."""
     exception, task = context.get("exception"), context.get("task") or context.get("future")
     if exception is None or task is None or _NEVER not in context.get("message", ""):
         return False

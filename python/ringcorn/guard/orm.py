@@ -189,6 +189,15 @@ def _crosses(connection):
 # --- at the end
 
 
+def on_started(**kwargs):
+    """Of tests: their transactions are not the request's."""
+    from django.db import connections
+
+    for connection in connections.all(initialized_only=True):
+        one = seen(connection)
+        one.depth, one.is_told = depth(connection), False
+
+
 def on_finished(**kwargs):
     """The first receiver of request_finished."""
     from django.db import connections
