@@ -177,7 +177,7 @@ def test_a_transaction_left_open_is_not_the_next_requests(start, pg):
     first = s.get("/enter/?id=x").json()["pid"]
     for _ in range(2):
         assert s.get("/rows/?of=x").json()["rows"] == 0
-    s.wait_log(r"warning: database 'default': the request before on thread ringcorn-sync-0 ended inside transaction.atomic\(\)")
+    s.wait_log(r"warning: GET /enter/: a transaction was left open on database 'default' by transaction.atomic\(\)")
     gone(pg, s, {first})
     (connection,) = pg.connections(s.name)
     assert not connection[2], "a transaction is open"
