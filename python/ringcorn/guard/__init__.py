@@ -18,8 +18,8 @@ import time
 from .. import imports, live, log
 
 KINDS = ("block", "unawaited", "lost", "sync", "transaction", "session", "threads")
-MINUTE = 60.0
-SAID_MAX = 1024
+NEWS_SECONDS = 60.0
+NEWS_MAX = 1024
 FIELDS = ("kind", "request", "file", "line", "function", "seconds", "cure")  # of an Event, in a line of JSON
 
 _allowed = contextvars.ContextVar("ringcorn_guard_allowed", default=frozenset())
@@ -30,7 +30,7 @@ _worker = None
 _pool = None  # of threads for requests
 _threads = None  # guard.threads, seconds
 _mode = "off"
-_said = {}  # (kind, file, line): [when, how many times since]
+_news = {}  # (kind, file, line) -> when it was said last
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,25 +118,22 @@ def whose(context, task=None, label=None):
 
 
 def is_news(event):
-    """Whether the log has not had one from the same line for a minute; those in between are counted, and the next one says how many."""
+    """Whether nothing of that kind was said of that line in the last minute."""
     key, now = (event.kind, event.file, event.line), time.monotonic()
-    known = _said.get(key)
-    if known is not None and now - known[0] < MINUTE:
-        known[1] += 1
-        return None
-    if len(_said) >= SAID_MAX:
-        _said.clear()
-    _said[key] = [now, 0]
-    return f" (and {known[1]} times before)" if known is not None and known[1] else ""
+    if now - _news.get(key, float("-inf")) < NEWS_SECONDS:
+        return False
+    if len(_news) >= NEWS_MAX:
+        _news.clear()
+    _news[key] = now
+    return True
 
 
-def emit(event, once_a_minute=False):
-    """Says it, once, and counts it. *once_a_minute*: of the same line of code."""
+def emit(event, is_said=True):
+    """Says it, once, and counts it. *is_said*: in the log; callbacks are told in any case."""
     if _worker is not None and event.kind != "block":  # server/guard/ counts those
         _worker.count_guard(event.kind)
-    more = is_news(event) if once_a_minute else ""
-    if more is not None:
-        _say(event, more)
+    if is_said:
+        _say(event)
     for callback in tuple(_callbacks):
         try:
             callback(event)
@@ -144,17 +141,17 @@ def emit(event, once_a_minute=False):
             log.request_failed(event.request or "guard", e, f"{callback!r} of ringcorn.guard.on() failed", False)
 
 
-def _say(event, more):
+def _say(event):
     fields = {name: value for name in FIELDS if (value := getattr(event, name)) is not None}
     extra = {"ringcorn": {"guard": fields}}
     if event.request_id:
         extra["request_id"] = event.request_id
-    log.warning("%s%s", event.message, more, exc_info=event.exception, extra=extra)
+    log.warning("%s", event.message, exc_info=event.exception, extra=extra)
 
 
 def forget():
     """What has been said."""
-    _said.clear()
+    _news.clear()
 
 
 def finish():

@@ -18,7 +18,7 @@ import threading
 import _ringcorn
 
 from .. import live, log
-from . import Event, driven, emit, is_allowed, source
+from . import Event, driven, emit, is_allowed, is_news, source
 
 SECOND_LOOK = 0.1  # seconds
 
@@ -82,7 +82,8 @@ def tell_open(label, request_id, name, place, what="a transaction was left open 
     begun = "" if place is None else f", begun {place}"
     message = f"{label or 'unknown request'}: {what} {name}{begun}; {cure}"
     file, line, function = (place.file, place.line, place.function) if place is not None else (None, None, None)
-    emit(Event("transaction", message, label, request_id, file, line, function, cure=cure), once_a_minute=True)
+    event = Event("transaction", message, label, request_id, file, line, function, cure=cure)
+    emit(event, is_news(event))
 
 
 def current_task():

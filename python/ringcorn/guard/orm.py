@@ -14,7 +14,7 @@ import sys
 import threading
 
 from .. import live, log
-from . import Event, databases, emit, fail, is_allowed, source, whose
+from . import Event, databases, emit, fail, is_allowed, is_news, source, whose
 
 _ORM = "use the ORM's asynchronous methods (aget(), acount(), async for), or await sync_to_async()"
 _THREAD = "use sync_to_async() as it is, with thread_sensitive=True: it runs on the request's thread"
@@ -36,7 +36,7 @@ def _tell(kind, text, place, cure):
     file, line, function = (place.file, place.line, place.function) if place is not None else (None, None, None)
     event = Event(kind, f"{label or 'unknown request'}: {text}; {cure}", label, its_id, file, line, function, cure=cure)
     fail(event, context)
-    emit(event, once_a_minute=True)
+    emit(event, is_news(event))
 
 
 def _at(place):

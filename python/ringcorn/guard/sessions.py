@@ -9,7 +9,7 @@ import asyncio
 import contextvars
 import functools
 
-from . import Event, emit, fail, is_allowed, source, whose
+from . import Event, emit, fail, is_allowed, is_news, source, whose
 
 _USER = "_ringcorn_user"  # attribute of a Session: the task whose call has not come back
 
@@ -75,4 +75,4 @@ def _tell(first, second):
     file, line, function = (place.file, place.line, place.function) if place else (None, None, None)
     event = Event("session", message, label, its_id, file, line, function, cure=_CURE)
     fail(event, context)
-    emit(event, once_a_minute=True)
+    emit(event, is_news(event))
