@@ -133,6 +133,21 @@ def test_hook_tells_the_same(server):
     assert all(any(e["message"] in line for line in s.err.lines) for e in events)
 
 
+def test_json_has_the_parts(server):
+    s = server("gallery_fastapi:app", "--log-format", "json", "--request-id")
+    assert s.get("/sleeps").status == s.get("/forgets").status == 200
+    s.wait_log("send_mail was never awaited")
+    lines = [json.loads(line) for line in s.err.lines if '"guard":' in line]
+    block, unawaited = (line["guard"] for line in lines)
+    assert 0.1 <= block.pop("seconds") < 5
+    assert block == {
+        "kind": "block", "request": "GET /sleeps", "file": str(FAILURES), "line": line_of("sleeps"), "function": "sleeps",
+        "cure": "use await asyncio.sleep()",
+    }  # fmt: skip
+    assert (unawaited["kind"], unawaited["request"], unawaited["file"]) == ("unawaited", "GET /forgets", str(FAILURES))
+    assert all(line["request_id"] and line["level"] == "warning" for line in lines)
+
+
 def test_a_raw_request_in_its_first_step_and_later(server):
     s = server("gallery_fastapi:hidden")
     s.get("/first")

@@ -95,6 +95,22 @@ def test_what_clients_send_is_text(server, page):
     page.problems.clear()
 
 
+def test_blocks_by_stack(server, page):
+    s = server("gallery_fastapi:app", *PAGE)
+    page.open(at(s))
+    page.wait("points.length > 1")
+    assert page.evaluate("document.getElementById('blocks').hidden")
+    for name in ("sleeps", "sleeps", "asks_database"):
+        assert s.get(f"/{name}").status == 200
+    labels = "Array.from(document.querySelectorAll('#flame span'), e => e.textContent).join(' | ')"
+    page.wait(f"{labels}.includes('sleeps: time.sleep(0.5)') && {labels}.includes('count_slowly: connection.execute')")
+    assert " | count_slowly" in page.evaluate(labels) and "asks_database" in page.evaluate(labels)
+    widths = "Array.from(document.querySelectorAll('#flame > div'), e => e.offsetWidth)"
+    assert page.evaluate(widths)[0] > page.evaluate(widths)[1] > 0
+    rows = page.evaluate("Array.from(document.querySelectorAll('#culprits tr'), r => Array.from(r.cells, c => c.textContent))")
+    assert [(row[2], row[5]) for row in rows[1:]] == [("2", "GET /sleeps"), ("1", "GET /asks_database")]
+
+
 def test_it_goes_on_over_a_reload(server, page):
     s = server("raw:app", *PAGE)
     page.open(at(s))
