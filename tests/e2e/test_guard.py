@@ -192,7 +192,7 @@ def test_blocks_by_culprit(server, tmp_path):
     assert (first["place"], first["count"], first["last_request"]) == (f"{FAILURES}:{line_of('sleeps')}", 3, "GET /sleeps")
     assert 1.4 < first["total_s"] < 30 and 0.4 < first["longest_s"]
     metrics = s.get("/metrics").body.decode()
-    assert float(re.search(r'ringcorn_guard_events_total{worker="0",kind="block"} (\S+)', metrics)[1]) >= 4
+    assert float(re.search(r'ringcorn_guard_events_total{worker="0",kind="block"} (\S+)', metrics)[1]) >= 3
     assert float(re.search(r'ringcorn_loop_block_max_seconds{worker="0"} (\S+)', metrics)[1]) > 0.4
 
 

@@ -45,9 +45,9 @@ LEFT = {
     "left_sync": r"a connection of SQLAlchemy \(psycopg\)",
     "left_asyncpg_engine": r"a connection of SQLAlchemy \(asyncpg\)",
     "left_psycopg_engine": r"a connection of SQLAlchemy \(psycopg\)",
-    "left_psycopg": "a psycopg connection",
-    "left_asyncpg": "an asyncpg connection",
-    "left_by_begin": "an asyncpg connection",
+    "left_psycopg": r"a connection of its own \(psycopg\)",
+    "left_asyncpg": r"a connection of its own \(asyncpg\)",
+    "left_by_begin": r"a connection of its own \(asyncpg\)",
 }
 
 
@@ -94,7 +94,7 @@ def test_off_says_nothing(sessions):
 def test_a_raw_application(sessions):
     s = sessions("gallery_sessions:raw")
     assert s.get("/somewhere").status == 200
-    s.wait_log(rf"GET /somewhere: a transaction was left open on an asyncpg connection, begun at {SESSIONS}:{line_of('raw', SESSIONS)} in raw")
+    s.wait_log(rf"GET /somewhere: a transaction was left open on a connection of its own \(asyncpg\), begun at {SESSIONS}:{line_of('raw', SESSIONS)} in raw")
 
 
 # --- Django

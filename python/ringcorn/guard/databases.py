@@ -13,6 +13,7 @@ A transaction that is open at that moment may be about to end, on a thread or in
 import asyncio
 import contextvars
 import functools
+import sys
 import threading
 
 import _ringcorn
@@ -30,6 +31,32 @@ _NOTES = "ringcorn_notes"  # in the info of a connection of SQLAlchemy's
 lease_var = contextvars.ContextVar("ringcorn_guard_lease", default=None)
 
 
+class _Use:
+    """A connection on which a request has begun a transaction, or is about to."""
+
+    __slots__ = ("connection", "name", "place", "task", "thread")
+
+    def __init__(self, connection, name):
+        self.connection = connection
+        self.name = name  # what it is to be called, beside its driver
+        self.place = source.caller()
+        self.task = current_task()
+        self.thread = threading.get_ident()
+
+    def is_left(self, ended):
+        """A transaction is open there, and nobody works with it any more. *ended*: a task that does not."""
+        if not in_transaction(self.connection):
+            return False
+        if self.task is not None:
+            return self.task is ended or self.task.done()
+        frame = sys._current_frames().get(self.thread) if self.place is not None else None
+        while frame is not None:  # of a request that was cancelled: its thread goes on
+            if frame.f_code is self.place.code:
+                return False
+            frame = frame.f_back
+        return True
+
+
 class Notes:
     """Of one request: the connections on which it has begun something. Called when it has ended."""
 
@@ -38,23 +65,19 @@ class Notes:
     def __init__(self, label, request_id):
         self.label = label
         self.request_id = request_id
-        self.used = {}  # id(connection): (connection, place, task, what it is to be called)
+        self.used = {}  # id(connection): _Use
         self.aliases = {}  # of Django: what was used first (orm.py)
 
     def note(self, connection, name):
         if not in_transaction(connection):
-            self.used[id(connection)] = connection, source.caller(), current_task(), name
+            self.used[id(connection)] = _Use(connection, name)
 
     def forget(self, connection):
         self.used.pop(id(connection), None)
 
-    def left_open(self, ended):
-        """Those that nobody works with any more. *ended*: a task that does not."""
-        return [use for use in self.used.values() if (use[2] in (None, ended) or use[2].done()) and in_transaction(use[0])]
-
     def __call__(self, lease=None):
         loop = live.loop()
-        if loop is None or loop.is_closed() or not any(in_transaction(use[0]) for use in self.used.values()):
+        if loop is None or loop.is_closed() or not any(in_transaction(use.connection) for use in self.used.values()):
             self.used.clear()  # among them the task in whose context we are
             return
         _pending.add(self)
@@ -65,8 +88,9 @@ class Notes:
 
     def tell(self, ended=None):
         _pending.discard(self)
-        for connection, place, _, name in self.left_open(ended):
-            tell_open(self.label, self.request_id, name, place)
+        for use in list(self.used.values()):
+            if use.is_left(ended):
+                tell_open(self.label, self.request_id, f"{use.name} ({type(use.connection).__module__.partition('.')[0]})", use.place)
         self.used.clear()
 
 
@@ -87,10 +111,8 @@ def tell_open(label, request_id, name, place, what="a transaction was left open 
 
 
 def current_task():
-    try:
-        return asyncio.current_task()
-    except RuntimeError:
-        return None
+    loop = asyncio._get_running_loop()
+    return asyncio.current_task(loop) if loop is not None else None
 
 
 def in_transaction(connection):
@@ -156,9 +178,9 @@ def watch_sqlalchemy():
     def on_checkout(dbapi_connection, record, proxy):
         notes = current_notes()
         if notes is not None and not is_allowed("transaction"):
-            driver_connection = record.driver_connection
-            notes.forget(driver_connection)
-            notes.note(driver_connection, f"a connection of SQLAlchemy ({type(driver_connection).__module__.partition('.')[0]})")
+            connection = record.driver_connection
+            notes.forget(connection)
+            notes.note(connection, "a connection of SQLAlchemy")
             record.info[_NOTES] = notes
 
     def on_checkin(dbapi_connection, record):
@@ -194,8 +216,8 @@ def _note_again(connection):
     """With a cursor a new transaction may begin, if none is open."""
     notes = current_notes()
     if notes is not None and not is_allowed("transaction"):
-        if (known := notes.used.get(id(connection))) is None or known[3] == "a psycopg connection":
-            notes.note(connection, "a psycopg connection")
+        if (known := notes.used.get(id(connection))) is None or known.name == "a connection of its own":
+            notes.note(connection, "a connection of its own")
 
 
 @_watches
@@ -207,13 +229,13 @@ def watch_asyncpg():
 
     @functools.wraps(start)
     def noted_start(self):
-        _note(self._connection, "an asyncpg connection")
+        _note(self._connection, "a connection of its own")
         return start(self)
 
     @functools.wraps(execute)
     def noted_execute(self, query, *args, **kwargs):
         if query[:5].upper() in ("BEGIN", "START"):
-            _note(self, "an asyncpg connection")
+            _note(self, "a connection of its own")
         return execute(self, query, *args, **kwargs)
 
     Transaction.start, Connection.execute = noted_start, noted_execute

@@ -1,6 +1,5 @@
 """Which line is the application's, and what it calls."""
 
-import dataclasses
 import functools
 import linecache
 import os
@@ -35,13 +34,15 @@ def guilty(places, file_of=lambda place: place[0].co_filename):
     return None
 
 
-@dataclasses.dataclass(frozen=True)
 class Place:
     """A line that runs, or has run."""
 
-    code: object
-    line: int
-    lasti: int
+    __slots__ = ("code", "line", "lasti")
+
+    def __init__(self, frame):
+        self.code = frame.f_code
+        self.line = frame.f_lineno
+        self.lasti = frame.f_lasti
 
     @property
     def file(self):
@@ -59,26 +60,20 @@ class Place:
         return f"at {self.file}:{self.line} in {self.function}: {self.call}"
 
 
-def _frames():
-    """Of this thread, innermost first, also those that a greenlet (SQLAlchemy's) was begun by."""
+def caller():
+    """The innermost Place of the application from which we were called, also beyond the greenlet (SQLAlchemy's) that we are in; None where there
+    is none."""
     frame, greenlet = sys._getframe(1), sys.modules.get("greenlet")
     here = greenlet.getcurrent() if greenlet is not None else None
     while True:
         while frame is not None:
-            yield frame
+            if is_application(frame.f_code.co_filename):
+                return Place(frame)
             frame = frame.f_back
         here = here.parent if here is not None else None
         if here is None:
-            return
+            return None
         frame = here.gr_frame
-
-
-def caller():
-    """The innermost Place of the application from which we were called; None where there is none."""
-    for frame in _frames():
-        if is_application(frame.f_code.co_filename):
-            return Place(frame.f_code, frame.f_lineno, frame.f_lasti)
-    return None
 
 
 def awaits(coroutine):
@@ -89,7 +84,7 @@ def awaits(coroutine):
             frame = getattr(coroutine, kind + "_frame", None)
             if frame is not None:
                 if is_application(frame.f_code.co_filename):
-                    place = Place(frame.f_code, frame.f_lineno, frame.f_lasti)
+                    place = Place(frame)
                 coroutine = getattr(coroutine, inner)
                 break
         else:
