@@ -79,6 +79,8 @@ def test_pip_knows_what_it_installed(installed):
     assert "Name: ringcorn" in told and "bin/ringcorn" in told
     assert "ringcorn " in call(installed / "bin" / "ringcorn", "--version", cwd="/")
     assert f"venv: {installed}" in call(installed / "bin" / "ringcorn", "--print-config", cwd="/")
+    points = "from importlib.metadata import entry_points as e; print(*e(group='pytest11', name='ringcorn'))"
+    assert "ringcorn.pytest" in call(installed / "bin" / "python", "-c", points, cwd="/")
 
 
 def test_uninstall_leaves_nothing(archives, tmp_path):

@@ -14,6 +14,7 @@ from .. import live
 from . import Event, emit, lost, whose
 
 NAMED_MAX = 8
+_IDLE = "Thread.run ("  # of threading.py: no code of anybody's
 LOOK_SECONDS = 1.0
 REST_SECONDS = 10.0  # between two lines about AnyIO; of the pools the C side sees to that
 
@@ -50,7 +51,8 @@ def _short(pool):
         return
     label, longest = max(waiting, key=lambda one: one[1])
     holders = [
-        f"{who or 'a call without a name'} ({seconds:.1f} s, {where})" for who, seconds, where in sorted(having, key=lambda one: -one[1])
+        f"{who or 'a call without a name'} ({seconds:.1f} s, {'between two calls' if where.startswith(_IDLE) else where})"
+        for who, seconds, where in sorted(having, key=lambda one: -one[1])
     ]
     key = _KEYS.get(pool.name, pool.name)
     what = f"the {pool.threads} of {key}"
