@@ -310,7 +310,7 @@ class _Serving:
     async def _adapt(self):
         """Leads the threads of frameworks to ours: one line each. Nothing is imported that the application has not imported."""
         await self._adapt_threads()
-        guard.serve(self.pool)
+        guard.serve(self.pool, self.is_wsgi)
 
     async def _adapt_threads(self):
         await anyio_threads.install(self.loop, self.pool, self.pool.threads, self.options["anyio_threads"] == "stock")

@@ -185,3 +185,19 @@ async def raw(scope, receive, send):
     await connection.transaction().start()  # guilty: raw
     await send({"type": "http.response.start", "status": 200, "headers": []})
     await send({"type": "http.response.body", "body": b"done"})
+
+
+def wsgi(environ, start_response):
+    if environ["PATH_INFO"] == "/left":
+        session = Session(engine)
+        left.append(session)
+        session.execute(QUERY)  # guilty: wsgi
+    else:
+        left_sync_soundly()
+    start_response("200 OK", [("Content-Length", "0")])
+    return []
+
+
+def left_sync_soundly():
+    with Session(engine) as session:
+        session.execute(QUERY)

@@ -97,6 +97,16 @@ def test_a_raw_application(sessions):
     s.wait_log(rf"GET /somewhere: a transaction was left open on a connection of its own \(asyncpg\), begun at {SESSIONS}:{line_of('raw', SESSIONS)} in raw")
 
 
+def test_wsgi(sessions):
+    s = sessions("gallery_sessions:wsgi")
+    assert s.get("/sound").status == s.get("/left").status == 200
+    where = f"{SESSIONS}:{line_of('wsgi', SESSIONS)} in wsgi"
+    s.wait_log(rf"GET /left: a transaction was left open on a connection of SQLAlchemy \(psycopg\), begun at {where}")
+    assert s.get("/sound").status == 200
+    s.wait_quiet(0.3)
+    assert len(alarms(s)) == 1
+
+
 # --- Django
 
 

@@ -13,6 +13,7 @@ import contextvars
 import dataclasses
 import functools
 import inspect
+import sys
 import time
 
 from .. import imports, live, log
@@ -28,6 +29,7 @@ driven = contextvars.ContextVar("ringcorn_guard_driven", default=None)
 _callbacks = []
 _worker = None
 _pool = None  # of threads for requests
+_is_wsgi = False
 _threads = None  # guard.threads, seconds
 _mode = "off"
 _news = {}  # (kind, file, line) -> when it was said last
@@ -177,12 +179,12 @@ def install(worker, loop, options):
     _when_imported(libraries(options), loop)
 
 
-def serve(pool):
+def serve(pool, is_wsgi):
     """When the application has been imported, and the threads of frameworks are led to *pool*."""
-    global _pool
+    global _pool, _is_wsgi
     if _mode == "off":
         return
-    _pool = pool
+    _pool, _is_wsgi = pool, is_wsgi
     _give_leases()
     if _threads:
         from . import threads
@@ -199,10 +201,12 @@ def watch_limiter(limiter):
 
 
 def _give_leases():
-    """Without one a request has no end that we hear of."""
+    """Without one a request has no end that we hear of. Where asgiref's calls could not be led to leases nobody is to think that they were."""
     from . import databases
 
-    if _pool is not None and databases.is_watching and not _pool.context_vars:
+    if _is_wsgi:
+        databases.watch_jobs(_pool)
+    elif _pool is not None and databases.is_watching and not _pool.context_vars and "asgiref.sync" not in sys.modules:
         _pool.context_vars += (databases.lease_var,)
 
 

@@ -18,7 +18,7 @@ import threading
 
 import _ringcorn
 
-from .. import live, log
+from .. import hooks, live, log
 from . import Event, driven, emit, is_allowed, is_news, source
 
 SECOND_LOOK = 0.1  # seconds
@@ -142,11 +142,40 @@ def current_lease():
 def current_notes():
     lease = current_lease()
     if lease is None:
-        return driven.get()
+        return _job_notes() if _jobs is not None else driven.get()
     notes = lease.at_end
     if notes is None:
         notes = lease.at_end = Notes(lease.label, log.request_id.get())
     return notes if type(notes) is Notes else None
+
+
+# --- WSGI: a request is a job of a thread
+
+_jobs = None  # the pool whose jobs are requests
+_thread = threading.local()
+
+
+def watch_jobs(pool):
+    global _jobs
+    if is_watching and _jobs is None:
+        _jobs = pool
+        hooks.add(pool, "on_job_end", _on_job_end)
+
+
+def _job_notes():
+    try:
+        return _thread.notes
+    except AttributeError:
+        me = threading.get_ident()
+        label = next((label for ident, label, _ in _jobs.leases() if ident == me), None)
+        _thread.notes = Notes(label, log.request_id.get()) if label is not None else None
+        return _thread.notes
+
+
+def _on_job_end():
+    notes = _thread.__dict__.pop("notes", None)
+    if notes is not None:
+        notes()
 
 
 def _note(connection, name):
