@@ -322,7 +322,7 @@ docker: ## the image `ringcorn`, by docker; ENGINE=podman, DOCKER='--build-arg B
 ENGINE ?= docker
 
 .PHONY: stress
-stress: deps-bench ## reload, upgrade, everything, kill -9, idle connections, long polls, WebSockets, growth, Ctrl-C, mixed; STRESS='reload kill --io epoll --short'
+stress: deps-bench ## reload, upgrade, everything, kill -9, idle connections, long polls, WebSockets, blocks, growth, Ctrl-C, mixed; STRESS='reload kill --io epoll --short'
 	$(Q)$(MAKE) --no-print-directory PYTHON=$(PYTHON) all $(BENCH_VENV)/.ready
 	$(Q)RINGCORN_BIN=$(PROGRAM) $(BENCH_VENV)/bin/python tests/stress/run.py $(STRESS)
 

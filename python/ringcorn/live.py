@@ -1,26 +1,27 @@
 """What this worker tells of itself when ringcornctl asks: its threads and its tasks, as JSON.
 
 Called by server/worker/answer.c on a thread of its own, with the GIL, also while the loop stands. So nothing here waits, and what is read may
-change between two lines: a frame that has gone on meanwhile shows where it is, not where it was.
+change between two lines (places has what is done about that).
 """
 
-import asyncio
 import json
 import sys
 import threading
 
-FRAMES_MAX = 100
-TASKS_MAX = 10_000
+from . import places, tree
 
+FRAMES_MAX = 100
+
+_worker = None
 _loop = None
 _pools = ()
 _services = None
 
 
-def attach(loop, *pools, services=None):
-    """loop: that serves, or None; pools: its _ringcorn.Pools; services: services.Services."""
-    global _loop, _pools, _services
-    _loop, _pools, _services = loop, pools, services
+def attach(worker, loop, *pools, services=None):
+    """worker: the C side; loop: that serves, or None; pools: its _ringcorn.Pools; services: services.Services."""
+    global _worker, _loop, _pools, _services
+    _worker, _loop, _pools, _services = worker, loop, pools, services
 
 
 def pools():
@@ -36,29 +37,16 @@ def _dump(value):
     return json.dumps(value, ensure_ascii=False).encode("utf-8", "replace").decode("utf-8")
 
 
-def _line(frame):
-    code = frame.f_code
-    return f"{code.co_filename}:{frame.f_lineno} {getattr(code, 'co_qualname', code.co_name)}"
-
-
-def _stack(frame):
-    """Innermost first."""
-    lines = []
-    while frame is not None and len(lines) < FRAMES_MAX:
-        lines.append(_line(frame))
-        frame = frame.f_back
-    return lines
-
-
 def threads():
     """Every thread that Python knows: its name, what it is for, the request it belongs to, its stack."""
     leases = {ident: (label, state) for pool in _pools for ident, label, state in pool.leases()}
     known = {thread.ident: thread for thread in threading.enumerate()}
     me = threading.get_ident()
     found = []
-    for ident, frame in sys._current_frames().items():
+    for ident in sys._current_frames():
         if ident == me:
             continue
+        frames = places.running(ident)[:-FRAMES_MAX - 1:-1]
         thread = known.get(ident)
         label, state = leases.get(ident, (None, None))
         found.append(
@@ -70,7 +58,7 @@ def threads():
                 "loop": thread is threading.main_thread(),
                 "request": label,
                 "state": state,
-                "stack": _stack(frame),
+                "stack": [places.text(frame.f_code, line) for frame, line in frames],  # innermost first
             }
         )
     found.sort(key=lambda t: (not t["loop"], t["name"] or ""))
@@ -82,56 +70,12 @@ def services():
     return _dump([] if _services is None else _services.tell())
 
 
-def _awaited(coroutine):
-    """The frames through which it is suspended, outermost first, and what it waits for in the end."""
-    lines = []
-    while coroutine is not None and len(lines) < FRAMES_MAX:
-        for prefix, inner in (("cr", "cr_await"), ("gi", "gi_yieldfrom"), ("ag", "ag_await")):
-            frame = getattr(coroutine, f"{prefix}_frame", None)
-            if frame is not None:
-                lines.append(_line(frame))
-                coroutine = getattr(coroutine, inner)
-                break
-        else:
-            return lines, coroutine
-    return lines, coroutine
-
-
-def _request(task):
-    """Of the request in whose context the task runs. Before 3.12 a task does not tell its context."""
-    get_context = getattr(task, "get_context", None)
-    if get_context is None:
-        return None
-    context = get_context()
-    for pool in _pools:
-        for var in pool.context_vars:
-            lease = context.get(var)
-            if lease is not None:
-                return lease.label
-    return None
-
-
 def tasks():
-    """Every task of the loop: whose it is, and where it waits."""
+    """Every task of the loop below its request: whose it is, where it waits, and for what."""
     if _loop is None:
         return "[]"
-    current = asyncio.current_task(_loop)
-    found = []
-    for task in list(asyncio.all_tasks(_loop))[:TASKS_MAX]:
-        coroutine = task.get_coro()
-        stack, waits_for = _awaited(coroutine)
-        found.append(
-            {
-                "name": task.get_name(),
-                "coroutine": getattr(coroutine, "__qualname__", type(coroutine).__qualname__),
-                "state": "running" if task is current else "waiting" if waits_for is not None else "ready",
-                "request": _request(task),
-                "waits_for": None if waits_for is None else type(waits_for).__qualname__,
-                "stack": stack,
-            }
-        )
-    found.sort(key=lambda t: t["name"])
-    return _dump(found)
+    variables = [var for pool in _pools for var in pool.context_vars]
+    return _dump(tree.told(_loop, variables, _worker.requests()))
 
 
 def blocks():

@@ -12,7 +12,8 @@ The C side (server/worker/worker.c) calls run() in the main thread and hands ove
     notify(callback)                callback("drain" | "quit" | "drained", why), callback("service", number), on the loop
     service_said("stopped" | "ended", number)  a service of which there is one in all does not run here any more
     cancel_all(), in_hand()         the requests that are being answered
-    request_of(task)                "GET /path" of the request whose task it is, or None
+    request_of(task)                "GET /path" of the request whose task it is, or None; of the task that runs
+    requests()                      [(task or None, lease or None, label, age in seconds)] of those on the loop; any thread
     count_databases(n)              connections to databases that are open now: into the metrics
     count_guard(kind)               a guardrail has noticed something of that kind: into the metrics
     fork_workers()                  in the process of `preload`: the options of a worker, in each that it forks; at its own end None
@@ -60,7 +61,7 @@ def run(worker, options, preloaded=None):
     asyncio.set_event_loop(loop)
     loop._goes_first = options["loop_first"]
     pools = _Pools(loop, options)
-    live.attach(loop)
+    live.attach(worker, loop)
     worker.attach(loop)
     guard.install(worker, loop, options)
     worker.count(pools.executor, True)
@@ -84,7 +85,7 @@ def run(worker, options, preloaded=None):
             _say_what_is_served(options, interface, loop)
         pools.open_sync(options["sync_threads"] or auto_threads(interface))
         worker.count(pools.sync, False)
-        live.attach(loop, pools.sync, pools.executor, services=beside)
+        live.attach(worker, loop, pools.sync, pools.executor, services=beside)
         if options["slot"] == 0:
             check.warn(check.django_hints, pools.sync.threads, interface, options)
         serving = _Serving(worker, loop, app, interface, pools.sync, options, hooks, beside)
@@ -197,7 +198,7 @@ def _close(worker, loop, pools, hooks, why):
         loop.run_until_complete(_bounded(loop.shutdown_default_executor()))
         loop.run_until_complete(hooks.call_logged("worker_exit", why))
     finally:
-        live.attach(None)
+        live.attach(worker, None)
         worker.detach()
         asyncio.set_event_loop(None)
         loop.close()

@@ -22,7 +22,8 @@ static const struct command {
     { "workers", NULL, false, "", "the workers: state, age, memory, CPU" },
     { "metrics", NULL, false, "", "what they count: requests, latencies, connections, threads" },
     { "requests", "worker", false, " [WORKER]", "requests in hand: age, state, thread" },
-    { "tasks", "worker", false, " [WORKER]", "asyncio tasks: whose they are, and where they wait" },
+    { "tasks", "worker", false, " [WORKER]",
+      "requests, their asyncio tasks, and what each waits for, as a tree" },
     { "threads", "worker", false, " [WORKER]", "threads: what they do, with stacks" },
     { "services", "worker", false, " [WORKER]",
       "services: state, since when, restarts, last error" },
@@ -139,6 +140,8 @@ ask(const struct conf *conf, const struct command *c, const char *value, bool is
         fwrite(line.p, 1, line.n, stdout);
     else if (yaml != NULL)
         fputs(yaml, stdout);
+    else if (strcmp(c->name, "tasks") == 0)
+        ctl_print_tasks(result, stdout);
     else
         ctl_print(result, stdout);
     return EXIT_CODE_OK;

@@ -29,7 +29,7 @@ struct ctl_asked {
     int32_t id; /* of the question */
     int fd;     /* the memfd */
     enum { ASKED, ANSWERED, SILENT } state;
-    const char *why; /* SILENT: a literal */
+    char why[128]; /* SILENT */
 };
 
 static int32_t last_id;
@@ -132,13 +132,24 @@ finish(struct master *m, struct ctl_job *job)
     ctl_end(m, job, !j.is_lost);
 }
 
-static bool
-is_alive(const struct master *m, pid_t pid)
+/* NULL: it has ended. */
+static const struct child *
+child_of(const struct master *m, pid_t pid)
 {
     CHILDREN_EACH(c, m)
         if (c->pid == pid)
-            return true;
-    return false;
+            return c;
+    return NULL;
+}
+
+__attribute__((format(printf, 2, 3))) static void
+give_up(struct ctl_asked *a, const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    vsnprintf(a->why, sizeof(a->why), format, args);
+    va_end(args);
+    a->state = SILENT;
 }
 
 static void
@@ -149,10 +160,13 @@ look(struct master *m, struct ctl_job *job, int64_t now_ns)
         struct ctl_asked *a = &job->asked[i];
         if (a->state != ASKED)
             continue;
-        bool is_gone = !is_alive(m, a->pid);
-        if (is_gone || is_late) {
-            a->state = SILENT;
-            a->why = is_gone ? "it has ended" : "no answer in time: something keeps the GIL";
+        const struct child *c = child_of(m, a->pid);
+        if (c == NULL) {
+            give_up(a, "it has ended");
+        } else if (is_late) {
+            char why[96];
+            watchdog_explain(c, why, sizeof(why));
+            give_up(a, "no answer in time: %s", why);
         }
     }
     if (is_whole(job))
@@ -165,10 +179,8 @@ send_to(struct ctl_asked *a, const struct child *c, enum control_kind kind)
 {
     a->fd = memfd_create("ringcorn-answer", MFD_CLOEXEC);
     int err = a->fd < 0 ? -errno : control_send(c->asks, kind, a->id, a->fd);
-    if (err < 0) {
-        a->state = SILENT;
-        a->why = "it cannot be asked";
-    }
+    if (err < 0)
+        give_up(a, "it cannot be asked");
 }
 
 void
@@ -191,12 +203,10 @@ ctl_ask(struct master *m, struct ctl_job *job, int kind, const char *member, int
         last_id = last_id == INT32_MAX ? 1 : last_id + 1;
         struct ctl_asked *a = &job->asked[job->asked_n++];
         *a = (struct ctl_asked){ .pid = c->pid, .slot = c->slot, .id = last_id, .fd = -1 };
-        if (c->asks >= 0) {
+        if (c->asks >= 0)
             send_to(a, c, (enum control_kind)kind);
-        } else {
-            a->state = SILENT;
-            a->why = "it was started without control.socket or metrics.page";
-        }
+        else
+            give_up(a, "it was started without control.socket or metrics.page");
     }
     ctl_wait(m, job);
     if (is_whole(job))

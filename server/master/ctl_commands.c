@@ -384,7 +384,7 @@ static const struct {
       .help = "what they count: requests, latencies, connections, threads, memory, CPU" },
     { "requests", NULL, "worker", .help = "requests in hand: age, state, thread",
       .asks = CONTROL_ASK_REQUESTS },
-    { "tasks", NULL, "worker", .help = "asyncio tasks: whose they are, and where they wait",
+    { "tasks", NULL, "worker", .help = "requests, their asyncio tasks, and what each waits for",
       .asks = CONTROL_ASK_TASKS },
     { "threads", NULL, "worker", .help = "threads: what they do, with stacks",
       .asks = CONTROL_ASK_THREADS },

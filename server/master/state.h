@@ -351,6 +351,8 @@ int64_t recycle_next_ns(const struct master *m);
 /* --- watchdog.c --- */
 /* Kills workers whose loops stand still. */
 void watchdog_tick(struct master *m, int64_t now_ns);
+/* Why a worker does not answer that should: what keeps it, as far as its heartbeat tells. */
+void watchdog_explain(const struct child *c, char *to, size_t size);
 int64_t watchdog_next_ns(const struct master *m);
 
 /* --- coverage.c --- */

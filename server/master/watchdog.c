@@ -61,6 +61,27 @@ where(enum metrics_doing doing)
                                         : "it hangs in C";
 }
 
+void
+watchdog_explain(const struct child *c, char *to, size_t size)
+{
+    const struct metrics_pulse *pulse = c->metrics != NULL ? &c->metrics->pulse : NULL;
+    enum metrics_doing doing =
+        pulse != NULL
+            ? (enum metrics_doing)atomic_load_explicit(&pulse->doing, memory_order_relaxed)
+            : METRICS_STARTS;
+    if (is_held(c->pid))
+        snprintf(to, size, "it is stopped (SIGSTOP, or a debugger)");
+    else if (doing == METRICS_IN_PYTHON)
+        snprintf(to, size,
+                 "C code keeps the GIL; the event loop has been inside one step for %.1f s",
+                 (double)(clock_ns() - (int64_t)metrics_get(&pulse->step_ns)) / NS_PER_S);
+    else if (doing == METRICS_WANTS_GIL)
+        snprintf(to, size, "a thread keeps the GIL; the event loop has waited for it for %.1f s",
+                 (double)(clock_ns() - (int64_t)metrics_get(&pulse->begun_ns)) / NS_PER_S);
+    else
+        snprintf(to, size, "something keeps the GIL");
+}
+
 static void
 look(struct master *m, struct child *c, int64_t now_ns)
 {

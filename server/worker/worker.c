@@ -575,6 +575,31 @@ worker_request_of(PyObject *module, PyObject *task)
     return guard_request_of(&w.asgi, task);
 }
 
+/* requests() -> [(task or None, lease or None, label, age in seconds)] of those on the loop. Any thread with the GIL: without it no cycle
+ * comes or goes. */
+static PyObject *
+worker_requests(PyObject *module, PyObject *unused)
+{
+    (void)module, (void)unused;
+    int64_t now_ns = clock_ns();
+    /* Up to 3.11 a new tuple may begin a collection, and that a finalizer, which ends requests. */
+    int was_enabled = PyGC_Disable();
+    PY_OWNED PyObject *found = PyList_New(0);
+    struct list *end = &w.asgi.cycles, *node = w.loop != NULL ? end->next : end;
+    for (; found != NULL && node != end; node = node->next) {
+        const struct cycle *cycle = CONTAINER_OF(node, struct cycle, link);
+        PY_OWNED PyObject *one =
+            Py_BuildValue("OOsd", cycle->task != NULL ? cycle->task : Py_None,
+                          cycle->lease != NULL ? cycle->lease : Py_None, cycle->label,
+                          (double)(now_ns - cycle->begun_ns) / NS_PER_S);
+        if (one == NULL || PyList_Append(found, one) < 0)
+            Py_CLEAR(found);
+    }
+    if (was_enabled)
+        PyGC_Enable();
+    return py_take(&found);
+}
+
 /* count_guard(name): a guardrail has noticed something. */
 static PyObject *
 worker_count_guard(PyObject *module, PyObject *name)
@@ -693,6 +718,7 @@ static PyMethodDef worker_methods[] = {
     { "cancel_all", worker_cancel_all, METH_NOARGS, NULL },
     { "in_hand", worker_in_hand, METH_NOARGS, NULL },
     { "request_of", worker_request_of, METH_O, NULL },
+    { "requests", worker_requests, METH_NOARGS, NULL },
     { "count_guard", worker_count_guard, METH_O, NULL },
     { "count_databases", worker_count_databases, METH_O, NULL },
     { "fork_workers", worker_fork_workers, METH_NOARGS, NULL },

@@ -105,7 +105,8 @@ def test_requests_in_hand(controlled):
         assert [r["request"] for r in found] == ["GET /slow"]
         assert found[0]["state"] == "in the application"
         assert found[0]["kind"] == "async"
-        [task] = [t for t in c.ask("tasks")[0]["tasks"] if "/slow" in t["name"]]
+        [request] = [r for r in c.ask("tasks")[0]["tasks"] if r["request"] == "GET /slow"]
+        [task] = request["tasks"]
         assert any(re.search(r"raw\.py:\d+ ", line) for line in task["stack"])
         assert client.response().status == 200
 
@@ -138,7 +139,7 @@ def test_answers_while_the_loop_stands(controlled):
         assert found[0]["request"] == "GET /spin"
         loop = next(t for t in c.ask("threads")[0]["threads"] if t["loop"])
         assert "raw.py" in loop["stack"][0]
-        task = next(t for t in c.ask("tasks")[0]["tasks"] if t["state"] == "running")
+        task = next(t for r in c.ask("tasks")[0]["tasks"] for t in r["tasks"] if t["state"] == "running")
         assert "raw.py" in task["stack"][-1]
         assert client.response().status == 200
 

@@ -8,6 +8,7 @@ import re
 import threading
 import time
 
+from ..places import text
 from . import Event, emit, is_allowed, source, whose
 
 CULPRITS_MAX = 256
@@ -74,7 +75,7 @@ def _cure(places, i, call):
 
 
 def _describe(places):
-    return tuple(f"{code.co_filename}:{line} {code.co_qualname}" for code, line, _ in places[:STACK_MAX])
+    return tuple(text(code, line) for code, line, _ in places[:STACK_MAX])
 
 
 def _culprit(file, line, function):

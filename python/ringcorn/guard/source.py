@@ -7,15 +7,12 @@ import re
 import sys
 import sysconfig
 
+from ..places import is_own
+
 TEXT_MAX = 80
 
-_OWN = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 _STANDARD = tuple({os.path.join(path, "") for name in ("stdlib", "platstdlib") if (path := sysconfig.get_path(name))})
 _SITES = re.compile(r"/(site|dist)-packages/")
-
-
-def is_own(file):
-    return file.startswith(_OWN)
 
 
 @functools.lru_cache(4096)

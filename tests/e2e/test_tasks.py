@@ -1,0 +1,142 @@
+"""ringcornctl tasks: requests, their tasks, the groups between them, and what each waits for in the end."""
+
+import os
+import signal
+
+import harness
+import pytest
+import wire
+from test_control import Control, controlled, ctl  # noqa: F401
+
+APP = harness.APPS / "awaiting.py"
+
+
+def line_of(word):
+    [line] = [n for n, text in enumerate(APP.read_text().splitlines(), 1) if text.endswith(f"# {word}")]
+    return f"{APP}:{line}"
+
+
+@pytest.fixture
+def waiting(controlled):  # noqa: F811
+    """waiting(*paths) -> (server, path of the socket, {label: its part of the tree}): all of them are asked for, and wait."""
+    clients, servers = [], []
+
+    def start(*paths, wait=True):
+        s, path = controlled("awaiting:app")
+        servers.append(s)
+        for one in paths:
+            client = s.connect()
+            clients.append(client)
+            client.send(f"GET /{one} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+
+        def told():
+            with Control(path) as c:
+                found = {r["request"]: r for r in c.ask("tasks")[0].get("tasks", ())}
+            return found if {f"GET /{one}" for one in paths} <= found.keys() else None
+
+        return s, path, wire.eventually(told, 10 * harness.SLOW, "the requests") if wait else None
+
+    yield start
+    for s in servers:
+        with s.connect() as c:
+            assert c.get("/finishes").status == 200
+    for client in clients:
+        assert client.response().status == 200
+        client.close()
+
+
+def of(tree, path):
+    [task] = tree[f"GET /{path}"]["tasks"]
+    return task
+
+
+def below(task):
+    """[(how, {name: task})]"""
+    return [(group["by"], {one["name"]: one for one in group["tasks"]}) for group in task["groups"]]
+
+
+def place(task, i=-1):
+    return task["stack"][i].split()[0]
+
+
+def test_each_way_to_wait(waiting):
+    paths = (
+        "in_groups", "in_nurseries", "locks", "waits", "times_out", "awaits", "shields", "sleeps", "leaves_behind", "on_thread", "client",
+    )  # fmt: skip
+    s, path, tree = waiting(*paths)
+    task = of(tree, "in_groups")
+    assert (task["coroutine"], task["state"], task["waits_for"]) == ("app", "waiting", "asyncio.TaskGroup")
+    [(how, tasks)] = below(task)
+    assert how == "asyncio.TaskGroup" and list(tasks) == ["a", "b", "c"]
+    assert [line.split()[1] for line in tasks["a"]["stack"]] == ["middle", "leaf", "Event.wait"]
+    assert (place(tasks["a"], 0), place(tasks["a"], 1)) == (line_of("middle"), line_of("leaf"))
+    assert place(tasks["b"], 1) == line_of("ticks")  # through the asynchronous generator
+    assert tasks["c"]["waits_for"] == "asyncio.gather(), 2 of 3 left" and place(tasks["c"]) == line_of("gathers")
+    assert [(how, len(tasks)) for how, tasks in below(tasks["c"])] == [("asyncio.gather()", 2)]
+
+    outer, inner = sorted(below(of(tree, "in_nurseries")), key=lambda group: len(group[1]))
+    assert (outer[0], list(outer[1])) == ("anyio.TaskGroup", ["x"]) and outer[1]["x"]["coroutine"] == "middle"
+    assert (inner[0], list(inner[1])) == ("anyio.TaskGroup", ["y1", "y2"])
+    assert sorted(one["waits_for"] for one in inner[1].values())[0] == "anyio.Lock, which task 'y1' holds"
+
+    for name, how, wait in (
+        ("waits", "asyncio.wait()", "asyncio.wait()"),
+        ("times_out", None, "asyncio.wait_for()"),  # its way has changed in 3.12
+        ("awaits", "await", "task 'awaited'"),
+        ("shields", "asyncio.shield()", "a future"),
+    ):
+        task = of(tree, name)
+        [(by, tasks)] = below(task)
+        assert task["waits_for"] == wait and by == (how or by), (name, task)
+        [child] = tasks.values()
+        assert place(child, 1) == line_of("leaf")
+    assert {t["name"]: t["waits_for"] for t in tree["GET /locks"]["tasks"]} == {"/locks": "asyncio.Lock", "holder": "asyncio.Event.wait()"}
+    [sleep] = [t for t in tree["GET /sleeps"]["tasks"] if t["name"] == "sleep"]
+    assert sleep["waits_for"].startswith("asyncio.sleep(), ") and 5 < float(sleep["waits_for"].split()[1]) <= 60
+    assert of(tree, "on_thread")["waits_for"] == "asyncio.to_thread()"
+    assert of(tree, "client")["waits_for"] == "the client"
+    # Their request is over, and it is said whose they were.
+    assert tree["GET /leaves_behind"]["state"] == "ended" and of(tree, "leaves_behind")["name"] == "left behind"
+    assert tree["GET /awaits"]["state"] == "in hand" and tree["GET /awaits"]["age_s"] > 0
+    assert [t["name"] for t in tree[None]["tasks"]] == ["ringcorn"]
+
+    lines = ctl(path, "tasks").stdout.splitlines()
+    assert lines[0] == f"worker 0, pid {s.workers()[0]}"
+    at = lines.index("└─ app  task '/awaits'  waits for task 'awaited'")
+    assert lines[at - 1].startswith("GET /awaits  ")
+    assert lines[at + 2 : at + 6] == [
+        f"   │  {line_of_call('awaits')} awaits",
+        "   └─ await",
+        "      └─ middle  task 'awaited'  waits for asyncio.Event.wait()",
+        f"            {line_of('middle')} middle",
+    ]
+
+
+def line_of_call(name):
+    lines = APP.read_text().splitlines()
+    at = next(n for n, text in enumerate(lines, 1) if text.startswith(f"async def {name}("))
+    return f"{APP}:{at + 1}"
+
+
+def test_while_the_loop_is_blocked(waiting):
+    _, _, tree = waiting("awaits", "blocks")
+    task = of(tree, "blocks")
+    assert task["state"] == "running" and place(task) == line_of("blocks")
+    assert [line.split()[1] for line in task["stack"]] == ["app", "blocks"]
+    assert of(tree, "awaits")["waits_for"] == "task 'awaited'"
+
+
+def test_c_code_that_keeps_the_gil_is_said_to(waiting):
+    s, path, _ = waiting("keeps_gil", wait=False)
+    wire.eventually(lambda: "C code keeps the GIL" in (told := ctl(path, "tasks").stdout) and told, 30 * harness.SLOW, "an answer")
+
+
+def test_a_stopped_worker_is_said_to_be(controlled):  # noqa: F811
+    s, path = controlled("awaiting:app")
+    [pid] = s.workers()
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        told = ctl(path, "tasks").stdout
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    assert told == f"worker 0, pid {pid}: no answer in time: it is stopped (SIGSTOP, or a debugger)\n"
