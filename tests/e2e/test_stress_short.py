@@ -8,6 +8,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "stress"))
 
 import behind_nginx  # noqa: E402
+import blocks  # noqa: E402
 import kill  # noqa: E402
 import many_websockets  # noqa: E402
 import operations  # noqa: E402
@@ -52,3 +53,7 @@ def test_reload_behind_nginx_fails_no_request(usable_io):
 
 def test_killed_worker_behind_nginx_takes_only_its_own_requests_along(usable_io):
     print(behind_nginx.killed(usable_io, seconds=6))
+
+
+def test_what_is_said_of_blocked_loops_is_right(usable_io):
+    print(blocks.scenario(usable_io, blocks=500))

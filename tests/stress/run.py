@@ -16,6 +16,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [HERE, os.path.join(os.path.dirname(HERE), "tools")]
 
 import behind_nginx  # noqa: E402
+import blocks  # noqa: E402
 import ctrl_c  # noqa: E402
 import everything  # noqa: E402
 import growth  # noqa: E402
@@ -53,6 +54,7 @@ SCENARIOS = {
     "long-poll": (long_poll.scenario, {"polls": 2000}),
     "websockets": (many_websockets.scenario, {"sockets": 3000, "seconds": 5}),
     "overload": (overload.scenario, {"seconds": 4, "peers": False}),
+    "blocks": (blocks.scenario, {"blocks": 500}),
     "mixed": (mixed.scenario, {"minutes": 0.5}),
     "growth": (growth.scenario, {"millions": 0.2}),
 }
