@@ -60,7 +60,7 @@ def make(args, *goals):
 
 def run_tap(program):
     """One C unit test program: how many tests passed, and the others; what it printed where some failed."""
-    env = dict(os.environ, ASAN_OPTIONS="detect_leaks=1:abort_on_error=0", UBSAN_OPTIONS="print_stacktrace=1")
+    env = dict(os.environ, ASAN_OPTIONS="detect_leaks=1:abort_on_error=0", UBSAN_OPTIONS="print_stacktrace=1", TSAN_OPTIONS="die_after_fork=0")
     try:
         done = subprocess.run([program], cwd=ROOT, env=env, capture_output=True, timeout=120)
     except subprocess.TimeoutExpired as e:
@@ -77,14 +77,17 @@ def run_tap(program):
     return passed, bad, f"{text}\n{done.stderr.decode(errors='replace')}" if bad else ""
 
 
-def run_units(args, tally):
-    say("C unit tests, AddressSanitizer and UBSan")
+SANITIZERS = {"asan": "AddressSanitizer and UBSan", "tsan": "ThreadSanitizer"}
+
+
+def run_units(args, tally, variant):
+    say(f"C unit tests, {SANITIZERS[variant]}")
     sources = sorted((ROOT / "tests/unit").glob("test_*.c"))
     # -k: one test that does not compile must not hide the others.
-    make(args, "-k", "VARIANT=asan", "unit-programs")
+    make(args, "-k", f"VARIANT={variant}", "unit-programs")
 
     def run(source):
-        program = ROOT / f"build/asan{args.tag}/unit/{source.stem}"
+        program = ROOT / f"build/{variant}{args.tag}/unit/{source.stem}"
         if program.exists() and program.stat().st_mtime >= source.stat().st_mtime:
             return run_tap(program)
         return 0, ["was not built"], ""
@@ -205,11 +208,15 @@ def main():
     parser.add_argument("--tag", default="", help="what the build folder of this Python is called: '' or '-3.13'")
     parser.add_argument("--variant", default="release", help="the build that the pytest suites run against")
     parser.add_argument("--skip-units", action="store_true")
+    parser.add_argument("--units-of", choices=SANITIZERS, help="the C unit tests of this build, and nothing else")
     parser.add_argument("--pytest", default="", help="more arguments for pytest")
     args = parser.parse_args()
 
     began = time.monotonic()
     tally = Tally()
+    if args.units_of:
+        run_units(args, tally, args.units_of)
+        return tally.end()
     folder = f"{args.variant}{args.tag}"
     program = ROOT / ("build/ringcorn" if folder == "release" else f"build/{folder}/ringcorn")
 
@@ -218,7 +225,7 @@ def main():
     if not built:
         tally.add("build", 0, 1, failures=[f"{args.variant} does not build"])
     if not args.skip_units:
-        run_units(args, tally)
+        run_units(args, tally, "asan")
         run_fuzz(args, tally)
     if built:
         run_pytest(args, tally, f"pytest-{folder}", program)

@@ -1,5 +1,5 @@
 """`make test-all`: `make test` for every Python from 3.11 that this machine has, the suite against an ASan/UBSan build, the
-loads on PostgreSQL at full length, the stress scenarios (the mixed load also under ASan and on a debug Python), the frameworks'
+C unit tests under TSan, the loads on PostgreSQL at full length, the stress scenarios (the mixed load also under ASan and on a debug Python), the frameworks'
 version matrix, the image (as root), CPython's own asyncio tests, Django's own tests. The last line is the sum.
 
 Pythons come from pyenv (all installed versions) and from python3.X on PATH; of several with the same X.Y the newest is taken.
@@ -95,7 +95,7 @@ class Sum:
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--make", default="make")
-    parser.add_argument("--only", default="", help="3.12,asan,loads,stress,mixed,matrix,asyncio,docker: only these parts")
+    parser.add_argument("--only", default="", help="3.12,asan,tsan,loads,stress,mixed,matrix,asyncio,docker: only these parts")
     parser.add_argument("--rows", default="", help="of the matrix: only those whose name this regular expression finds")
     parser.add_argument("--minutes", type=float, default=1, help="of each mixed load (1)")
     args = parser.parse_args()
@@ -128,6 +128,9 @@ def main():
                 "ASAN_OPTIONS": "detect_leaks=0:abort_on_error=1",
             },
         )  # fmt: skip
+
+    if not only or "tsan" in only:
+        total.run("TSan, the parts without Python", [sys.executable, ROOT / "tests/tools/run_tests.py", "--make", args.make, "--units-of", "tsan"])
 
     if not only or "loads" in only:
         total.run("Django on PostgreSQL at full length, build", [*make, "all", "venv"])
