@@ -327,6 +327,11 @@ stress: deps-bench ## reload, upgrade, everything, kill -9, idle connections, lo
 	$(Q)$(MAKE) --no-print-directory PYTHON=$(PYTHON) all $(BENCH_VENV)/.ready
 	$(Q)RINGCORN_BIN=$(PROGRAM) $(BENCH_VENV)/bin/python tests/stress/run.py $(STRESS)
 
+.PHONY: soak
+soak: deps-test ## no guardrail says anything of sound projects in an hour; STRESS='--minutes 60 --io epoll'
+	$(Q)$(MAKE) --no-print-directory PYTHON=$(PYTHON) all venv
+	$(Q)RINGCORN_BIN=$(PROGRAM) $(VENV_PYTHON) tests/stress/quiet.py $(STRESS)
+
 # The clients are the default Python's; only the servers run in the debug Python.
 .PHONY: stress-asan stress-debug
 PYTHON_DEBUG ?= python3-dbg

@@ -93,11 +93,11 @@ async def on_thread():
 
 
 async def blocks():
-    time.sleep(3)  # blocks
+    time.sleep(2)  # blocks
 
 
 async def keeps_gil():
-    KEEPS_GIL.usleep(6_000_000)
+    KEEPS_GIL.usleep(4_500_000)
 
 
 async def finishes():

@@ -2,11 +2,13 @@
 
     build/venv/bin/python tests/bench/instructions.py --option access_log='--access-log --access-logfile /dev/null'
     build/venv/bin/python tests/bench/instructions.py --case plain,headers --requests 5000 --option a='--x' --option b='--y z'
+    build/venv/bin/python tests/bench/instructions.py --guard
 
-Each option is a name and a command line, which is added to the server's. The server is started once without any of them and once for
+Each option is a name and a command line, which is added to the server's. The server is started once without any of them (or by --first) and once for
 each, on epoll (valgrind knows no io_uring), with one worker; requests go out one after the other on one connection. After some to warm
 up the counters are set to zero, and what the worker, and the master, have executed for --requests more is printed per request, with the
-difference to the first line. The kernel's own work is not counted. Needs valgrind; exit code 1 where a --most NAME=N is exceeded.
+difference to the first line. The kernel's own work is not counted. Needs valgrind; exit code 1 where a --most NAME=N is exceeded. --guard asks what the guardrails cost that
+are on by default, beside guard.mode: off, and has the bounds that must hold.
 """
 
 import argparse
@@ -29,6 +31,7 @@ from processes import Running, tree  # noqa: E402
 
 WARM_UP = 500
 PARTS = 8  # the figure is the least of so many: what happens now and then (a timer, the collector) does not blur it
+GUARD_MOST = {"plain": 2000, "fastapi": 8000}
 PATIENCE = 120  # seconds until a server under valgrind answers
 
 
@@ -96,21 +99,28 @@ def main():
     parser.add_argument("--requests", type=int, default=2000)
     parser.add_argument("--option", action="append", default=[], metavar="NAME=OPTIONS", help="repeatable")
     parser.add_argument("--most", action="append", default=[], metavar="NAME=N", help="how many more the option may cost the worker")
+    parser.add_argument("--first", default="nothing=", metavar="NAME=OPTIONS", help="what the others are held against")
+    parser.add_argument("--guard", action="store_true", help="what the guardrails that are on by default cost")
     args = parser.parse_args()
     if shutil.which("valgrind") is None:
         sys.exit("instructions: valgrind is not there: apt-get install valgrind")
     most = {name: int(n) for name, n in (one.split("=") for one in args.most)}
+    cases = args.case.split(",")
+    options = [tuple(one.split("=", 1)) for one in [args.first, *args.option]]
+    if args.guard:
+        cases, options = list(GUARD_MOST), [("guard.mode: off", "--guard-mode off"), ("defaults", "")]
     is_over = False
-    for name in args.case.split(","):
+    for name in cases:
         print(f"{name}: {CASES[name].title}; {args.requests} requests")
         print(f"  {'':24} {'worker':>10} {'more':>8} {'master':>10}")
         first = None
-        for label, options in [("nothing", "")] + [one.split("=", 1) for one in args.option]:
-            worker, master = measure(args, CASES[name], shlex.split(options))
+        for label, line in options:
+            worker, master = measure(args, CASES[name], shlex.split(line))
             first = worker if first is None else first
-            over = worker - first > most.get(label, worker)
+            bound = GUARD_MOST[name] if args.guard else most.get(label)
+            over = bound is not None and worker - first > bound
             is_over |= over
-            print(f"  {label:24} {worker:10.0f} {worker - first:8.0f} {master:10.0f}{'  more than ' + str(most[label]) if over else ''}", flush=True)
+            print(f"  {label:24} {worker:10.0f} {worker - first:8.0f} {master:10.0f}{f'  more than {bound}' if over else ''}", flush=True)
     sys.exit(is_over)
 
 

@@ -154,7 +154,7 @@ def test_worker_that_is_stopped_is_said_to_be_silent(controlled):
             answers = c.ask("requests")
         finally:
             os.kill(pid, signal.SIGCONT)
-        assert "no answer in time" in answers[0]["error"]
+        assert answers[0]["error"] == "no answer in time: it is stopped (SIGSTOP, or a debugger)"
         assert answers[1]["requests"] == []
         # Its late answers are nobody's.
         assert wire.eventually(lambda: c.ask("requests")[0].get("requests") == [], 10 * harness.SLOW, "an answer")

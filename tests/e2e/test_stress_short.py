@@ -56,4 +56,4 @@ def test_killed_worker_behind_nginx_takes_only_its_own_requests_along(usable_io)
 
 
 def test_what_is_said_of_blocked_loops_is_right(usable_io):
-    print(blocks.scenario(usable_io, blocks=500))
+    print(blocks.scenario(usable_io, blocks=300))

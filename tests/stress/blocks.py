@@ -12,7 +12,7 @@ from pathlib import Path
 
 from common import serving
 
-WORKERS, CLIENTS = 2, 8
+WORKERS, CLIENTS = 2, 4
 THRESHOLD_MS = 5
 TOLD_LEAST = 0.25  # of those that are twice as long as the threshold: on a busy machine time without a CPU does not count
 

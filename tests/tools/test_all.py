@@ -95,9 +95,9 @@ class Sum:
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--make", default="make")
-    parser.add_argument("--only", default="", help="3.12,asan,tsan,loads,stress,mixed,matrix,asyncio,docker: only these parts")
+    parser.add_argument("--only", default="", help="3.12,asan,tsan,loads,stress,soak,mixed,matrix,asyncio,docker: only these parts")
     parser.add_argument("--rows", default="", help="of the matrix: only those whose name this regular expression finds")
-    parser.add_argument("--minutes", type=float, default=1, help="of each mixed load (1)")
+    parser.add_argument("--minutes", type=float, default=1, help="of each mixed load, and of the soak on each backend (1)")
     args = parser.parse_args()
     only = set(filter(None, args.only.split(",")))
     make = [*shlex.split(args.make), "--no-print-directory"]
@@ -141,6 +141,8 @@ def main():
 
     if not only or "stress" in only:
         total.run("Stress", [*make, "stress"])
+    if not only or "soak" in only:
+        total.run("No false alarm", [*make, "soak", f"STRESS=--minutes {args.minutes * 2:g}"])
     if not only or "mixed" in only:
         minutes = f"STRESS=--minutes {args.minutes:g}"
         total.run("Mixed load, ASan and UBSan", [*make, "stress-asan", minutes])

@@ -23,6 +23,7 @@ _PROCESS = "use await asyncio.create_subprocess_exec()"
 _NETWORK = "use asyncio's own (open_connection(), loop.getaddrinfo()), or await asyncio.to_thread()"
 _LOCK = "use asyncio.Lock, asyncio.Event and their like, or wait in await asyncio.to_thread()"
 _FILE = "use await asyncio.to_thread(), or aiofiles"
+_IMPORT = "import it when the application starts, not in a request"
 _CPU = "if it computes: await asyncio.to_thread() keeps the loop turning, a process (ProcessPoolExecutor) also gives it a CPU"
 
 # By the file that the application has called into, outermost first.
@@ -63,6 +64,8 @@ _now = None  # the culprit of the block that goes on
 def _cure(places, i, call):
     """places[i] is the guilty one; *call*: what it calls."""
     for code, _, _ in reversed(places[:i]):
+        if source.is_import(code.co_filename):
+            return _IMPORT
         for pattern, cure in _FILES:
             if pattern.search(code.co_filename):
                 return cure

@@ -3,11 +3,11 @@
 asyncio tells the loop's exception handler when such a task is freed: with the last reference, mostly as soon as it is done. We add whose it was.
 """
 
+import asyncio
 import contextvars
-import gc
 import traceback
 
-from .. import log
+from .. import log, tree
 from . import Event, emit, fail, is_allowed, source, unawaited, whose
 
 _NEVER = "exception was never retrieved"
@@ -23,13 +23,6 @@ def install(loop):
     loop.call_exception_handler = call_exception_handler
 
 
-def context_of(task):
-    """Before 3.12 a task does not tell it, but the collector knows: of what it refers to, its context comes first."""
-    if hasattr(task, "get_context"):
-        return task.get_context()
-    return next((one for one in gc.get_referents(task) if type(one) is contextvars.Context), None)
-
-
 def tell(context):
     """Of call_exception_handler(). True: said."""
     try:
@@ -43,7 +36,9 @@ def _tell(context):
     exception, task = context.get("exception"), context.get("task") or context.get("future")
     if exception is None or task is None or _NEVER not in context.get("message", ""):
         return False
-    own = context_of(task) or contextvars.copy_context()
+    if isinstance(exception, asyncio.CancelledError):  # nothing has failed: asgiref leaves one behind when a client goes in the middle
+        return True
+    own = tree.context_of(task) or contextvars.copy_context()
     if is_allowed("lost", own):
         return True
     label, its_id = whose(own)

@@ -21,12 +21,18 @@ def is_application(file):
     return not (is_own(file) or file.startswith("<") or _SITES.search(file) or file.startswith(_STANDARD))
 
 
+def is_import(file):
+    return file.startswith("<frozen importlib")
+
+
 def guilty(places, file_of=lambda place: place[0].co_filename):
-    """The index in *places*, innermost first, of the innermost one of the application; else of the innermost that is not ours. None: no such."""
+    """The index in *places*, innermost first, of the innermost one of the application; else of who imports, where something is imported, or of the
+    innermost that is not ours. None: no such."""
     files = [file_of(place) for place in places]
+    imports = max((i for i, file in enumerate(files) if is_import(file)), default=-1)
     for fits in (is_application, lambda file: not is_own(file)):
         for i, file in enumerate(files):
-            if fits(file):
+            if fits(file) and (i > imports or fits is is_application):
                 return i
     return None
 

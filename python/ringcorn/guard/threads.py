@@ -10,8 +10,8 @@ import contextvars
 import functools
 import time
 
-from .. import live
-from . import Event, emit, lost, whose
+from .. import live, tree
+from . import Event, emit, whose
 
 NAMED_MAX = 8
 _IDLE = "Thread.run ("  # of threading.py: no code of anybody's
@@ -97,5 +97,5 @@ class _Limiter:
 
 
 def _label(task):
-    context = lost.context_of(task) if isinstance(task, asyncio.Task) else None
+    context = tree.context_of(task) if isinstance(task, asyncio.Task) else None
     return whose(context, task)[0] if context is not None else None
