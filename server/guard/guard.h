@@ -12,7 +12,8 @@
  * stack until it lets go, and a line says so.
  *
  * A block is the time of one step (a request's, a callback's, a task's), not of a turn, which may be long because there is much to do. What
- * does not count: the time that the loop's thread was ready to run and got no CPU; the time that the watchdog itself was not run (SIGSTOP,
+ * does not count: the time that the loop's thread was ready to run and got no CPU, or, where it often gets none, waited for the GIL, as
+ * whoever has that gets none either; the time that the watchdog itself was not run (SIGSTOP,
  * a suspended machine); everything while a debugger is attached. */
 #ifndef RINGCORN_GUARD_GUARD_H
 #define RINGCORN_GUARD_GUARD_H

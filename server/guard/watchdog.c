@@ -24,8 +24,11 @@ enum {
     REST_NS_MIN = 5 * 1000 * 1000,
     END_NS = 25 * 1000 * 1000,   /* how exactly the end of a block is known */
     GIL_NS = 1000 * 1000 * 1000, /* C code that keeps the GIL for so long is told of */
+    PIECE_NS = 10 * 1000 *
+               1000, /* who waits for the GIL looks again after CPython's switch interval, 5 ms */
+    PIECES_MAX = 5,  /* waits for the GIL are excused for so many times block_ns */
 };
-static const int64_t minute_ns = 60 * NS_PER_S;
+static const int64_t minute_ns = 60 * NS_PER_S, window_ns = NS_PER_S;
 
 static struct {
     pthread_t thread;
@@ -59,20 +62,42 @@ guard_is_same(const struct guard_look *a, const struct guard_look *b)
            a->wants_gil == b->wants_gil;
 }
 
-/* For how long, in all, the loop's thread was ready to run and another had the CPU. */
-static int64_t
-starved_ns(void)
+/* How the loop's thread fares, since it was made. */
+struct fare {
+    int64_t ran_ns, starved_ns; /* starved: it was ready to run and others had the CPU */
+    int64_t slices;             /* times that it was given a CPU */
+};
+
+static struct fare
+fare_now(void)
 {
     char text[96];
-    if (g.schedstat < 0)
-        return 0;
-    ssize_t n = pread(g.schedstat, text, sizeof(text) - 1, 0);
+    ssize_t n = g.schedstat < 0 ? -1 : pread(g.schedstat, text, sizeof(text) - 1, 0);
     if (n <= 0)
-        return 0;
+        return (struct fare){ 0 };
     text[n] = '\0';
-    char *end;
-    (void)strtoull(text, &end, 10); /* time on a CPU comes first */
-    return (int64_t)strtoull(end, NULL, 10);
+    char *at = text;
+    int64_t ran_ns = (int64_t)strtoull(at, &at, 10), starved_ns = (int64_t)strtoull(at, &at, 10);
+    return (struct fare){ ran_ns, starved_ns, (int64_t)strtoull(at, NULL, 10) };
+}
+
+/* Of the last second or two: it has waited for a CPU for half as long as it had one. So did our other threads, then, also the one that
+ * has the GIL. */
+static struct window {
+    struct fare last, before;
+    int64_t since_ns;
+    bool is_overload;
+} recent;
+
+static void
+note(struct window *w, struct fare now, int64_t now_ns)
+{
+    if (now_ns - w->since_ns >= window_ns) {
+        w->before = w->last;
+        w->last = now;
+        w->since_ns = now_ns;
+    }
+    w->is_overload = now.starved_ns - w->before.starved_ns > (now.ran_ns - w->before.ran_ns) / 2;
 }
 
 static bool
@@ -104,8 +129,11 @@ ended_ns(const struct guard_look *was, int64_t now_ns)
 struct watched {
     struct guard_look at;
     int64_t excused_ns; /* does not count */
-    int64_t starved_ns; /* when it was first seen, or before */
-    unsigned level;     /* how many times it was told of */
+    int64_t pieces_ns;  /* of that: waits for the GIL */
+    struct fare fare;   /* when it was first seen, or before */
+    struct fare seen;   /* when it was first seen, or excused last */
+    int64_t seen_ns;
+    unsigned level; /* how many times it was told of */
     bool gil_is_told;
 };
 
@@ -142,23 +170,50 @@ tell_gil(struct watched *w, int64_t now_ns)
                 (double)(now_ns - w->at.since_ns) / NS_PER_S);
 }
 
-/* One look. Returns when to take the next. */
+enum judgement { ITS_OWN, NOT_KNOWN_YET, FOR_THE_GIL };
+
+/* Does a step hold the loop by what it does, or does it wait for the GIL, which a thread has that gets no CPU? Such a wait is in small
+ * pieces, unlike one for a lock, a socket or a file. */
+static enum judgement
+judge(const struct watched *w, int64_t now_ns, struct fare now)
+{
+    if (!recent.is_overload || w->level > 0 || w->pieces_ns >= PIECES_MAX * g.block_ns)
+        return ITS_OWN;
+    int64_t time = now_ns - w->seen_ns, ran = now.ran_ns - w->seen.ran_ns;
+    int64_t waited = time - ran - (now.starved_ns - w->seen.starved_ns);
+    int64_t slices = now.slices - w->seen.slices;
+    if (time < g.block_ns / 2)
+        return NOT_KNOWN_YET;
+    return slices > 0 && waited > ran && waited / slices < PIECE_NS ? FOR_THE_GIL : ITS_OWN;
+}
+
+/* One look. before: at the look before. Returns when to take the next. */
 static int64_t
-look(struct watched *w, int64_t now_ns, int64_t late_ns, int64_t starved_before_ns, int64_t starved)
+look(struct watched *w, int64_t now_ns, int64_t late_ns, struct fare before, struct fare now)
 {
     struct guard_look at = guard_look();
     bool is_same = guard_is_same(&at, &w->at);
     if (!is_same) {
         if (w->level > 0)
             ask(GUARD_OVER, w, ended_ns(&w->at, now_ns) - w->at.since_ns);
-        *w = (struct watched){ .at = at, .starved_ns = starved_before_ns };
+        *w = (struct watched){ .at = at, .fare = before, .seen = now, .seen_ns = now_ns };
     }
     if (!at.is_busy)
         return now_ns + g.block_ns;
     w->excused_ns += late_ns;
-    int64_t held_ns = now_ns - at.since_ns - w->excused_ns - (starved - w->starved_ns);
+    int64_t held_ns = now_ns - at.since_ns - w->excused_ns - (now.starved_ns - w->fare.starved_ns);
     int64_t limit = limit_ns(w->level);
     if (held_ns >= limit) {
+        enum judgement judgement = judge(w, now_ns, now);
+        if (judgement == NOT_KNOWN_YET)
+            return now_ns + g.block_ns / 2;
+        if (judgement == FOR_THE_GIL) {
+            w->excused_ns += held_ns;
+            w->pieces_ns += held_ns;
+            w->seen = now;
+            w->seen_ns = now_ns;
+            return now_ns + g.block_ns;
+        }
         if (is_traced()) {
             w->excused_ns += held_ns;
             return now_ns + g.block_ns;
@@ -180,7 +235,9 @@ static void *
 run(void *unused)
 {
     struct watched w = { 0 };
-    int64_t starved = starved_ns(), due_ns = clock_ns() + g.block_ns, told_ns = 0;
+    struct fare now = fare_now();
+    int64_t due_ns = clock_ns() + g.block_ns, told_ns = 0;
+    recent = (struct window){ .last = now, .before = now, .since_ns = clock_ns() };
     (void)prctl(PR_SET_NAME, "ringcorn-guard");
     for (;;) {
         struct pollfd fd = { .fd = g.stop, .events = POLLIN };
@@ -189,13 +246,15 @@ run(void *unused)
                                  rest_ns > 0 ? rest_ns % NS_PER_S : 0 };
         if (ppoll(&fd, 1, &rest, NULL) > 0)
             return unused;
-        int64_t now_ns = clock_ns(), before = starved;
+        int64_t now_ns = clock_ns();
+        struct fare before = now;
         if (now_ns < due_ns)
             continue;
-        starved = starved_ns();
+        now = fare_now();
+        note(&recent, now, now_ns);
         /* We were not run either: by a little, for want of CPU, which is counted anyway. */
         int64_t late_ns = now_ns - due_ns > g.block_ns / 2 ? now_ns - due_ns : 0;
-        due_ns = look(&w, now_ns, late_ns, before, starved);
+        due_ns = look(&w, now_ns, late_ns, before, now);
         if (w.level > 0 && told_ns == 0)
             told_ns = now_ns;
         if (told_ns != 0 && now_ns - told_ns >= minute_ns) {

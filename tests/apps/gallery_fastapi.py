@@ -61,7 +61,7 @@ async def extension():
 
 @app.get("/cruncher")
 async def cruncher():
-    thread = threading.Thread(target=lambda: (time.sleep(0.05), KEEPS_GIL.usleep(700_000), time.sleep(1)), name="cruncher")
+    thread = threading.Thread(target=lambda: (time.sleep(0.05), KEEPS_GIL.usleep(1_500_000), time.sleep(1)), name="cruncher")
     thread.start()
     await asyncio.sleep(0.1)
 

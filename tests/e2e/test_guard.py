@@ -62,7 +62,7 @@ def test_block_is_named_while_it_lasts(server, slow_site, app, name):
     line = r"\d+" if name == "computes" else line_of(name)
     with s.connect() as c:
         c.send(f"GET /{name}{query} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
-        told = s.wait_log(rf"GET /{name}: blocks the event loop for 0\.\d s at {FAILURES}:({line}) {what}; .*{cure}")
+        told = s.wait_log(rf"GET /{name}: blocks the event loop for \d\.\d s at {FAILURES}:({line}) {what}; .*{cure}")
         assert abs(int(told[1]) - line_of(name)) <= 1
         assert c.response().status == 200
     # The same again is counted.
@@ -174,7 +174,7 @@ def test_c_code_that_keeps_the_gil(server):
 def test_a_thread_that_keeps_the_gil_is_named(server):
     s = server("gallery_fastapi:app")
     assert s.get("/cruncher").status == 200
-    s.wait_log(r"thread 'cruncher' keeps the GIL, and the event loop has waited for it for 0\.\d s")
+    s.wait_log(r"thread 'cruncher' keeps the GIL, and the event loop has waited for it for \d\.\d s")
 
 
 def test_blocks_by_culprit(server, tmp_path):
@@ -188,8 +188,9 @@ def test_blocks_by_culprit(server, tmp_path):
         capture_output=True, text=True, timeout=60, env=harness.environment(),
     )  # fmt: skip
     [worker] = json.loads(out.stdout)["result"]
-    first = worker["blocks"][0]
-    assert (first["place"], first["count"], first["last_request"]) == (f"{FAILURES}:{line_of('sleeps')}", 3, "GET /sleeps")
+    assert [row["total_s"] for row in worker["blocks"]] == sorted((row["total_s"] for row in worker["blocks"]), reverse=True)
+    [first] = [row for row in worker["blocks"] if row["place"] == f"{FAILURES}:{line_of('sleeps')}"]
+    assert (first["count"], first["last_request"]) == (3, "GET /sleeps")
     assert 1.4 < first["total_s"] < 30 and 0.4 < first["longest_s"]
     metrics = s.get("/metrics").body.decode()
     assert float(re.search(r'ringcorn_guard_events_total{worker="0",kind="block"} (\S+)', metrics)[1]) >= 3
