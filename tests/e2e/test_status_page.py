@@ -82,7 +82,7 @@ def test_what_clients_send_is_text(server, page):
         c.send(f"GET {HOSTILE}?s=3 HTTP/1.1\r\nHost: a\r\n\r\n".encode())
         cell = "document.querySelector('#requests td.wide')?.textContent"
         assert page.wait(cell) == f"GET {HOSTILE}"
-        for what, known in (("tasks", "raw.py"), ("threads", "MainThread")):
+        for what, known in (("tasks", "waits for asyncio.sleep()"), ("threads", "MainThread")):
             page.evaluate(f"document.getElementById('{what}').click()")
             page.wait(f"document.getElementById('detail').textContent.includes('{known}')")
         assert c.response().status == 200

@@ -95,7 +95,7 @@ class Sum:
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--make", default="make")
-    parser.add_argument("--only", default="", help="3.12,asan,tsan,loads,stress,soak,mixed,matrix,asyncio,docker: only these parts")
+    parser.add_argument("--only", default="", help="3.12,asan,tsan,cost,loads,stress,soak,mixed,matrix,asyncio,docker: only these parts")
     parser.add_argument("--rows", default="", help="of the matrix: only those whose name this regular expression finds")
     parser.add_argument("--minutes", type=float, default=1, help="of each mixed load, and of the soak on each backend (1)")
     args = parser.parse_args()
@@ -131,6 +131,13 @@ def main():
 
     if not only or "tsan" in only:
         total.run("TSan, the parts without Python", [sys.executable, ROOT / "tests/tools/run_tests.py", "--make", args.make, "--units-of", "tsan"])
+
+    if not only or "cost" in only:
+        if shutil.which("valgrind"):
+            total.run("What guardrails cost, build", [*make, "all", "venv"])
+            total.run("What guardrails cost", ["build/venv/bin/python", "tests/bench/instructions.py", "--guard", "--requests", "1600"])
+        else:
+            print("What guardrails cost: no valgrind here (apt-get install valgrind), left out")
 
     if not only or "loads" in only:
         total.run("Django on PostgreSQL at full length, build", [*make, "all", "venv"])
