@@ -16,15 +16,15 @@ import types
 
 from . import places
 
-TASKS_MAX = 10_000
+TASKS_MAX = 5000  # so many are told within a second or two; of the rest it is said how many they are
 DEPTH_MAX = 50  # of tasks below tasks; JSON is nested twice as deep
 STACK_MAX = 100
 HOPS_MAX = 8  # from a task over futures to the task that waits for it
 
 # Whose function it is that a future calls when it is done.
 _CALLS = {"_release_waiter": "asyncio.wait_for()", "_wait": "asyncio.wait()"}
-_capture = getattr(asyncio, "capture_call_graph", None)
-_FOLDERS = (os.path.dirname(asyncio.__file__) + os.sep, f"{os.sep}site-packages{os.sep}anyio{os.sep}", f"{os.sep}dist-packages{os.sep}anyio{os.sep}")
+_ASYNCIO = os.path.dirname(asyncio.__file__) + os.sep
+_ANYIO = f"-packages{os.sep}anyio{os.sep}"
 
 
 def context_of(task):
@@ -90,28 +90,27 @@ def _by_callbacks(future, seen):
     return None
 
 
-def _by_call_graph(task):
-    """The same of CPython's own graph, which has no names."""
-    graph = _capture(task, limit=0) if _capture is not None else None
-    while graph is not None and graph.awaited_by:
-        graph = graph.awaited_by[0]
-        if _is_task(graph.future):
-            return "await", graph.future, graph.future
-    return None
+def _by_call_graph(future):
+    """The task that waits for it, by CPython's own call graph (asyncio.future_add_to_awaited_by()), which has no names; before 3.14 there is none."""
+    for _ in range(HOPS_MAX):
+        future = next(iter(getattr(future, "_asyncio_awaited_by", None) or ()), None)
+        if future is None or _is_task(future):
+            break
+    return future if _is_task(future) else None
 
 
 def awaiter(task):
     """Who waits for *task*: (how, by what object, which task), as ("asyncio.TaskGroup", the group, its parent); None: nobody."""
     found, known = _by_callbacks(task, []), _by_call_graph(task)
-    return found if known is None or (found is not None and found[2] is known[2]) else known
+    return found if known is None or (found is not None and found[2] is known) else ("await", known, known)
 
 
 # --- what a task waits for
 
 
 def _library(file):
-    """asyncio" or "anyio", where *file* is of them."""
-    return "asyncio" if file.startswith(_FOLDERS[0]) else "anyio" if file.find(_FOLDERS[1]) >= 0 or file.find(_FOLDERS[2]) >= 0 else None
+    """ "asyncio" or "anyio", where *file* is of them."""
+    return "asyncio" if file.startswith(_ASYNCIO) else "anyio" if _ANYIO in file else None
 
 
 def _named(task):
@@ -175,7 +174,9 @@ class _Tree:
                 self.own[task] = about
             if lease is not None:
                 self.by_lease[id(lease)] = about
-        names = {task: task.get_name() for task in itertools.islice(asyncio.all_tasks(loop), TASKS_MAX)}
+        every = asyncio.all_tasks(loop)
+        self.left_out = max(0, len(every) - TASKS_MAX)
+        names = {task: task.get_name() for task in itertools.islice(every, TASKS_MAX)}
         self.tasks = dict(sorted(names.items(), key=lambda one: (len(one[1]), one[1])))
         self.below = {}  # task -> {id of a group or future: (how, [tasks])}
         self.shown = set()
@@ -246,7 +247,10 @@ class _Tree:
         for task in self.tasks:  # what is too deep, or waits for itself
             if task not in self.shown:
                 self._add(requests, task)
-        return sorted(requests.values(), key=lambda r: (r["request"] is None, -(r["age_s"] or 0.0)))
+        told = sorted(requests.values(), key=lambda r: (r["request"] is None, -(r["age_s"] or 0.0)))
+        if self.left_out:
+            told.append({"request": f"{self.left_out} tasks more", "state": "left out", "age_s": None, "tasks": []})
+        return told
 
     def _add(self, requests, task):
         label, age, key = self._request(task)
