@@ -99,6 +99,14 @@ def killed(io, seconds=30, way="slots", every=2.0, seed=None):
     return figures
 
 
+def killed_unix(io, seconds=30):
+    return killed(io, seconds, "unix")
+
+
+def killed_tcp(io, seconds=30):
+    return killed(io, seconds, "tcp")
+
+
 def shares(io, seconds=5, counts=(2, 4)):
     """How requests are distributed: the share of each worker in percent, over 32 clients of nginx that ask without a pause for
     what is there at once, or takes 20 ms of waiting."""

@@ -48,6 +48,8 @@ SCENARIOS = {
     "nginx-reload-unix": (behind_nginx.over_unix, {"seconds": 20}),
     "nginx-reload-tcp": (behind_nginx.over_tcp, {"seconds": 20}),
     "nginx-kill": (behind_nginx.killed, {"seconds": 10}),
+    "nginx-kill-unix": (behind_nginx.killed_unix, {"seconds": 10}),
+    "nginx-kill-tcp": (behind_nginx.killed_tcp, {"seconds": 10}),
     "nginx-shares": (behind_nginx.shares, {"seconds": 2}),
     "ctrl-c": (ctrl_c.scenario, {}),
     "idle": (idle.scenario, {"connections": 2000}),
