@@ -72,6 +72,7 @@ start(struct master *m, const struct generation *g)
     p->control = ends[0];
     p->generation = g->number;
     p->access_fd = g->conf->access_log ? m->logs.access_fd : -1;
+    p->certs = m->certs.version;
     p->started_ns = clock_ns();
     p->log = log_drain_add(m->logs.drain, "preload", g->number, NULL);
     list_add_tail(&m->preloads, &p->node); /* so that the child closes our end */
@@ -282,15 +283,18 @@ ask(struct master *m, struct preload *p, struct child *c)
 int
 preload_ask(struct master *m, const struct generation *g, struct child *c)
 {
-    struct preload *p = find(m, g->number);
-    int err = p != NULL ? 0 : start(m, g);
-    if (p != NULL && p->state == PRELOAD_READY && p->asked == NULL)
-        ask(m, p, c);
-    if (err < 0)
+    int err = find(m, g->number) != NULL ? 0 : start(m, g);
+    if (err < 0) {
         log_error("cannot start worker %u: preload: the process that imports the application "
                   "cannot be started: %s",
                   c->slot, strerror(-err));
-    return err;
+        return err;
+    }
+    struct preload *p = find(m, g->number);
+    c->certs = p->certs;
+    if (p->state == PRELOAD_READY && p->asked == NULL)
+        ask(m, p, c);
+    return 0;
 }
 
 static bool

@@ -38,6 +38,7 @@ struct preload {
     int control; /* our end, or -1 after its end of the stream */
     struct log_source *log;
     int access_fd;         /* its number there, or -1 */
+    uint32_t certs;        /* certs.version that it has */
     struct child *asked;   /* the worker that it forks just now, or NULL */
     int64_t started_ns;
     int64_t deadline_ns;   /* of the state it is in, or of the fork; 0 = none */

@@ -29,12 +29,14 @@
 
 #include "base/log_ring.h"
 #include "metrics/metrics.h"
+#include "net/tls.h"
 #include "worker/signals.h"
 
 /* What comes with CONTROL_FORK. */
 enum { FD_CONTROL, FD_LOG, FD_ASKS };
 
 static char title_before[16];
+static int certs_fd = -1; /* what came with the last CONTROL_CERTS */
 
 void
 preload_set_title(const struct conf *conf)
@@ -80,8 +82,31 @@ await_order(int control, struct control_msg *msg, int *fds)
             (void)control_send(control, CONTROL_FORKED, -EMFILE, -1);
         if (msg->kind == CONTROL_REOPEN)
             reopen(msg->id, fds[0]);
+        if (msg->kind == CONTROL_CERTS && fds[0] >= 0) {
+            if (certs_fd >= 0)
+                close(certs_fd);
+            certs_fd = fd_take(&fds[0]);
+        }
         close_fds(fds);
     }
+}
+
+/* Files have changed since this configuration was read. Those that the master could use can be used here too. */
+static void
+take_certs(struct worker_args *mine)
+{
+    struct tls_files files;
+    FD_OWNED int fd = fd_take(&certs_fd);
+    int err = fd < 0 ? 0 : tls_files_unpack(fd, &files);
+    if (fd < 0 || err < 0) {
+        if (err < 0)
+            log_error("new certificates cannot be taken: %s; the old ones stay", strerror(-err));
+        return;
+    }
+    struct tls_set *set = tls_set_new(mine->conf, &files, mine->tickets, tls_say_error, false);
+    tls_files_free(&files);
+    if (set != NULL)
+        mine->tls = set;
 }
 
 /* The worker's side: what the master would have done for it. */
@@ -100,6 +125,7 @@ become_worker(struct worker_args *mine, const struct control_msg *msg, const int
     bool is_counted = area != NULL && msg->block >= 0 && msg->block < METRICS_BLOCKS_MAX;
     metrics_begin(area, is_counted ? &area->blocks[msg->block] : NULL);
     (void)prctl(PR_SET_NAME, title_before);
+    take_certs(mine);
 }
 
 /* Returns true in the worker. */

@@ -43,7 +43,7 @@ enum control_kind {
     CONTROL_ASK_BLOCKS = 'b',
     CONTROL_LOG_LEVEL = 'l', /* on the same socket: id is an enum log_level; no answer */
     CONTROL_PING = 'I', /* is the loop turning? It answers CONTROL_PONG, in its I/O phase */
-    /* To the process of worker_preload(), which is told CONTROL_REOPEN too: fork a worker for slot id, whose metrics are in that block
+    /* To the process of worker_preload(), which is told CONTROL_REOPEN and CONTROL_CERTS too: fork a worker for slot id, whose metrics are in that block
      * (-1 = none). With it come its ends of control and of its log ring, and of asks where it has one. One at a time */
     CONTROL_FORK = 'F',
     /* worker -> master */

@@ -8,6 +8,7 @@ import subprocess
 import time
 from pathlib import Path
 
+import certs
 import pytest
 
 import harness
@@ -287,6 +288,31 @@ def test_log_files_are_reopened(preloaded, tmp_path):
     [worker] = s.workers()
     assert os.readlink(f"/proc/{worker}/fd/2") == str(log)
     assert s.stop() == 0
+
+
+def test_renewed_certificates(preloaded, tmp_path):
+    """A worker that is forked later has them, though the process that forks it has read older ones."""
+    authority = certs.Authority()
+
+    def issue(name):
+        return [str(path) for path in authority.issue("localhost", name).write(tmp_path, "one")]
+
+    def names(s):
+        context = certs.client(authority)
+        with s.connect(tls=context, server_name="localhost") as c:
+            return [name for kind, name in c.sock.getpeercert()["subjectAltName"] if kind == "DNS"]
+
+    cert, key = issue("first.test")
+    s, _ = preloaded("--certfile", cert, "--keyfile", key, "--tls-watch", "200ms", workers=1)
+    s.tls = certs.client(authority)
+    assert "first.test" in names(s)
+    issue("second.test")
+    s.wait_log("files have changed; new connections get")
+    [worker] = s.workers()
+    os.kill(worker, signal.SIGTERM)
+    wire.eventually(lambda: s.workers() not in ([worker], []) and len(s.workers()) == 1, 10 * harness.SLOW, "another worker")
+    assert "second.test" in names(s)
+    s.settle()
 
 
 def test_names(preloaded):
