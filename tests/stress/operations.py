@@ -113,7 +113,7 @@ class Operator(threading.Thread):
             self.done["TERM of a worker"] += 1
 
     def kill(self):
-        with contextlib.suppress(ProcessLookupError, IndexError):
+        with contextlib.suppress(ProcessLookupError, FileNotFoundError, IndexError):  # it has gone by itself
             self.kills.append(kill(self.chance.choice(self.server.workers()), self.server.port, with_look=True))
             self.done["kill -9"] += 1
 
