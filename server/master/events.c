@@ -395,8 +395,9 @@ static void
 look_at_loop(struct master *m, struct child *c)
 {
     struct metrics_blocked b;
-    if (c->metrics == NULL || !metrics_read_blocked(c->metrics, &c->blocked, &b))
-        return;
+    if (c->metrics == NULL || !metrics_read_blocked(c->metrics, &c->blocked, &b) ||
+        m->events->look_ns == 0)
+        return; /* at the first look, as above */
     int64_t held_ns = (int64_t)metrics_get(&b.held_ns);
     events_note(
         m, EVENT_LOOP_BLOCKED, c,
