@@ -33,7 +33,7 @@
 #include "metrics/list.h"
 
 enum {
-    METRICS_LAYOUT = 3,        /* changes with every change of a struct below */
+    METRICS_LAYOUT = 4,        /* changes with every change of a struct below */
     METRICS_SLOTS_MAX = 1024,  /* as many as there can be workers */
     METRICS_BLOCKS_MAX = 2048, /* untouched ones cost no memory */
     METRICS_BUCKETS = 18,      /* of a histogram, beside "more than all" */

@@ -65,6 +65,13 @@ def test_transactions_left_open(sessions):
     assert len(alarms(s)) == len(LEFT)
 
 
+def test_preloaded(sessions):
+    s = sessions("gallery_sessions:app", "--preload")
+    assert s.get("/left_psycopg").status == s.get("/gathers").status == 200
+    s.wait_log("GET /left_psycopg: a transaction was left open")
+    s.wait_log("GET /gathers: one AsyncSession is used by two tasks at once")
+
+
 def test_sessions_of_two_tasks(sessions):
     s = sessions()
     assert s.get("/gathers").status == 200

@@ -228,14 +228,21 @@ def _when_imported(found, loop):
     for name, fns in found.items():
 
         async def begin(name=name, fns=fns):
-            for fn in fns:
-                try:
-                    fn()
-                except Exception as e:  # a version that is built in another way
-                    log.warning("guard: %s is not understood, so it is not watched: %r", name, e)
-            _give_leases()
+            _watch(name, fns)
 
-        imports.when_imported(name, loop, begin, "ringcorn-guard")
+        if name in sys.modules:  # by preload
+            _watch(name, fns)
+        else:
+            imports.when_imported(name, loop, begin, "ringcorn-guard")
+
+
+def _watch(name, fns):
+    for fn in fns:
+        try:
+            fn()
+        except Exception as e:  # a version that is built in another way
+            log.warning("guard: %s is not understood, so it is not watched: %r", name, e)
+    _give_leases()
 
 
 def wrap(app):
