@@ -128,6 +128,8 @@ def is_disconnect(exception, seen=()):
         seen.add(id(exception))
         if isinstance(exception, ClientDisconnected) or type(exception).__name__ == "ClientDisconnect":
             return True
+        if type(exception) is RuntimeError and exception.args == ("No response returned.",):
+            return True  # Starlette's BaseHTTPMiddleware, of what was cancelled behind it
         if isinstance(exception, BaseExceptionGroup):  # of a task group that a middleware or a stream runs in
             return all(is_disconnect(e, seen) for e in exception.exceptions)
         exception = exception.__cause__ or exception.__context__

@@ -53,9 +53,9 @@ guard: {mode: raise}
 # Of guardrails, by ringcorn.guard's names: their keys in the configuration; those that are a time.
 KEYS = {
     "block": "loop-block", "unawaited": "unawaited", "lost": "lost", "sync": "sync", "transaction": "transactions", "session": "sessions",
-    "threads": "threads",
+    "threads": "threads", "orphan": "orphans", "unclosed": "unclosed", "swallowed": "swallowed",
 }  # fmt: skip
-TIMES = ("block", "threads")
+TIMES = ("block", "threads", "orphan")  # and other words: "off" among them
 
 
 def find_program():

@@ -15,6 +15,7 @@ The C side (server/worker/worker.c) calls run() in the main thread and hands ove
     request_of(task)                "GET /path" of the request whose task it is, or None; of the task that runs
     requests()                      [(task or None, lease or None, label, age in seconds)] of those on the loop; any thread
     count_databases(n)              connections to databases that are open now: into the metrics
+    first()                         the _ringcorn._Cycle of the request that takes its first step now; None: none does, on this thread
     count_guard(kind)               a guardrail has noticed something of that kind: into the metrics
     fork_workers()                  in the process of `preload`: the options of a worker, in each that it forks; at its own end None
     detach()                        ends what is in hand; the loop may be closed after it
@@ -189,7 +190,8 @@ def _close(worker, loop, pools, hooks, why):
         worker.cancel_all()
         tasks = asyncio.all_tasks(loop)
         for task in tasks:
-            task.cancel()
+            if not task.cancelling():  # what was cancelled before cleans up now
+                task.cancel()
         if tasks:
             loop.run_until_complete(asyncio.wait(tasks, timeout=QUIT_SECONDS))
         loop.run_until_complete(loop.shutdown_asyncgens())

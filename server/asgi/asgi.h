@@ -4,6 +4,7 @@
  *   http_cycle.c  one request: begun, run as a task, ended in one function only
  *   scope.c       the scope dictionary, built from the parser's slices        names.c   constants, cached header pairs
  *   receive.c     the receive() callable      send.c   the send() callable    wait.c    the awaitable both return
+ *   watched.c     what the guardrails of ringcorn.guard know of a request
  *   direct.c      requests that go to a thread without a task on the loop    direct_type.c  what their thread sees    guess.c  which those are
  *   ws_receive.c, ws_send.c   the same two of a WebSocket
  *
@@ -21,6 +22,8 @@
 #define RINGCORN_ASGI_H
 
 #include "py/py.h"
+
+#include <structmember.h>
 
 #include "http/http.h"
 #include "wsgi/wsgi.h"
@@ -47,6 +50,7 @@ struct asgi {
     PyObject *pool;       /* new: the _ringcorn.Pool of thread-sensitive code */
     struct asgi_names *names;
     struct list cycles;      /* running, oldest first */
+    struct cycle *first;     /* the one that takes its first step now, or NULL */
     struct list work;        /* cycles with events to handle */
     struct asgi_queue begun; /* struct h1 * whose head has been parsed */
     struct asgi_queue trash; /* owners (see send.c) to be released with the GIL held */
@@ -80,7 +84,7 @@ bool asgi_has_work(const struct asgi *a);
 int asgi_run(struct asgi *a);
 void asgi_long_step(struct asgi *a, PyObject *context, int64_t ns);
 
-/* Cancels the task of every request in hand. May run Python. Returns how many. */
+/* Cancels the task of every request in hand that was not cancelled before. May run Python. Returns how many. */
 size_t asgi_cancel_all(struct asgi *a);
 
 /* Ends every request in hand without waiting for its task, which finds its connection gone. For the worker's end. */
@@ -91,6 +95,9 @@ void asgi_report_signal_safe(const struct asgi *a, size_t max);
 
 /* The same as a list of str, new. */
 PyObject *asgi_in_hand(const struct asgi *a);
+
+/* New: the _Cycle that takes its first step now; None: none does, or this is another thread. */
+PyObject *asgi_first(const struct asgi *a);
 
 /* The types of this folder, added to _ringcorn. */
 int asgi_add_types(PyObject *module);
@@ -111,12 +118,14 @@ struct cycle {
     struct list work;      /* asgi->work */
     struct list waits;     /* struct wait, suspended in receive() or send() */
     PyObject *scope;       /* new: where routes are counted, http scopes; or NULL */
+    PyObject *guard;       /* new: what ringcorn.guard keeps with it, see watched.c; or NULL */
     PyObject *early;       /* new: the body, where a thread had the request before (direct.c); or NULL */
     int64_t begun_ns;
     int64_t step_max_ns;   /* its longest step on the loop, where routes are counted */
     struct post lost;      /* from the finalizer to the loop */
     unsigned events;       /* enum http_event, not yet handled */
     bool body_is_told;     /* the last http.request message was handed out */
+    bool knows_gone;       /* the application was told that the client has gone, or has sent since */
     bool is_full;          /* more than the high-water mark is unsent; until HTTP_DRAINED */
     bool is_cancelled;     /* by us, at the drain's end */
     bool is_leaving;       /* an event stream, told http.disconnect as the worker leaves */
@@ -174,6 +183,8 @@ struct asgi_names {
     PyObject *report;         /* ringcorn.log.request_failed(label, exception, what, client_is_gone) */
     PyObject *overdue;        /* ringcorn.overload.overdue(label, seconds, status, task, pool) */
     PyObject *refused;        /* ringcorn.overload.refused(label, pool, exception) -> bool */
+    /* ringcorn.guard's: the context variable, gone(cycle), cancel(cycle), ended(guard). NULL where guard.mode is off */
+    PyObject *guard_request, *guard_gone, *guard_cancel, *guard_ended;
     PyObject *as_coroutine;   /* ringcorn.app.as_coroutine(awaitable) */
     PyObject *disconnected;   /* class ClientDisconnected(ConnectionResetError) */
     PyObject *future_type;    /* asyncio.Future */
@@ -200,7 +211,7 @@ struct asgi_names {
     PyObject *tell, *seek;         /* method names */
     PyObject *version_10, *version_11;
     PyObject *loop_kwname, *context_kwname; /* ("loop",), ("context",) */
-    PyObject *exception, *add_done_callback, *cancel, *set_result, *result, *done; /* method names */
+    PyObject *exception, *add_done_callback, *cancel, *cancelling, *set_result, *result, *done; /* method names */
     PyObject *future_blocking; /* "_asyncio_future_blocking" */
     PyObject *methods[8];     /* GET, HEAD, POST, ... as str */
     struct header_cache *headers;
@@ -271,6 +282,17 @@ bool cycle_was_refused(const struct cycle *cycle);
 void route_count(struct asgi *a, PyObject *scope, int status, int64_t begun_ns, int64_t thread_ns, int64_t step_ns);
 void cycle_hold(struct cycle *cycle);
 void cycle_abandon(struct cycle *cycle);
+/* Has the client gone before its answer was complete, and the application neither read nor sent since? */
+bool cycle_is_left(const struct cycle *cycle);
+/* watched.c. begin: in the request's context, before its first step; suspend: it has not ended in that. 0, or -1 with an exception set.
+ * The others may run Python. */
+int watched_begin(struct cycle *cycle);
+int watched_suspend(struct cycle *cycle, PyObject *context);
+void watched_gone(struct cycle *cycle);
+void watched_cancel(struct cycle *cycle, PyObject *task); /* task: its own */
+void watched_end(struct cycle *cycle);
+extern PyMemberDef cycle_members[];
+extern PyGetSetDef cycle_getset[];
 PyObject *send_call(PyObject *self, PyObject *const *args, size_t nargsf, PyObject *kwnames);
 void held_release(void *owner); /* send.c: GIL held */
 /* Pairs of bytes, of http.response.start: borrowed slices. 0 or -1 with an exception set. */

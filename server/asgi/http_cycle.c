@@ -5,8 +5,6 @@
  *           exception, a disconnect or the drain. The application may keep receive and send for longer; they then find h == NULL. */
 #include "asgi.h"
 
-#include <structmember.h>
-
 #include "sync/sync.h"
 
 /* "GET /path" for reports: cut, without the query (it may hold secrets). Returns its length. */
@@ -139,6 +137,7 @@ cycle_part(struct cycle *cycle)
     Py_CLEAR(cycle->task);
     if (lease != NULL)
         lease_tell_end(lease);
+    watched_end(cycle);
 }
 
 /* The one end of a request. task: its ended task, or NULL when it never got one (exception is then what prevented it). */
@@ -207,12 +206,12 @@ cycle_new(struct asgi *a, struct h1 *h, const char *label)
     cycle->call = cycle_done;
     cycle->asgi = a;
     cycle->h = h;
-    cycle->task = cycle->lease = cycle->early = cycle->scope = NULL;
+    cycle->task = cycle->lease = cycle->early = cycle->scope = cycle->guard = NULL;
     list_init(&cycle->link);
     list_init(&cycle->work);
     list_init(&cycle->waits);
     cycle->events = 0;
-    cycle->is_overdue = cycle->is_leaving = false;
+    cycle->is_overdue = cycle->is_leaving = cycle->knows_gone = false;
     cycle->body_is_told = cycle->is_full = cycle->is_cancelled = cycle->is_refused = cycle->is_held = false;
     cycle->expects_trailers = cycle->is_body_sent = false;
     cycle->connect_is_told = cycle->disconnect_is_told = cycle->is_accepted = cycle->is_closed = false;
@@ -249,6 +248,8 @@ call_in(struct cycle *cycle, PyObject *context, PyObject *fn, PyObject *scope)
     PyObject *args[] = { scope, receive, send };
     size_t skipped = scope == NULL;
     int err = scope != NULL ? py_context_set(n->request_id, h1_request(cycle->h)->id) : 0;
+    if (LIKELY(err == 0))
+        err = watched_begin(cycle);
     if (LIKELY(cycle->lease == NULL) && err == 0 && !cycle->is_websocket) /* whose leases are ringcorn.websocket_lease's */
         cycle->lease = pool_enter(a->pool, cycle->label);
     h1_called(cycle->h, called_ns(a));
@@ -308,9 +309,11 @@ run(struct cycle *cycle, PyObject *coro, PyObject *context, PyObject *scope)
     }
     PyObject *args[] = { task, (PyObject *)cycle, context }; /* without it the future would keep a copy of the current one */
     PY_OWNED PyObject *added = PyObject_VectorcallMethod(a->names->add_done_callback, args, 2, a->names->context_kwname);
-    if (UNLIKELY(added == NULL))
+    if (UNLIKELY(added == NULL || watched_suspend(cycle, context) < 0))
         return cycle_refuse(cycle);
     cycle->task = py_take(&task);
+    if (UNLIKELY(h1_is_gone(cycle->h))) /* before it began, so no event tells of it */
+        watched_gone(cycle);
     return 0;
 }
 
@@ -324,16 +327,23 @@ cycle_start(struct cycle *cycle)
     h1_head_done(cycle->h);
     if (cycle->is_websocket)
         scope_addresses_drop(cycle->h);
+    a->first = cycle;
     PY_OWNED PyObject *coro = scope == NULL ? NULL : call_in(cycle, context, cycle->is_websocket ? a->websocket_app : a->app, scope);
-    return run(cycle, coro, context, scope);
+    int err = run(cycle, coro, context, scope);
+    a->first = NULL;
+    return err;
 }
 
 int
 cycle_resume(struct cycle *cycle, PyObject *scope, PyObject *left, PyObject *context)
 {
-    PY_OWNED PyObject *coro = left == NULL ? call_in(cycle, context, cycle->asgi->app, scope)
-                                           : call_in(cycle, context, left, NULL);
-    return run(cycle, coro, context, scope);
+    struct asgi *a = cycle->asgi;
+    a->first = cycle;
+    PY_OWNED PyObject *coro =
+        left == NULL ? call_in(cycle, context, a->app, scope) : call_in(cycle, context, left, NULL);
+    int err = run(cycle, coro, context, scope);
+    a->first = NULL;
+    return err;
 }
 
 /* It took longer than timeouts.request. http/ has told the client; what it waited for is said, and it ends. */
@@ -350,9 +360,7 @@ cancel_overdue(struct cycle *cycle)
         h1_overdue(cycle->h), task, a->pool);
     if (said == NULL)
         PyErr_WriteUnraisable(a->names->overdue);
-    PY_OWNED PyObject *done = PyObject_CallMethodNoArgs(task, a->names->cancel);
-    if (done == NULL)
-        PyErr_WriteUnraisable(task);
+    watched_cancel(cycle, task);
 }
 
 int
@@ -368,6 +376,8 @@ cycle_events(struct cycle *cycle)
     wait_wake_all(cycle);
     if (UNLIKELY(events & HTTP_OVERDUE) && cycle->h != NULL)
         cancel_overdue(cycle);
+    else if (events & HTTP_GONE)
+        watched_gone(cycle);
     return 0;
 }
 
@@ -378,6 +388,7 @@ cycle_traverse(PyObject *self, visitproc visit, void *arg)
     Py_VISIT(((struct cycle *)self)->task);
     Py_VISIT(((struct cycle *)self)->lease);
     Py_VISIT(((struct cycle *)self)->scope);
+    Py_VISIT(((struct cycle *)self)->guard);
     return 0;
 }
 
@@ -388,6 +399,7 @@ cycle_clear(PyObject *self)
     Py_CLEAR(((struct cycle *)self)->lease);
     Py_CLEAR(((struct cycle *)self)->early);
     Py_CLEAR(((struct cycle *)self)->scope);
+    Py_CLEAR(((struct cycle *)self)->guard);
     return 0;
 }
 
@@ -431,15 +443,11 @@ cycle_dealloc(PyObject *self)
     Py_DECREF(type);
 }
 
-static PyMemberDef cycle_members[] = {
-    { "__vectorcalloffset__", T_PYSSIZET, offsetof(struct cycle, call), READONLY, NULL },
-    { NULL, 0, 0, 0, NULL },
-};
-
 static PyType_Slot cycle_slots[] = {
     { Py_tp_dealloc, cycle_dealloc }, { Py_tp_traverse, cycle_traverse },
     { Py_tp_clear, cycle_clear },     { Py_tp_finalize, cycle_finalize },
     { Py_tp_call, PyVectorcall_Call }, { Py_tp_members, cycle_members },
+    { Py_tp_getset, cycle_getset },
     { 0, NULL },
 };
 

@@ -109,6 +109,13 @@ names_fill(struct asgi_names *n, const struct conf *conf)
         (n->as_coroutine = as_coroutine_new()) == NULL || (n->loop_kwname = Py_BuildValue("(s)", "loop")) == NULL ||
         (n->context_kwname = Py_BuildValue("(s)", "context")) == NULL)
         return -1;
+    PY_OWNED PyObject *guard = conf->guard_mode == CONF_GUARD_OFF ? NULL : PyImport_ImportModule("ringcorn.guard");
+    if (conf->guard_mode != CONF_GUARD_OFF &&
+        (guard == NULL || (n->guard_request = module_attr(guard, "request")) == NULL ||
+         (n->guard_gone = module_attr(guard, "gone")) == NULL ||
+         (n->guard_cancel = module_attr(guard, "cancel")) == NULL ||
+         (n->guard_ended = module_attr(guard, "ended")) == NULL))
+        return -1;
     n->future_type = module_attr(asyncio, "Future");
     n->empty_bytes = PyBytes_FromStringAndSize(NULL, 0);
     n->name_ws_key = PyBytes_FromString("sec-websocket-key");
@@ -153,6 +160,7 @@ names_fill(struct asgi_names *n, const struct conf *conf)
         { &n->exception, "exception" },
         { &n->add_done_callback, "add_done_callback" },
         { &n->cancel, "cancel" },
+        { &n->cancelling, "cancelling" },
         { &n->set_result, "set_result" },
         { &n->result, "result" },
         { &n->future_blocking, "_asyncio_future_blocking" },
@@ -201,8 +209,9 @@ names_free(struct asgi_names *n)
         &n->request_template, &n->disconnect_template, &n->http_request,  &n->http_disconnect,
         &n->response_start,  &n->response_body,     &n->version_10,       &n->version_11,
         &n->exception,       &n->add_done_callback, &n->cancel,           &n->set_result,
+        &n->cancelling,
         &n->request_id,      &n->done,            &n->server_tuple,      &n->report,           &n->loop_kwname,  &n->refused,
-        &n->overdue,
+        &n->overdue,         &n->guard_request,     &n->guard_gone,       &n->guard_cancel,  &n->guard_ended,
         &n->as_coroutine,    &n->websocket_template, &n->ws_connect,      &n->ws_receive,
         &n->ws_disconnect,   &n->ws_accept,         &n->ws_send,          &n->ws_close,
         &n->ws_response,     &n->ws_response_start, &n->ws_response_body, &n->context_kwname,

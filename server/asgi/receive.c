@@ -68,6 +68,7 @@ receive_last(struct cycle *cycle)
     }
     if (cycle->is_websocket)
         return ws_receive_last(cycle);
+    cycle->knows_gone = true;
     return PyDict_Copy(n->disconnect_template);
 }
 

@@ -315,6 +315,8 @@ send_message(struct cycle *cycle, PyObject *event)
             PyErr_SetString(PyExc_ValueError, "send(): the message has no 'type'");
         return NULL;
     }
+    if (UNLIKELY(h1_is_gone(h)))
+        cycle->knows_gone = true;
     if (cycle->is_websocket)
         return ws_send_message(cycle, type, event);
     if (UNLIKELY(h1_is_finished(h))) {

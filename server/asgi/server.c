@@ -208,7 +208,12 @@ asgi_cancel_all(struct asgi *a)
             PyErr_WriteUnraisable(a->loop);
     }
     for (Py_ssize_t i = 0; i < PyList_GET_SIZE(tasks); i++) {
-        PY_OWNED PyObject *done = PyObject_CallMethodNoArgs(PyList_GET_ITEM(tasks, i), a->names->cancel);
+        /* What was cancelled before cleans up now: a second time would break that off. */
+        PY_OWNED PyObject *times = PyObject_CallMethodNoArgs(PyList_GET_ITEM(tasks, i), a->names->cancelling);
+        if (times != NULL && PyObject_IsTrue(times) == 1)
+            continue;
+        PY_OWNED PyObject *done =
+            times == NULL ? NULL : PyObject_CallMethodNoArgs(PyList_GET_ITEM(tasks, i), a->names->cancel);
         if (done == NULL)
             PyErr_WriteUnraisable(PyList_GET_ITEM(tasks, i));
         else

@@ -42,6 +42,7 @@ enum conf_ws_lease { CONF_WS_LEASE_MESSAGE, CONF_WS_LEASE_CALL, CONF_WS_LEASE_CO
 enum conf_switch { CONF_SWITCH_AUTO, CONF_SWITCH_OFF };
 enum conf_guard { CONF_GUARD_OFF, CONF_GUARD_WARN, CONF_GUARD_RAISE };
 enum conf_trailers { CONF_TRAILERS_DROP, CONF_TRAILERS_PASS }; /* of requests */
+enum conf_orphans { CONF_ORPHANS_OFF, CONF_ORPHANS_ON, CONF_ORPHANS_CANCEL };
 enum conf_lifespan { CONF_LIFESPAN_AUTO, CONF_LIFESPAN_ON, CONF_LIFESPAN_OFF };
 
 /* Which refusals of the strict HTTP/1.1 parser are lifted (http.lenient). */
@@ -300,6 +301,9 @@ struct conf {
     int64_t guard_loop_block_ms; /* 0 = off */
     bool guard_unawaited, guard_lost, guard_sync, guard_transactions, guard_sessions;
     int64_t guard_threads_ms; /* 0 = off */
+    bool guard_unclosed, guard_swallowed;
+    enum conf_orphans guard_orphans;
+    int64_t guard_disconnect_grace_ms; /* 0 = off */
     char *control_socket; /* a path; NULL = off */
     mode_t control_mode;
 

@@ -119,6 +119,11 @@ static const struct key_word guard_words[] = { { "off", CONF_GUARD_OFF },
                                                { "raise", CONF_GUARD_RAISE },
                                                { NULL, 0 } };
 
+static const struct key_word orphans_words[] = { { "on", CONF_ORPHANS_ON },
+                                                 { "off", CONF_ORPHANS_OFF },
+                                                 { "cancel", CONF_ORPHANS_CANCEL },
+                                                 { NULL, 0 } };
+
 static const struct key_word level_words[] = { { "debug", LOG_DEBUG },     { "info", LOG_INFO },
                                                { "warning", LOG_WARNING }, { "error", LOG_ERROR },
                                                { "critical", LOG_ERROR },  { NULL, 0 } };
@@ -645,6 +650,16 @@ const struct key schema[] = {
       .help = "an AsyncSession of SQLAlchemy that two tasks use at once is told of" },
     { "guard.threads", KEY_DURATION, FIELD(guard_threads_ms), "1s", NULL,
       "a request that waits for a thread for longer is told of, with who has the threads",
+      .max = DAY, .zero = "off" },
+    { "guard.orphans", KEY_WORD, FIELD(guard_orphans), "on", NULL,
+      "tasks that outlive the request which made them are told of; cancel = and cancelled",
+      .words = orphans_words },
+    { "guard.unclosed", KEY_BOOL, FIELD(guard_unclosed), "true", NULL,
+      .help = "asynchronous generators that are left open are told of, and Python's ResourceWarnings with their request" },
+    { "guard.swallowed", KEY_BOOL, FIELD(guard_swallowed), "true", NULL,
+      .help = "tasks that go on although they were cancelled are told of" },
+    { "guard.disconnect_grace", KEY_DURATION, FIELD(guard_disconnect_grace_ms), "3s", NULL,
+      "after which a request whose client has gone is cancelled, if it neither reads nor sends",
       .max = DAY, .zero = "off" },
 
     { "control.socket", KEY_TEXT, FIELD(control_socket), NULL, NULL,

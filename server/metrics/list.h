@@ -61,13 +61,16 @@
 
 /* Of guardrails (server/guard/, ringcorn.guard): with the GIL. One family, a line for each kind of ringcorn.guard.KINDS. */
 #define METRICS_GUARD_COUNTERS(X)                                                                                         \
-    X(loop_blocks,      "guard_events",         "kind=\"block\"",       "What guardrails have noticed, by kind: the event loop blocked for guard.loop_block or longer, coroutines never awaited, exceptions that nobody asked for, Django's ORM on the loop, transactions left open or split, an AsyncSession in two tasks, requests that find no thread.") \
+    X(loop_blocks,      "guard_events",         "kind=\"block\"",       "What guardrails have noticed, by kind: the event loop blocked for guard.loop_block or longer, coroutines never awaited, exceptions that nobody asked for, Django's ORM on the loop, transactions left open or split, an AsyncSession in two tasks, requests that find no thread, tasks that outlive their request, generators left open, cancellations swallowed.") \
     X(unawaited,        "guard_events",         "kind=\"unawaited\"",   "") \
     X(lost,             "guard_events",         "kind=\"lost\"",        "") \
     X(sync,             "guard_events",         "kind=\"sync\"",        "") \
     X(transaction,      "guard_events",         "kind=\"transaction\"", "") \
     X(session,          "guard_events",         "kind=\"session\"",     "") \
-    X(threads,          "guard_events",         "kind=\"threads\"",     "")
+    X(threads,          "guard_events",         "kind=\"threads\"",     "") \
+    X(orphan,           "guard_events",         "kind=\"orphan\"",      "") \
+    X(unclosed,         "guard_events",         "kind=\"unclosed\"",    "") \
+    X(swallowed,        "guard_events",         "kind=\"swallowed\"",   "")
 
 #define METRICS_GUARD_GAUGES(X)                                                                                           \
     X(loop_block_max_ns, "loop_block_max_seconds", "",                    "The longest of those blocks since the worker started.")

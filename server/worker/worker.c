@@ -600,6 +600,14 @@ worker_requests(PyObject *module, PyObject *unused)
     return py_take(&found);
 }
 
+/* The _Cycle that takes its first step on this thread, or None. */
+static PyObject *
+worker_first(PyObject *module, PyObject *unused)
+{
+    (void)module, (void)unused;
+    return asgi_first(&w.asgi);
+}
+
 /* count_guard(name): a guardrail has noticed something. */
 static PyObject *
 worker_count_guard(PyObject *module, PyObject *name)
@@ -719,6 +727,7 @@ static PyMethodDef worker_methods[] = {
     { "in_hand", worker_in_hand, METH_NOARGS, NULL },
     { "request_of", worker_request_of, METH_O, NULL },
     { "requests", worker_requests, METH_NOARGS, NULL },
+    { "first", worker_first, METH_NOARGS, NULL },
     { "count_guard", worker_count_guard, METH_O, NULL },
     { "count_databases", worker_count_databases, METH_O, NULL },
     { "fork_workers", worker_fork_workers, METH_NOARGS, NULL },
@@ -798,13 +807,14 @@ options_new(const struct conf *conf)
     static const char *const affinity[] = { "request", "transaction", "call" };
     static const char *const websocket[] = { "message", "call", "connection" };
     static const char *const guard[] = { "off", "warn", "raise" };
+    static const char *const orphans[] = { "off", "on", "cancel" };
     static const char *const otel[] = { "auto", "on", "off" };
     static const char *const one_hop[] = { "auto", "off" };
     /* N steals, also where the building fails; a NULL among them fails it with its exception. */
     return Py_BuildValue(
         "{s:I,s:I,s:i,s:s,s:O,s:s,s:s,s:N,s:s,s:s,s:s,s:d,"
         "s:I,s:I,s:s,s:s,s:I,s:O,s:I,s:N,s:N,s:N,s:s,s:s,s:s,s:s,s:K,s:z,s:s,s:I,s:N,s:N,s:s,s:O,s:"
-        "O,s:O,s:O,s:O,s:N,s:s,s:O,s:O}",
+        "O,s:O,s:O,s:O,s:N,s:s,s:O,s:O,s:O,s:s,s:N,s:O}",
         "slot", w.args->slot, "workers", conf->workers, "stacks_signal", WORKER_STACKS_SIGNAL,
         "app", conf->app, "factory", conf->factory ? Py_True : Py_False, "app_dir", conf->app_dir,
         "interface", interface[conf->interface], "import_first", strings_list(&conf->import_first),
@@ -828,7 +838,10 @@ options_new(const struct conf *conf)
         "guard_transactions", conf->guard_transactions ? Py_True : Py_False, "guard_sessions",
         conf->guard_sessions ? Py_True : Py_False, "guard_threads", seconds(conf->guard_threads_ms),
         "otel", otel[conf->otel], "debug", conf->debug ? Py_True : Py_False, "preload",
-        conf->preload ? Py_True : Py_False);
+        conf->preload ? Py_True : Py_False, "guard_unclosed",
+        conf->guard_unclosed ? Py_True : Py_False, "guard_orphans", orphans[conf->guard_orphans],
+        "guard_disconnect_grace", seconds(conf->guard_disconnect_grace_ms), "guard_swallowed",
+        conf->guard_swallowed ? Py_True : Py_False);
 }
 
 /* run() of the module called name; returns the exit code. */

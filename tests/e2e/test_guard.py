@@ -13,6 +13,7 @@ FAILURES = harness.APPS / "gallery_failures.py"
 FASTAPI = harness.APPS / "gallery_fastapi.py"
 FRAMEWORKS = ("gallery_fastapi:app", "gallery_django:app")
 ALARM = r"blocks the event loop|keeps the GIL|never awaited|nobody asked for"
+LEFT = r"nobody has seen|outlives its request|was left open|swallows"
 
 
 def line_of(name, file=FAILURES, word="guilty"):
@@ -21,7 +22,7 @@ def line_of(name, file=FAILURES, word="guilty"):
 
 
 def alarms(server):
-    return [line for line in server.err.lines if re.search(ALARM, line)]
+    return [line for line in server.err.lines if re.search(f"{ALARM}|{LEFT}", line)]
 
 
 @pytest.fixture(scope="module")
@@ -86,11 +87,59 @@ def test_lost_exception(server, app):
     s = server(app)
     s.expected.append("no card to charge")  # a traceback is meant to be there
     assert s.get("/loses").status == 200
-    where = f"{FAILURES}:{line_of('loses')} in charge"
+    where = rf"{FAILURES}:{line_of('loses')} in charge, made at {FAILURES}:\d+ in loses"
     s.wait_log(rf"GET /loses: task 'charge' \(charge\) ended with ValueError\('no card to charge'\) at {where}, and nobody asked")
     s.wait_log("KeyError: 'card'")  # the whole chain
     s.wait_log("ValueError: no card to charge$")
     assert len(alarms(s)) == 1
+
+
+# name -> what the line says, after the request
+LEFTOVERS = {
+    "leaves_behind": r"task 'Task-\d+' \(goes_on\), made at {place} in leaves_behind, outlives its request, as the gather\(\) at {place} in leaves_behind "
+    r"had failed with ValueError\('no such card'\); it waits at {file}:\d+ in goes_on; .*ringcorn\.guard\.outlives",
+    "fires_and_forgets": r"task 'mail' \(goes_on\), made at {place} in fires_and_forgets, outlives its request; it waits at",
+    "fails_twice": r"task 'Task-\d+' \(fails_later\) ended with KeyError\('too late'\) at {file}:{raised} in fails_later after the gather\(\) at {place} "
+    r"in fails_twice had failed with ValueError\('no such card'\), and nobody has seen it; use asyncio\.TaskGroup",
+    "ignores": r"1 of the 2 results of gather\(\) at {place} in ignores is an exception: ValueError\('no card to charge'\) at .* and nobody has seen it",
+    "leaves_open": r"asynchronous generator rows was left open at {place} in leaves_open; it stands at {file}:{stands}, .*contextlib\.aclosing",
+    "calls_back": r"callback explode\(\) at .* raised ValueError\('in a callback'\) at {place} in explode",
+}
+
+
+@pytest.mark.parametrize("app", FRAMEWORKS)
+def test_what_a_request_leaves_behind(server, app):
+    s = server(app)
+    s.expected += ["no card to charge", "too late", "in a callback"]
+    words = {"file": FAILURES, "raised": line_of("fails_twice", word="raised"), "stands": line_of("leaves_open", word="stands")}
+    for name in LEFTOVERS:
+        assert s.get(f"/{name}").status == 200
+    for name, what in LEFTOVERS.items():
+        s.wait_log(f"GET /{name}: {what.format(place=f'{FAILURES}:{line_of(name)}', **words)}")
+    # The same again is not said, but hooks are told.
+    for name in LEFTOVERS:
+        if name != "calls_back":
+            assert s.get(f"/{name}").status == 200
+    s.wait_log("GET /calls_back")
+    assert len([line for line in alarms(s) if re.search(LEFT, line)]) == len(LEFTOVERS) - 1  # what a callback raises is none of these words
+
+
+@pytest.mark.parametrize("app", FRAMEWORKS)
+def test_swallowed_cancellation(server, app):
+    s = server(app, "--guard-disconnect-grace", "100ms")
+    with s.connect() as c:
+        c.send(b"GET /swallows HTTP/1.1\r\nHost: x\r\n\r\n")
+        time.sleep(0.2)
+    place = f"{FAILURES}:{line_of('swallows')}"
+    s.wait_log(rf"GET /swallows: task '/swallows' \(.*\) swallows CancelledError at {place} in swallows and goes on at line \d+; raise CancelledError")
+
+
+def test_orphans_are_cancelled_where_that_is_wanted(server):
+    s = server("gallery_fastapi:app", "--guard-orphans", "cancel")
+    assert s.get("/fires_and_forgets").status == 200
+    s.wait_log(r"task 'mail' \(goes_on\), made at .* outlives its request; it waits at .*; it is cancelled; ")
+    events = json.loads(s.get("/events").body)
+    assert [(e["kind"], e["request"], e["line"]) for e in events] == [("orphan", "GET /fires_and_forgets", line_of("fires_and_forgets"))]
 
 
 @pytest.mark.parametrize("app", FRAMEWORKS)
@@ -102,6 +151,9 @@ def test_raise_answers_500(server, app):
     assert s.get("/sleeps").status == 200
     s.wait_log("GET /sleeps: blocks the event loop")
     assert s.get("/waits_well").status == 200
+    assert s.get("/leaves_a_thread").status == s.get("/leaves_a_file").status == 200
+    s.wait_log(rf"GET /leaves_a_file: unclosed file .* at {FAILURES}:{line_of('leaves_a_file')}; close it")
+    s.wait_log(rf"GET /leaves_a_thread: thread 'counter', made at {FAILURES}:{line_of('leaves_a_thread')} in leaves_a_thread, outlives its request")
 
 
 @pytest.mark.parametrize("app", FRAMEWORKS)
@@ -115,7 +167,7 @@ def test_off_says_nothing(server, app):
 @pytest.mark.parametrize("app", FRAMEWORKS)
 def test_no_alarm_for_sound_code_and_where_the_author_knows_better(server, app):
     s = server(app)
-    for name in ("waits_well", "knows_better", "knows_better_inside"):
+    for name in ("fetches_all", "starts_a_worker", "waits_well", "knows_better", "knows_better_inside"):
         assert s.get(f"/{name}").status == 200
     assert [line for line in alarms(s) if "RuntimeWarning" not in line] == []
 

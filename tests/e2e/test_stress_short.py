@@ -9,6 +9,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "stress"))
 
 import behind_nginx  # noqa: E402
 import blocks  # noqa: E402
+import disconnects  # noqa: E402
 import kill  # noqa: E402
 import many_websockets  # noqa: E402
 import operations  # noqa: E402
@@ -57,3 +58,7 @@ def test_killed_worker_behind_nginx_takes_only_its_own_requests_along(usable_io)
 
 def test_what_is_said_of_blocked_loops_is_right(usable_io):
     print(blocks.scenario(usable_io, blocks=300))
+
+
+def test_clients_that_leave_in_the_middle_of_queries_leave_every_pool_whole(usable_io):
+    print(disconnects.scenario(usable_io, disconnects=48))

@@ -18,6 +18,7 @@ sys.path[:0] = [HERE, os.path.join(os.path.dirname(HERE), "tools")]
 import behind_nginx  # noqa: E402
 import blocks  # noqa: E402
 import ctrl_c  # noqa: E402
+import disconnects  # noqa: E402
 import everything  # noqa: E402
 import growth  # noqa: E402
 import harness  # noqa: E402
@@ -51,6 +52,7 @@ SCENARIOS = {
     "nginx-kill-unix": (behind_nginx.killed_unix, {"seconds": 10}),
     "nginx-kill-tcp": (behind_nginx.killed_tcp, {"seconds": 10}),
     "nginx-shares": (behind_nginx.shares, {"seconds": 2}),
+    "disconnects": (disconnects.scenario, {"disconnects": 60}),
     "ctrl-c": (ctrl_c.scenario, {}),
     "idle": (idle.scenario, {"connections": 2000}),
     "long-poll": (long_poll.scenario, {"polls": 2000}),

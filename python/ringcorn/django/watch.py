@@ -4,6 +4,8 @@ import asyncio
 
 from django.core.exceptions import RequestAborted
 
+from .. import guard
+
 # Most requests end sooner; what begins in this time for a client that has left already does no harm.
 BEGINS_AFTER_S = 0.02
 
@@ -36,6 +38,7 @@ class Watch:
             self.has_left = True
         except Exception as e:
             self.error = e
+        guard.will_be_cancelled(self.task)
         self.task.cancel()
 
     def end(self):

@@ -1,9 +1,10 @@
 """Guardrails: what an asynchronous application does wrong without any error, named with its request, its file and its line.
 
 ``blocks`` has the words for what blocks the event loop (server/guard/ notices it), ``unawaited`` coroutines that nobody awaited, ``lost``
-exceptions that nobody asked for, ``orm`` what Django's ORM is used for in the wrong place, ``databases`` transactions that are left open,
-``sessions`` one AsyncSession in two tasks, ``threads`` requests that find no thread. Each becomes one ``Event``: a line in the log, a count in the
-metrics, and a call of whoever asked by ``on()``.
+exceptions that nobody asked for (``gathers``: those that gather() keeps), ``orphans`` tasks that outlive their request, ``unclosed`` generators that
+were left open, ``cancellation`` requests whose client has gone and tasks that swallow CancelledError, ``orm`` what Django's ORM is used for in the
+wrong place, ``databases`` transactions that are left open, ``sessions`` one AsyncSession in two tasks, ``threads`` requests that find no thread. Each
+becomes one ``Event``: a line in the log, a count in the metrics, and a call of whoever asked by ``on()``.
 
     with ringcorn.guard.allow("block"):     # also as a decorator, of functions and coroutine functions
         read_a_small_file()
@@ -18,10 +19,15 @@ import time
 
 from .. import imports, live, log
 
-KINDS = ("block", "unawaited", "lost", "sync", "transaction", "session", "threads")
+KINDS = ("block", "unawaited", "lost", "sync", "transaction", "session", "threads", "orphan", "unclosed", "swallowed")
+# What is no event, but something that the server does: allow("disconnect") lets a request go on after its client has gone.
+SWITCHES = (*KINDS, "disconnect")
 NEWS_SECONDS = 60.0
 NEWS_MAX = 1024
 FIELDS = ("kind", "request", "file", "line", "function", "seconds", "cure")  # of an Event, in a line of JSON
+
+# The request's _ringcorn._Cycle, in its context: label, is_ended, is_left, task, lease, guard. Set by server/asgi/watched.c after the first step: cycle().
+request = contextvars.ContextVar("ringcorn_request", default=None)
 
 _allowed = contextvars.ContextVar("ringcorn_guard_allowed", default=frozenset())
 # Of what a test drives itself, for which there is no server (inside.py): databases.Notes.
@@ -72,8 +78,8 @@ class allow:
 
     def __init__(self, *kinds):
         for kind in kinds:
-            if kind not in KINDS:
-                raise ValueError(f"{kind!r} is no guardrail; there are {', '.join(map(repr, KINDS))}")
+            if kind not in SWITCHES:
+                raise ValueError(f"{kind!r} is no guardrail; there are {', '.join(map(repr, SWITCHES))}")
         self.kinds = frozenset(kinds)
         self._tokens = []
 
@@ -102,6 +108,21 @@ class allow:
         return wrapper
 
 
+def outlives(task):
+    """*task* (in development also a thread) is meant to go on after the end of the request that makes it. Returns it."""
+    from . import orphans
+
+    return orphans.outlives(task)
+
+
+def cycle():
+    """Of the request that the current code belongs to; None: of none."""
+    found = request.get()
+    if found is None and _worker is not None and (found := _worker.first()) is not None:
+        request.set(found)  # for what is made from here on
+    return found
+
+
 def is_allowed(kind, context=None):
     return kind in (_allowed.get() if context is None else context.get(_allowed, ()))
 
@@ -114,6 +135,8 @@ def whose(context, task=None, label=None):
                 label = lease.label
     if label is None and (notes := context.get(driven)) is not None:
         label = notes.label
+    if label is None and (cycle := context.get(request)) is not None:
+        label = cycle.label
     if label is None and task is not None and _worker is not None:
         label = _worker.request_of(task)
     return label, context.get(log.request_id)
@@ -170,12 +193,18 @@ def install(worker, loop, options):
     _worker, _mode, _threads = worker, options["guard_mode"], options["guard_threads"]
     if _mode == "off":
         return
-    from . import lost, unawaited
+    from . import cancellation, gathers, lost, orphans, unawaited, unclosed
 
     if options["guard_unawaited"]:
         unawaited.install(loop)
     if options["guard_lost"]:
         lost.install(loop)
+        gathers.install()
+    if options["guard_orphans"] != "off":
+        orphans.install(loop, options["guard_orphans"] == "cancel", with_threads=_mode == "raise")
+    if options["guard_unclosed"]:
+        unclosed.install(loop, shows_warnings=_mode == "raise")
+    cancellation.install(loop, options["guard_disconnect_grace"], options["graceful"], options["guard_swallowed"])
     _when_imported(libraries(options), loop)
 
 
@@ -260,3 +289,34 @@ def fail(event, context):
         from . import raising
 
         raising.fail(event, context)
+
+
+def will_be_cancelled(task):
+    """Another part of the server is about to cancel *task*, a request's own."""
+    from . import cancellation
+
+    cancellation.will_be_cancelled(task)
+
+
+# --- called by server/asgi/watched.c on the loop's thread, where guard.mode is not off
+
+
+def gone(cycle):
+    """The client has, and the application does not know yet."""
+    from . import cancellation
+
+    cancellation.gone(cycle)
+
+
+def cancel(cycle):
+    """The request, as it took too long."""
+    from . import cancellation
+
+    cancellation.cancel(cycle)
+
+
+def ended(family):
+    """The request has; what was kept in its cycle's attribute guard."""
+    from . import orphans
+
+    orphans.ended(family)

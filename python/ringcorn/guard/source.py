@@ -25,6 +25,32 @@ def is_import(file):
     return file.startswith("<frozen importlib")
 
 
+_kinds = {}  # file -> 0: Python's or ours, 1: a library's, 2: the application's
+KINDS_MAX = 4096
+
+
+def _kind(file):
+    kind = _kinds.get(file)
+    if kind is None:
+        is_neither = is_own(file) or file.startswith("<") or (file.startswith(_STANDARD) and not _SITES.search(file))
+        kind = 0 if is_neither else 2 if is_application(file) else 1
+        if len(_kinds) < KINDS_MAX:
+            _kinds[file] = kind
+    return kind
+
+
+def maker(frame):
+    """(code, line) of the innermost frame, from *frame* outwards, that is neither Python's nor ours, where it is the application's; None where it
+    is a library's, or there is none."""
+    while frame is not None:
+        code = frame.f_code
+        kind = _kind(code.co_filename)
+        if kind != 0:
+            return (code, frame.f_lineno) if kind == 2 else None
+        frame = frame.f_back
+    return None
+
+
 def guilty(places, file_of=lambda place: place[0].co_filename):
     """The index in *places*, innermost first, of the innermost one of the application; else of who imports, where something is imported, or of the
     innermost that is not ours. None: no such."""
