@@ -57,7 +57,7 @@ def test_killed_worker_behind_nginx_takes_only_its_own_requests_along(usable_io)
 
 
 def test_what_is_said_of_blocked_loops_is_right(usable_io):
-    print(blocks.scenario(usable_io, blocks=300))
+    print(blocks.scenario(usable_io, blocks=200))
 
 
 def test_clients_that_leave_in_the_middle_of_queries_leave_every_pool_whole(usable_io):

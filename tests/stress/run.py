@@ -58,7 +58,7 @@ SCENARIOS = {
     "long-poll": (long_poll.scenario, {"polls": 2000}),
     "websockets": (many_websockets.scenario, {"sockets": 3000, "seconds": 5}),
     "overload": (overload.scenario, {"seconds": 4, "peers": False}),
-    "blocks": (blocks.scenario, {"blocks": 300}),
+    "blocks": (blocks.scenario, {"blocks": 200}),
     "mixed": (mixed.scenario, {"minutes": 0.5}),
     "growth": (growth.scenario, {"millions": 0.2}),
 }
