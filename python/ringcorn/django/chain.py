@@ -66,7 +66,8 @@ class _End(BaseHandler):
             match = super().resolve_request(request)
         else:
             match = request.resolver_match = guess.match
-        request.scope["route"] = match.route  # for the metrics (server/asgi/route.c)
+        if (scope := getattr(request, "scope", None)) is not None:  # Django's test client makes requests without one
+            scope["route"] = match.route  # for the metrics (server/asgi/route.c)
         if self.hands_over and is_async(match.func):
             request.__dict__[GUESS] = Found(match)
             raise AsyncView
