@@ -32,7 +32,7 @@ def _steady(read):
     return []
 
 
-def _inner(awaitable):
+def step(awaitable):
     """(the frame of *awaitable* or None, what it awaits or None)."""
     for frame, inner in _STEPS:
         if hasattr(awaitable, inner):
@@ -49,7 +49,7 @@ def suspended(awaitable):
     def read():
         steps, one = [], awaitable
         while one is not None and len(steps) < FRAMES_MAX:
-            frame, inner = _inner(one)
+            frame, inner = step(one)
             if frame is not None:
                 steps.append((frame, frame.f_lasti, frame.f_lineno, inner))
             elif inner is None:
@@ -60,7 +60,7 @@ def suspended(awaitable):
     steps = _steady(read)
     awaited = steps[-1][3] if steps else None
     while awaited is not None and type(awaited).__name__ in _WRAPPERS:
-        awaited = _inner(awaited)[1]
+        awaited = step(awaited)[1]
     return [(frame, line) for frame, _, line, _ in steps], awaited
 
 

@@ -7,7 +7,7 @@ import re
 import sys
 import sysconfig
 
-from ..places import is_own
+from ..places import is_own, suspended
 
 TEXT_MAX = 80
 
@@ -107,18 +107,8 @@ def caller():
 
 def awaits(coroutine):
     """The innermost Place of the application where *coroutine* is suspended; None where there is none."""
-    place = None
-    while coroutine is not None:
-        for kind, inner in (("cr", "cr_await"), ("gi", "gi_yieldfrom"), ("ag", "ag_await")):
-            frame = getattr(coroutine, kind + "_frame", None)
-            if frame is not None:
-                if is_application(frame.f_code.co_filename):
-                    place = Place(frame)
-                coroutine = getattr(coroutine, inner)
-                break
-        else:
-            break
-    return place
+    frames, _ = suspended(coroutine)
+    return next((Place(frame) for frame, _ in reversed(frames) if is_application(frame.f_code.co_filename)), None)
 
 
 def called(code, line, lasti):

@@ -9,6 +9,8 @@ from . import allow
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
 _BLOCKS = (ast.Try, ast.TryStar, ast.With, ast.AsyncWith)
 _CANCELS = {"CancelledError", "BaseException"}
+# Where a statement cleans up: after an exception in which of its parts.
+_CLEANS = {"handlers": ("body",), "finalbody": ("body", "handlers", "orelse"), "items": ("body", "items")}
 
 
 @functools.lru_cache(maxsize=64)
@@ -36,8 +38,8 @@ def _around(file, line):
     node, path = _tree(file), []
     while node is not None:
         field, inner = next(((f, c) for f, c in _children(node) if c.lineno <= line <= c.end_lineno), (None, None))
-        if inner is not None and isinstance(node, _BLOCKS):
-            path.append((node, field))
+        if isinstance(node, _BLOCKS):
+            path.append((node, field or "items"))  # the end of a `with` over several lines is at its first
         if isinstance(inner, _FUNCTIONS):
             path = []
         node = inner
@@ -52,7 +54,7 @@ def has_cleanup(file, line):
 def is_cleaning(file, before, now):
     """Whether line *now* is in what cleans up after an exception at line *before*: `except`, `finally`, the end of a `with`."""
     fields = dict(_around(file, before))
-    return any(fields.get(node) == "body" and field in ("handlers", "finalbody", "items") for node, field in _around(file, now))
+    return any(fields.get(node) in _CLEANS.get(field, ()) for node, field in _around(file, now))
 
 
 def swallows(file, line):

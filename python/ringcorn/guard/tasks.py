@@ -2,27 +2,24 @@
 
 import asyncio
 
+from .. import places
+
 FRAMES_MAX = 100
-_KINDS = (("cr", "cr_await"), ("gi", "gi_yieldfrom"), ("ag", "ag_await"))
 # ringcorn.django's: it takes the steps of another coroutine, so that it awaits nothing by itself.
 _IN_CONTEXT = "_InContext.__await__"
 
 
 def suspended(task):
     """Where it waits: [(coroutine, code, line)], outermost first. Empty: it runs, has not begun, or has ended."""
-    one, places = task.get_coro(), []
-    while one is not None and len(places) < FRAMES_MAX:
-        for prefix, inner in _KINDS:
-            if hasattr(one, inner):
-                break
-        else:
-            break
-        frame = getattr(one, f"{prefix}_frame")
-        if frame is None:
-            break
-        places.append((one, frame.f_code, frame.f_lineno))
-        one = frame.f_locals["coroutine"] if frame.f_code.co_qualname == _IN_CONTEXT else getattr(one, inner)
-    return places
+    one, found = task.get_coro(), []
+    while one is not None and len(found) < FRAMES_MAX:
+        frame, inner = places.step(one)
+        if frame is not None:
+            found.append((one, frame.f_code, frame.f_lineno))
+            if frame.f_code.co_qualname == _IN_CONTEXT:
+                inner = frame.f_locals["coroutine"]
+        one = inner
+    return found
 
 
 def awaited(task):

@@ -1,0 +1,112 @@
+"""Parts of ringcorn.guard alone, on asyncio's own loop."""
+
+import asyncio
+
+import pytest
+
+from ringcorn import guard
+from ringcorn.guard import cancellation
+
+STEP = 0.05
+
+
+class Lock:
+    async def __aenter__(self):
+        await asyncio.sleep(STEP)
+
+    async def __aexit__(self, *exc):
+        await asyncio.sleep(10 * STEP)
+
+
+async def rows():
+    try:
+        yield 1
+        await asyncio.sleep(60)
+    finally:
+        await asyncio.sleep(10 * STEP)
+
+
+async def in_a_generator():
+    async for _ in rows():
+        pass
+
+
+async def in_with():
+    async with (
+        Lock(),
+        Lock(),
+    ):
+        await asyncio.sleep(60)
+
+
+async def on_the_way_in():
+    async with Lock(), Late():
+        pass
+
+
+class Late(Lock):
+    async def __aenter__(self):
+        await asyncio.sleep(60)
+
+
+async def in_else():
+    try:
+        await asyncio.sleep(0)
+    except ValueError:
+        pass
+    else:
+        await asyncio.sleep(60)
+    finally:
+        await asyncio.sleep(10 * STEP)
+
+
+async def in_except():
+    try:
+        raise ValueError
+    except ValueError:
+        await asyncio.sleep(60)
+    finally:
+        await asyncio.sleep(10 * STEP)
+
+
+async def swallows():
+    for _ in range(2):
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            pass
+
+
+@pytest.fixture
+def events(monkeypatch):
+    """What is told of."""
+    found = []
+    guard.forget()
+    guard.on(found.append)
+    for name in ("_loop", "_grace", "_patience", "_names_swallowers"):  # cancellation.install() sets them
+        monkeypatch.setattr(cancellation, name, getattr(cancellation, name))
+    yield found
+    guard.off(found.append)
+
+
+async def cancelled(fn):
+    cancellation.install(asyncio.get_running_loop(), None, 60, True)
+    task = asyncio.create_task(fn())
+    await asyncio.sleep(5 * STEP)
+    cancellation.watch(task, "GET /", None)
+    task.cancel()
+    await asyncio.sleep(cancellation.FIRST_LOOK + 2 * STEP)
+    assert not task.done()  # it was looked at while it cleans up
+    task.cancel()
+    await asyncio.wait([task], timeout=STEP)
+
+
+@pytest.mark.parametrize("fn", (in_a_generator, in_with, on_the_way_in, in_else, in_except))
+def test_what_cleans_up_does_not_swallow(events, fn):
+    asyncio.run(cancelled(fn))
+    assert events == []
+
+
+def test_what_goes_on_does(events):
+    asyncio.run(cancelled(swallows))
+    assert [(e.kind, e.function) for e in events] == [("swallowed", "swallows")]
