@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from ringcorn import guard
-from ringcorn.guard import cancellation
+from ringcorn.guard import cancellation, gathers
 
 STEP = 0.05
 
@@ -85,6 +85,7 @@ def events(monkeypatch):
     guard.on(found.append)
     for name in ("_loop", "_grace", "_patience", "_names_swallowers"):  # cancellation.install() sets them
         monkeypatch.setattr(cancellation, name, getattr(cancellation, name))
+    monkeypatch.setattr(asyncio.tasks, "_GatheringFuture", asyncio.tasks._GatheringFuture)  # gathers.install() replaces it
     yield found
     guard.off(found.append)
 
@@ -110,3 +111,45 @@ def test_what_cleans_up_does_not_swallow(events, fn):
 def test_what_goes_on_does(events):
     asyncio.run(cancelled(swallows))
     assert [(e.kind, e.function) for e in events] == [("swallowed", "swallows")]
+
+
+# --- gather()
+
+
+async def fails(seconds):
+    await asyncio.sleep(seconds)
+    raise ValueError(seconds)
+
+
+async def gathers_again():
+    both = [asyncio.create_task(fails(seconds)) for seconds in (0, STEP)]
+    try:
+        await asyncio.gather(*both)
+    except ValueError:
+        return [str(one) for one in await asyncio.gather(*both, return_exceptions=True)]
+
+
+async def awaits_the_other():
+    other = asyncio.create_task(fails(STEP))
+    try:
+        await asyncio.gather(fails(0), other)
+    except ValueError:
+        try:
+            await other
+        except ValueError:
+            pass
+
+
+async def adds_results():
+    return len([None] + await asyncio.gather(fails(0), return_exceptions=True))
+
+
+async def looks_at_none():
+    await asyncio.gather(fails(0), return_exceptions=True)
+
+
+@pytest.mark.parametrize("fn, told", ((gathers_again, 0), (awaits_the_other, 0), (adds_results, 0), (looks_at_none, 1)))
+def test_what_somebody_sees_is_not_lost(events, fn, told):
+    gathers.install()
+    asyncio.run(fn())
+    assert [e.kind for e in events] == ["lost"] * told

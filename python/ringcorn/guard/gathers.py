@@ -61,7 +61,7 @@ class _Caller:
 
     def _later(self, first, task):
         exception = None if task.cancelled() else task.exception()
-        if isinstance(exception, Exception):
+        if isinstance(exception, Exception) and not any(tasks.waits_for(other, task) for other in asyncio.all_tasks()):
             what = f"{tasks.name_of(task)} ended with {exception!r}{_raised_at(exception)} after the {self.place} had failed with {first!r}"
             self._tell(what, "use asyncio.TaskGroup, which cancels the others", exception)
 
@@ -105,6 +105,9 @@ class _Results(list):
     def __init__(self, results, caller):
         super().__init__(results)
         self._caller = caller
+
+    def __radd__(self, other):  # of a list itself it would read past us
+        return other + list(self)
 
     def __reduce_ex__(self, protocol):
         return list, (list(self),)

@@ -9,7 +9,7 @@ import asyncio
 import contextvars
 import functools
 
-from . import Event, emit, fail, is_allowed, is_news, source, whose
+from . import Event, emit, fail, is_allowed, is_news, source, tasks, whose
 
 _USER = "_ringcorn_user"  # attribute of a Session: the task whose call has not come back
 
@@ -59,8 +59,7 @@ def _where(task, place):
     """*place*: where it is, or None: then where somebody awaits it, as gather() runs a coroutine of SQLAlchemy's by itself."""
     if place is None:
         for other in asyncio.all_tasks():
-            waits_for = getattr(other, "_fut_waiter", None)
-            if waits_for is task or task in (getattr(waits_for, "_children", None) or ()):
+            if tasks.waits_for(other, task):
                 place = source.awaits(other.get_coro())
     return place
 

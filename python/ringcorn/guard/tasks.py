@@ -22,6 +22,12 @@ def suspended(task):
     return found
 
 
+def waits_for(task, other):
+    """Whether *task* waits for the end of *other*, itself or in gather()."""
+    waiter = getattr(task, "_fut_waiter", None)
+    return waiter is other or other in (getattr(waiter, "_children", None) or ())
+
+
 def awaited(task):
     """The tasks whose end it waits for, itself or in gather(); those are cancelled with it."""
     waiter = getattr(task, "_fut_waiter", None)
