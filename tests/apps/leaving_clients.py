@@ -7,6 +7,7 @@ import contextlib
 import os
 import time
 
+import anyio
 from fastapi import BackgroundTasks, Depends, FastAPI, Request, WebSocket
 from starlette.middleware.base import BaseHTTPMiddleware
 
@@ -84,6 +85,15 @@ async def answers(background: BackgroundTasks):
 def thread():
     time.sleep(LONG)
     said["thread"] = "went on"
+
+
+@app.get("/on_thread")
+async def on_thread():
+    try:
+        await anyio.to_thread.run_sync(time.sleep, LONG)
+        said["on_thread"] = "went on"
+    finally:
+        said.setdefault("on_thread", "left its thread")
 
 
 @app.get("/tree")

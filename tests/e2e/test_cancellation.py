@@ -3,6 +3,8 @@
 import signal
 import time
 
+import pytest
+
 import wire
 
 UPGRADE = {"Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Version": "13", "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ=="}
@@ -39,6 +41,13 @@ def test_cleanup_behind_middlewares_is_not_cut_off(server):
     s = server("leaving_clients:app", "--guard-disconnect-grace", "100ms", env={"MIDDLEWARE": "1"})
     leave(s, "/waits", "/depends")
     assert said(s, "waits", "depends") == {"waits": "CancelledError", "depends": "CancelledError"}
+
+
+@pytest.mark.parametrize("middleware", ("", "1"))
+def test_what_works_for_a_thread_of_anyio_stays(server, middleware):
+    s = server("leaving_clients:app", "--guard-disconnect-grace", "100ms", "--anyio-threads", "stock", env={"MIDDLEWARE": middleware})
+    leave(s, "/on_thread", "/waits")
+    assert said(s, "on_thread", "waits") == {"on_thread": "went on", "waits": "CancelledError"}
 
 
 def test_off_lets_all_go_on(server):

@@ -19,6 +19,7 @@ _names_swallowers = False
 # Starlette's BaseHTTPMiddleware waits here for the task that the rest of the application runs in.
 _MIDDLEWARE = "/starlette/middleware/base.py"
 _WAITS_FOR_THE_REST = {"BaseHTTPMiddleware.__call__.<locals>.call_next", "_StreamingResponse.__call__"}
+_ON_THREAD = "run_sync_in_worker_thread"  # AnyIO's, which a cancellation leaves while the thread goes on
 
 
 def install(loop, grace, patience, names_swallowers):
@@ -40,9 +41,10 @@ def _look(cycle):
     task = cycle.task
     if task is None or not cycle.is_left or task.cancelling():
         return
-    if cycle.lease is not None and cycle.lease.is_busy:  # a thread cannot be cancelled, and what it works for must stay
-        _later(_grace, _look, cycle)
-    elif not any(is_allowed("disconnect", _context_of(one)) for one in _innermost(task)):
+    innermost = _innermost(task)
+    if (cycle.lease is not None and cycle.lease.is_busy) or any(map(_is_on_thread, innermost)):
+        _later(_grace, _look, cycle)  # a thread cannot be cancelled, and what it works for must stay
+    elif not any(is_allowed("disconnect", _context_of(one)) for one in innermost):
         its_id = _context_of(task).get(log.request_id)
         log.debug("%s: cancelled, its client has gone; it was in %s", cycle.label, places.of_task(task), extra={"request_id": its_id})
         cancel(cycle)
@@ -67,6 +69,11 @@ def _context_of(task):
     return tree.context_of(task) or contextvars.Context()
 
 
+def _is_on_thread(task):
+    """Of AnyIO's own (anyio.threads: stock, or a version without leases)."""
+    return any(code.co_name == _ON_THREAD for _, code, _ in tasks.suspended(task))
+
+
 def _innermost(task):
     """AnyIO cancels the tasks of a group again and again until they have ended, which breaks off what they do to clean up. So where a
     middleware's task only waits for the task with the rest of the application, it is the latter that is cancelled."""
@@ -74,12 +81,12 @@ def _innermost(task):
     state = module._task_states.get(task) if hasattr(module, "_task_states") else None
     scope = getattr(state, "cancel_scope", None)
     found = []
-    if scope is not None and any(
+    if hasattr(scope, "_parent_scope") and any(
         code.co_qualname in _WAITS_FOR_THE_REST and code.co_filename.endswith(_MIDDLEWARE) for _, code, _ in tasks.suspended(task)
     ):
         while scope is not None and scope._host_task is task:
             # Newer versions of AnyIO give each task of a group a scope of its own below the group's.
-            for one in {*scope._tasks, *(child._host_task for child in scope._child_scopes)}:
+            for one in {*scope._tasks, *(child._host_task for child in getattr(scope, "_child_scopes", ()))}:
                 if one is not task and one is not None and not one.done():
                     found += _innermost(one)
             scope = scope._parent_scope
