@@ -132,7 +132,7 @@ def whose(context, task=None, label=None):
     for pool in live.pools():
         for var in pool.context_vars:
             if label is None and (lease := context.get(var)) is not None:
-                label = lease.label
+                label = getattr(lease, "label", None)  # asgiref's ThreadSensitiveContext has none
     if label is None and (notes := context.get(driven)) is not None:
         label = notes.label
     if label is None and (cycle := context.get(request)) is not None:
@@ -257,15 +257,16 @@ def _when_imported(found, loop):
     for name, fns in found.items():
 
         async def begin(name=name, fns=fns):
-            _watch(name, fns)
+            watch(name, fns)
 
         if name in sys.modules:  # by preload
-            _watch(name, fns)
+            watch(name, fns)
         else:
             imports.when_imported(name, loop, begin, "ringcorn-guard")
 
 
-def _watch(name, fns):
+def watch(name, fns):
+    """Module *name* has been imported: *fns* lay hands on it."""
     for fn in fns:
         try:
             fn()

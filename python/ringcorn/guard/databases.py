@@ -204,10 +204,13 @@ def watch_sqlalchemy():
     from sqlalchemy import event
     from sqlalchemy.pool import Pool
 
+    def driver_connection(record, dbapi_connection):  # the same before SQLAlchemy 1.4.24, which has no name for it
+        return getattr(record, "driver_connection", dbapi_connection)
+
     def on_checkout(dbapi_connection, record, proxy):
         notes = current_notes()
         if notes is not None and not is_allowed("transaction"):
-            connection = record.driver_connection
+            connection = driver_connection(record, dbapi_connection)
             notes.forget(connection)
             notes.note(connection, "a connection of SQLAlchemy")
             record.info[_NOTES] = notes
@@ -215,7 +218,7 @@ def watch_sqlalchemy():
     def on_checkin(dbapi_connection, record):
         notes = record.info.pop(_NOTES, None)
         if notes is not None and dbapi_connection is not None:
-            notes.forget(record.driver_connection)
+            notes.forget(driver_connection(record, dbapi_connection))
 
     event.listen(Pool, "checkout", on_checkout)
     event.listen(Pool, "checkin", on_checkin)

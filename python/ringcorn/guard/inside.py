@@ -31,8 +31,7 @@ def start(block_seconds, callback):
         for name, fn in table.items():
             found.setdefault(name, []).append(fn)
     for name in [name for name in found if name in sys.modules]:
-        for fn in found.pop(name):
-            fn()
+        guard.watch(name, found.pop(name))
     sys.meta_path.insert(0, _Finder(found))
 
 
@@ -73,8 +72,7 @@ class _Loader:
     def exec_module(self, module):
         module.__spec__.loader = module.__loader__ = self.loader
         self.loader.exec_module(module)
-        for fn in self.fns:
-            fn()
+        guard.watch(module.__name__, self.fns)
 
 
 # --- what drives applications
