@@ -17,7 +17,7 @@ class DatabaseCount:
     def __init__(self, loop, tell):
         self.loop = loop
         self.tell = tell
-        self.lock = threading.Lock()
+        self.lock = threading.RLock()  # the collector may come in between, and with it the end of a connection
         self.wrappers = weakref.WeakSet()  # Django's, one for each thread and alias, that have connected
         self.of_sqlalchemy = 0
         self.is_looking = False
