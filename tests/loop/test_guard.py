@@ -1,6 +1,7 @@
 """Parts of ringcorn.guard alone, on asyncio's own loop."""
 
 import asyncio
+import contextvars
 
 import pytest
 
@@ -153,3 +154,31 @@ def test_what_somebody_sees_is_not_lost(events, fn, told):
     gathers.install()
     asyncio.run(fn())
     assert [e.kind for e in events] == ["lost"] * told
+
+
+# --- allow()
+
+
+def test_allow_ends_in_another_context():
+    """A synchronous dependency of FastAPI's goes through its yield in a copy of the context."""
+
+    def dependency():
+        with guard.allow("block"):
+            yield
+
+    one = dependency()
+    contextvars.copy_context().run(next, one)
+    assert contextvars.copy_context().run(next, one, "ended") == "ended"
+    assert not guard.is_allowed("block")
+
+
+def test_allow_refuses_to_decorate_generators():
+    async def rows():
+        yield
+
+    def lines():
+        yield
+
+    for fn in (rows, lines):
+        with pytest.raises(TypeError, match="generator runs in pieces"):
+            guard.allow("block")(fn)

@@ -10,6 +10,7 @@ becomes one ``Event``: a line in the log, a count in the metrics, and a call of 
         read_a_small_file()
 """
 
+import contextlib
 import contextvars
 import dataclasses
 import functools
@@ -88,9 +89,12 @@ class allow:
         return self
 
     def __exit__(self, *exc):
-        _allowed.reset(self._tokens.pop())
+        with contextlib.suppress(ValueError):  # around the yield of a dependency: its end may run in another copy of the context
+            _allowed.reset(self._tokens.pop())
 
     def __call__(self, fn):
+        if inspect.isgeneratorfunction(fn) or inspect.isasyncgenfunction(fn):
+            raise TypeError(f"{fn.__qualname__}: a generator runs in pieces; write with ringcorn.guard.allow(...) inside of it")
         if inspect.iscoroutinefunction(fn):
 
             @functools.wraps(fn)
