@@ -162,7 +162,10 @@ def told(loop, variables, requests):
 class _Tree:
     def __init__(self, loop, variables, requests):
         """variables: context variables of leases; requests: [(task or None, lease or None, label, age in seconds)]."""
+        from .guard import request
+
         self.loop = loop
+        self.cycle = request
         self.current = asyncio.current_task(loop)
         self.variables = variables
         self.own = {}  # the task of a request -> (label, age, its lease)
@@ -181,19 +184,23 @@ class _Tree:
         self.below = {}  # task -> {id of a group or future: (how, [tasks])}
         self.shown = set()
 
-    def _lease(self, task):
-        context = context_of(task)
-        if context is not None:
-            for var in self.variables:
-                if (lease := context.get(var)) is not None:
-                    return lease
-        return None
+    def _by_context(self, task):
+        """As self.own has it, of a task that a request has made, and the task whose own it is."""
+        if (context := context_of(task)) is None:
+            return None, task
+        for var in self.variables:
+            if (lease := context.get(var)) is not None and hasattr(lease, "label"):
+                return self.by_lease.get(id(lease), (lease.label, None, lease)), task
+        if (cycle := context.get(self.cycle)) is not None:
+            owner = cycle.task or (None if cycle.is_ended else self.current)  # which is in its first step
+            return self.own.get(owner, (cycle.label, None, cycle)), owner
+        return None, task
 
     def _request(self, task):
         """(label, age or None, key) of a task that nobody waits for."""
-        about, lease = self.own.get(task), self._lease(task)
-        if about is None and lease is not None:
-            about = self.by_lease.get(id(lease), (lease.label, None, lease))
+        about = self.own.get(task)
+        if about is None:
+            about, task = self._by_context(task)
         if about is None:
             return None, None, None
         return about[0], about[1], id(about[2]) if about[2] is not None else id(task)

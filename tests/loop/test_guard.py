@@ -2,10 +2,11 @@
 
 import asyncio
 import contextvars
+import types
 
 import pytest
 
-from ringcorn import guard
+from ringcorn import guard, testing, tree
 from ringcorn.guard import cancellation, gathers
 
 STEP = 0.05
@@ -182,3 +183,37 @@ def test_allow_refuses_to_decorate_generators():
     for fn in (rows, lines):
         with pytest.raises(TypeError, match="generator runs in pieces"):
             guard.allow("block")(fn)
+
+
+# --- what goes with the kinds
+
+
+def test_each_kind_can_be_switched_off_in_a_test():
+    assert tuple(testing.KEYS) == guard.KINDS
+
+
+# --- ringcornctl tasks
+
+
+async def makes(cycle, label, is_ended):
+    """A request of an application that knows no leases, and a task that it has made."""
+    cycle.label, cycle.is_ended = label, is_ended
+    guard.request.set(cycle)
+    made = asyncio.create_task(asyncio.sleep(60), name=f"made by {label}")
+    if not is_ended:
+        await asyncio.sleep(60)
+    return made
+
+
+def test_tasks_of_applications_without_leases_have_their_request():
+    async def main():
+        loop, cycles = asyncio.get_running_loop(), [types.SimpleNamespace(task=None) for _ in range(2)]
+        own = cycles[0].task = asyncio.create_task(makes(cycles[0], "GET /in_hand", False), name="own")
+        left = await asyncio.create_task(makes(cycles[1], "GET /ended", True))
+        found = tree.told(loop, [], [(own, None, "GET /in_hand", 1.0)])
+        left.cancel()
+        return {one["request"]: (one["state"], {task["name"] for task in one["tasks"]}) for one in found}
+
+    told = asyncio.run(main())
+    assert told["GET /in_hand"] == ("in hand", {"own", "made by GET /in_hand"})
+    assert told["GET /ended"] == ("ended", {"made by GET /ended"})
