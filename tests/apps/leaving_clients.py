@@ -15,7 +15,7 @@ import ringcorn.guard
 
 app = FastAPI()
 said = {}
-LONG = 1.2
+LONG = float(os.environ.get("LONG", 1.2))
 
 
 @contextlib.asynccontextmanager

@@ -50,10 +50,15 @@ def test_what_works_for_a_thread_of_anyio_stays(server, middleware):
     assert said(s, "on_thread", "waits") == {"on_thread": "went on", "waits": "CancelledError"}
 
 
-def test_off_lets_all_go_on(server):
-    s = server("leaving_clients:app", "--guard-disconnect-grace", "off")
-    leave(s, "/waits")
-    assert said(s, "waits") == {"waits": "went on"}
+def test_after_three_seconds_by_default_and_never_when_off(server):
+    by_default = server("leaving_clients:app", env={"LONG": "60"})
+    off = server("leaving_clients:app", "--guard-disconnect-grace", "off", env={"LONG": "4"})
+    leave(off, "/waits")
+    left = time.monotonic()
+    leave(by_default, "/waits")
+    assert said(by_default, "waits") == {"waits": "CancelledError"}
+    assert time.monotonic() - left >= 3
+    assert said(off, "waits") == {"waits": "went on"}
 
 
 def test_worker_that_leaves_does_not_cancel_twice(server):
