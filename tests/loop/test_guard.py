@@ -7,7 +7,7 @@ import types
 import pytest
 
 from ringcorn import guard, testing, tree
-from ringcorn.guard import cancellation, gathers
+from ringcorn.guard import cancellation, gathers, inside
 
 STEP = 0.05
 
@@ -217,3 +217,19 @@ def test_tasks_of_applications_without_leases_have_their_request():
     told = asyncio.run(main())
     assert told["GET /in_hand"] == ("in hand", {"own", "made by GET /in_hand"})
     assert told["GET /ended"] == ("ended", {"made by GET /ended"})
+
+
+# --- applications that tests drive themselves
+
+
+def test_request_that_its_test_leaves_behind_ends_in_silence():
+    async def app(scope, receive, send):
+        await receive()
+
+    @types.coroutine
+    def receive():
+        yield
+
+    one = inside.drive(app)({"type": "websocket", "path": "/"}, receive, None)
+    contextvars.copy_context().run(one.send, None)
+    one.close()  # as the collector does: raised nothing
