@@ -105,13 +105,20 @@ timeout_ms(const struct master *m)
     return left_ms < 0 ? 0 : left_ms > 60 * 1000 ? 60 * 1000 : (int)left_ms;
 }
 
+/* What a worker says that `preload` has forked waits until preload.c has heard of its pid. */
+static bool
+is_heard(const struct child *c)
+{
+    return c->control >= 0 && c->pid > 0;
+}
+
 /* Waits, and reads what workers and signals say. */
 static int
 wait_once(struct master *m, struct pollfd **polls, size_t *polls_cap)
 {
     size_t n = FIXED_POLLS;
     CHILDREN_EACH(c, m)
-        n += c->control >= 0;
+        n += is_heard(c);
     PRELOADS_EACH(one, m)
         n += one->control >= 0;
     if (n > *polls_cap) {
@@ -129,7 +136,7 @@ wait_once(struct master *m, struct pollfd **polls, size_t *polls_cap)
     p[4] = (struct pollfd){ .fd = ctl_fd(m), .events = POLLIN };
     n = FIXED_POLLS;
     CHILDREN_EACH(c, m)
-        if (c->control >= 0)
+        if (is_heard(c))
             p[n++] = (struct pollfd){ .fd = c->control, .events = POLLIN };
     PRELOADS_EACH(one, m)
         if (one->control >= 0)
@@ -142,7 +149,7 @@ wait_once(struct master *m, struct pollfd **polls, size_t *polls_cap)
     CHILDREN_EACH(c, m) {
         if (i >= n)
             break;
-        if (c->control < 0 || c->control != p[i].fd)
+        if (!is_heard(c) || c->control != p[i].fd)
             continue;
         if (p[i++].revents != 0)
             child_read(m, c);

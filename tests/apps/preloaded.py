@@ -21,6 +21,8 @@ if "hang" in LEAVES:
     time.sleep(60)
 if "fail" in LEAVES:
     raise RuntimeError("not today")
+if "slow-fork" in LEAVES:
+    os.register_at_fork(before=lambda: (open(os.environ["IMPORTED"] + ".forks", "a").close(), time.sleep(0.5)))
 os.register_at_fork(
     before=lambda: FORKS.append("before"), after_in_parent=lambda: FORKS.append("parent"), after_in_child=lambda: FORKS.append("child")
 )

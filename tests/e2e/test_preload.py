@@ -117,6 +117,25 @@ def test_deaths(preloaded):
     s.settle()
 
 
+def test_a_worker_that_is_ready_before_it_is_known(preloaded, tmp_path):
+    """The master is so late that it hears of a worker's pid and of its readiness at once."""
+    s, _ = preloaded(leaves="slow-fork", workers=1)
+    forks, [old], ready = tmp_path / "imported.forks", s.workers(), s.log.count("worker 0 is ready")
+    forks.unlink()
+    os.kill(old, signal.SIGTERM)
+    wire.eventually(forks.exists, 10 * harness.SLOW, "an order to fork")
+    s.send_signal(signal.SIGSTOP)
+    try:
+        wire.eventually(lambda: len(s.workers()) == 2, 10 * harness.SLOW, "its successor")
+        [new] = set(s.workers()) - {old}
+        time.sleep(1)  # it is ready in less
+    finally:
+        s.send_signal(signal.SIGCONT)
+    wire.eventually(lambda: s.workers() == [new], 10 * harness.SLOW, "the successor alone")
+    assert s.log.count("worker 0 is ready") == ready + 1 and s.get("/").json()["pid"] == new
+    s.settle()
+
+
 def test_a_crash_is_reported_as_ever(preloaded):
     if harness.SANITIZED:
         pytest.skip("the sanitizer's report takes its place")
