@@ -146,6 +146,7 @@ static void
 begin(struct child *c, pid_t pid)
 {
     c->pid = pid;
+    c->forker = NULL;
     close_fd(fd_take(&c->unborn.control));
     close_fd(fd_take(&c->unborn.asks));
     close_fd(fd_take(&c->unborn.log));

@@ -46,12 +46,6 @@ preload_now(const struct master *m)
     return find(m, m->now.number);
 }
 
-static bool
-is_waiting(const struct child *c)
-{
-    return c->pid == 0;
-}
-
 /* --- start and end -------------------------------------------------------------------------------- */
 
 static int
@@ -125,7 +119,7 @@ drop_waiting(struct master *m, const struct preload *p, int status)
     while (is_one) { /* from the beginning each time: one's end may be that of others */
         is_one = false;
         CHILDREN_EACH(c, m)
-            if (is_waiting(c) && c->generation == p->generation) {
+            if (c->forker == p) {
                 child_unborn(m, c, status);
                 is_one = true;
                 break;
@@ -252,7 +246,7 @@ next_worker(struct master *m, const struct preload *p)
     for (;;) {
         struct child *first = NULL;
         CHILDREN_EACH(c, m)
-            if (is_waiting(c) && c->generation == p->generation && c != p->asked) {
+            if (c->forker == p && c != p->asked) {
                 first = c;
                 break;
             }
@@ -291,6 +285,7 @@ preload_ask(struct master *m, const struct generation *g, struct child *c)
         return err;
     }
     struct preload *p = find(m, g->number);
+    c->forker = p;
     c->certs = p->certs;
     if (p->state == PRELOAD_READY && p->asked == NULL)
         ask(m, p, c);
@@ -306,7 +301,7 @@ is_needed(const struct master *m, const struct preload *p)
         (m->reload.state == RELOAD_TRYING && p->generation == m->reload.next.number))
         return true;
     CHILDREN_EACH(c, m)
-        if (is_waiting(c) && c->generation == p->generation)
+        if (c->forker == p)
             return true;
     return false;
 }
@@ -356,11 +351,11 @@ preload_tick(struct master *m, int64_t now_ns)
 {
     PRELOADS_EACH(p, m)
     {
+        struct child *c = next_worker(m, p); /* first: those that it drops need p no more */
         if (!is_needed(m, p))
             end(p);
         if (p->deadline_ns != 0 && p->deadline_ns <= now_ns)
             pass_deadline(p);
-        struct child *c = next_worker(m, p);
         if (p->state == PRELOAD_READY && p->asked == NULL && p->control >= 0 && c != NULL)
             ask(m, p, c);
     }

@@ -82,6 +82,7 @@ struct child {
     struct {
         int control, asks, log;
     } unborn;
+    const struct preload *forker; /* that it waits for, or NULL */
     unsigned slot;
     unsigned generation;
     enum child_state state;
