@@ -203,7 +203,9 @@ ctl_ask(struct master *m, struct ctl_job *job, int kind, const char *member, int
         last_id = last_id == INT32_MAX ? 1 : last_id + 1;
         struct ctl_asked *a = &job->asked[job->asked_n++];
         *a = (struct ctl_asked){ .pid = c->pid, .slot = c->slot, .id = last_id, .fd = -1 };
-        if (c->asks >= 0)
+        if (c->pid == 0)
+            give_up(a, "it is not there yet");
+        else if (c->asks >= 0)
             send_to(a, c, (enum control_kind)kind);
         else
             give_up(a, "it was started without control.socket or metrics.page");

@@ -286,6 +286,7 @@ preload_ask(struct master *m, const struct generation *g, struct child *c)
     }
     struct preload *p = find(m, g->number);
     c->forker = p;
+    c->access_fd = p->access_fd; /* what it inherits */
     c->certs = p->certs;
     if (p->state == PRELOAD_READY && p->asked == NULL)
         ask(m, p, c);

@@ -309,6 +309,23 @@ def test_log_files_are_reopened(preloaded, tmp_path):
     assert s.stop() == 0
 
 
+def test_an_access_log_that_a_reload_brings_is_reopened(preloaded, tmp_path):
+    """It has another number in the process that opens it for the import than in the master: in no worker it takes the place of something else."""
+    log = tmp_path / "access.log"
+    s, _ = preloaded(config="access_log:\n  enabled: true\n")
+    Path(s.cwd, "ringcorn.yaml").write_text(f"access_log:\n  enabled: true\n  file: {log}\n")
+    reload(s)
+    logs = lambda: [n for pid in s.workers() for name, n in harness.descriptors(pid).items() if name.endswith(log.name)]  # noqa: E731
+    assert logs() == [1, 1]
+    s.send_signal(signal.SIGUSR1)
+    s.wait_log("log files reopened")
+    assert s.get("/").status == 200
+    wire.eventually(lambda: "GET /" in log.read_text(), 5 * harness.SLOW, "a line")
+    time.sleep(0.2)  # both have heard
+    assert logs() == [1, 1]
+    s.settle()
+
+
 def test_renewed_certificates(preloaded, tmp_path):
     """A worker that is forked later has them, though the process that forks it has read older ones."""
     authority = certs.Authority()
