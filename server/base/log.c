@@ -104,7 +104,10 @@ log_write_briefly(int fd, const char *p, size_t n)
     while (n > 0) {
         int64_t left_ms = (until_ns - clock_ns()) / NS_PER_MS;
         struct pollfd one = { .fd = fd, .events = POLLOUT };
-        if (left_ms <= 0 || poll(&one, 1, (int)left_ms) == 0)
+        int ready = left_ms > 0 ? poll(&one, 1, (int)left_ms) : 0;
+        if (ready < 0 && errno == EINTR) /* the write() might wait */
+            continue;
+        if (ready <= 0)
             return;
         ssize_t done = write(fd, p, n < PIECE ? n : (size_t)PIECE);
         if (done < 0 && errno == EINTR)
