@@ -68,7 +68,9 @@ h1_may_trail(struct slice name)
                                          "trailer",        "te",
                                          "upgrade",        "host",
                                          "content-type",   "content-encoding",
-                                         "set-cookie",     "authorization" };
+                                         "content-range",  "expect",
+                                         "set-cookie",     "authorization",
+                                         "cookie",         "proxy-authorization" };
     for (size_t i = 0; i < ARRAY_LEN(never); i++)
         if (slice_is_nocase(name, never[i]))
             return false;

@@ -104,12 +104,12 @@ def test_trailers_do_not_become_headers(s):
     assert "x-trailer" not in str(scope) and "evil" not in str(scope)
 
 
-TRAILERS = b"X-Digest: sha-256=:YWJj:\r\nempty:\r\nX-Digest:  more \r\nHost: evil\r\nContent-Length: 7\r\n"
+TRAILERS = b"X-Digest: sha-256=:YWJj:\r\nempty:\r\nX-Digest:  more \r\nHost: evil\r\nContent-Length: 7\r\nCookie: a=b\r\n"
 
 
 @pytest.mark.parametrize("at_once", [True, False])
 def test_trailers_are_passed_on(server, at_once):
-    """In the last message, for whoever asked for them; never those that say how a message is framed, or to whom it goes."""
+    """In the last message, for whoever asked for them; never those that say how a message is framed, to whom it goes, or who sends it."""
     s = server("raw:app", "--http-trailers", "pass")
     data = b"POST /messages HTTP/1.1\r\n" + H + b"Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n" + TRAILERS + b"\r\n"
     with s.connect() as c:
