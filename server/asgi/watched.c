@@ -61,11 +61,13 @@ void
 watched_cancel(struct cycle *cycle, PyObject *task)
 {
     struct asgi_names *n = cycle->asgi->names;
-    if (n->guard_cancel != NULL) {
-        tell(n->guard_cancel, (PyObject *)cycle);
+    PY_OWNED PyObject *done =
+        n->guard_cancel != NULL ? PyObject_CallOneArg(n->guard_cancel, (PyObject *)cycle) : NULL;
+    if (done != NULL)
         return;
-    }
-    PY_OWNED PyObject *done = PyObject_CallMethodNoArgs(task, n->cancel);
+    if (n->guard_cancel != NULL) /* a guardrail that fails lets nobody go on */
+        PyErr_WriteUnraisable(n->guard_cancel);
+    done = PyObject_CallMethodNoArgs(task, n->cancel);
     if (done == NULL)
         PyErr_WriteUnraisable(task);
 }
