@@ -5,12 +5,15 @@ change between two lines (places has what is done about that).
 """
 
 import json
+import re
 import sys
 import threading
 
 from . import places, tree
 
 FRAMES_MAX = 100
+# JSON may have them as they are, but YAML, which ringcornctl reads it as, may not, or takes them for the end of a line.
+_ESCAPED = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
 
 _worker = None
 _loop = None
@@ -34,7 +37,8 @@ def loop():
 
 def _dump(value):
     # Lone surrogates of file names would be no UTF-8.
-    return json.dumps(value, ensure_ascii=False).encode("utf-8", "replace").decode("utf-8")
+    text = json.dumps(value, ensure_ascii=False).encode("utf-8", "replace").decode("utf-8")
+    return _ESCAPED.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
 def threads():

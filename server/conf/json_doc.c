@@ -53,6 +53,24 @@ json_doc_root(struct json_doc *doc)
                               doc->is_loaded ? yaml_document_get_root_node(&doc->yaml) : NULL };
 }
 
+void
+json_doc_tame(struct json_doc *doc, bool has_lines)
+{
+    for (yaml_node_t *node = doc->yaml.nodes.start; doc->is_loaded && node < doc->yaml.nodes.top;
+         node++) {
+        if (node->type != YAML_SCALAR_NODE)
+            continue;
+        for (unsigned char *p = node->data.scalar.value; *p != '\0'; p++) {
+            if (*p == '\n' || *p == '\t')
+                *p = has_lines ? *p : ' ';
+            else if (*p < ' ' || *p == 0x7f)
+                *p = '?';
+            else if (*p == 0xc2 && p[1] >= 0x80 && p[1] < 0xa0) /* U+0080 to U+009F */
+                p[0] = p[1] = '?';
+        }
+    }
+}
+
 bool
 json_ref_is_object(struct json_ref ref)
 {

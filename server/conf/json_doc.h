@@ -26,6 +26,8 @@ void json_doc_free(struct json_doc *doc);
 #define JSON_DOC_OWNED __attribute__((cleanup(json_doc_free)))
 
 struct json_ref json_doc_root(struct json_doc *doc);
+/* For a terminal: what it would obey stands as ? in all texts, and, unless has_lines, a line's end or a tabulator as a space. */
+void json_doc_tame(struct json_doc *doc, bool has_lines);
 
 /* Members of an object or an array: how many, each by its place, and its name (NULL in an array). */
 size_t json_ref_n(struct json_ref ref);

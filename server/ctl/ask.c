@@ -88,6 +88,9 @@ ctl_answer(struct json_doc *doc, const struct buf *line, struct json_ref *result
         return -1;
     }
     struct json_ref root = json_doc_root(doc);
+    /* Names of tasks are paths that clients have asked for. */
+    const char *yaml = json_ref_text(json_ref_get(json_ref_get(root, "result"), "yaml"));
+    json_doc_tame(doc, yaml != NULL);
     const char *ok = json_ref_text(json_ref_get(root, "ok"));
     if (ok == NULL || strcmp(ok, "true") != 0) {
         const char *error = json_ref_text(json_ref_get(root, "error"));

@@ -113,7 +113,7 @@ PATHS = {"/" + fn.__name__: fn for fn in PATHS}
 async def app(scope, receive, send):
     if scope["type"] != "http":
         raise RuntimeError("none")
-    if scope["path"] == "/client":
+    if scope["path"].endswith("/client"):
         await receive()
         await receive()
     else:

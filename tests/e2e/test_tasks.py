@@ -118,6 +118,18 @@ def line_of_call(name):
     return f"{APP}:{at + 1}"
 
 
+def test_a_client_says_nothing_to_the_terminal(controlled):  # noqa: F811
+    """The name of a task is the path, as the client has written it."""
+    s, path = controlled("awaiting:app")
+    with s.connect() as c:
+        c.send(b"GET /client HTTP/1.1\r\nHost: a\r\n\r\n")
+        with s.connect() as other:
+            other.send(b"GET /%1b%5b31m%0aworker%209%7f%C2%9B%E2%80%A8/../client HTTP/1.1\r\nHost: a\r\n\r\n")
+            told = wire.eventually(lambda: "31m" in (r := ctl(path, "tasks")).stdout and r, 10 * harness.SLOW, "both requests")
+    assert "task '/?[31m worker 9???" in told.stdout and told.stderr == ""
+    assert not set(told.stdout) & {"\x1b", "\x7f", "\x9b"}
+
+
 def test_while_the_loop_is_blocked(waiting):
     _, _, tree = waiting("awaits", "blocks")
     task = of(tree, "blocks")

@@ -60,10 +60,29 @@ test_faults(void)
     CHECK(json_doc_parse(&doc, "", 0, why, sizeof(why)) == 0 && json_doc_root(&doc).node == NULL);
 }
 
+static void
+test_tame(void)
+{
+    static const char text[] = "{\"a\\u001b\": [\"\\u001b[31m\\r\\u009bx\\u007f\", \"\\u00a0\\u00e4\", \"1\\n\\t2\", null]}";
+    for (int has_lines = 0; has_lines < 2; has_lines++) {
+        char why[160] = "";
+        JSON_DOC_OWNED struct json_doc doc = { 0 };
+        json_doc_tame(&doc, has_lines);
+        CHECK(json_doc_parse(&doc, text, strlen(text), why, sizeof(why)) == 0);
+        json_doc_tame(&doc, has_lines);
+        struct json_ref list = json_ref_get(json_doc_root(&doc), "a?");
+        CHECK(text_is(json_ref_at(list, 0), "?[31m???x?"));
+        CHECK(text_is(json_ref_at(list, 1), "\u00a0\u00e4"));
+        CHECK(text_is(json_ref_at(list, 2), has_lines ? "1\n\t2" : "1  2"));
+        CHECK(text_is(json_ref_at(list, 3), NULL));
+    }
+}
+
 int
 main(void)
 {
     test_values();
+    test_tame();
     test_faults();
     return tap_done();
 }
