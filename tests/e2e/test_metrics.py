@@ -460,7 +460,8 @@ def test_database_connections(server, tmp_path):
     assert now() == (1, 1)
     assert s.get("/sqlalchemy/4").json() == {"pool": 4}
     assert now() == (5, 5)
-    answer = subprocess.run([harness.BIN.with_name("ringcornctl"), "workers", "--json", "--control-socket", control], capture_output=True, text=True, check=True).stdout
+    command = [harness.BIN.with_name("ringcornctl"), "workers", "--json", "--control-socket", control]
+    answer = subprocess.run(command, capture_output=True, text=True, check=True, env=harness.environment()).stdout
     assert [worker["database_connections"] for worker in json.loads(answer)["result"]] == [5]
     assert s.get("/release").json() == {"pool": 2}  # as many as the pool keeps
     assert now() == (3, 5)

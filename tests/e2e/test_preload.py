@@ -191,7 +191,10 @@ def test_hooks_services_and_ringcornctl(preloaded, tmp_path):
     assert {line[4] for line in lines} == {"1"} and imports() == s.preloads()
 
     def ask(command):
-        r = subprocess.run([harness.BIN.with_name("ringcornctl"), command, "--json", "--control-socket", control], capture_output=True, text=True)
+        r = subprocess.run(
+            [harness.BIN.with_name("ringcornctl"), command, "--json", "--control-socket", control],
+            capture_output=True, text=True, env=harness.environment(),
+        )  # fmt: skip
         return json.loads(r.stdout)["result"]
 
     status = ask("status")
