@@ -17,6 +17,7 @@ import threading
 import time
 from pathlib import Path
 
+import peers
 import wire
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -424,7 +425,8 @@ class Server:
         delay = 0.01
         while problems := self.leftovers():
             if time.monotonic() > deadline:
-                raise AssertionError("; ".join(problems) + "\n" + self.report)
+                others = peers.of_port(self.port) if isinstance(self.address, tuple) else []
+                raise AssertionError("; ".join(problems + others) + "\n" + self.report)
             time.sleep(delay)
             delay = min(delay * 2, 0.2)
 
