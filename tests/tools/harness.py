@@ -1,6 +1,7 @@
 """Runs the real program for a test, and checks what it leaves behind.
 
-Environment: RINGCORN_BIN is the program under test (build/ringcorn by default).
+Environment: RINGCORN_BIN is the program under test (build/ringcorn by default). What guardrails say is appended to the file that TEST_ALARMS
+names, each line behind its test: whoever changes them sees what they say in all tests, which are the most applications that we have.
 """
 
 import ctypes
@@ -28,6 +29,10 @@ SLOW = 5 if SANITIZED else 1  # patience, as a factor
 
 LISTENING = re.compile(r"listening (?:on|at) (?:https?://)?(unix:\S+|\[[0-9a-fA-F:.]+\]:\d+|[^\s:]+:\d+)")
 ERROR_LINE = re.compile(r"\] (error|critical): |AddressSanitizer|runtime error:|ThreadSanitizer|assertion", re.I)
+ALARM = re.compile(
+    r"blocks the event loop|keeps the GIL, and|was never awaited|outlives its request|nobody (has seen|asked)|by two tasks at once|wait for a thread, "
+    r"|generator \S+ was left open|transaction was left open|the ORM is used|database '\w+' is used|raise CancelledError again"
+)
 TRACEBACK = "Traceback (most recent call last)"
 LIVE_LINE = re.compile(r"\[(\d+)\].*?\blive: (.+)$")
 # Counters that must be 0 once every client is gone; the others go back to where they were.
@@ -454,8 +459,15 @@ class Server:
         for pattern in expected:
             assert re.search(pattern, text), f"expected in the log, and not there: {pattern}\n{self.report}"
 
+    def note_alarms(self):
+        if path := os.environ.get("TEST_ALARMS"):
+            test = os.environ.get("PYTEST_CURRENT_TEST", "")
+            with open(path, "a") as f:
+                f.writelines(f"{test}: {line}\n" for line in self.err.lines if ALARM.search(line))
+
     def finish(self):
         """The end of a test's own server."""
+        self.note_alarms()
         problem = None
         if self.process.poll() is None:
             try:
