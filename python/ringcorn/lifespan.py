@@ -3,7 +3,7 @@
 import asyncio
 import contextvars
 
-from . import log
+from . import guard, log
 
 ENDING_SECONDS = 0.5  # what the application gets to return after its last message; many go on to wait for another
 
@@ -35,6 +35,7 @@ class Lifespan:
         self._inbox = asyncio.Queue()
         self._started = asyncio.Event()
         self._stopped = asyncio.Event()
+        self._is_asked_to_stop = False
         self._failure = None
         self._exception = None  # raised after the message that said the failure, and not told by it
 
@@ -72,6 +73,7 @@ class Lifespan:
         """Returns when the application has shut down. Logs what goes wrong; there is nobody left to stop."""
         if self._task is None or self._task.done():
             return
+        self._is_asked_to_stop = True
         self._inbox.put_nowait({"type": "lifespan.shutdown"})
         stopped = asyncio.ensure_future(self._stopped.wait())
         await asyncio.wait({self._task, stopped}, return_when=asyncio.FIRST_COMPLETED)
@@ -96,6 +98,8 @@ class Lifespan:
                 raise
             if self._failure is None:
                 log.request_failed("lifespan", e, "exception", False)
+                if not self._is_asked_to_stop:
+                    guard.replace_worker("the lifespan")
             elif str(e) not in self._failure:
                 self._exception = e
         except SystemExit as e:

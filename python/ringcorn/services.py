@@ -16,10 +16,11 @@ import threading
 import time
 import traceback
 
-from . import log, places
+from . import guard, log, places
 from .app import EXIT_APP, AppError, _is_async, _signature, _takes, function_named
 
 BACKOFF_SECONDS = 0.1  # from an end to the next start, doubled with each in a row
+DEAD_SECONDS = 8 * BACKOFF_SECONDS  # after four failures in a row guard.mode: raise takes it for dead
 BACKOFF_MAX_SECONDS = 30.0
 STEADY_SECONDS = 10.0  # who ran for so long begins anew with the shortest
 
@@ -182,6 +183,10 @@ class _Runner:
                 error = None  # that is said
                 break
             except asyncio.TimeoutError:
+                if error is not None and wait >= DEAD_SECONDS and guard.replace_worker(f"service {name}"):
+                    await self.leaving.wait()
+                    error = None
+                    break
                 wait = min(2 * wait, BACKOFF_MAX_SECONDS)
             self.restarts += 1
             self._to("running")

@@ -5,6 +5,7 @@ import json
 import pytest
 
 import harness
+import wire
 
 
 def test_state_and_context_reach_every_request(server):
@@ -86,6 +87,16 @@ def test_lifespan_that_dies_is_said_and_requests_go_on(server):
     s.expect_errors("(?i)lifespan")
     s.wait_log("lifespan died")
     assert s.get("/").body == b"served"
+
+
+def test_lifespan_that_dies_has_the_worker_replaced_under_raise(server, tmp_path):
+    s = server("lifespans:dies", "--guard-mode", "raise", env={"DIES_ONCE": str(tmp_path / "died")})
+    s.expect_errors("(?i)lifespan")
+    [first] = s.workers()
+    s.wait_log("the lifespan is dead, and guard.mode: raise has the worker replaced")
+    wire.eventually(lambda: s.workers() and first not in s.workers(), 20 * harness.SLOW, "another worker")
+    assert s.get("/").body == b"served"
+    s.baseline()
 
 
 def test_task_made_at_start_runs_between_requests(server):

@@ -149,6 +149,16 @@ def test_failures_are_said_and_it_starts_again(beside, function):
     assert s.get("/").status == 200
 
 
+def test_one_that_keeps_failing_has_the_worker_replaced_under_raise(beside):
+    s, notes, path = beside({"bot": "beside:fails"}, "--guard-mode", "raise")
+    s.expect_errors("service bot: failed")
+    s.wait_log("service bot is dead, and guard.mode: raise has the worker replaced")
+    _wait(lambda: len({pid for _, pid in notes()}) >= 2, "another worker's")
+    assert [pid for _, pid in notes()].count(notes()[0][1]) == 4
+    assert s.get("/").status == 200
+    s.baseline()
+
+
 @pytest.mark.parametrize(
     ("function", "restart", "runs"), [("returns", "always", 3), ("returns", "on-failure", 1), ("returns", "never", 1), ("fails", "never", 1), ("fails", "on-failure", 3)]
 )

@@ -15,6 +15,8 @@ import contextvars
 import dataclasses
 import functools
 import inspect
+import os
+import signal
 import sys
 import time
 
@@ -294,6 +296,15 @@ def fail(event, context):
         from . import raising
 
         raising.fail(event, context)
+
+
+def replace_worker(who):
+    """guard.mode raise: *who*, the lifespan or a service, has died, so the worker leaves and another comes. False: not so."""
+    if _mode != "raise" or _worker is None:
+        return False
+    log.warning("%s is dead, and guard.mode: raise has the worker replaced", who)
+    os.kill(os.getpid(), signal.SIGTERM)
+    return True
 
 
 def will_be_cancelled(task):
