@@ -4,6 +4,7 @@ tests/e2e/test_guard.py finds the guilty lines by their comments, "# guilty: NAM
 
 import asyncio
 import contextlib
+import gc
 import sqlite3
 import threading
 import time
@@ -47,6 +48,15 @@ async def send_mail():  # guilty: forgets
 
 async def forgets():
     send_mail()  # made: forgets
+
+
+async def forgets_in_a_ring():
+    ring = [send_mail()]
+    ring.append(ring)  # the garbage collector finds it, whenever that comes
+
+
+async def collects():
+    gc.collect()
 
 
 async def charge():
@@ -189,7 +199,7 @@ async def knows_better_inside():
 
 
 NAMES = (
-    "sleeps", "asks_database", "computes", "forgets", "loses", "waits_well", "knows_better", "knows_better_inside", "leaves_behind", "fails_twice",
+    "sleeps", "asks_database", "computes", "forgets", "forgets_in_a_ring", "collects", "loses", "waits_well", "knows_better", "knows_better_inside", "leaves_behind", "fails_twice",
     "fires_and_forgets", "ignores", "swallows", "leaves_open", "calls_back", "leaves_a_thread",
     "leaves_a_file", "fetches_all", "starts_a_worker",
 )  # fmt: skip

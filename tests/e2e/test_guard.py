@@ -157,6 +157,14 @@ def test_raise_answers_500(server, app):
 
 
 @pytest.mark.parametrize("app", FRAMEWORKS)
+def test_what_the_collector_finds_is_not_of_the_request_that_runs(server, app):
+    s = server(app, "--guard-mode", "raise")
+    assert s.get("/forgets_in_a_ring").status == s.get("/collects").status == 200
+    s.wait_log(rf"unknown request: coroutine send_mail was never awaited, .* defined at {FAILURES}:")
+    assert len(alarms(s)) == 1
+
+
+@pytest.mark.parametrize("app", FRAMEWORKS)
 def test_off_says_nothing(server, app):
     s = server(app, "--guard-mode", "off")
     assert s.get("/sleeps").status == 200

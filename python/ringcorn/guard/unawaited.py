@@ -5,12 +5,13 @@ the second on: after the first, CPython notes it for a minute.
 """
 
 import asyncio
+import contextlib
 import contextvars
 import sys
 import warnings
 
 from .. import log
-from . import Event, emit, fail, is_allowed, source, whose
+from . import Event, collector, emit, fail, is_allowed, source, whose
 
 ORIGIN_SECONDS = 60.0
 ORIGIN_DEPTH = 8
@@ -26,6 +27,7 @@ def install(loop):
     if _before is None:
         _before = warnings._warn_unawaited_coroutine
         warnings._warn_unawaited_coroutine = _unawaited
+        collector.watch()
 
 
 def track_origins():
@@ -56,7 +58,8 @@ def made_at(coroutine):
 
 
 def _unawaited(coroutine):
-    if is_allowed("unawaited"):
+    # What the collector finds is nobody's: not of the request that happens to run.
+    if not collector.is_at_work() and is_allowed("unawaited"):
         _before(coroutine)
         return
     try:
@@ -68,11 +71,11 @@ def _unawaited(coroutine):
 
 def _tell(coroutine):
     code = coroutine.cr_code
-    try:
-        task = asyncio.current_task()
-    except RuntimeError:
-        task = None
-    context = contextvars.copy_context()
+    task, context = None, contextvars.Context()
+    if not collector.is_at_work():
+        context = contextvars.copy_context()
+        with contextlib.suppress(RuntimeError):
+            task = asyncio.current_task()
     label, its_id = whose(context, task)
     place, made = made_at(coroutine)
     owner = label or (f"task {task.get_name()!r}" if task is not None else "unknown request")

@@ -5,16 +5,14 @@ That matters where something is left to do at the `yield` where it stands, and i
 """
 
 import contextvars
-import gc
 import sys
 import warnings
 
 from .. import log
-from . import Event, emit, is_allowed, is_news, source, syntax, whose
+from . import Event, collector, emit, is_allowed, is_news, source, syntax, whose
 
 _show = None
 _shows_others = True  # warnings of no request, as without us
-_is_collecting = False
 
 
 def install(loop, shows_warnings):
@@ -30,7 +28,7 @@ def install(loop, shows_warnings):
         before(generator)
 
     loop._asyncgen_finalizer_hook = finalizer
-    gc.callbacks.append(_collects)
+    collector.watch()
     if _show is None:
         _show, warnings.showwarning = warnings.showwarning, _showwarning
     if shows_warnings and not (sys.flags.dev_mode or sys.warnoptions):
@@ -38,15 +36,9 @@ def install(loop, shows_warnings):
         warnings.simplefilter("default", ResourceWarning)
 
 
-def _collects(phase, info):
-    """What the collector finds was dropped at another time, perhaps by another request."""
-    global _is_collecting
-    _is_collecting = phase == "start"
-
-
 def _left_open(generator):
     frame = generator.ag_frame
-    if frame is None or _is_collecting or is_allowed("unclosed"):
+    if frame is None or collector.is_at_work() or is_allowed("unclosed"):
         return
     code, line = frame.f_code, frame.f_lineno
     dropped = source.maker(sys._getframe(2))
@@ -64,7 +56,7 @@ def _left_open(generator):
 
 
 def _showwarning(message, category, filename, lineno, file=None, line=None):
-    if issubclass(category, ResourceWarning) and file is None and not _is_collecting and not is_allowed("unclosed"):
+    if issubclass(category, ResourceWarning) and file is None and not collector.is_at_work() and not is_allowed("unclosed"):
         label, its_id = whose(contextvars.copy_context())
         if label is not None:
             cure = "close it, or use with"
