@@ -151,3 +151,26 @@ async def told(request):
 
 VIEWS = (asks, asks_and_swallows, splits, uses_two, leaves_off, leaves_atomic, sound, sound_sync, sound_elsewhere, knows_better)
 urlpatterns = [path(view.__name__, view) for view in VIEWS] + [path("events", told)]
+
+
+def fastapi():
+    """The ORM behind FastAPI: a transaction that a dependency keeps open, and a view that leaves its thread."""
+    from fastapi import Depends, FastAPI
+
+    api = FastAPI()
+
+    def in_a_transaction():
+        with transaction.atomic():
+            query()
+            yield
+
+    async def asks_in_fastapi():
+        with contextlib.suppress(SynchronousOnlyOperation):
+            list(User.objects.filter(is_staff=True))  # guilty: asks_in_fastapi
+
+    async def splits_in_fastapi(nothing: None = Depends(in_a_transaction)):
+        await asyncio.to_thread(write_log)
+
+    api.get("/asks")(asks_in_fastapi)
+    api.get("/splits")(splits_in_fastapi)
+    return api

@@ -149,6 +149,17 @@ def test_transaction_split_over_threads(orm):
     assert len(alarms(s)) == 2
 
 
+def test_the_orm_behind_fastapi(orm):
+    s = orm("gallery_orm:fastapi()")
+    assert s.get("/asks").status == s.get("/splits").status == 200
+    s.wait_log(rf"GET /asks: the ORM is used on the event loop, .* at {ORM}:{line_of('asks_in_fastapi', ORM)} in fastapi.<locals>.asks_in_fastapi: .*")
+    s.wait_log(
+        rf"GET /splits: database 'default' is used on thread ringcorn-executor\S* at {ORM}:{line_of('splits', ORM)} in write_log: .*, "
+        r"by a second connection beside that of thread ringcorn-sync\S*, outside of the transaction that is open there"
+    )
+    assert len(alarms(s)) == 2
+
+
 @pytest.mark.parametrize("app", ["gallery_orm:app", "gallery_orm:wsgi"])
 def test_django_leaves_a_transaction_open(orm, app):
     s = orm(app)
