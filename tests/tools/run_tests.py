@@ -134,6 +134,8 @@ AGAIN_MAX = 5  # failures that may come from a busy machine; more are none
 def node_id(label):
     """tests.e2e.test_x::test_y[z], as the report has it, in the way that pytest takes it."""
     where, name = label.split("::", 1)
+    if not where:  # a file that could not be collected
+        return str(Path(*name.split(".")).with_suffix(".py"))
     parts = where.split(".")
     for n in range(len(parts), 0, -1):
         path = Path(*parts[:n]).with_suffix(".py")
