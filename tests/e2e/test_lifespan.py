@@ -166,6 +166,7 @@ def test_request_that_exits_fails_alone(server):
             assert s.get("/exit").status == 500
         assert waiting.response().body == b"waited"
     assert s.workers() == first
+    assert "nobody asked" not in s.log
 
 
 def test_call_that_exits_shows_its_traceback(server):

@@ -53,7 +53,8 @@ def _tell(context):
 
 def tell_of(task, exception):
     """The exception of a task or a future that nobody asks for any more."""
-    if isinstance(exception, asyncio.CancelledError):  # nothing has failed: asgiref leaves one behind when a client goes in the middle
+    # Nothing has failed: asgiref leaves a CancelledError behind when a client goes in the middle. The loop tells of the others, which leave it.
+    if isinstance(exception, (asyncio.CancelledError, SystemExit, KeyboardInterrupt)):
         return
     what, made = "a future", ""
     if hasattr(task, "get_coro"):
