@@ -7,26 +7,19 @@ beside what the databases allow.
 """
 
 import os
-import time
 
 from . import connection_count, log, sqlalchemy_hints
 from .connection_count import django_is_up
-from .leftovers import Leftovers
-from .loading import FAILURES, Loaded, auto_threads, exit_code_of, prepare
+from .loading import FAILURES, auto_threads, exit_code_of, load_apart
 
 
 def run(c_side, options):
     """Returns the exit code."""
-    began = time.monotonic()
-    before = Leftovers()
-    loaded = Loaded(options)
     try:
-        prepare(options)
-        loaded.find_post_fork()
-        loaded.load()
+        loaded, before, seconds = load_apart(options)
     except FAILURES as e:
         return exit_code_of(e)
-    _say(f"{options['app']} was imported in {time.monotonic() - began:.2f} s")
+    _say(f"{options['app']} was imported in {seconds:.2f} s")
     for line in (*loaded.hooks.lines(), *(entry.line() for entry in loaded.services)):
         _say(line)
     if options["preload"]:

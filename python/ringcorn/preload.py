@@ -8,25 +8,17 @@ its import, workers would share or miss: it is told of, and where that can be do
 import gc
 import os
 import sys
-import time
 
 from . import check, freezing, log, sqlalchemy_hints, worker
-from .leftovers import Leftovers
-from .loading import FAILURES, Loaded, exit_code_of, prepare
+from .loading import FAILURES, exit_code_of, load_apart
 
 
 def run(c_side, options):
     """Returns the exit code: of this process, or of the worker that it has become."""
-    began = time.monotonic()
-    before = Leftovers()
-    loaded = Loaded(options)
     try:
-        prepare(options)
-        loaded.find_post_fork()
-        loaded.load()
+        loaded, before, seconds = load_apart(options)
     except FAILURES as e:
         return exit_code_of(e)
-    seconds = time.monotonic() - began
     check.warn(before.close_and_tell)
     freezing.freeze(sqlalchemy_hints.is_engine, _is_django_handler)
     log.info(
