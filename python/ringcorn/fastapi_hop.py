@@ -9,14 +9,50 @@ against is learned from its first request, which goes the stock way. All is as s
 either way (anyio_threads.py), contexts, exceptions and the order of things are the same. Each answer is given only where FastAPI asks for just
 what was done: this result, this field. All else goes the stock way: FastAPI built in another manner, pydantic 1, requests whose steps are recorded
 one by one (``FastAPI(telemetry=...)``).
+
+Where nothing but the endpoint goes to a thread, which is learned from the first requests of a route, its thread is said to be free after it
+(``Lease.last_of``), and goes from one request's endpoint to the next one's without a trip to the loop. The request keeps its thread to its
+end, as ever, where the endpoint raises, leaves background tasks or a connection behind; a route of whose requests one calls for a thread
+again is never taken for such again.
 """
 
 import sys
 from contextvars import ContextVar, copy_context
 
 _ROUTES_MAX = 10_000  # learned fields; beyond, all are learned anew: an application that makes routes as it goes
+_VARIES = "varies"  # instead of a field
 _VALIDATE = {"loc": ("response",)}  # what FastAPI gives to ModelField.validate()
-_UNKNOWN = None, None
+_ALONE_MIN = 8  # requests of a route in a row whose endpoint was all that went to a thread
+_WATCHED_MAX = 64  # requests of a route that are watched for that
+
+
+class _Route:
+    """What is known of the endpoint with this dependant. On the loop's thread, but for is_last."""
+
+    __slots__ = ("dependant", "field", "is_last", "alone", "watched", "lease")
+
+    def __init__(self, dependant):
+        self.dependant = dependant  # kept, so that its id stays its own
+        self.field = None  # what its results are validated against
+        self.is_last = None if not _takes_tasks(dependant) else False  # None: not known yet. On any thread
+        self.alone = self.watched = 0
+        self.lease = None  # of the request that is watched
+
+    def watch(self, lease):
+        if (seen := self.lease) is not None:
+            if not seen.is_closed:
+                return
+            self.watched += 1
+            self.alone = self.alone + 1 if seen.calls == 1 else 0
+            if self.alone == _ALONE_MIN or self.watched == _WATCHED_MAX:
+                self.is_last = self.alone == _ALONE_MIN
+                self.lease = None
+                return
+        self.lease = lease if not lease.calls else None
+
+
+def _takes_tasks(dependant):
+    return bool(getattr(dependant, "background_tasks_param_name", None)) or any(map(_takes_tasks, getattr(dependant, "dependencies", ())))
 
 
 class _Early:
@@ -32,16 +68,34 @@ class _Early:
         self.error = error
 
 
-def _both(func, args, kwargs, dependant, field, response_class):
+def _both(func, args, kwargs, route, field, response_class, lease):
     """On the thread: the endpoint, then the validation, which sees no change that the endpoint made to context variables."""
     context = copy_context()
     result = func(*args, **kwargs)
     if isinstance(result, response_class):
+        _look(route, lease, result)
         return result, None
     try:
-        return result, _Early(dependant, result, field, context.run(field.validate, result, {}, **_VALIDATE))
+        early = _Early(route.dependant, result, field, context.run(field.validate, result, {}, **_VALIDATE))
     except BaseException as e:
-        return result, _Early(dependant, result, field, error=e)
+        lease.keep()  # an exception handler may go to the thread again
+        early = _Early(route.dependant, result, field, error=e)
+    _look(route, lease, None)
+    return result, early
+
+
+def _alone(func, args, kwargs, route, lease):
+    """On the thread: the endpoint, which is likely to be all that goes there."""
+    result = func(*args, **kwargs)
+    _look(route, lease, result)
+    return result
+
+
+def _look(route, lease, result):
+    """Has the endpoint left something behind for its thread?"""
+    if lease.at_end is not None or getattr(result, "background", None) is not None:
+        route.is_last = False
+        lease.keep()
 
 
 def install(lease_of):
@@ -55,16 +109,25 @@ def install(lease_of):
     if "dependant" not in endpoint_code.co_varnames:
         return
     recorded = getattr(routing, "get_telemetry_data", lambda: None)
-    fields = {}  # id of a route's dependant -> (dependant, field), field None: it varies
+    routes = {}  # id of a route's dependant -> _Route
     early_var = ContextVar("ringcorn_fastapi_early", default=None)
 
-    async def run_endpoint(dependant, func, args, kwargs):
-        _, field = fields.get(id(dependant), _UNKNOWN)
-        if field is None:
-            result = await stock(func, *args, **kwargs)
-            early = None if isinstance(result, response_class) else _Early(dependant, result)
+    async def run_endpoint(dependant, func, args, kwargs, lease):
+        route = routes.get(id(dependant))
+        if route is None:
+            if len(routes) >= _ROUTES_MAX:
+                routes.clear()
+            route = routes[id(dependant)] = _Route(dependant)
+        is_last, field = route.is_last, route.field
+        if is_last:
+            lease.last_of = route
+        elif is_last is None:
+            route.watch(lease)
+        if field is not None and field is not _VARIES:
+            result, early = await stock(_both, func, args, kwargs, route, field, response_class, lease)
         else:
-            result, early = await stock(_both, func, args, kwargs, dependant, field, response_class)
+            result = await (stock(_alone, func, args, kwargs, route, lease) if is_last else stock(func, *args, **kwargs))
+            early = None if isinstance(result, response_class) else _Early(dependant, result)
         early_var.set(early)
         return result
 
@@ -72,13 +135,13 @@ def install(lease_of):
         """FastAPI validates after all."""
         if func.__name__ != "validate" or args[1:] != ({},) or kwargs != _VALIDATE:
             return
-        dependant = early.dependant
+        route = routes.get(id(early.dependant))
+        if route is None:
+            return
         if early.field is not None:
-            fields[id(dependant)] = dependant, None
-        elif id(dependant) not in fields:
-            if len(fields) >= _ROUTES_MAX:
-                fields.clear()
-            fields[id(dependant)] = dependant, func.__self__
+            route.field = _VARIES
+        elif route.field is None:
+            route.field = func.__self__
 
     async def run_in_threadpool(func, *args, **kwargs):
         # The frame below a coroutine that begins is the one that awaits it.
@@ -86,8 +149,8 @@ def install(lease_of):
         code = caller.f_code
         dependant = caller.f_locals["dependant"] if code is endpoint_code else None
         del caller
-        if dependant is not None and lease_of(None) is not None and recorded() is None:
-            return await run_endpoint(dependant, func, args, kwargs)
+        if dependant is not None and (lease := lease_of(None)) is not None and recorded() is None:
+            return await run_endpoint(dependant, func, args, kwargs, lease)
         if code is serialize_code and (early := early_var.get()) is not None:
             early_var.set(None)
             if args and early.result is args[0]:

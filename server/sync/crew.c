@@ -738,11 +738,12 @@ crew_submit(struct lease *l, struct sync_job *job, enum submit how, bool *is_wai
         metrics_add(&c->metrics->refused_full, 1);
     } else {
         job->lease = l;
-        job->is_optional = how == SUBMIT_OPTIONAL;
+        job->is_optional = how == SUBMIT_OPTIONAL || how == SUBMIT_LAST;
+        job->is_batched |= how == SUBMIT_LAST;
         job->is_out = false;
         list_add_tail(&l->jobs, &job->link);
         c->queued++;
-        l->gives_back = false;
+        l->gives_back = how == SUBMIT_LAST;
         if (l->running == NULL && list_is_empty(&l->wait)) {
             if (is_apart) {
                 drop_slot(c, l);
@@ -846,6 +847,14 @@ crew_lease_give_back(struct lease *l)
     else if (l->thread != NULL && !c->is_orphan)
         give_back(c, l);
     crew_unlock(c);
+}
+
+void
+crew_lease_keep(struct lease *l)
+{
+    crew_lock(l->crew);
+    l->gives_back = false;
+    crew_unlock(l->crew);
 }
 
 void

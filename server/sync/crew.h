@@ -189,6 +189,9 @@ enum submit {
     SUBMIT_APART,
     /* Where the lease has no thread, and none can be had because requests keep all of threads_max, the job is dropped. */
     SUBMIT_OPTIONAL,
+    /* As SUBMIT_OPTIONAL, for a job that is likely to be the lease's last: it is batched, and after it the thread is free, unless
+     * crew_lease_keep() was called meanwhile. */
+    SUBMIT_LAST,
 };
 /* As lease_submit(). *is_waiting: it has not been given to a thread yet. Any thread. */
 int crew_submit(struct lease *l, struct sync_job *job, enum submit how, bool *is_waiting);
@@ -196,6 +199,7 @@ bool crew_has_queued(struct lease *l, struct sync_job *job); /* it has not begun
 void crew_lease_init(struct lease *l, struct crew *crew);    /* without counting it */
 void crew_lease_close(struct lease *l);
 void crew_lease_give_back(struct lease *l);
+void crew_lease_keep(struct lease *l); /* takes back that of SUBMIT_LAST. Any thread */
 /* On the thread of job, which runs: job, thread and slot are to's from here on, which has none of them. only_alone: not where other jobs wait
  * for the same lease. */
 void crew_move(struct sync_job *job, struct lease *to, bool only_alone);

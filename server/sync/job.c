@@ -259,6 +259,8 @@ job_run(struct sync_job *sync)
         job->result = call_in_context(job);
     if (PyErr_Occurred()) {
         job->exception = PyErr_GetRaisedException();
+        if (sync->is_batched)
+            crew_lease_keep(job->lease); /* what handles the exception may have more to call */
         if (!job->is_concurrent)
             job->exception = exception_for_future(job->exception);
     }

@@ -91,6 +91,14 @@ lease_was_refused(PyObject *lease)
 
 /* --- methods ------------------------------------------------------------------------------------- */
 
+/* A call that was said to be the last is followed by another. -1 with an exception set. */
+static int
+was_not_last(struct lease_object *o)
+{
+    PY_OWNED PyObject *last_of = py_take(&o->last_of);
+    return PyObject_SetAttrString(last_of, "is_last", Py_False);
+}
+
 static PyObject *
 submit(PyObject *self, enum submit how, const char *name, PyObject *const *args, Py_ssize_t n)
 {
@@ -99,6 +107,13 @@ submit(PyObject *self, enum submit how, const char *name, PyObject *const *args,
         return NULL;
     }
     struct lease_object *o = lease_of(self);
+    if (UNLIKELY(o->last_of != NULL)) {
+        if (how == SUBMIT_OPTIONAL && o->calls == 0)
+            how = SUBMIT_LAST;
+        else if (was_not_last(o) < 0)
+            return NULL;
+    }
+    o->calls++;
     return job_submit(o->pool, &o->lease, self, how, args[0], args + 1, n - 1);
 }
 
@@ -133,6 +148,14 @@ meth_give_back(PyObject *self, PyObject *unused)
 {
     (void)unused;
     crew_lease_give_back(&lease_of(self)->lease);
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+meth_keep(PyObject *self, PyObject *unused)
+{
+    (void)unused;
+    crew_lease_keep(&lease_of(self)->lease);
     Py_RETURN_NONE;
 }
 
@@ -236,6 +259,29 @@ set_at_end(PyObject *self, PyObject *value, void *unused)
     return 0;
 }
 
+static PyObject *
+get_last_of(PyObject *self, void *unused)
+{
+    (void)unused;
+    PyObject *last_of = lease_of(self)->last_of;
+    return Py_NewRef(last_of != NULL ? last_of : Py_None);
+}
+
+static int
+set_last_of(PyObject *self, PyObject *value, void *unused)
+{
+    (void)unused;
+    Py_XSETREF(lease_of(self)->last_of, value != Py_None ? Py_XNewRef(value) : NULL);
+    return 0;
+}
+
+static PyObject *
+get_calls(PyObject *self, void *unused)
+{
+    (void)unused;
+    return PyLong_FromSize_t(lease_of(self)->calls);
+}
+
 /* --- type ---------------------------------------------------------------------------------------- */
 
 static int
@@ -244,6 +290,7 @@ lease_traverse(PyObject *self, visitproc visit, void *arg)
     Py_VISIT(Py_TYPE(self));
     Py_VISIT(lease_of(self)->pool);
     Py_VISIT(lease_of(self)->at_end);
+    Py_VISIT(lease_of(self)->last_of);
     return 0;
 }
 
@@ -251,6 +298,7 @@ static int
 lease_clear(PyObject *self)
 {
     Py_CLEAR(lease_of(self)->at_end);
+    Py_CLEAR(lease_of(self)->last_of);
     return 0;
 }
 
@@ -265,6 +313,7 @@ lease_dealloc(PyObject *self)
     if (o->pool != NULL)
         lease_end(self);
     Py_CLEAR(o->at_end);
+    Py_CLEAR(o->last_of);
     Py_XDECREF((PyObject *)o->pool);
     type->tp_free(self);
     Py_DECREF(type);
@@ -314,6 +363,8 @@ static PyMethodDef lease_methods[] = {
       "raises NoThread." },
     { "give_back", meth_give_back, METH_NOARGS,
       "The slot at once, and the thread where may_release() lets it go." },
+    { "keep", meth_keep, METH_NOARGS,
+      "From inside a call that was said to be the last: more will follow, on this thread." },
     { "close", meth_close, METH_NOARGS,
       "The thread is free when no job is left. Later calls still work." },
     { NULL, NULL, 0, NULL },
@@ -338,6 +389,11 @@ static PyGetSetDef lease_getset[] = {
     { "at_end", get_at_end, set_at_end,
       "at_end(lease) is called when the request has ended, on the thread that ends it; or None.",
       NULL },
+    { "last_of", get_last_of, set_last_of,
+      "Says that the next call, by submit_optional(), is likely to be the only one: its thread is "
+      "free after it. last_of.is_last is set to False where another follows all the same.",
+      NULL },
+    { "calls", get_calls, NULL, "How many there were.", NULL },
     { "_exited", get_exited, NULL, NULL, NULL },
     { NULL, NULL, NULL, NULL, NULL },
 };

@@ -52,6 +52,8 @@ struct lease_object {
     struct lease lease;
     struct pool *pool; /* new */
     PyObject *at_end;  /* new; or NULL */
+    PyObject *last_of; /* new; or NULL */
+    size_t calls;
     PyObject *weakrefs;
     bool is_closed;
     bool was_refused;   /* read without the GIL */

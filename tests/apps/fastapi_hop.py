@@ -1,12 +1,14 @@
 """FastAPI with def endpoints whose results are validated: /hops tells how often a request has gone to a thread."""
 
 import threading
+import time
 from contextvars import ContextVar
 
 import anyio.to_thread
 from fastapi import APIRouter, BackgroundTasks, Depends, FastAPI, HTTPException
 from fastapi.responses import PlainTextResponse
 from pydantic import BaseModel, ConfigDict, field_validator
+from starlette.background import BackgroundTask
 
 app = FastAPI()
 hops_var = ContextVar("hops")
@@ -30,6 +32,10 @@ async def tell_hops(request, call_next):
     hops = []
     hops_var.set(hops)
     response = await call_next(request)
+    if "again" in request.query_params:
+        # Another call of the request, after its endpoint's.
+        n = int(request.url.path.rpartition("/")[2])
+        response.headers["x-again"] = str(await anyio.to_thread.run_sync(lambda: local.mark == n))
     response.headers["x-hops"] = str(len(hops))
     return response
 
@@ -71,6 +77,10 @@ class Doubled(BaseModel):
         return 2 * value
 
 
+class Refused(Exception):
+    pass
+
+
 class Moody(BaseModel):
     n: int
 
@@ -81,6 +91,8 @@ class Moody(BaseModel):
             raise ArithmeticError("three is not to be had")
         if value == 4:
             raise ValueError("nor is four")
+        if value == 8:
+            raise Refused(8)
         return value
 
 
@@ -130,6 +142,51 @@ def number(n: int):
 def whole(background: BackgroundTasks, n: int = Depends(number)) -> Item:
     background.add_task(in_background.append, threading.get_ident())
     return {"n": n, "seen": f"{threading.get_ident()}"}
+
+
+# --- routes whose endpoint may be all that goes to a thread
+
+
+class Local(threading.local):
+    """What a request leaves on its thread."""
+
+    mark = None
+
+
+local = Local()
+
+
+inside = []  # endpoints that wait
+
+
+@app.exception_handler(Refused)
+def refused(request, e):
+    """On a thread: the one where the endpoint has left its mark."""
+    return PlainTextResponse(f"{local.mark == e.args[0]}", 409)
+
+
+@app.get("/alone/{n}")
+def alone(n: int, how: str = ""):
+    local.mark = n
+    if how == "raise":
+        raise Refused(n)
+    if how == "background":
+        return PlainTextResponse("later", background=BackgroundTask(lambda: in_background.append(local.mark == n)))
+    at_once = 0
+    if how == "sleep":
+        inside.append(n)
+        time.sleep(0.2)
+        at_once = len(inside)
+        inside.remove(n)
+    return {"n": n, "at once": at_once}
+
+
+@app.get("/alone/validated/{n}")
+def alone_validated(n: int, how: str = "") -> Moody:
+    local.mark = n
+    if how == "background":
+        return PlainTextResponse("later", background=BackgroundTask(lambda: in_background.append(local.mark == n)))
+    return {"n": n}
 
 
 @app.get("/background")

@@ -85,6 +85,40 @@ def test_dependencies_and_background_tasks_share_the_thread(s):
     wire.eventually(lambda: s.get("/background").json() == threads, 20, "the background tasks, each on the thread of its request")
 
 
+def warm(s, path):
+    for n in range(12):
+        assert s.get(f"{path}/{n % 3}").status == 200
+
+
+@pytest.mark.parametrize("path", ["/alone", "/alone/validated"])
+def test_what_comes_after_a_route_s_only_call_finds_its_thread(s, path):
+    """Exception handlers, background tasks: each is seen only after the route was taken for one with a single call."""
+    warm(s, path)
+    if path == "/alone":
+        assert s.get("/alone/77?how=raise").text == "True"
+    else:
+        assert s.get("/alone/validated/8").text == "True"
+    for _ in range(3):
+        assert s.get(f"{path}/9?how=background").text == "later"
+    wire.eventually(lambda: s.get("/background").json() == [True] * 3, 20, "the background tasks, each on its endpoint's thread")
+
+
+def test_a_route_that_calls_again_is_not_taken_for_alone_any_more(s):
+    warm(s, "/alone")
+    s.get("/alone/1?again=1")  # whichever thread is free
+    statuses, answers = drive(s, [f"/alone/{n}?again=1&how=sleep" for n in range(60)], 16)
+    assert statuses == {200: 60}
+    assert {dict(r.headers)["x-again"] for r in answers.values()} == {"True"}
+
+
+def test_endpoints_that_wait_run_side_by_side(s):
+    """Though a thread takes one after the other where they compute."""
+    warm(s, "/alone")
+    statuses, answers = drive(s, [f"/alone/{n}?how=sleep" for n in range(160)], 40)
+    assert statuses == {200: 160}
+    assert max(r.json()["at once"] for r in answers.values()) > 20
+
+
 def test_many_at_once_get_each_its_own(s):
     targets = [f"/{kind}/{n}" for n in range(60) for kind in ("item", "row", "once", "twice", "free", "whole")]
     statuses, answers = drive(s, targets, 32)

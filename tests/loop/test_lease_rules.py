@@ -250,6 +250,84 @@ def test_give_back_lets_slot_and_thread_go(make_pool, run):
     run(main)
 
 
+class Last:
+    is_last = True
+
+
+def test_a_last_call_frees_its_thread_without_the_loop(make_pool, run):
+    pool = make_pool(1)
+
+    async def main():
+        said = Last()
+        leases = [pool.lease() for _ in range(20)]
+        ran = []
+
+        def call(n):
+            ran.append(n)
+            if n == 0:
+                # The loop is busy until all have run, though each has a lease of its own that is not closed, and there is one thread.
+                all_here.wait(10)
+            if len(ran) == len(leases):
+                done.set()
+            return threading.get_ident()
+
+        all_here, done = threading.Event(), threading.Event()
+        for lease in leases:
+            lease.last_of = said
+        futures = [lease.submit_optional(call, n) for n, lease in enumerate(leases)]
+        all_here.set()
+        assert done.wait(20), f"{len(ran)} of {len(leases)} ran"
+        assert len(set(await asyncio.gather(*futures))) == 1 and ran == list(range(len(leases)))
+        assert said.is_last and not any(lease.has_thread or lease.has_slot for lease in leases)
+        assert [lease.calls for lease in leases] == [1] * len(leases)
+        # One calls again after all.
+        assert await leases[3].submit(threading.get_ident) and leases[3].has_thread
+        assert said.is_last is False and leases[3].last_of is None and leases[4].last_of is said
+        for lease in leases:
+            lease.close()
+
+    run(main)
+
+
+def test_a_last_call_keeps_its_thread_where_it_says_so_or_raises(make_pool, run):
+    pool = make_pool(2)
+
+    async def main():
+        for ends in ("keep", "raise", "return"):
+            lease = pool.lease()
+            lease.last_of = Last()
+
+            def call():
+                if ends == "keep":
+                    lease.keep()
+                if ends == "raise":
+                    raise ArithmeticError
+                return threading.get_ident()
+
+            (ident,) = await asyncio.gather(lease.submit_optional(call), return_exceptions=True)
+            assert lease.has_thread == (ends != "return")
+            if ends == "keep":
+                assert await lease.submit(threading.get_ident) == ident == lease.thread_ident
+            lease.close()
+        # The second call of a lease is not its last, whatever was said; nor is one by submit().
+        lease, said = pool.lease(), Last()
+        await lease.submit(int)
+        lease.last_of = said
+        await lease.submit_optional(int)
+        assert lease.has_thread and said.is_last is False
+        other, said = pool.lease(), Last()
+        other.last_of = said
+        await other.submit(int)
+        assert other.has_thread and said.is_last is False
+        with pytest.raises(AttributeError):
+            lease.last_of = object()
+            lease.submit(int)
+        lease.close()
+        other.close()
+
+    run(main)
+
+
 def test_give_back_asks_on_the_thread(make_pool, run):
     pool = make_pool(1, threads_max=2)
     asked = []

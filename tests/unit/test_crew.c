@@ -1041,7 +1041,10 @@ request_submits(struct request *r)
     job->request = r;
     r->to_do--;
     r->outstanding++;
-    if (lease_submit(&r->lease, &job->sync) < 0) {
+    bool is_waiting;
+    bool is_last = is_batched && !has_affinity && rng(4) == 0;
+    if (is_last ? crew_submit(&r->lease, &job->sync, SUBMIT_LAST, &is_waiting)
+                : lease_submit(&r->lease, &job->sync)) {
         r->outstanding--;
         free(job);
     } else if (rng(10) == 0 && lease_withdraw(&r->lease, &job->sync)) {
