@@ -10,7 +10,7 @@ from .. import log, places, tree
 from . import Event, emit, is_allowed, is_news, orphans, request, source, syntax, tasks
 
 FIRST_LOOK = 0.2
-LAST_LOOKS = 5.0
+LAST_LOOKS = 1.4  # what is found is told within 1.5 s
 PATIENCE = 30.0  # where timeouts.graceful has no end
 
 _loop = None
@@ -120,8 +120,7 @@ def _check(watched, waited):
     except Exception as e:
         log.request_failed(watched.label, e, "guard.swallowed: exception", False)
         return
-    if waited < LAST_LOOKS:
-        waited *= 2
+    waited = min(waited * 2, LAST_LOOKS)
     _later(waited, _check, watched, waited)
 
 
