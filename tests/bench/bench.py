@@ -9,7 +9,8 @@ in turn, so that a busy minute of the machine hits all alike; the figure is the 
 printed too, but on a machine that also runs wrk they say less. The cases of WebSockets are measured likewise, per message, under
 tests/tools/ws_load.c: 64 connections that each wait for an echo before they send the next message; every echo is compared with
 what was sent, and must be compressed where that was agreed on. Others differ: `crossing` (crossing.py), `gil` (gil.py), and
-`handshakes` (tls.py), where full TLS handshakes are made and counted, and `file` (files.py): CPU per GiB of one download at a time.
+`handshakes` (tls.py), where full TLS handshakes are made and counted, `file` (files.py): CPU per GiB of one download at a time, and
+`memory` (memory.py): bytes of the server for each of 4,000 idle connections.
 
     cases.py       what is measured, and the ratios that must hold      servers.py     how each server is started
     processes.py   processes, their CPU time and memory                 apps.py        what is served; Django: tests/apps/pg_project
@@ -40,9 +41,10 @@ sys.path.insert(0, str(ROOT / "tests" / "tools"))
 
 import files  # noqa: E402
 import gil  # noqa: E402
+import memory  # noqa: E402
 import tls  # noqa: E402
 import ws_load  # noqa: E402
-from cases import CASES  # noqa: E402
+from cases import CASES, OURS  # noqa: E402
 from ports import free_port  # noqa: E402
 from postgres import Postgres  # noqa: E402
 from processes import Running, cpu_seconds, rss_kib  # noqa: E402
@@ -216,8 +218,23 @@ def run_gil(name, args):
     return result
 
 
-RUN = {"file": run_files, "load": run_load, "handshakes": run_load, "ws": run_load, "crossing": run_crossing, "gil": run_gil}
-FIGURE = {"file": "ms_per_gib", "load": "us", "handshakes": "us", "ws": "us", "crossing": "us", "gil": "p99_ms"}
+def run_memory(name, args):
+    """Each server once, started afresh: what it has grown to it does not give back."""
+    result = {}
+    for server in CASES[name].servers:
+        if args.servers and server not in args.servers:
+            continue
+        with serving(name, argparse.Namespace(**{**vars(args), "servers": [server]})) as running:
+            for one in running.values():
+                try:
+                    result[server] = {"bytes_each": memory.measure(one.port, one.process.pid, bool(CASES[name].message))}
+                except (OSError, RuntimeError) as e:  # granian 2 accepts no more than its backlog, 1024
+                    print(f"  {server}: left out: {e}", file=sys.stderr)
+    return result
+
+
+RUN = {"file": run_files, "load": run_load, "handshakes": run_load, "ws": run_load, "crossing": run_crossing, "gil": run_gil, "memory": run_memory}
+FIGURE = {"file": "ms_per_gib", "load": "us", "handshakes": "us", "ws": "us", "crossing": "us", "gil": "p99_ms", "memory": "bytes_each"}
 
 
 # ------------------------------------------------------------------ results
@@ -228,6 +245,8 @@ def verdicts(name, result):
     case = CASES[name]
     if case.kind == "crossing":
         return [(f"{what}, us", r["us"], CROSSING_US) for what, r in result.items() if not what.endswith("uvloop")]
+    if case.kind == "memory":
+        return [(f"{what}, bytes", result[what]["bytes_each"], case.most) for what in OURS if what in result]
     found, figure = [], FIGURE[case.kind]
     for limit in case.limits:
         peers = [p for p in limit.peers if p in result]
@@ -245,6 +264,8 @@ def table(name, result):
         print(f"  {'server':20} {what:>10} {'(min..max)':>18} {'ratio':>7} {each:>9} {'MiB':>6}")
     elif kind == "file":
         print(f"  {'server':22} {'ms/GiB':>10} {'(min..max)':>18} {'MiB/s':>8}")
+    elif kind == "memory":
+        print(f"  {'server':20} {'bytes each':>10} {'ratio':>7}")
     elif kind == "gil":
         print(f"  {'server':20} {'p99, ms':>10} {'(min..max)':>18} {'ratio':>7} {'p50':>7} {'max':>7} {'answers':>8} {'burnt/s':>8}")
     else:
@@ -252,6 +273,9 @@ def table(name, result):
     for server, r in sorted(result.items(), key=lambda item: item[1][FIGURE[kind]]):
         figure = r[FIGURE[kind]]
         ratio = f"{ours / figure:.2f}" if ours else ""
+        if kind == "memory":
+            print(f"  {server:20} {figure:10.0f} {ratio:>7}")
+            continue
         spread = f"({r[FIGURE[kind] + '_min']:.1f}..{r[FIGURE[kind] + '_max']:.1f})"
         if kind in ("load", "ws", "handshakes"):
             notes = "".join(f"  {r[k]} {k}!" for k in ("bad", "errors") if r[k])

@@ -43,7 +43,7 @@ class Case:
     headers: dict = field(default_factory=dict)
     servers: list = field(default_factory=list)
     limits: list = field(default_factory=list)
-    kind: str = "load"  # load: CPU per request under wrk; ws: per message under ws_load; file: per download (files.py); handshakes (tls.py), crossing, gil: see the modules of these names
+    kind: str = "load"  # load: CPU per request under wrk; ws: per message under ws_load; file: per download (files.py); handshakes (tls.py), crossing, gil, memory: see the modules of these names
     tls: str = ""  # the kind of key: ec, rsa
     cipher: str = ""  # what Ringcorn is held to, where it would choose another than the peers do
     wsgi: str = ""
@@ -53,7 +53,8 @@ class Case:
     needs_postgres: bool = False
     path_of: dict = field(default_factory=dict)  # server -> its path, where it differs
     needs_files: bool = False  # BENCH_FILES: files.py
-    message: int = 0  # ws: bytes of a message
+    message: int = 0  # ws, memory of WebSockets: bytes of a message
+    most: float = 0  # memory: bytes of ours
     deflate: bool = False  # ws: permessage-deflate, negotiated and used
 
     @property
@@ -147,5 +148,9 @@ CASES = {
         "an async endpoint while 8 threads burn CPU in Python", "apps:burning", kind="gil",
         servers=[*OURS, "ringcorn-off", "uvicorn", "granian"],
         limits=[Limit(["uvicorn"], 0.25)],
+    ),
+    "memory": Case("memory of an idle kept connection, without the kernel's", "apps:plain", kind="memory", servers=TLS, most=2048),
+    "memory-ws": Case("memory of an idle WebSocket, without the kernel's", "apps:ws_echo", kind="memory", servers=[*OURS, *UVICORN_WS, "granian"],
+        message=64, most=4096,
     ),
 }  # fmt: skip
