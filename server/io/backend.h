@@ -15,6 +15,7 @@ enum io_kind {
     IO_KIND_WATCH,
     IO_KIND_POLL,
     IO_KIND_SEND,
+    IO_KIND_ROOM,
 };
 
 /* Slept, and was woken by events that concerned nobody: the eventfd too late, room in a socket that has nothing to send, the

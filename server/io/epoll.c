@@ -95,6 +95,7 @@ slot_wants(const struct slot *s)
         /* EPOLLHUP and EPOLLERR come unasked, and make this non-zero for an empty mask. */
         return s->reader->mask | out | EPOLLERR;
     case IO_KIND_SEND:
+    case IO_KIND_ROOM:
         break;
     }
     return out;
@@ -196,15 +197,10 @@ send_now(struct io_op *op)
     return n < 0 ? -errno : (int)n; /* the kernel sends IO_SEND_MAX at most */
 }
 
-/* The send at the head of its life: done, failed, or waiting for room. */
+/* Room that appears between the owner's try and now is seen: by the edge, or by the check that a new registration makes. */
 static void
-send_first(struct epoller *e, struct io_op *op)
+wait_for_room(struct epoller *e, struct io_op *op)
 {
-    int n = send_now(op);
-    if (n != -EAGAIN) {
-        io_finish(&e->io, op, n);
-        return;
-    }
     int err = 0;
     struct slot *s = slot_get(e, op->fd, &err);
     if (s == NULL) {
@@ -212,13 +208,23 @@ send_first(struct epoller *e, struct io_op *op)
         return;
     }
     slot_place(&s->sender, op);
-    /* Room that appears between the try and now is seen: by the edge, or by the check that a new registration makes. */
     if (!(s->events & EPOLLOUT))
         err = slot_register(e, op->fd, s);
     if (err < 0) {
         s->sender = NULL;
         io_finish(&e->io, op, err);
     }
+}
+
+/* The send at the head of its life: done, failed, or waiting for room. */
+static void
+send_first(struct epoller *e, struct io_op *op)
+{
+    int n = send_now(op);
+    if (n != -EAGAIN)
+        io_finish(&e->io, op, n);
+    else
+        wait_for_room(e, op);
 }
 
 static void
@@ -240,6 +246,10 @@ epoller_arm(struct io *io, struct io_op *op)
     if (op->kind == IO_KIND_SEND) {
         op->state = IO_WAITING;
         list_add_tail(&e->sends, &op->link);
+        return;
+    }
+    if (op->kind == IO_KIND_ROOM) {
+        wait_for_room(e, op);
         return;
     }
     int err = 0;
@@ -305,7 +315,7 @@ static int
 send_again(struct epoller *e, const struct slot *s)
 {
     struct io_op *op = s->sender;
-    int n = send_now(op);
+    int n = op->kind == IO_KIND_ROOM ? 0 : send_now(op);
     if (n == -EAGAIN)
         return 0;
     slot_leave(e, op);

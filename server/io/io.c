@@ -277,6 +277,13 @@ io_poll_change(struct io *io, struct io_op *op, uint32_t mask)
 }
 
 void
+io_room(struct io *io, struct io_op *op, int fd)
+{
+    io_begin(io, op, IO_KIND_ROOM, fd, 0);
+    io->v->arm(io, op);
+}
+
+void
 io_send(struct io *io, struct io_op *op, int fd, const struct iovec *iov, unsigned n)
 {
     ASSERT(n > 0);

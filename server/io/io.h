@@ -90,7 +90,7 @@ int io_open(enum io_backend want, struct io **out, char why[IO_WHY_SIZE]);
 const char *io_probe(char why[IO_WHY_SIZE]);
 
 /* Frees it; not from a callback. Operations still armed are dropped without a callback and may be armed elsewhere; buffers
- * given to the kernel are no longer read after the return. Another thread than the owner's may close an io that its owner has left and in which only polls and watches are armed. */
+ * given to the kernel are no longer read after the return. Another thread than the owner's may close an io that its owner has left and in which only polls, watches and waits for room are armed. */
 void io_close(struct io *io);
 
 /* In a forked child: drops descriptors and mappings without touching what the parent shares. */
@@ -135,6 +135,11 @@ void io_send(struct io *io, struct io_op *op, int fd, const struct iovec *iov, u
  * (op->send.has_moved tells of progress before that); 0: the file ends before; or -errno. What is not in the page cache is waited for, in the middle of the loop: the owner sees to it first. (Why
  * sendfile() on the ring too: IORING_OP_SPLICE always goes to a thread of the kernel's, and IORING_OP_SEND_ZC wants memory.) */
 void io_send_file(struct io *io, struct io_op *op, int fd, int file, off_t at, size_t n);
+
+/* Tell once when a connected socket has room for more output, or is beyond hope: after a send(2) of the owner's own that found none. Beside an
+ * io_watch() or io_poll() of the same descriptor; at most one io_room() or io_send() a socket. res: >= 0: try again, or -errno. Nothing of the
+ * owner's is given to the kernel. */
+void io_room(struct io *io, struct io_op *op, int fd);
 
 /* Asks an armed operation to end. A no-op for one that is not armed or already cancelled. Until the last completion an accept may
  * still hand out descriptors (with IO_MORE) and a send may tell what was sent; a watch or poll says only -ECANCELED. The descriptor

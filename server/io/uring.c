@@ -183,6 +183,9 @@ arm_now(struct uring *r, struct io_op *op)
         else
             prep_send(r, op, sqe);
         break;
+    case IO_KIND_ROOM:
+        io_uring_prep_poll_add(sqe, op->fd, POLLOUT);
+        break;
     }
     sqe->user_data = (uintptr_t)op;
     op->sqe = (uint32_t)(sqe - r->u.sq.sqes);
@@ -509,6 +512,8 @@ complete(struct uring *r, uint64_t user_data, int res, unsigned flags)
         return poll_done(r, op, res);
     case IO_KIND_SEND:
         return send_done(r, op, res);
+    case IO_KIND_ROOM:
+        return io_end(&r->io, op, op->cancelled ? -ECANCELED : res);
     }
     return 0;
 }

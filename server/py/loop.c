@@ -32,6 +32,7 @@ forked_child(void)
             io_abandon(l->io);
             l->io = NULL;
         }
+        sources_forget_io(l);
         l->is_orphan = true;
         l->metrics = &metrics_nowhere;
         l->clients_n = 0;
@@ -81,6 +82,7 @@ close_io(struct loop *l)
         sched_yield();
     io_close(io);
     fds_forget_io(l);
+    sources_forget_io(l);
 }
 
 int
@@ -112,6 +114,7 @@ loop_open_io(struct loop *l)
     set_io(l, io);
     l->owner = pthread_self();
     fds_arm_all(l);
+    sources_arm_all(l);
     return 0;
 }
 
@@ -504,6 +507,9 @@ loop_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
         return NULL;
     list_init(&l->all);
     list_init(&l->fds_ready);
+    list_init(&l->sources);
+    list_init(&l->sources_ready);
+    list_init(&l->sources_flush);
     l->metrics = &metrics_nowhere;
     timers_init(&l->timers);
     l->state = py_state_of_type(type);
@@ -521,9 +527,12 @@ loop_clear(PyObject *self)
 {
     struct loop *l = loop_of(self);
     l->is_closed = true; /* what is dropped here must not queue more */
+    loop_end_posts(l);
+    close_io(l); /* sources have operations in it */
     loop_drop_ready(l);
     timers_clear(&l->timers);
     fds_clear(l);
+    sources_clear(l);
     Py_CLEAR(l->grabbed);
     Py_CLEAR(l->thread_id);
     Py_CLEAR(l->current_handle);
@@ -549,6 +558,9 @@ loop_traverse(PyObject *self, visitproc visit, void *arg)
     Py_VISIT(l->pool);
     Py_VISIT(l->future_kwargs);
     Py_VISIT(l->task_kwargs);
+    int stop = sources_traverse(l, visit, arg);
+    if (stop != 0)
+        return stop;
     return fds_traverse(l, visit, arg);
 }
 
@@ -568,6 +580,7 @@ meth_close_core(PyObject *self, PyObject *unused)
     loop_drop_ready(l);
     timers_clear(&l->timers);
     fds_clear(l);
+    sources_clear(l);
     fds_free(l);
     Py_RETURN_NONE;
 }

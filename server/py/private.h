@@ -164,6 +164,9 @@ struct loop {
     struct fd_entry **fds; /* by descriptor */
     size_t fds_cap;
     struct list fds_ready; /* the loop's thread */
+    struct list sources; /* attached ones */
+    struct list sources_ready, sources_flush; /* the loop's thread */
+    bool sources_have_changed; /* as fds_have_changed */
     bool fds_have_changed; /* an entry has has_changed; read without the GIL, relaxed */
 
     /* Newest first; POSTS_CLOSED at the end. io_posts: of loop_post_io(). */
@@ -236,6 +239,13 @@ step_begin(struct loop *l)
     pulse_step(l->metrics, l->step_ns);
 }
 
+/* Debug mode: says so where the step that object has had took long. -1 with an exception set. May run Python. */
+int loop_tell_if_slow(struct loop *l, PyObject *object);
+/* To the clients that want to know, where the step took long. */
+void loop_tell_long_step(struct loop *l, PyObject *context);
+/* RuntimeError: this is the child of a fork; -1. */
+int loop_fail_orphan(void);
+
 /* --- turns (turn.c) --------------------------------------------------------------------------- */
 
 PyObject *turn_run(PyObject *self, PyObject *unused); /* methods of LoopCore */
@@ -299,6 +309,16 @@ void fds_arm_all(struct loop *l);       /* a new io was opened */
 void fds_clear(struct loop *l);         /* drops the handles; may run Python */
 void fds_free(struct loop *l);          /* after fds_clear() and io_close() */
 int fds_traverse(struct loop *l, visitproc visit, void *arg);
+
+/* --- sources (sources.c) ---------------------------------------------------------------------- */
+
+int sources_run(struct loop *l);            /* those that are ready */
+void sources_flush(struct loop *l);
+void sources_apply_changed(struct loop *l); /* as the like of fds.c */
+void sources_forget_io(struct loop *l);
+void sources_arm_all(struct loop *l);
+void sources_clear(struct loop *l);
+int sources_traverse(struct loop *l, visitproc visit, void *arg);
 
 /* --- errors (errors.c) ------------------------------------------------------------------------ */
 

@@ -5,6 +5,7 @@
  *   loop.c     the event loop: the object, its io, fork                             turn.c    one turn: wait, GIL, what runs
  *   calls.c    call_soon and its like                                               handle.c  callbacks to run
  *   timers.c   call_later and call_at                                               fds.c     add_reader and add_writer
+ *   sources.c  what types of other folders have in the loop's io (transports)
  *   task.c     a coroutine started at once                                          gil.c     the loop beside threads that compute
  *   interval.c where CPython's switch interval lies                                 private.h what these files share
  *
@@ -166,6 +167,58 @@ void loop_post(PyObject *loop, struct post *post);
  * needs no GIL on the loop. Later posts of a closed loop get their fn(post, NULL) from loop_post_io() itself, also without the GIL. */
 void loop_post_io(PyObject *loop, struct post *post);
 
+/* --- sources of events (sources.c) --------------------------------------------------------------------------------
+ * What a C type has in the loop's io: how a completion, which comes in phase 2 without the GIL, leads to Python in phase 3 without a
+ * handle made for it. Embedded in its owner, a Python object:
+ *
+ *     io_fn    ──loop_source_ready()──> on a list ──phase 3──> ops->run()               GIL; Python
+ *     a method ──loop_source_flush()──> on a list ──end of phase 3──> ops->flush()      GIL; no Python: what was written goes out once a turn
+ *
+ * While it is attached the loop has a reference to the owner: attach before an op is armed, detach when none is and nothing is to run.
+ * So an owner that is finalised, wherever that is, has nothing in the io and nothing in the loop's lists.
+ *
+ * The io may be touched by the loop's thread alone, and may be exchanged for another one when the loop next runs. So what an owner wants of it
+ * (which ops are to be armed) is its own state; apply() brings the io to it. */
+struct loop_source;
+struct loop_source_ops {
+    /* Phase 3, in s->context where there is one. 0, or -1 with an exception set, which goes to the loop's exception handler. */
+    int (*run)(struct loop_source *s);
+    /* The end of phase 3, or earlier where output has waited; GIL held, nothing may be raised or run. NULL where loop_source_flush() is not used. */
+    void (*flush)(struct loop_source *s);
+    /* Arms and cancels what is wanted now; idempotent. The loop's thread, GIL held; runs no Python. */
+    void (*apply)(struct loop_source *s, struct io *io);
+    /* The io is gone: no op is armed any more (io_op_init() them anew). No callback comes for them. Runs no Python; also in a forked child. */
+    void (*forget)(struct loop_source *s);
+};
+
+struct loop_source { /* public for embedding */
+    const struct loop_source_ops *ops;
+    PyObject *owner;         /* borrowed: what it is embedded in */
+    PyObject *context;       /* the owner's to set, visit and drop; a contextvars.Context or NULL */
+    struct list all;         /* GIL */
+    struct list ready, flush; /* the loop's thread */
+    bool is_attached, has_changed;
+};
+
+void loop_source_init(struct loop_source *s, const struct loop_source_ops *ops, PyObject *owner);
+
+/* GIL held. attach: any thread; takes a reference to the owner. detach: gives it back, so the owner may be gone when it returns, and Python may have run;
+ * the loop's thread while there is an io. Both are idempotent. */
+void loop_source_attach(PyObject *loop, struct loop_source *s);
+void loop_source_detach(struct loop_source *s);
+
+/* What is wanted of the io has changed: apply() is called now, or where this is not the loop's thread (or it has no io yet) later. GIL held. */
+void loop_source_changed(PyObject *loop, struct loop_source *s);
+
+/* The io, where this thread may touch it; else NULL. GIL held. */
+struct io *loop_source_io(PyObject *loop);
+
+/* run() is to be called: in this turn, or the next where it is in phase 3 already. The loop's thread, any GIL state. */
+void loop_source_ready(PyObject *loop, struct loop_source *s);
+
+/* flush() is to be called. False, and nothing is noted, where the loop does not run in this thread: then it is done at once. GIL held. */
+bool loop_source_flush(PyObject *loop, struct loop_source *s);
+
 /* --- a coroutine started at once (task.c) ------------------------------------------------------------------------
  * Makes an asyncio.Task (a real _asyncio.Task: current_task(), timeouts, AnyIO, all_tasks() see it) for coro in context, and runs its
  * first step before it returns: eagerly where CPython can (3.12), else by taking the step out of call_soon's hands.
@@ -176,7 +229,7 @@ PyObject *task_start(PyObject *loop, PyObject *coro, PyObject *context, PyObject
 
 /* --- the module (module.c) ---------------------------------------------------------------------------------------
  * The folders above add their types in functions that module.c calls when they are linked in (weak references):
- * sync_add_types(), wsgi_add_types(), asgi_add_types(), guard_add_types(). Each gets the new module: 0, or -1 with an exception set. */
+ * transport_add_types(), sync_add_types(), wsgi_add_types(), asgi_add_types(), guard_add_types(). Each gets the new module: 0, or -1 with an exception set. */
 PyObject *PyInit__ringcorn(void);
 
 #endif

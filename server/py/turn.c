@@ -238,6 +238,8 @@ needs_python(struct loop *l)
     if (__atomic_load_n(&l->ready.count, __ATOMIC_RELAXED) > 0 ||
         atomic_load_explicit(&l->posts, memory_order_relaxed) != NULL ||
         atomic_load_explicit(&l->is_poked, memory_order_relaxed) || !list_is_empty(&l->fds_ready) ||
+        !list_is_empty(&l->sources_ready) ||
+        __atomic_load_n(&l->sources_have_changed, __ATOMIC_RELAXED) ||
         __atomic_load_n(&l->fds_have_changed, __ATOMIC_RELAXED) ||
         __atomic_load_n(&l->is_stopping, __ATOMIC_RELAXED))
         return true;
@@ -309,6 +311,7 @@ flush_if_due(struct loop *l)
         l->flushed_ns = l->step_ns;
     } else if (UNLIKELY(l->step_ns - l->flushed_ns > FLUSH_NS)) {
         l->flushed_ns = l->step_ns;
+        sources_flush(l);
         clients_flush(l);
         io_flush(l->io);
     }
@@ -370,6 +373,7 @@ turn_io(struct loop *l)
     PyThreadState *released = NULL;
 
     pulse_doing(l->metrics, METRICS_IN_C);
+    sources_flush(l);
     for (;;) {
         clients_flush(l);
         int64_t now_ns = clock_ns();
@@ -444,19 +448,10 @@ run_handle(struct loop *l, PyObject *handle)
     return run_foreign(l, handle);
 }
 
-/* Debug mode: the handle is visible while it runs, and a slow one is reported. */
-static int
-run_handle_debug(struct loop *l, PyObject *handle)
+int
+loop_tell_if_slow(struct loop *l, PyObject *object)
 {
-    Py_XSETREF(l->current_handle, Py_NewRef(handle));
-    int err = run_handle(l, handle);
-    PyObject *exception = err < 0 ? PyErr_GetRaisedException() : NULL;
     int64_t spent = clock_ns() - l->step_ns;
-    Py_CLEAR(l->current_handle);
-    if (err < 0) {
-        PyErr_SetRaisedException(exception);
-        return -1;
-    }
     PY_OWNED PyObject *limit = PyObject_GetAttr((PyObject *)l, l->state->s_slow_callback_duration);
     double limit_s = limit != NULL ? PyFloat_AsDouble(limit) : -1;
     if (PyErr_Occurred())
@@ -467,23 +462,51 @@ run_handle_debug(struct loop *l, PyObject *handle)
     if (seconds == NULL)
         return -1;
     PY_OWNED PyObject *done = PyObject_CallMethodObjArgs((PyObject *)l, l->state->s__slow_callback,
-                                                         handle, seconds, NULL);
+                                                         object, seconds, NULL);
     return done != NULL ? 0 : -1;
+}
+
+/* Debug mode: the handle is visible while it runs, and a slow one is reported. */
+static int
+run_handle_debug(struct loop *l, PyObject *handle)
+{
+    Py_XSETREF(l->current_handle, Py_NewRef(handle));
+    int err = run_handle(l, handle);
+    PyObject *exception = err < 0 ? PyErr_GetRaisedException() : NULL;
+    Py_CLEAR(l->current_handle);
+    if (err < 0) {
+        PyErr_SetRaisedException(exception);
+        return -1;
+    }
+    return loop_tell_if_slow(l, handle);
+}
+
+void
+loop_tell_long_step(struct loop *l, PyObject *context)
+{
+    int64_t ns = clock_ns() - l->step_ns;
+    if (LIKELY(ns < LOOP_LONG_STEP_NS))
+        return;
+    for (size_t i = 0; i < l->clients_n; i++)
+        if (l->clients[i].client->long_step != NULL)
+            l->clients[i].client->long_step(l->clients[i].self, context, ns);
 }
 
 /* Of a handle that has just run. What its step has taken is looked at before anything of it is dropped. */
 static void
 tell_long_step(struct loop *l, PyObject *handle)
 {
-    int64_t ns = clock_ns() - l->step_ns;
     PyTypeObject *type = Py_TYPE(handle);
-    if (LIKELY(ns < LOOP_LONG_STEP_NS) ||
-        (type != l->state->handle_type && type != l->state->timer_type))
-        return;
-    for (size_t i = 0; i < l->clients_n; i++)
-        if (l->clients[i].client->long_step != NULL)
-            l->clients[i].client->long_step(l->clients[i].self, ((struct handle *)handle)->context,
-                                            ns);
+    if (type == l->state->handle_type || type == l->state->timer_type)
+        loop_tell_long_step(l, ((struct handle *)handle)->context);
+}
+
+int
+loop_fail_orphan(void)
+{
+    PyErr_SetString(PyExc_RuntimeError,
+                    "a callback of the event loop forked, and its child returned into the loop");
+    return -1;
 }
 
 /* The handles that are ready now; what they make ready waits for the next turn. */
@@ -499,12 +522,8 @@ run_ready(struct loop *l)
         Py_DECREF(handle);
         if (UNLIKELY(err < 0))
             return -1;
-        if (UNLIKELY(l->is_orphan)) {
-            PyErr_SetString(
-                PyExc_RuntimeError,
-                "a callback of the event loop forked, and its child returned into the loop");
-            return -1;
-        }
+        if (UNLIKELY(l->is_orphan))
+            return loop_fail_orphan();
         flush_if_due(l);
     }
     return 0;
@@ -522,9 +541,11 @@ turn_python(struct loop *l)
         return -1;
     if (l->fds_have_changed)
         fds_apply_changed(l);
+    if (l->sources_have_changed)
+        sources_apply_changed(l);
     if (PyErr_CheckSignals() < 0 || run_posts(l) < 0)
         return -1;
-    if (clients_run(l) < 0 || run_timers(l) < 0)
+    if (clients_run(l) < 0 || run_timers(l) < 0 || sources_run(l) < 0)
         return -1;
     return run_ready(l);
 }
@@ -548,7 +569,8 @@ run_begin(struct loop *l)
 static void
 run_end(struct loop *l)
 {
-    clients_flush(l); /* what the last turn wrote */
+    sources_flush(l); /* what the last turn wrote */
+    clients_flush(l);
     do_late(l);
     pulse_doing(l->metrics, METRICS_STARTS);
     __atomic_store_n(&l->is_turning, false, __ATOMIC_RELEASE);

@@ -1,0 +1,19 @@
+/* transport.h: asyncio's transports in C: what runs once a chunk of bytes; what runs once a connection stays asyncio's Python.
+ *
+ *   types.c         the types and constants of this folder, one set a module
+ *   stream.c        TCP and unix sockets: the transport object and its life       stream.h  what these files share
+ *   stream_read.c   from the socket to the protocol                               stream_write.c  from write() to the socket
+ *
+ * Loop._make_socket_transport() and its like (python/ringcorn/loop.py) make them. A transport is a source of its loop (py/py.h): its io
+ * operations complete without the GIL, and its run() is called with it.
+ *
+ * All with the GIL held and, but for finalisers, on the loop's thread, unless said otherwise. */
+#ifndef RINGCORN_TRANSPORT_H
+#define RINGCORN_TRANSPORT_H
+
+#include "py/py.h"
+
+/* Adds the types and functions of this folder to the module. 0, or -1 with an exception set. */
+int transport_add_types(PyObject *module);
+
+#endif
