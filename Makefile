@@ -375,6 +375,11 @@ bench: deps-bench ## CPU per request beside the peers, in one run; BENCH='--case
 	$(Q)$(MAKE) --no-print-directory PYTHON=$(PYTHON) all $(BENCH_VENV)/.ready
 	$(Q)$(BENCH_VENV)/bin/python tests/bench/bench.py --program $(PROGRAM) --venv $(BENCH_VENV) $(BENCH)
 
+.PHONY: bench-loop
+bench-loop: deps-bench ## CPU per operation of the event loop alone beside uvloop and asyncio; BENCH='--rows "udp|sleep" --rounds 5 --seconds 1'
+	$(Q)$(MAKE) --no-print-directory PYTHON=$(PYTHON) all $(BENCH_VENV)/.ready
+	$(Q)$(BENCH_VENV)/bin/python tests/bench/loop.py --package $(PYDIR) --venv $(BENCH_VENV) $(BENCH)
+
 .PHONY: coverage
 coverage: venv build/lint-venv/.ready ## which lines the tests reach: build/coverage/index.html
 	$(Q)$(MAKE) VARIANT=coverage all unit-programs
