@@ -23,6 +23,8 @@ __all__ = ("EventLoopPolicy", "Loop", "new_event_loop", "use_pidfds")
 
 # Threads of a stand-alone loop's executor, as concurrent.futures counts them.
 EXECUTOR_THREADS_MAX = 32
+# From 3.12 on a socket that has a transport is refused a second one.
+_CHECKS_TRANSPORTS = sys.version_info >= (3, 12)
 # What run_in_executor() takes beside executors: their submit() returns a future of the loop.
 _POOLS = (_ringcorn.Pool, _ringcorn.Lease)
 
@@ -142,6 +144,13 @@ class Loop(_ringcorn.LoopCore, _Base):
         self._close_core()
         if pool is not None:
             pool.close()
+
+    # --- transports: what runs once a chunk is in C
+
+    def _make_socket_transport(self, sock, protocol, waiter=None, *, extra=None, server=None):
+        if _CHECKS_TRANSPORTS:
+            self._ensure_fd_no_transport(sock)
+        return _ringcorn._stream_transport(self, sock, protocol, waiter, extra, server)
 
     # --- threads
 

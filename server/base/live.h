@@ -11,6 +11,7 @@
     X(held)        /* Python buffers held for output */                                            \
     X(read_blocks) /* input buffers lent to connections */                                         \
     X(handles)     /* loop handles (callbacks) allocated and not on a free list */                 \
+    X(transports)  /* asyncio transports of ours */                                                \
     X(polls)       /* descriptors watched for asyncio */                                           \
     X(jobs)        /* sync jobs queued or running that are Python calls */                         \
     X(leases)      /* leases not yet closed */

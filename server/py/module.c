@@ -143,6 +143,13 @@ module_live(PyObject *module, PyObject *unused)
     return py_take(&dict);
 }
 
+bool
+loop_check(PyObject *module, PyObject *object)
+{
+    const struct py_state *st = PyModule_GetState(module);
+    return PyObject_TypeCheck(object, st->loop_type);
+}
+
 /* task_start(loop, coro, context): for tests. */
 static PyObject *
 module_task_start(PyObject *module, PyObject *args)

@@ -94,6 +94,9 @@ void loop_count(PyObject *loop, struct metrics_block *into);
  * with an exception set where it cannot be had. Once a client is attached the loop stays in this thread. */
 struct io *loop_io(PyObject *loop);
 
+/* Is it a LoopCore of this module? GIL held. */
+bool loop_check(PyObject *module, PyObject *object);
+
 /* As loop.create_future(): a real asyncio.Future, new. */
 PyObject *loop_create_future(PyObject *loop);
 

@@ -1,6 +1,6 @@
 /* transport.h: asyncio's transports in C: what runs once a chunk of bytes; what runs once a connection stays asyncio's Python.
  *
- *   types.c         the types and constants of this folder, one set a module
+ *   types.c         the types and constants of this folder, one set a module       state.h  these
  *   stream.c        TCP and unix sockets: the transport object and its life       stream.h  what these files share
  *   stream_read.c   from the socket to the protocol                               stream_write.c  from write() to the socket
  *
@@ -15,5 +15,20 @@
 
 /* Adds the types and functions of this folder to the module. 0, or -1 with an exception set. */
 int transport_add_types(PyObject *module);
+
+/* --- streams and what is built on them (stream.c, tls.c) ------------------------------------------------------- */
+
+/* Is it a transport of stream.c? */
+bool stream_check(PyObject *transport);
+
+/* As transport.write(bytes). Steals bytes (exact bytes), also on failure. 0 or -1 with an exception set. May run Python. */
+int stream_write(PyObject *transport, PyObject *bytes);
+
+/* Is it a protocol that takes bytes by tls_received()? Its type is asked for once, by set_protocol(). */
+bool tls_check(PyObject *protocol) __attribute__((weak));
+
+/* Bytes from the socket, instead of get_buffer() and buffer_updated(): borrowed for the call. 0, or -1 with an exception set. May run Python, and use the
+ * transport. */
+int tls_received(PyObject *protocol, const char *p, size_t n) __attribute__((weak));
 
 #endif

@@ -1,0 +1,153 @@
+/* stream_read.c: from the socket to the protocol. stream.h has the way it goes.
+ *
+ * Runs on:  the loop's thread with the GIL, in phase 3. */
+#include "transport/stream.h"
+
+#include <errno.h>
+
+/* recv(2), at most cap bytes; -errno. */
+static ssize_t
+receive(struct stream *t, void *p, size_t cap)
+{
+    ssize_t n;
+    do {
+        n = recv(t->fd, p, cap, MSG_DONTWAIT);
+    } while (n < 0 && errno == EINTR);
+    return n < 0 ? -errno : n;
+}
+
+/* After n of cap bytes: is more to be read, which no event will tell of? */
+static bool
+has_more(struct stream *t, size_t n, size_t cap)
+{
+    char c;
+    if (n == cap || t->may_end)
+        return true;
+    /* A short read of TCP has found the end of the queue. One of a unix socket may have ended at a descriptor that was sent along. */
+    return !t->is_tcp && recv(t->fd, &c, 1, MSG_DONTWAIT | MSG_PEEK) >= 0;
+}
+
+static int
+on_eof(struct stream *t)
+{
+    if (stream_debug(t, "%r received EOF") < 0)
+        return -1;
+    PY_OWNED PyObject *answer = transport_call0(t->protocol, t->st->s_eof_received);
+    int keep = answer != NULL ? PyObject_IsTrue(answer) : -1;
+    if (keep < 0)
+        return stream_fatal(t, "Fatal error: protocol.eof_received() call failed.");
+    if (!keep)
+        return stream_close(t);
+    t->is_read_done = true; /* the protocol can write more */
+    stream_changed(t);
+    return 0;
+}
+
+/* What receive() has returned that is not data. */
+static int
+on_none(struct stream *t, ssize_t n)
+{
+    if (n == 0)
+        return on_eof(t);
+    if (n == -EAGAIN)
+        return 0;
+    errno = (int)-n;
+    PyErr_SetFromErrno(PyExc_OSError);
+    return stream_fatal(t, "Fatal read error on socket transport");
+}
+
+static void
+read_again(struct stream *t)
+{
+    t->events |= STREAM_READ;
+    loop_source_ready(t->loop, &t->source);
+}
+
+static int
+read_buffered(struct stream *t)
+{
+    static const char failed[] = "Fatal error: protocol.get_buffer() call failed.";
+    PY_OWNED PyObject *protocol = Py_NewRef(t->protocol);
+    PY_OWNED PyObject *buffer = transport_call(protocol, t->st->s_get_buffer, t->st->minus_one);
+    Py_buffer view;
+    if (buffer == NULL)
+        return stream_fatal(t, failed);
+    if (PyObject_GetBuffer(buffer, &view, PyBUF_WRITABLE) < 0)
+        return stream_fatal(t, failed);
+    if (view.len == 0) {
+        PyBuffer_Release(&view);
+        PyErr_SetString(PyExc_RuntimeError, "get_buffer() returned an empty buffer");
+        return stream_fatal(t, failed);
+    }
+    if (t->is_closed || t->conn_lost) { /* by get_buffer() */
+        PyBuffer_Release(&view);
+        return 0;
+    }
+    size_t cap = (size_t)view.len;
+    ssize_t n = receive(t, view.buf, cap);
+    PyBuffer_Release(&view);
+    if (n <= 0)
+        return on_none(t, n);
+    if (has_more(t, (size_t)n, cap))
+        read_again(t);
+    PY_OWNED PyObject *count = PyLong_FromSsize_t(n);
+    PY_OWNED PyObject *done =
+        count != NULL ? transport_call(protocol, t->st->s_buffer_updated, count) : NULL;
+    return done != NULL ? 0
+                        : stream_fatal(t, "Fatal error: protocol.buffer_updated() call failed.");
+}
+
+static int
+read_tls(struct stream *t)
+{
+    char *scratch = transport_scratch_take(t->st);
+    if (scratch == NULL)
+        return -1;
+    ssize_t n = receive(t, scratch, TRANSPORT_SCRATCH);
+    int err = 0;
+    if (n > 0) {
+        if (has_more(t, (size_t)n, TRANSPORT_SCRATCH))
+            read_again(t);
+        PY_OWNED PyObject *protocol = Py_NewRef(t->protocol);
+        err = tls_received(protocol, scratch, (size_t)n);
+    }
+    transport_scratch_give(t->st, scratch);
+    if (n <= 0)
+        return on_none(t, n);
+    return err == 0 ? 0 : stream_fatal(t, "Fatal error: protocol.buffer_updated() call failed.");
+}
+
+static int
+read_data(struct stream *t)
+{
+    char *scratch = transport_scratch_take(t->st);
+    if (scratch == NULL)
+        return -1;
+    ssize_t n = receive(t, scratch, TRANSPORT_SCRATCH);
+    PY_OWNED PyObject *data = n > 0 ? PyBytes_FromStringAndSize(scratch, n) : NULL;
+    transport_scratch_give(t->st, scratch);
+    if (n <= 0)
+        return on_none(t, n);
+    if (data == NULL)
+        return stream_fatal(t, "Fatal read error on socket transport");
+    if (has_more(t, (size_t)n, TRANSPORT_SCRATCH))
+        read_again(t);
+    PY_OWNED PyObject *protocol = Py_NewRef(t->protocol);
+    PY_OWNED PyObject *done = transport_call(protocol, t->st->s_data_received, data);
+    return done != NULL ? 0 : stream_fatal(t, "Fatal error: protocol.data_received() call failed.");
+}
+
+int
+stream_read_ready(struct stream *t)
+{
+    if (t->is_closing || t->conn_lost || t->is_closed || t->is_read_done)
+        return 0;
+    if (t->is_paused || t->is_lent || !t->is_started) {
+        t->has_unread = true;
+        stream_changed(t);
+        return 0;
+    }
+    if (t->is_tls)
+        return read_tls(t);
+    return t->is_buffered ? read_buffered(t) : read_data(t);
+}
