@@ -48,6 +48,7 @@ struct stream {
     PyObject *st_owner;
     PyObject *loop; /* new; stays until the end, unlike asyncio's _loop */
     PyObject *sock, *protocol, *server, *empty_waiter; /* new, or NULL */
+    size_t read_size; /* of the next read, where it is likely to be a long one; else 0 */
     int fd;
     int conn_lost; /* connection_lost() is called or will be; asyncio's count of writes after it */
 

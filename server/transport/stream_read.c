@@ -4,6 +4,13 @@
 #include "transport/stream.h"
 
 #include <errno.h>
+#include <stdlib.h>
+
+/* Half of it, and the next read is expected to be as long. */
+#ifndef RDM
+#define RDM 16384
+#endif
+enum { READ_DIRECT_MIN = RDM };
 
 /* recv(2), at most cap bytes; -errno. */
 static ssize_t
@@ -117,21 +124,61 @@ read_tls(struct stream *t)
     return err == 0 ? 0 : stream_fatal(t, "Fatal error: protocol.buffer_updated() call failed.");
 }
 
+/* The size of a read after one of n bytes. */
+static size_t
+size_after(size_t n)
+{
+    size_t size = READ_DIRECT_MIN;
+    while (size <= n && size < TRANSPORT_SCRATCH)
+        size *= 2;
+    return size;
+}
+
+/* One that is likely to be long: straight into its bytes object, which is made shorter afterwards. New; NULL where there is none, with *n as of
+ * receive(), or where *n is positive an exception is set. */
+static PyObject *
+receive_long(struct stream *t, ssize_t *n)
+{
+    *n = 1;
+    PyObject *data = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)t->read_size);
+    if (data == NULL)
+        return NULL;
+    *n = receive(t, PyBytes_AS_STRING(data), t->read_size);
+    if (*n <= 0)
+        Py_CLEAR(data);
+    else if ((size_t)*n < t->read_size)
+        _PyBytes_Resize(&data, *n);
+    return data;
+}
+
+/* Into the buffer that all share, copied from there. As above. */
+static PyObject *
+receive_short(struct stream *t, ssize_t *n)
+{
+    *n = 1;
+    char *scratch = transport_scratch_take(t->st);
+    if (scratch == NULL)
+        return NULL;
+    *n = receive(t, scratch, TRANSPORT_SCRATCH);
+    PyObject *data = *n > 0 ? PyBytes_FromStringAndSize(scratch, *n) : NULL;
+    transport_scratch_give(t->st, scratch);
+    return data;
+}
+
 static int
 read_data(struct stream *t)
 {
-    char *scratch = transport_scratch_take(t->st);
-    if (scratch == NULL)
-        return -1;
-    ssize_t n = receive(t, scratch, TRANSPORT_SCRATCH);
-    PY_OWNED PyObject *data = n > 0 ? PyBytes_FromStringAndSize(scratch, n) : NULL;
-    transport_scratch_give(t->st, scratch);
+    bool is_long = t->read_size > 0;
+    size_t cap = is_long ? t->read_size : TRANSPORT_SCRATCH;
+    ssize_t n;
+    PY_OWNED PyObject *data = is_long ? receive_long(t, &n) : receive_short(t, &n);
     if (n <= 0)
         return on_none(t, n);
     if (data == NULL)
         return stream_fatal(t, "Fatal read error on socket transport");
-    if (has_more(t, (size_t)n, TRANSPORT_SCRATCH))
+    if (has_more(t, (size_t)n, cap))
         read_again(t);
+    t->read_size = n >= READ_DIRECT_MIN / 2 ? size_after((size_t)n) : 0;
     PY_OWNED PyObject *protocol = Py_NewRef(t->protocol);
     PY_OWNED PyObject *done = transport_call(protocol, t->st->s_data_received, data);
     return done != NULL ? 0 : stream_fatal(t, "Fatal error: protocol.data_received() call failed.");

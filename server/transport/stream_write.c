@@ -11,6 +11,9 @@
 enum {
     /* Other buffers than bytes have to be copied where they wait: from here on it is cheaper not to wait. */
     COPY_MAX = 4096,
+    /* What waits for the end of the turn, at most. It is worth it for small pieces, which become one; longer ones are better sent while
+     * they are in the cache, and freed: of a hundred connections they would be a megabyte, which malloc() gives back and takes again each turn. */
+    LATER_MAX = 4096,
     IOVS_MAX = 64, /* sent by one call */
     /* asyncio.constants.LOG_THRESHOLD_FOR_CONNLOST_WRITES */
     LOST_WRITES_MAX = 5,
@@ -305,7 +308,7 @@ stream_flush(struct loop_source *source)
 static int
 send_soon(struct stream *t)
 {
-    if (t->queued <= t->high && LIKELY(t->source.is_attached) &&
+    if (t->queued < LATER_MAX && t->queued <= t->high && LIKELY(t->source.is_attached) &&
         loop_source_flush(t->loop, &t->source))
         return 0;
     return stream_send_now(t);
