@@ -11,10 +11,11 @@ import asyncio
 import os
 import selectors
 import signal
+import ssl
 import sys
 import threading
 import warnings
-from asyncio import base_events, events
+from asyncio import base_events, constants, events, sslproto, streams
 from asyncio.log import logger
 
 import _ringcorn
@@ -151,6 +152,95 @@ class Loop(_ringcorn.LoopCore, _Base):
         if _CHECKS_TRANSPORTS:
             self._ensure_fd_no_transport(sock)
         return _ringcorn._stream_transport(self, sock, protocol, waiter, extra, server)
+
+    # --- TLS
+
+    def _tls(self, protocol, sslcontext, waiter, server_side, server_hostname, call_connection_made, handshake_timeout, shutdown_timeout):
+        """TLS as the protocol of the transport below; its _app_transport is the application's."""
+        if handshake_timeout is None:
+            handshake_timeout = constants.SSL_HANDSHAKE_TIMEOUT
+        elif handshake_timeout <= 0:
+            raise ValueError(f"ssl_handshake_timeout should be a positive number, got {handshake_timeout}")
+        if shutdown_timeout is None:
+            shutdown_timeout = constants.SSL_SHUTDOWN_TIMEOUT
+        elif shutdown_timeout <= 0:
+            raise ValueError(f"ssl_shutdown_timeout should be a positive number, got {shutdown_timeout}")
+        return _ringcorn.SSLProtocol(
+            self,
+            protocol,
+            sslcontext or sslproto._create_transport_context(server_side, server_hostname),
+            waiter,
+            server_side,
+            server_hostname,
+            call_connection_made,
+            handshake_timeout,
+            shutdown_timeout,
+        )
+
+    def _make_ssl_transport(
+        self,
+        rawsock,
+        protocol,
+        sslcontext,
+        waiter=None,
+        *,
+        server_side=False,
+        server_hostname=None,
+        ssl_handshake_timeout=None,
+        ssl_shutdown_timeout=None,
+        **of_socket,
+    ):
+        tls = self._tls(
+            protocol, sslcontext, waiter, server_side, server_hostname, True, ssl_handshake_timeout, ssl_shutdown_timeout
+        )  # fmt: skip
+        transport = tls._app_transport
+        try:
+            self._make_socket_transport(rawsock, tls, **of_socket)
+        except BaseException:
+            transport.abort()
+            raise
+        return transport
+
+    async def start_tls(
+        self,
+        transport,
+        protocol,
+        sslcontext,
+        *,
+        server_side=False,
+        server_hostname=None,
+        ssl_handshake_timeout=None,
+        ssl_shutdown_timeout=None,
+    ):
+        """Upgrades a transport to TLS; returns the one that *protocol* is to use from now on."""
+        if not isinstance(sslcontext, ssl.SSLContext):
+            raise TypeError(f"sslcontext is expected to be an instance of ssl.SSLContext, got {sslcontext!r}")
+        if not getattr(transport, "_start_tls_compatible", False):
+            raise TypeError(f"transport {transport!r} is not supported by start_tls()")
+        waiter = self.create_future()
+        tls = self._tls(
+            protocol, sslcontext, waiter, server_side, server_hostname, False, ssl_handshake_timeout, ssl_shutdown_timeout
+        )  # fmt: skip
+        upgraded = tls._app_transport
+        # Nothing may be received before connection_made(), which the loop calls.
+        transport.pause_reading()
+        if server_side and isinstance(protocol, streams.StreamReaderProtocol):
+            # A client may have begun its handshake in the same packet as its last plain line.
+            reader = protocol._stream_reader
+            if reader is not None and reader._buffer:
+                tls._feed(reader._buffer)
+                reader._buffer.clear()
+        transport.set_protocol(tls)
+        made = self.call_soon(tls.connection_made, transport)
+        resumed = self.call_soon(transport.resume_reading)
+        try:
+            await waiter
+        except BaseException:
+            transport.close()
+            made.cancel()
+            resumed.cancel()
+            raise
+        return upgraded
 
     # --- threads
 

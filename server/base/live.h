@@ -14,7 +14,8 @@
     X(transports)  /* asyncio transports of ours */                                                \
     X(polls)       /* descriptors watched for asyncio */                                           \
     X(jobs)        /* sync jobs queued or running that are Python calls */                         \
-    X(leases)      /* leases not yet closed */
+    X(leases)      /* leases not yet closed */                                                     \
+    X(tls)         /* TLS connections of Python's transports */
 
 struct live {
 #define X(name) long name;

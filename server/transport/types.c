@@ -4,6 +4,7 @@
  *
  * Runs on:  any thread with the GIL. */
 #include "transport/state.h"
+#include "transport/tls_private.h"
 
 #include <stdlib.h>
 
@@ -132,7 +133,7 @@ transport_add_types(PyObject *module)
         set_attr(st->stream_type, "_start_tls_compatible", Py_NewRef(Py_True)) < 0 ||
         set_attr(st->stream_type, "_sendfile_compatible", try_native()) < 0)
         return -1;
-    if (PyModule_AddFunctions(module, functions) < 0)
+    if (PyModule_AddFunctions(module, functions) < 0 || pytls_add_types(module) < 0)
         return -1;
     return PyModule_AddObjectRef(module, "_transport_state", capsule);
 }
