@@ -367,8 +367,10 @@ below_write(struct pytls *t, PyObject *bytes)
 {
     PY_OWNED PyObject *owned = bytes;
     PY_OWNED PyObject *below = Py_NewRef(t->below);
-    if (t->below_kind == BELOW_TLS)
-        return pytls_write(((struct pytls_transport *)below)->tls, owned);
+    if (t->below_kind == BELOW_TLS) {
+        struct pytls *lower = ((struct pytls_transport *)below)->tls;
+        return lower != NULL ? pytls_write(lower, owned) : 0;
+    }
     return pytls_call(below, t->names->s_write, owned);
 }
 

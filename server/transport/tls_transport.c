@@ -10,7 +10,7 @@ transport_of(PyObject *object)
     return (struct pytls_transport *)object;
 }
 
-/* The connection; borrowed. */
+/* The connection, borrowed; NULL once a transport that was closed is closed again: from then on it does nothing. */
 static struct pytls *
 tls_of(PyObject *self)
 {
@@ -49,13 +49,15 @@ meth_write(PyObject *self, PyObject *data)
                      Py_TYPE(data)->tp_name);
         return NULL;
     }
-    return none_or_error(pytls_write(tls_of(self), data));
+    struct pytls *t = tls_of(self);
+    return none_or_error(t != NULL ? pytls_write(t, data) : 0);
 }
 
 static PyObject *
 meth_writelines(PyObject *self, PyObject *list)
 {
-    return none_or_error(pytls_write_many(tls_of(self), list));
+    struct pytls *t = tls_of(self);
+    return none_or_error(t != NULL ? pytls_write_many(t, list) : 0);
 }
 
 static PyObject *
@@ -83,7 +85,8 @@ meth_append_write_backlog(PyObject *self, PyObject *data)
         PyErr_SetString(PyExc_TypeError, "bytes are expected");
         return NULL;
     }
-    return none_or_error(pytls_backlog_add(tls_of(self), data, 0));
+    struct pytls *t = tls_of(self);
+    return none_or_error(t != NULL ? pytls_backlog_add(t, data, 0) : 0);
 }
 
 /* --- reading -------------------------------------------------------------------------------------- */
@@ -92,14 +95,17 @@ static PyObject *
 meth_is_reading(PyObject *self, PyObject *unused)
 {
     (void)unused;
-    return PyBool_FromLong(!tls_of(self)->is_reading_paused);
+    struct pytls *t = tls_of(self);
+    return PyBool_FromLong(t != NULL && !t->is_reading_paused);
 }
 
 static PyObject *
 meth_pause_reading(PyObject *self, PyObject *unused)
 {
+    struct pytls *t = tls_of(self);
     (void)unused;
-    tls_of(self)->is_reading_paused = true;
+    if (t != NULL)
+        t->is_reading_paused = true;
     Py_RETURN_NONE;
 }
 
@@ -109,7 +115,7 @@ meth_resume_reading(PyObject *self, PyObject *unused)
 {
     struct pytls *t = tls_of(self);
     (void)unused;
-    if (!t->is_reading_paused)
+    if (t == NULL || !t->is_reading_paused)
         Py_RETURN_NONE;
     t->is_reading_paused = false;
     PY_OWNED PyObject *resume = PyObject_GetAttr((PyObject *)t, t->names->s__resume);
@@ -152,8 +158,13 @@ static PyObject *
 meth_set_write_buffer_limits(PyObject *self, PyObject *args, PyObject *kwargs)
 {
     struct pytls *t = tls_of(self);
-    if (parse_limits(args, kwargs, TLS_WRITE_HIGH, &t->write_high, &t->write_low) < 0)
+    Py_ssize_t high, low;
+    if (parse_limits(args, kwargs, TLS_WRITE_HIGH, &high, &low) < 0)
         return NULL;
+    if (t == NULL)
+        Py_RETURN_NONE;
+    t->write_high = high;
+    t->write_low = low;
     return none_or_error(pytls_control_app(t));
 }
 
@@ -161,38 +172,49 @@ static PyObject *
 meth_set_read_buffer_limits(PyObject *self, PyObject *args, PyObject *kwargs)
 {
     struct pytls *t = tls_of(self);
-    if (parse_limits(args, kwargs, TLS_READ_HIGH, &t->read_high, &t->read_low) < 0)
+    Py_ssize_t high, low;
+    if (parse_limits(args, kwargs, TLS_READ_HIGH, &high, &low) < 0)
         return NULL;
+    if (t == NULL)
+        Py_RETURN_NONE;
+    t->read_high = high;
+    t->read_low = low;
     return none_or_error(t->is_established ? pytls_control_below(t) : 0);
 }
 
 static PyObject *
 meth_get_write_buffer_limits(PyObject *self, PyObject *unused)
 {
+    struct pytls *t = tls_of(self);
     (void)unused;
-    return Py_BuildValue("(nn)", tls_of(self)->write_low, tls_of(self)->write_high);
+    return t != NULL ? Py_BuildValue("(nn)", t->write_low, t->write_high)
+                     : Py_BuildValue("(ii)", 0, 0);
 }
 
 static PyObject *
 meth_get_read_buffer_limits(PyObject *self, PyObject *unused)
 {
+    struct pytls *t = tls_of(self);
     (void)unused;
-    return Py_BuildValue("(nn)", tls_of(self)->read_low, tls_of(self)->read_high);
+    return t != NULL ? Py_BuildValue("(nn)", t->read_low, t->read_high)
+                     : Py_BuildValue("(ii)", 0, 0);
 }
 
 static PyObject *
 meth_get_write_buffer_size(PyObject *self, PyObject *unused)
 {
+    struct pytls *t = tls_of(self);
     (void)unused;
-    Py_ssize_t size = pytls_write_size(tls_of(self));
+    Py_ssize_t size = t != NULL ? pytls_write_size(t) : 0;
     return size >= 0 ? PyLong_FromSsize_t(size) : NULL;
 }
 
 static PyObject *
 meth_get_read_buffer_size(PyObject *self, PyObject *unused)
 {
+    struct pytls *t = tls_of(self);
     (void)unused;
-    Py_ssize_t size = pytls_read_size(tls_of(self));
+    Py_ssize_t size = t != NULL ? pytls_read_size(t) : 0;
     return size >= 0 ? PyLong_FromSsize_t(size) : NULL;
 }
 
@@ -206,22 +228,24 @@ meth_get_extra_info(PyObject *self, PyObject *args, PyObject *kwargs)
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|O:get_extra_info", keywords, &name,
                                      &fallback))
         return NULL;
-    return pytls_extra(tls_of(self), name, fallback);
+    struct pytls *t = tls_of(self);
+    return t != NULL ? pytls_extra(t, name, fallback) : Py_NewRef(fallback);
 }
 
 static PyObject *
 meth_set_protocol(PyObject *self, PyObject *protocol)
 {
-    pytls_set_app(tls_of(self), protocol);
+    if (tls_of(self) != NULL)
+        pytls_set_app(tls_of(self), protocol);
     Py_RETURN_NONE;
 }
 
 static PyObject *
 meth_get_protocol(PyObject *self, PyObject *unused)
 {
-    PyObject *app = tls_of(self)->app;
+    struct pytls *t = tls_of(self);
     (void)unused;
-    return Py_NewRef(app != NULL ? app : Py_None);
+    return Py_NewRef(t != NULL && t->app != NULL ? t->app : Py_None);
 }
 
 /* Also where the transport below has begun to close by itself: a failed write, for instance. */
@@ -230,55 +254,69 @@ meth_is_closing(PyObject *self, PyObject *unused)
 {
     struct pytls *t = tls_of(self);
     (void)unused;
-    if (transport_of(self)->is_closed || t->below == NULL)
+    if (transport_of(self)->is_closed || t == NULL || t->below == NULL)
         return PyBool_FromLong(transport_of(self)->is_closed);
     return PyObject_CallMethodNoArgs(t->below, t->names->s_is_closing);
 }
 
+/* The second time, as in asyncio, the transport lets go of the connection: a protocol that keeps its transport is then no cycle. */
 static PyObject *
 meth_close(PyObject *self, PyObject *unused)
 {
+    struct pytls_transport *t = transport_of(self);
+    PY_OWNED PyObject *tls = Py_XNewRef((PyObject *)t->tls);
     (void)unused;
-    if (transport_of(self)->is_closed && tls_of(self)->is_closed_by_app)
+    if (tls == NULL)
         Py_RETURN_NONE;
+    if (t->is_closed)
+        Py_CLEAR(t->tls);
+    t->is_closed = true;
+    return none_or_error(pytls_close(pytls_of(tls)));
+}
+
+static PyObject *
+abort_with(PyObject *self, PyObject *exception)
+{
+    struct pytls *t = tls_of(self);
     transport_of(self)->is_closed = true;
-    return none_or_error(pytls_close(tls_of(self)));
+    return none_or_error(t != NULL ? pytls_abort(t, exception) : 0);
 }
 
 static PyObject *
 meth_abort(PyObject *self, PyObject *unused)
 {
     (void)unused;
-    transport_of(self)->is_closed = true;
-    return none_or_error(pytls_abort(tls_of(self), NULL));
+    return abort_with(self, NULL);
 }
 
 static PyObject *
 meth_force_close(PyObject *self, PyObject *exception)
 {
-    transport_of(self)->is_closed = true;
-    return none_or_error(pytls_abort(tls_of(self), exception != Py_None ? exception : NULL));
+    return abort_with(self, exception != Py_None ? exception : NULL);
 }
 
 static PyObject *
 get_protocol_paused(PyObject *self, void *closure)
 {
     (void)closure;
-    return PyBool_FromLong(tls_of(self)->is_app_paused);
+    struct pytls *t = tls_of(self);
+    return PyBool_FromLong(t != NULL && t->is_app_paused);
 }
 
 static PyObject *
 get_loop(PyObject *self, void *closure)
 {
     (void)closure;
-    return Py_NewRef(tls_of(self)->loop);
+    struct pytls *t = tls_of(self);
+    return Py_NewRef(t != NULL ? t->loop : Py_None);
 }
 
 static PyObject *
 get_tls(PyObject *self, void *closure)
 {
     (void)closure;
-    return Py_NewRef((PyObject *)tls_of(self));
+    struct pytls *t = tls_of(self);
+    return Py_NewRef(t != NULL ? (PyObject *)t : Py_None);
 }
 
 /* --- the type --------------------------------------------------------------------------------------- */
