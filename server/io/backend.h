@@ -16,6 +16,7 @@ enum io_kind {
     IO_KIND_POLL,
     IO_KIND_SEND,
     IO_KIND_ROOM,
+    IO_KIND_FILE,
 };
 
 /* Slept, and was woken by events that concerned nobody: the eventfd too late, room in a socket that has nothing to send, the
@@ -28,6 +29,7 @@ enum io_state {
     IO_ACTIVE, /* ring: has a submission, in the queue or in the kernel. epoll: in the table of descriptors */
     IO_ORPHAN, /* epoll: its descriptor was closed and given to another operation; only a cancel can end it */
     IO_DONE, /* on the done list */
+    IO_ON_THREAD, /* threads.c's, until it is done */
 };
 
 enum {
@@ -49,6 +51,7 @@ struct io_vtable {
                    struct io_op *op); /* armed, op->cancelled was just set, not IO_DONE */
     void (*let_go)(struct io *io);    /* NULL where cancelling lets go at once */
     void (*flush)(struct io *io);
+    bool (*has_file)(struct io *io, enum io_file_what what); /* can arm such; NULL: none */
     int (*wait)(struct io *io, int64_t timeout_ns); /* as io_wait(), or IO_NOTHING */
 };
 
@@ -61,6 +64,7 @@ struct io {
     bool closing;         /* no callbacks any more */
     struct list all;
     struct list done;
+    struct threads *threads; /* NULL until something had to be done in one */
 };
 
 /* Each returns 0 and *out new, or -errno. step: where it failed, static. note: "" or a remark about the ring that was had. */
@@ -71,8 +75,21 @@ int epoll_open(struct io **out);
 int io_init(struct io *io, const struct io_vtable *v);
 void io_fini(struct io *io);
 
-/* Drops every operation without a callback. */
-void io_drop_all(struct io *io);
+/* Drops every operation without a callback. In a forked child all of them; else not those on files that somebody still works on. */
+void io_drop_all(struct io *io, bool is_forked);
+
+/* file.c: closes what an operation has opened that is told of to nobody. */
+void io_file_drop(struct io_op *op, int res);
+
+/* --- threads.c: all but what it says by the thread that owns io ---------------------------------------------------------- */
+
+enum { IO_CLOSE_MS = 5000 }; /* for cancelled operations to come home */
+
+void threads_add(struct io *io, struct io_file *file);
+void threads_cancel(struct io *io, struct io_file *file); /* op->state is IO_ON_THREAD */
+void threads_collect(struct io *io);                      /* what is done goes to io->done */
+/* Cancels all, waits, and ends what was done. Operations whose threads do not come back are left. Any thread, when the owner has left. */
+void threads_close(struct io *io);
 
 /* Calls the callback of all that was finished when the call began. Returns how many. */
 int io_deliver_done(struct io *io);
@@ -134,6 +151,8 @@ io_end(struct io *io, struct io_op *op, int res)
     if (UNLIKELY(io->closing)) {
         if (op->kind == IO_KIND_ACCEPT && res >= 0)
             close(res);
+        else if (op->kind == IO_KIND_FILE)
+            io_file_drop(op, res);
         return 0;
     }
     op->fn(op, res, 0);

@@ -96,6 +96,7 @@ slot_wants(const struct slot *s)
         return s->reader->mask | out | EPOLLERR;
     case IO_KIND_SEND:
     case IO_KIND_ROOM:
+    case IO_KIND_FILE:
         break;
     }
     return out;
@@ -435,14 +436,26 @@ epoller_wait(struct io *io, int64_t timeout_ns)
 
 /* In a forked child too: closing its copy of the descriptor leaves the parent's registrations alone. */
 static void
-epoller_close(struct io *io)
+epoller_free(struct epoller *e)
 {
-    struct epoller *e = epoller_of(io);
-    io_drop_all(io);
     close(e->fd);
-    io_fini(io);
+    io_fini(&e->io);
     free(e->slots);
     free(e);
+}
+
+static void
+epoller_close(struct io *io)
+{
+    io_drop_all(io, false);
+    epoller_free(epoller_of(io));
+}
+
+static void
+epoller_abandon(struct io *io)
+{
+    io_drop_all(io, true);
+    epoller_free(epoller_of(io));
 }
 
 static int
@@ -455,7 +468,7 @@ static const struct io_vtable epoll_vtable = {
     .name = "epoll",
     .fd = epoll_fd,
     .close = epoller_close,
-    .abandon = epoller_close,
+    .abandon = epoller_abandon,
     .arm = epoller_arm,
     .poll_change = epoller_poll_change,
     .cancel = epoller_cancel,

@@ -32,11 +32,19 @@ io_fini(struct io *io)
 }
 
 void
-io_drop_all(struct io *io)
+io_drop_all(struct io *io, bool is_forked)
 {
     struct list *node;
     while ((node = list_pop(&io->all)) != NULL) {
         struct io_op *op = CONTAINER_OF(node, struct io_op, all);
+        if (op->kind == IO_KIND_FILE && !is_forked) {
+            if (op->state == IO_ACTIVE)
+                continue; /* as io_file() says */
+            if (op->state == IO_DONE)
+                io_file_drop(op, op->res);
+        }
+        if (op->state == IO_ON_THREAD)
+            list_init(&op->link); /* of a list that a thread was changing, perhaps */
         list_del(&op->link);
         op->armed = false;
         op->state = IO_IDLE;
@@ -46,6 +54,8 @@ io_drop_all(struct io *io)
 int
 io_deliver_done(struct io *io)
 {
+    if (UNLIKELY(io->threads != NULL))
+        threads_collect(io);
     if (list_is_empty(&io->done))
         return 0;
     /* What the callbacks finish is for the next wait: a pair that re-arms each other must not keep us here. */
@@ -192,6 +202,9 @@ io_probe(char why[IO_WHY_SIZE])
 void
 io_close(struct io *io)
 {
+    io->closing = true;
+    if (io->threads != NULL)
+        threads_close(io);
     io->v->close(io);
 }
 
@@ -311,6 +324,20 @@ io_send_file(struct io *io, struct io_op *op, int fd, int file, off_t at, size_t
     io->v->arm(io, op);
 }
 
+void
+io_file(struct io *io, struct io_file *file)
+{
+    io_begin(io, &file->op, IO_KIND_FILE, file->fd, 0);
+    file->wake_fd = -1;
+    file->is_running = file->is_interrupted = file->is_again = false;
+    if (file->n > IO_SEND_MAX)
+        file->n = IO_SEND_MAX;
+    if (io->v->has_file != NULL && io->v->has_file(io, file->what))
+        io->v->arm(io, &file->op);
+    else
+        threads_add(io, file);
+}
+
 int
 io_sendfile(struct io_op *op)
 {
@@ -333,6 +360,15 @@ io_cancel(struct io *io, struct io_op *op)
     if (!op->armed || op->cancelled)
         return;
     op->cancelled = true;
+    if (op->kind == IO_KIND_FILE) {
+        struct io_file *file = CONTAINER_OF(op, struct io_file, op);
+        if (file->what == IO_FILE_CLOSE)
+            return;
+        if (op->state == IO_ON_THREAD) {
+            threads_cancel(io, file);
+            return;
+        }
+    }
     if (op->state != IO_DONE)
         io->v->cancel(io, op);
 }

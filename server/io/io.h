@@ -3,6 +3,7 @@
  *   uring.c   io_uring through liburing, kernel 6.1 and later: multishot accept and poll, sends submitted in batches
  *   epoll.c   epoll with the same deferred sends, for kernels and containers that refuse the ring
  *   io.c      the choice between them        timer.c   the timing wheel
+ *   file.c    what is done to files          threads.c and where the ring cannot: by threads
  *
  * An operation (struct io_op) is embedded in its owner and armed by one of the calls below. It is in flight until its
  * callback is called without IO_MORE; until then the owner, and what it gave to the kernel, must stay where they are.
@@ -90,7 +91,8 @@ int io_open(enum io_backend want, struct io **out, char why[IO_WHY_SIZE]);
 const char *io_probe(char why[IO_WHY_SIZE]);
 
 /* Frees it; not from a callback. Operations still armed are dropped without a callback and may be armed elsewhere; buffers
- * given to the kernel are no longer read after the return. Another thread than the owner's may close an io that its owner has left and in which only polls, watches and waits for room are armed. */
+ * given to the kernel are no longer read after the return (with one exception: io_file()). Another thread than the owner's may close an io
+ * that its owner has left and in which only polls, watches and waits for room are armed. */
 void io_close(struct io *io);
 
 /* In a forked child: drops descriptors and mappings without touching what the parent shares. */
@@ -140,6 +142,61 @@ void io_send_file(struct io *io, struct io_op *op, int fd, int file, off_t at, s
  * io_watch() or io_poll() of the same descriptor; at most one io_room() or io_send() a socket. res: >= 0: try again, or -errno. Nothing of the
  * owner's is given to the kernel. */
 void io_room(struct io *io, struct io_op *op, int fd);
+
+/* --- files: file.c, threads.c ------------------------------------------------------------------------------------
+ * A system call on a file that may wait for its disk: on the ring where that has it (by kernel 6.1), else, and always on epoll, in a
+ * thread of the io's. */
+
+enum io_file_what {
+    IO_FILE_OPEN,     /* openat(dir_fd, path, flags, mode): a new descriptor, the callback's */
+    IO_FILE_READ,     /* fd, buf, n, at. 2 GiB at most in one */
+    IO_FILE_WRITE,    /* the same */
+    IO_FILE_SYNC,     /* fsync(fd); flags: IO_FILE_DATASYNC */
+    IO_FILE_STAT,     /* statx(dir_fd, path, flags, STATX_BASIC_STATS, buf) */
+    IO_FILE_CLOSE,    /* close(fd); io_cancel() does not keep it from it */
+    IO_FILE_TRUNCATE, /* ftruncate(fd, at) */
+    IO_FILE_ALLOCATE, /* fallocate(fd, flags, at, size) */
+    IO_FILE_UNLINK,   /* unlinkat(dir_fd, path, flags) */
+    IO_FILE_RENAME,   /* renameat2(dir_fd, path, dir_fd2, path2, flags) */
+    IO_FILE_MKDIR,    /* mkdirat(dir_fd, path, mode) */
+    IO_FILE_SYMLINK,  /* symlinkat(path, dir_fd2, path2) */
+    IO_FILE_LINK,     /* linkat(dir_fd, path, dir_fd2, path2, flags) */
+    IO_FILE_CALL,     /* call(file), in a thread on both backends */
+};
+
+enum { IO_FILE_DATASYNC = 1 };
+
+/* Everything but `op` and what follows `call` is the owner's to set. What it points to, and itself, must stay until the completion. */
+struct io_file {
+    struct io_op op; /* by io_op_init() */
+    enum io_file_what what;
+    int fd;
+    int dir_fd, dir_fd2; /* AT_FDCWD, or a directory's */
+    int flags;
+    mode_t mode;
+    const char *path, *path2;
+    void *buf; /* of a write: only read */
+    size_t n;
+    int64_t at; /* -1: where the descriptor stands, which moves it */
+    int64_t size;
+    int (*call)(struct io_file *file); /* as a completion's res */
+    /* of threads.c, under its lock: */
+    int wake_fd; /* an eventfd while it waits for fd to be ready; -1 */
+    bool is_running, is_interrupted;
+    bool is_again; /* uring.c's */
+};
+
+/* Does it. res: what the system call returns, or -errno. What would give EINTR is tried again, and so is EAGAIN where it can be waited for: a read of an
+ * empty pipe waits, whether or not the descriptor is non-blocking. An io_cancel() that comes too late changes nothing: then res is what was done (an open()'s
+ * descriptor, bytes that were read from a pipe). In a thread only waiting for a descriptor that can be polled (a pipe, a terminal) can be
+ * cancelled; else the completion comes when the system call returns.
+ *
+ * io_close() cancels it, and waits for it at most 5 s. One that does not end by then (a FIFO that nobody opens at its other end, a
+ * dead server's file) is left armed, for good: the kernel may still write to its memory, which must stay. */
+void io_file(struct io *io, struct io_file *file);
+
+/* The same system call at once, in the calling thread. Does not touch file->op. */
+int io_file_run(struct io_file *file);
 
 /* Asks an armed operation to end. A no-op for one that is not armed or already cancelled. Until the last completion an accept may
  * still hand out descriptors (with IO_MORE) and a send may tell what was sent; a watch or poll says only -ECANCELED. The descriptor

@@ -27,7 +27,6 @@ enum { UD_IGNORE = 1, UD_WAKE = 2, UD_PROBE = 3, UD_LAST = 15 };
 enum {
     WATCH_MASK = POLLIN | POLLRDHUP | POLLHUP | POLLERR,
     PROBE_MS = 2000,   /* for a self-test that takes microseconds */
-    CLOSE_MS = 5000,   /* for cancelled operations to come home */
     MEMLOCK_MS = 50,   /* the kernel gives back the memory of a closed ring late */
     GET_MAX = 256,     /* extra io_uring_enter() calls in one wait */
     STUCK_MS = 5,      /* between two tries when the kernel has no memory for a submission */
@@ -55,6 +54,8 @@ struct uring {
     /* The thread from which alone the kernel takes submissions (SINGLE_ISSUER). Not a pthread_t: that is used again at once
      * when its thread has ended. */
     pid_t owner;
+    uint32_t files_known; /* a bit for each enum io_file_what that this kernel has, once has_probed */
+    bool has_probed;
     bool wake_armed;
     bool has_cancels; /* submissions of cancels since the last io_let_go() or io_wait() */
 };
@@ -147,6 +148,88 @@ prep_send(struct uring *r, const struct io_op *op, struct io_uring_sqe *sqe)
         sqe->ioprio |= IORING_RECVSEND_POLL_FIRST;
 }
 
+/* --- files */
+
+static const uint8_t file_codes[] = {
+    [IO_FILE_OPEN] = IORING_OP_OPENAT,       [IO_FILE_READ] = IORING_OP_READ,
+    [IO_FILE_WRITE] = IORING_OP_WRITE,       [IO_FILE_SYNC] = IORING_OP_FSYNC,
+    [IO_FILE_STAT] = IORING_OP_STATX,        [IO_FILE_CLOSE] = IORING_OP_CLOSE,
+    [IO_FILE_ALLOCATE] = IORING_OP_FALLOCATE, [IO_FILE_UNLINK] = IORING_OP_UNLINKAT,
+    [IO_FILE_RENAME] = IORING_OP_RENAMEAT,   [IO_FILE_MKDIR] = IORING_OP_MKDIRAT,
+    [IO_FILE_SYMLINK] = IORING_OP_SYMLINKAT, [IO_FILE_LINK] = IORING_OP_LINKAT,
+};
+
+/* Asks the kernel, once. */
+static void
+probe_files(struct uring *r)
+{
+    r->has_probed = true;
+    struct io_uring_probe *probe = io_uring_get_probe_ring(&r->u);
+    if (probe == NULL)
+        return;
+    for (unsigned i = 0; i < ARRAY_LEN(file_codes); i++) {
+        if (file_codes[i] != 0 && io_uring_opcode_supported(probe, file_codes[i]))
+            r->files_known |= 1U << i;
+    }
+    io_uring_free_probe(probe);
+}
+
+static bool
+uring_has_file(struct io *io, enum io_file_what what)
+{
+    struct uring *r = uring_of(io);
+    if (UNLIKELY(!r->has_probed))
+        probe_files(r);
+    return r->files_known >> what & 1;
+}
+
+static void
+prep_file(const struct io_file *f, struct io_uring_sqe *sqe)
+{
+    switch (f->what) {
+    case IO_FILE_OPEN:
+        io_uring_prep_openat(sqe, f->dir_fd, f->path, f->flags, f->mode);
+        return;
+    case IO_FILE_READ:
+        io_uring_prep_read(sqe, f->fd, f->buf, (unsigned)f->n, (uint64_t)f->at);
+        return;
+    case IO_FILE_WRITE:
+        io_uring_prep_write(sqe, f->fd, f->buf, (unsigned)f->n, (uint64_t)f->at);
+        return;
+    case IO_FILE_SYNC:
+        io_uring_prep_fsync(sqe, f->fd, f->flags & IO_FILE_DATASYNC ? IORING_FSYNC_DATASYNC : 0);
+        return;
+    case IO_FILE_STAT:
+        io_uring_prep_statx(sqe, f->dir_fd, f->path, f->flags, STATX_BASIC_STATS, f->buf);
+        return;
+    case IO_FILE_CLOSE:
+        io_uring_prep_close(sqe, f->fd);
+        return;
+    case IO_FILE_ALLOCATE:
+        io_uring_prep_fallocate(sqe, f->fd, f->flags, f->at, f->size);
+        return;
+    case IO_FILE_UNLINK:
+        io_uring_prep_unlinkat(sqe, f->dir_fd, f->path, f->flags);
+        return;
+    case IO_FILE_RENAME:
+        io_uring_prep_renameat(sqe, f->dir_fd, f->path, f->dir_fd2, f->path2, (unsigned)f->flags);
+        return;
+    case IO_FILE_MKDIR:
+        io_uring_prep_mkdirat(sqe, f->dir_fd, f->path, f->mode);
+        return;
+    case IO_FILE_SYMLINK:
+        io_uring_prep_symlinkat(sqe, f->path, f->dir_fd2, f->path2);
+        return;
+    case IO_FILE_LINK:
+        io_uring_prep_linkat(sqe, f->dir_fd, f->path, f->dir_fd2, f->path2, f->flags);
+        return;
+    case IO_FILE_TRUNCATE:
+    case IO_FILE_CALL:
+        break; /* uring_has_file() says no */
+    }
+    io_uring_prep_nop(sqe);
+}
+
 static void
 arm_later(struct uring *r, struct io_op *op)
 {
@@ -185,6 +268,11 @@ arm_now(struct uring *r, struct io_op *op)
         break;
     case IO_KIND_ROOM:
         io_uring_prep_poll_add(sqe, op->fd, POLLOUT);
+        break;
+    case IO_KIND_FILE:
+        prep_file(CONTAINER_OF(op, struct io_file, op), sqe);
+        if (CONTAINER_OF(op, struct io_file, op)->is_again)
+            sqe->flags |= IOSQE_ASYNC;
         break;
     }
     sqe->user_data = (uintptr_t)op;
@@ -494,6 +582,25 @@ send_done(struct uring *r, struct io_op *op, int res)
 }
 
 static int
+file_done(struct uring *r, struct io_op *op, int res)
+{
+    if (UNLIKELY(res == -EINTR)) { /* what a cancel makes of a system call that a worker of the ring's is in */
+        if (!op->cancelled) {
+            arm_later(r, op);
+            return 0;
+        }
+        res = -ECANCELED;
+    }
+    struct io_file *f = CONTAINER_OF(op, struct io_file, op);
+    if (UNLIKELY(res == -EAGAIN) && !op->cancelled && !f->is_again && f->what != IO_FILE_OPEN) {
+        f->is_again = true; /* a worker of the ring's, which can wait */
+        arm_later(r, op);
+        return 0;
+    }
+    return io_end(&r->io, op, res);
+}
+
+static int
 complete(struct uring *r, uint64_t user_data, int res, unsigned flags)
 {
     bool more = flags & IORING_CQE_F_MORE;
@@ -514,6 +621,8 @@ complete(struct uring *r, uint64_t user_data, int res, unsigned flags)
         return send_done(r, op, res);
     case IO_KIND_ROOM:
         return io_end(&r->io, op, op->cancelled ? -ECANCELED : res);
+    case IO_KIND_FILE:
+        return file_done(r, op, res);
     }
     return 0;
 }
@@ -642,23 +751,22 @@ static void
 uring_close(struct io *io)
 {
     struct uring *r = uring_of(io);
-    io->closing = true;
     if (r->owner == gettid()) {
         LIST_FOR_EACH(node, &io->all) {
             io_cancel(io, CONTAINER_OF(node, struct io_op, all));
         }
-        int64_t until = clock_ns() + CLOSE_MS * NS_PER_MS;
+        int64_t until = clock_ns() + IO_CLOSE_MS * NS_PER_MS;
         while (!list_is_empty(&io->all) && clock_ns() < until)
             uring_wait(io, 100 * NS_PER_MS);
         if (!list_is_empty(&io->all))
             log_error("io_uring: operations did not end within %d s of their cancel",
-                      CLOSE_MS / 1000);
+                      IO_CLOSE_MS / 1000);
     } /* else the kernel ends them when the ring goes; io.h allows only polls there */
     for (unsigned i = 0; i < r->stash_n; i++) {
         if (r->stash[i].res >= 0)
             close(r->stash[i].res);
     }
-    io_drop_all(io);
+    io_drop_all(io, false);
     io_uring_queue_exit(&r->u);
     uring_free(r);
 }
@@ -668,7 +776,7 @@ static void
 uring_abandon(struct io *io)
 {
     struct uring *r = uring_of(io);
-    io_drop_all(io);
+    io_drop_all(io, true);
     close(r->u.ring_fd);
     uring_free(r);
 }
@@ -689,6 +797,7 @@ static const struct io_vtable uring_vtable = {
     .cancel = uring_cancel,
     .let_go = uring_let_go,
     .flush = uring_flush,
+    .has_file = uring_has_file,
     .wait = uring_wait,
 };
 
