@@ -55,7 +55,7 @@ EXTENSION := $(PYDIR)/_ringcorn$(PY_EXT_SUFFIX)
 # Ranks as in the README's map. What may not know Python is compiled without its include path.
 
 PLAIN_FOLDERS  := base conf metrics io net ws http master ctl
-PYTHON_FOLDERS := py transport sync wsgi asgi guard worker
+PYTHON_FOLDERS := py transport sync aio wsgi asgi guard worker
 
 sources = $(foreach folder,$(1),$(sort $(wildcard server/$(folder)/*.c)))
 objects = $(patsubst %.c,$(OBJ)/%.o,$(1))
@@ -64,7 +64,7 @@ PLAIN_SOURCES     := $(call sources,$(PLAIN_FOLDERS))
 PROGRAM_SOURCES   := $(filter-out server/io/sim.c,$(PLAIN_SOURCES)) $(call sources,$(PYTHON_FOLDERS)) \
                      $(wildcard server/main.c)
 EXTENSION_SOURCES := $(filter-out server/io/sim.c server/py/embed.c, \
-                     $(call sources,base conf metrics io net ws http py transport sync wsgi asgi guard))
+                     $(call sources,base conf metrics io net ws http py transport sync aio wsgi asgi guard))
 PYTHON_FILES      := $(shell find python -name '*.py' -o -name '*.pyi' -o -name py.typed 2>/dev/null)
 UNIT_SOURCES      := $(sort $(wildcard tests/unit/test_*.c))
 UNIT_PROGRAMS     := $(patsubst tests/unit/%.c,$(OBJ)/unit/%,$(UNIT_SOURCES))

@@ -13,6 +13,7 @@
     X(handles)     /* loop handles (callbacks) allocated and not on a free list */                 \
     X(transports)  /* asyncio transports of ours */                                                \
     X(polls)       /* descriptors watched for asyncio */                                           \
+    X(file_ops)    /* operations on files in flight for Python */                                  \
     X(jobs)        /* sync jobs queued or running that are Python calls */                         \
     X(leases)      /* leases not yet closed */                                                     \
     X(tls)         /* TLS connections of Python's transports */

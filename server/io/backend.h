@@ -35,8 +35,9 @@ enum io_state {
 enum {
     IO_ACCEPTS_MAX = 64,      /* a listener and wait */
     IO_BATCH_MAX = 4096,      /* completions a wait */
-    IO_SEND_MAX = 0x7ffff000, /* what the kernel takes at most in one call (MAX_RW_COUNT) */
+    IO_SEND_MAX = IO_FILE_MAX,
     IO_IOV_MAX = 1024,        /* UIO_MAXIOV */
+    IO_FILE_BIG = 256 * 1024, /* bytes of a file that a worker of the ring's copies */
     IO_NOTHING_MAX = 64,      /* sleeps in one io_wait() that nothing came of */
 };
 

@@ -149,7 +149,7 @@ void io_room(struct io *io, struct io_op *op, int fd);
 
 enum io_file_what {
     IO_FILE_OPEN,     /* openat(dir_fd, path, flags, mode): a new descriptor, the callback's */
-    IO_FILE_READ,     /* fd, buf, n, at. 2 GiB at most in one */
+    IO_FILE_READ,     /* fd, buf, n, at; IO_FILE_MAX at most in one */
     IO_FILE_WRITE,    /* the same */
     IO_FILE_SYNC,     /* fsync(fd); flags: IO_FILE_DATASYNC */
     IO_FILE_STAT,     /* statx(dir_fd, path, flags, STATX_BASIC_STATS, buf) */
@@ -165,6 +165,7 @@ enum io_file_what {
 };
 
 enum { IO_FILE_DATASYNC = 1 };
+enum { IO_FILE_MAX = 0x7ffff000 }; /* bytes that the kernel reads or writes at most in one call (MAX_RW_COUNT) */
 
 /* Everything but `op` and what follows `call` is the owner's to set. What it points to, and itself, must stay until the completion. */
 struct io_file {
@@ -183,7 +184,7 @@ struct io_file {
     /* of threads.c, under its lock: */
     int wake_fd; /* an eventfd while it waits for fd to be ready; -1 */
     bool is_running, is_interrupted;
-    bool is_again; /* uring.c's */
+    bool is_for_worker; /* uring.c's */
 };
 
 /* Does it. res: what the system call returns, or -errno. What would give EINTR is tried again, and so is EAGAIN where it can be waited for: a read of an

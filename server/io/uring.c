@@ -271,7 +271,7 @@ arm_now(struct uring *r, struct io_op *op)
         break;
     case IO_KIND_FILE:
         prep_file(CONTAINER_OF(op, struct io_file, op), sqe);
-        if (CONTAINER_OF(op, struct io_file, op)->is_again)
+        if (CONTAINER_OF(op, struct io_file, op)->is_for_worker)
             sqe->flags |= IOSQE_ASYNC;
         break;
     }
@@ -592,8 +592,8 @@ file_done(struct uring *r, struct io_op *op, int res)
         res = -ECANCELED;
     }
     struct io_file *f = CONTAINER_OF(op, struct io_file, op);
-    if (UNLIKELY(res == -EAGAIN) && !op->cancelled && !f->is_again && f->what != IO_FILE_OPEN) {
-        f->is_again = true; /* a worker of the ring's, which can wait */
+    if (UNLIKELY(res == -EAGAIN) && !op->cancelled && !f->is_for_worker && f->what != IO_FILE_OPEN) {
+        f->is_for_worker = true; /* one of the ring's, which can wait */
         arm_later(r, op);
         return 0;
     }

@@ -83,6 +83,11 @@ close_io(struct loop *l)
     io_close(io);
     fds_forget_io(l);
     sources_forget_io(l);
+    struct list *node;
+    while ((node = list_pop(&l->io_users)) != NULL) {
+        struct loop_io_user *user = CONTAINER_OF(node, struct loop_io_user, link);
+        user->gone(user, l->is_closed);
+    }
 }
 
 int
@@ -443,6 +448,12 @@ loop_io(PyObject *loop)
     return l->io;
 }
 
+void
+loop_io_use(PyObject *loop, struct loop_io_user *user)
+{
+    list_add_tail(&loop_of(loop)->io_users, &user->link);
+}
+
 int64_t
 loop_step_ns(PyObject *loop)
 {
@@ -510,6 +521,7 @@ loop_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     list_init(&l->sources);
     list_init(&l->sources_ready);
     list_init(&l->sources_flush);
+    list_init(&l->io_users);
     l->metrics = &metrics_nowhere;
     timers_init(&l->timers);
     l->state = py_state_of_type(type);

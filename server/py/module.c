@@ -10,6 +10,7 @@
 
 int transport_add_types(PyObject *module) __attribute__((weak));
 int sync_add_types(PyObject *module) __attribute__((weak));
+int aio_add_types(PyObject *module) __attribute__((weak));
 int wsgi_add_types(PyObject *module) __attribute__((weak));
 int asgi_add_types(PyObject *module) __attribute__((weak));
 int guard_add_types(PyObject *module) __attribute__((weak));
@@ -72,7 +73,8 @@ module_exec(PyObject *module)
         (st->timer_type = add_type(module, &timer_spec)) == NULL ||
         (st->loop_type = add_type(module, &loop_spec)) == NULL)
         return -1;
-    const add_types_fn folders[] = { transport_add_types, sync_add_types, wsgi_add_types, asgi_add_types, guard_add_types };
+    const add_types_fn folders[] = { transport_add_types, sync_add_types, aio_add_types,
+                                     wsgi_add_types,      asgi_add_types, guard_add_types };
     for (size_t i = 0; i < ARRAY_LEN(folders); i++)
         if (folders[i] != NULL && folders[i](module) < 0)
             return -1;

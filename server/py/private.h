@@ -161,6 +161,7 @@ struct loop {
 
     struct ready ready;
     struct timers timers;
+    struct list io_users; /* loop_io_use() */
     struct fd_entry **fds; /* by descriptor */
     size_t fds_cap;
     struct list fds_ready; /* the loop's thread */

@@ -222,6 +222,18 @@ void loop_source_ready(PyObject *loop, struct loop_source *s);
 /* flush() is to be called. False, and nothing is noted, where the loop does not run in this thread: then it is done at once. GIL held. */
 bool loop_source_flush(PyObject *loop, struct loop_source *s);
 
+/* As loop_post(), from a callback of the loop's own io: the turn that it is in goes on to phase 3, so nobody is woken. */
+void loop_post_here(PyObject *loop, struct post *post);
+
+/* Something armed in the loop's io that is not armed anew when the loop moves to another (it is closed, or runs in another thread than before): linked
+ * in a list of the loop's by loop_io_use(), out of it by list_del(), both on the loop's thread with the GIL. gone() is called once that io
+ * is closed, when it is in no list any more: no callback came, and none will. is_closed: and the loop with it. GIL held; it may run Python, and leaves no exception set. */
+struct loop_io_user {
+    struct list link;
+    void (*gone)(struct loop_io_user *user, bool is_closed);
+};
+void loop_io_use(PyObject *loop, struct loop_io_user *user);
+
 /* --- a coroutine started at once (task.c) ------------------------------------------------------------------------
  * Makes an asyncio.Task (a real _asyncio.Task: current_task(), timeouts, AnyIO, all_tasks() see it) for coro in context, and runs its
  * first step before it returns: eagerly where CPython can (3.12), else by taking the step out of call_soon's hands.
@@ -232,7 +244,8 @@ PyObject *task_start(PyObject *loop, PyObject *coro, PyObject *context, PyObject
 
 /* --- the module (module.c) ---------------------------------------------------------------------------------------
  * The folders above add their types in functions that module.c calls when they are linked in (weak references):
- * transport_add_types(), sync_add_types(), wsgi_add_types(), asgi_add_types(), guard_add_types(). Each gets the new module: 0, or -1 with an exception set. */
+ * transport_add_types(), sync_add_types(), aio_add_types(), wsgi_add_types(), asgi_add_types(), guard_add_types(). Each gets the new module:
+ * 0, or -1 with an exception set. */
 PyObject *PyInit__ringcorn(void);
 
 #endif

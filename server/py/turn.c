@@ -147,6 +147,17 @@ loop_post(PyObject *loop, struct post *post)
 }
 
 void
+loop_post_here(PyObject *loop, struct post *post)
+{
+    struct loop *l = loop_of(loop);
+    struct post *head = atomic_load_explicit(&l->posts, memory_order_relaxed);
+    do {
+        ASSERT(head != POSTS_CLOSED); /* a closed loop's io calls nobody back */
+        post->next = head;
+    } while (!atomic_compare_exchange_weak(&l->posts, &head, post));
+}
+
+void
 loop_post_io(PyObject *loop, struct post *post)
 {
     struct loop *l = loop_of(loop);
