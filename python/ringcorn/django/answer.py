@@ -94,10 +94,10 @@ class _Stream:
         for piece in self.iterator:
             if not self.is_wanted:
                 return False
-            if not piece:
+            if not piece and self.pieces:
                 continue
             size += len(piece)
-            self.pieces.append(piece)
+            self.pieces.append(piece)  # also where it is empty: send() is who knows that the client has left
             if not self.is_told:
                 self.is_told = True
                 self.loop.call_soon_threadsafe(self._tell)
