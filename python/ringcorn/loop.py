@@ -133,7 +133,8 @@ class Loop(_ringcorn.LoopCore, _Base):
 
     def _slow_callback(self, handle, seconds):
         """Called by the core in debug mode."""
-        base_events.logger.warning("Executing %s took %.3f seconds", base_events._format_handle(handle), seconds)
+        what = base_events._format_handle(handle) if hasattr(handle, "_callback") else repr(handle)  # a transport
+        base_events.logger.warning("Executing %s took %.3f seconds", what, seconds)
 
     def close(self):
         if self.is_running():
