@@ -90,7 +90,7 @@ slot_wants(const struct slot *s)
     case IO_KIND_ACCEPT:
         return EPOLLIN | EPOLLEXCLUSIVE;
     case IO_KIND_WATCH:
-        return EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET;
+        return EPOLLIN | (s->reader->watch.in_only ? out : EPOLLOUT) | EPOLLRDHUP | EPOLLET;
     case IO_KIND_POLL:
         /* EPOLLHUP and EPOLLERR come unasked, and make this non-zero for an empty mask. */
         return s->reader->mask | out | EPOLLERR;
@@ -175,7 +175,7 @@ slot_leave(struct epoller *e, struct io_op *op)
     else
         s->sender = NULL;
     op->state = IO_IDLE;
-    /* A watch needs no change when a send leaves it. One that leaves itself always does: the stamp must be new. */
+    /* A watch for both directions needs no change when a send leaves it. One that leaves itself always does: the stamp must be new. */
     slot_settle(e, op->fd, s);
 }
 
@@ -214,6 +214,10 @@ wait_for_room(struct epoller *e, struct io_op *op)
     if (err < 0) {
         s->sender = NULL;
         io_finish(&e->io, op, err);
+        if (s->reader != NULL) { /* it is no longer registered either */
+            io_finish(&e->io, s->reader, err);
+            s->reader = NULL;
+        }
     }
 }
 

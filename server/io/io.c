@@ -263,11 +263,24 @@ io_accept_with_care(struct io *io, struct io_op *op, int listen_fd)
     accept_begin(io, op, listen_fd, true);
 }
 
+static void
+watch_begin(struct io *io, struct io_op *op, int fd, bool in_only)
+{
+    io_begin(io, op, IO_KIND_WATCH, fd, 0);
+    op->watch.in_only = in_only;
+    io->v->arm(io, op);
+}
+
 void
 io_watch(struct io *io, struct io_op *op, int fd)
 {
-    io_begin(io, op, IO_KIND_WATCH, fd, 0);
-    io->v->arm(io, op);
+    watch_begin(io, op, fd, false);
+}
+
+void
+io_watch_in(struct io *io, struct io_op *op, int fd)
+{
+    watch_begin(io, op, fd, true);
 }
 
 void

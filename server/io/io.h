@@ -63,6 +63,9 @@ struct io_op {
             bool with_care;
         } accept;
         struct {
+            bool in_only; /* io_watch_in() */
+        } watch;
+        struct {
             bool changing; /* a cancel is under way so that it can be armed with another mask */
             bool checked;  /* this descriptor can be polled at all */
         } poll;
@@ -118,6 +121,11 @@ void io_accept_with_care(struct io *io, struct io_op *op, int listen_fd);
  * POLLERR, of which any may be set. Edge-like: one completion per arrival; unread data is not announced again, except by
  * the way when something else happens to the socket. */
 void io_watch(struct io *io, struct io_op *op, int fd);
+
+/* The same for a descriptor whose output is seldom waited for: a datagram that has gone out, room in a pipe, do not wake the loop. (io_watch() on
+ * epoll is registered for both directions, which saves a system call for each send that waits; but a datagram socket tells of room after
+ * each send.) Pipes too: on the writing end it tells when the reader is gone. */
+void io_watch_in(struct io *io, struct io_op *op, int fd);
 
 /* Tell while a descriptor is ready, level-triggered, until cancelled: one completion (with IO_MORE) a wait for as long as
  * it stays ready. mask: POLLIN, POLLOUT, either or both. res: what is ready (with POLLERR, POLLHUP as they come), or -errno (-EBADF,
