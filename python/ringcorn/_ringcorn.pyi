@@ -13,6 +13,26 @@ def _stream_transport(
     loop: LoopCore, sock: Any, protocol: Any, waiter: Future[Any] | None, extra: dict[str, Any] | None, server: Any, /
 ) -> StreamTransport: ...
 
+def _datagram_transport(
+    loop: LoopCore, sock: Any, protocol: Any, address: Any, waiter: Future[Any] | None, extra: dict[str, Any] | None, /
+) -> DatagramTransport | None: ...
+def _read_pipe_transport(
+    loop: LoopCore, pipe: Any, protocol: Any, waiter: Future[Any] | None, extra: dict[str, Any] | None, /
+) -> ReadPipeTransport: ...
+def _write_pipe_transport(
+    loop: LoopCore, pipe: Any, protocol: Any, waiter: Future[Any] | None, extra: dict[str, Any] | None, /
+) -> WritePipeTransport: ...
+
+# With all methods of asyncio's transports of the kind.
+@final
+class DatagramTransport: ...
+
+@final
+class ReadPipeTransport: ...
+
+@final
+class WritePipeTransport: ...
+
 # An asyncio.Transport with all its methods.
 @final
 class StreamTransport: ...

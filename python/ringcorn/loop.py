@@ -154,6 +154,20 @@ class Loop(_ringcorn.LoopCore, _Base):
             self._ensure_fd_no_transport(sock)
         return _ringcorn._stream_transport(self, sock, protocol, waiter, extra, server)
 
+    def _make_datagram_transport(self, sock, protocol, address=None, waiter=None, extra=None):
+        if _CHECKS_TRANSPORTS:
+            self._ensure_fd_no_transport(sock)
+        made = _ringcorn._datagram_transport(self, sock, protocol, address, waiter, extra)
+        if made is None:  # a socket of another kind
+            made = super()._make_datagram_transport(sock, protocol, address, waiter, extra)
+        return made
+
+    def _make_read_pipe_transport(self, pipe, protocol, waiter=None, extra=None):
+        return _ringcorn._read_pipe_transport(self, pipe, protocol, waiter, extra)
+
+    def _make_write_pipe_transport(self, pipe, protocol, waiter=None, extra=None):
+        return _ringcorn._write_pipe_transport(self, pipe, protocol, waiter, extra)
+
     # --- TLS
 
     def _tls(self, protocol, sslcontext, waiter, server_side, server_hostname, call_connection_made, handshake_timeout, shutdown_timeout):

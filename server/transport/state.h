@@ -14,7 +14,8 @@
     X(connection_made) X(data_received) X(debug) X(done) X(eof_received) X(exc_info) X(exception)   \
     X(fileno) X(get_buffer) X(getpeername) X(getsockname) X(message) X(pause_writing) X(peername)   \
     X(protocol) X(resume_writing) X(set_exception) X(set_result) X(shutdown) X(socket) X(sockname)  \
-    X(transport) X(warning)
+    X(transport) X(warning)                                                                        \
+    X(_read_again) X(_start) X(datagram_received) X(error_received) X(pipe) X(sendto)
 /* clang-format on */
 
 /* Of asyncio.transports._FlowControlMixin: _extra comes first, the rest is overridden by our types and stays empty. */
@@ -24,6 +25,7 @@ enum { TRANSPORT_SCRATCH = 256 * 1024 };
 
 struct transport_state {
     PyTypeObject *stream_type;
+    PyTypeObject *datagram_type, *read_pipe_type, *write_pipe_type;
     PyObject *buffered_protocol; /* asyncio.BufferedProtocol */
     PyObject *transport_socket;  /* asyncio.trsock.TransportSocket */
     PyObject *set_nodelay;       /* asyncio.base_events._set_nodelay */
@@ -61,5 +63,8 @@ transport_call0(PyObject *object, PyObject *name)
 extern PyType_Spec stream_spec;
 /* stream_transport(loop, sock, protocol, waiter, extra, server): a function of the module. */
 PyObject *stream_make(PyObject *module, PyObject *const *args, Py_ssize_t n);
+
+/* --- datagrams and pipes (endpoint.c) --- */
+int endpoint_add_types(PyObject *module, struct transport_state *st);
 
 #endif

@@ -3,6 +3,8 @@
  *   types.c         the types and constants of this folder, one set a module       state.h  these
  *   stream.c        TCP and unix sockets: the transport object and its life       stream.h  what these files share
  *   stream_read.c   from the socket to the protocol                               stream_write.c  from write() to the socket
+ *   endpoint.c      what datagrams and pipes have in common: their life           datagram.c  UDP, and connected unix datagram sockets
+ *   pipe_read.c     connect_read_pipe(), a subprocess's output                    pipe_write.c  connect_write_pipe(), its input
  *
  * Loop._make_socket_transport() and its like (python/ringcorn/loop.py) make them. A transport is a source of its loop (py/py.h): its io
  * operations complete without the GIL, and its run() is called with it.

@@ -36,6 +36,9 @@ state_free(PyObject *capsule)
     if (st == NULL)
         return;
     Py_XDECREF(st->stream_type);
+    Py_XDECREF(st->datagram_type);
+    Py_XDECREF(st->read_pipe_type);
+    Py_XDECREF(st->write_pipe_type);
     Py_XDECREF(st->buffered_protocol);
     Py_XDECREF(st->transport_socket);
     Py_XDECREF(st->set_nodelay);
@@ -133,7 +136,8 @@ transport_add_types(PyObject *module)
         set_attr(st->stream_type, "_start_tls_compatible", Py_NewRef(Py_True)) < 0 ||
         set_attr(st->stream_type, "_sendfile_compatible", try_native()) < 0)
         return -1;
-    if (PyModule_AddFunctions(module, functions) < 0 || pytls_add_types(module) < 0)
+    if (PyModule_AddFunctions(module, functions) < 0 || pytls_add_types(module) < 0 ||
+        endpoint_add_types(module, st) < 0)
         return -1;
     return PyModule_AddObjectRef(module, "_transport_state", capsule);
 }
