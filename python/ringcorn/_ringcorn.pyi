@@ -37,6 +37,28 @@ class WritePipeTransport: ...
 @final
 class StreamTransport: ...
 
+# asyncio.Transport over TLS, and what is below it: an asyncio.BufferedProtocol of any transport.
+@final
+class SSLTransport: ...
+
+@final
+class SSLProtocol:
+    def __new__(
+        cls,
+        loop: LoopCore,
+        app_protocol: Any,
+        sslcontext: Any,
+        waiter: Future[Any] | None,
+        server_side: bool,
+        server_hostname: str | None,
+        call_connection_made: bool,
+        ssl_handshake_timeout: float,
+        ssl_shutdown_timeout: float,
+    ) -> SSLProtocol: ...
+    @property
+    def _app_transport(self) -> SSLTransport | None: ...
+    def _feed(self, data: bytes | bytearray | memoryview, /) -> None: ...
+
 @final
 class Handle:
     def cancel(self) -> None: ...

@@ -11,7 +11,6 @@ import asyncio
 import os
 import selectors
 import signal
-import ssl
 import sys
 import threading
 import warnings
@@ -172,6 +171,8 @@ class Loop(_ringcorn.LoopCore, _Base):
 
     def _tls(self, protocol, sslcontext, waiter, server_side, server_hostname, call_connection_made, handshake_timeout, shutdown_timeout):
         """TLS as the protocol of the transport below; its _app_transport is the application's."""
+        if sslproto.ssl is None:
+            raise RuntimeError("Python ssl module is not available")
         if handshake_timeout is None:
             handshake_timeout = constants.SSL_HANDSHAKE_TIMEOUT
         elif handshake_timeout <= 0:
@@ -228,7 +229,7 @@ class Loop(_ringcorn.LoopCore, _Base):
         ssl_shutdown_timeout=None,
     ):
         """Upgrades a transport to TLS; returns the one that *protocol* is to use from now on."""
-        if not isinstance(sslcontext, ssl.SSLContext):
+        if sslproto.ssl is not None and not isinstance(sslcontext, sslproto.ssl.SSLContext):
             raise TypeError(f"sslcontext is expected to be an instance of ssl.SSLContext, got {sslcontext!r}")
         if not getattr(transport, "_start_tls_compatible", False):
             raise TypeError(f"transport {transport!r} is not supported by start_tls()")

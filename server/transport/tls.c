@@ -419,6 +419,19 @@ handshake_succeeded(struct pytls *t)
     return pytls_read(t);
 }
 
+/* The other side hears why: an alert that lies in the BIO goes out before the connection is closed with an exception, which
+ * drops what waits. Who asks how much waits has it sent. */
+static int
+send_alert(struct pytls *t)
+{
+    if (t->may_have_output && pytls_drain(t) < 0)
+        return -1;
+    PY_OWNED PyObject *below = Py_XNewRef(t->below);
+    return below != NULL && t->below_kind != BELOW_FOREIGN
+               ? pytls_call(below, t->names->s_get_write_buffer_size, NULL)
+               : 0;
+}
+
 static int
 handshake(struct pytls *t)
 {
@@ -433,7 +446,7 @@ handshake(struct pytls *t)
     if (!PyErr_ExceptionMatches(PyExc_Exception))
         return -1;
     PY_OWNED PyObject *exception = PyErr_GetRaisedException();
-    if (t->may_have_output && pytls_drain(t) < 0) {
+    if (send_alert(t) < 0) {
         if (!PyErr_ExceptionMatches(PyExc_Exception))
             return -1;
         PyErr_Clear(); /* the first one says more */

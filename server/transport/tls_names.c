@@ -153,6 +153,13 @@ sendfile_mode(void)
 int
 pytls_add_types(PyObject *module)
 {
+    PY_OWNED PyObject *ssl = PyImport_ImportModule("ssl");
+    if (ssl == NULL) { /* a Python that was built without: asyncio does without TLS too */
+        if (!PyErr_ExceptionMatches(PyExc_ImportError))
+            return -1;
+        PyErr_Clear();
+        return 0;
+    }
     PY_OWNED PyObject *type = PyType_FromModuleAndSpec(module, &names_spec, NULL);
     PyObject *(*alloc)(PyTypeObject *, Py_ssize_t) = PyType_GenericAlloc;
     PY_OWNED PyObject *names = type != NULL ? alloc((PyTypeObject *)type, 0) : NULL;

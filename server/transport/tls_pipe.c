@@ -397,6 +397,18 @@ may_push(const struct pytls *t)
            (t->phase == TLS_WRAPPED || t->phase == TLS_FLUSHING);
 }
 
+/* Has the transport below given up by itself, as after a failed send? What is written to it then is lost, and would
+ * be told of again and again. 1, 0, -1 with an exception set. */
+static int
+is_below_gone(struct pytls *t)
+{
+    PY_OWNED PyObject *below = Py_XNewRef(t->below);
+    PY_OWNED PyObject *closing = below != NULL
+                                     ? PyObject_CallMethodNoArgs(below, t->names->s_is_closing)
+                                     : Py_NewRef(Py_True);
+    return closing != NULL ? PyObject_IsTrue(closing) : -1;
+}
+
 /* One slice of the backlog into the BIO and on. 1 where there may be more to do, 0, or -1. */
 static int
 push_slice(struct pytls *t)
@@ -416,7 +428,12 @@ push_slice(struct pytls *t)
     }
     if (n == CIPHER_FAILED || pytls_drain(t) < 0)
         return -1;
-    return n != CIPHER_AGAIN && b->count > 0;
+    if (b->count == 0 || n == CIPHER_AGAIN)
+        return 0;
+    int gone = is_below_gone(t);
+    if (gone > 0)
+        pytls_backlog_clear(t);
+    return gone == 0 ? 1 : -(gone < 0);
 }
 
 int
@@ -443,12 +460,16 @@ write_now(struct pytls *t, PyObject *data, const char *p, size_t n)
     t->is_pushing = true;
     while (done < n && may_push(t)) {
         Py_ssize_t got = encrypt(t, p + done, size_min(n - done, TLS_WRITE_SLICE));
-        if (got >= 0)
-            done += (size_t)got;
         if (got == CIPHER_FAILED || pytls_drain(t) < 0)
             err = -1;
         if (got < 0 || err < 0)
             break;
+        done += (size_t)got;
+        int gone = done < n ? is_below_gone(t) : 0;
+        if (UNLIKELY(gone != 0)) {
+            err = gone < 0 ? -1 : 0;
+            done = n; /* to nobody */
+        }
     }
     t->is_pushing = false;
     if (LIKELY(err < 0 || done == n))

@@ -27,7 +27,7 @@
     X(abort) X(buffer_updated) X(call_exception_handler) X(call_later) X(call_soon) X(cancel)       \
     X(cipher) X(close) X(compression) X(connection_lost) X(connection_made) X(data_received)        \
     X(debug) X(do_handshake) X(done) X(eof_received) X(exc_info) X(exception) X(get_buffer)         \
-    X(get_debug) X(get_extra_info) X(getpeercert) X(is_closing) X(message) X(pause_reading)         \
+    X(get_debug) X(get_extra_info) X(get_write_buffer_size) X(getpeercert) X(is_closing) X(message) X(pause_reading)         \
     X(pause_writing) X(peercert) X(pending) X(protocol) X(read) X(resume_reading)                   \
     X(resume_writing) X(server_hostname) X(server_side) X(set_exception) X(set_result)              \
     X(ssl_object) X(sslcontext) X(time) X(transport) X(unwrap) X(warning) X(wrap_bio) X(write)
