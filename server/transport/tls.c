@@ -896,17 +896,20 @@ tls_dealloc(PyObject *self)
     Py_DECREF(type);
 }
 
-/* The window, while a method of _ssl has been called with it; at any other time there is nothing to see. */
+/* The window, to the method of _ssl that was called with it: once, as others may run while it works. At any other time
+ * there is nothing to see. */
 static int
 tls_getbuffer(PyObject *self, Py_buffer *view, int flags)
 {
     struct pytls *t = pytls_of(self);
-    if (t->window.p == NULL) {
+    void *p = t->window.p;
+    t->window.p = NULL;
+    if (p == NULL) {
         PyErr_SetString(PyExc_BufferError, "a TLS connection shows its buffers to ssl only");
         view->obj = NULL;
         return -1;
     }
-    return PyBuffer_FillInfo(view, self, t->window.p, t->window.n, t->window.is_readonly, flags);
+    return PyBuffer_FillInfo(view, self, p, t->window.n, t->window.is_readonly, flags);
 }
 
 static PyObject *
