@@ -343,6 +343,23 @@ meth_names(PyObject *self, PyObject *path)
     return made(op, take_path_or_fd(op, path) == 0);
 }
 
+/* known(fd): (mode, size of a regular file or -1, block size), without asking a disk or a server: what is in memory. */
+static PyObject *
+meth_known(PyObject *self, PyObject *arg)
+{
+    (void)self;
+    int fd = fd_of(arg);
+    if (fd < 0)
+        return NULL;
+    struct statx s;
+    if (statx(fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_BASIC_STATS, &s) < 0) {
+        PyErr_SetFromErrno(PyExc_OSError);
+        return NULL;
+    }
+    long long size = S_ISREG(s.stx_mode) ? (long long)s.stx_size : -1;
+    return Py_BuildValue("iLI", (int)s.stx_mode, size, (unsigned)s.stx_blksize);
+}
+
 /* --- life ---------------------------------------------------------------------------------------------------------------- */
 
 static PyObject *
@@ -446,6 +463,9 @@ static PyMethodDef files_methods[] = {
     { "mkdir", meth_mkdir, METH_VARARGS, "mkdir(path[, mode, dir_fd])." },
     { "readlink", meth_readlink, METH_VARARGS, "readlink(path[, dir_fd]): str or bytes." },
     { "seek", meth_seek, METH_VARARGS, "seek(fd, offset, whence): where it stands then." },
+    { "known", meth_known, METH_O,
+      "known(fd): (mode, size of a regular file or -1, block size), at once: as far as it is in "
+      "memory." },
     { "names", meth_names, METH_O, "names(path or fd): [(name, d_type, inode)] of a directory." },
     { NULL, NULL, 0, NULL },
 };

@@ -64,6 +64,7 @@ op_dealloc(PyObject *self)
     Py_CLEAR(op->waiter);
     Py_CLEAR(op->loop);
     Py_CLEAR(op->lost);
+    Py_CLEAR(op->on_done);
     Py_CLEAR(op->files);
     free(op->memory);
     PyErr_SetRaisedException(pending);
@@ -90,6 +91,18 @@ wake(struct file_op *op)
         PyErr_WriteUnraisable(waiter);
 }
 
+/* May run Python; leaves no exception set. */
+static void
+tell_done(struct file_op *op)
+{
+    PY_OWNED PyObject *on_done = py_take(&op->on_done);
+    if (on_done == NULL)
+        return;
+    PY_OWNED PyObject *done = PyObject_CallNoArgs(on_done);
+    if (done == NULL)
+        PyErr_WriteUnraisable(on_done);
+}
+
 /* Steals the reference that the flight was. May run Python. */
 static void
 land(struct file_op *op, int res, bool is_heard)
@@ -103,6 +116,7 @@ land(struct file_op *op, int res, bool is_heard)
         wake(op);
     else
         Py_CLEAR(op->waiter);
+    tell_done(op);
     Py_CLEAR(op->loop);
     Py_DECREF(op);
 }
@@ -407,6 +421,7 @@ meth_woken(PyObject *self, PyObject *inner)
     }
     (void)inner;
     wake(op);
+    tell_done(op);
     Py_CLEAR(op->loop);
     Py_RETURN_NONE;
 }
@@ -432,6 +447,12 @@ static PyMethodDef op_methods[] = {
     { NULL, NULL, 0, NULL },
 };
 
+static PyMemberDef op_members[] = {
+    { "on_done", Py_T_OBJECT_EX, offsetof(struct file_op, on_done), 0,
+      "Called once it has ended, where somebody has set it before." },
+    { NULL, 0, 0, 0, NULL },
+};
+
 static PyGetSetDef op_getset[] = {
     { "done", get_done, NULL, "True once it has ended.", NULL },
     { NULL, NULL, NULL, NULL, NULL },
@@ -446,6 +467,7 @@ static PyType_Slot op_slots[] = {
     { Py_am_await, op_iter },
     { Py_am_send, op_send },
     { Py_tp_methods, op_methods },
+    { Py_tp_members, op_members },
     { Py_tp_getset, op_getset },
     { 0, NULL },
 };

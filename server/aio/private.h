@@ -41,7 +41,8 @@ struct file_op {
     Py_buffer view;           /* of a write, or a read into the caller's memory */
     void *memory;             /* malloc(): statx, names, a link's target */
     size_t memory_n;
-    PyObject *lost; /* new: why it came to nothing, where that is no errno */
+    PyObject *on_done; /* new: to be called then; or NULL */
+    PyObject *lost;    /* new: why it came to nothing, where that is no errno */
     int res;
     uint8_t state;        /* enum op_state */
     uint8_t gives;        /* enum op_gives */

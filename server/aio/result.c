@@ -135,8 +135,7 @@ stat_result(struct file_op *op)
     for (size_t i = 0; i < ARRAY_LEN(numbers); i++)
         PyTuple_SET_ITEM(fields, (Py_ssize_t)i, PyLong_FromUnsignedLongLong(numbers[i]));
     for (size_t i = 0; i < ARRAY_LEN(more); i++)
-        PyTuple_SET_ITEM(fields, (Py_ssize_t)(MORE + i),
-                         PyLong_FromUnsignedLongLong(more[i]));
+        PyTuple_SET_ITEM(fields, (Py_ssize_t)(MORE + i), PyLong_FromUnsignedLongLong(more[i]));
     PY_OWNED PyObject *billion = PyLong_FromLong(1000 * 1000 * 1000);
     for (size_t i = 0; i < ARRAY_LEN(times); i++) {
         int64_t seconds = times[i]->tv_sec;

@@ -341,7 +341,7 @@ void
 io_file(struct io *io, struct io_file *file)
 {
     io_begin(io, &file->op, IO_KIND_FILE, file->fd, 0);
-    file->wake_fd = -1;
+    file->wake_fd = file->held_fd = -1;
     file->is_running = file->is_interrupted = false;
     /* The ring copies what is in the page cache when it is told to, which is on this thread. */
     file->is_for_worker = (file->what == IO_FILE_READ || file->what == IO_FILE_WRITE) && file->n > IO_FILE_BIG;

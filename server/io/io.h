@@ -192,7 +192,9 @@ struct io_file {
     /* of threads.c, under its lock: */
     int wake_fd; /* an eventfd while it waits for fd to be ready; -1 */
     bool is_running, is_interrupted;
-    bool is_for_worker; /* uring.c's */
+    /* uring.c's: */
+    int held_fd; /* a FIFO, open already, while it waits for its other end; -1 */
+    bool is_for_worker;
 };
 
 /* Does it. res: what the system call returns, or -errno. What would give EINTR is tried again, and so is EAGAIN where it can be waited for: a read of an

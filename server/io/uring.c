@@ -10,6 +10,7 @@
  *          IORING_OP_POLL_REMOVE with an update is not used: kernels without the fix of December 2025 lose the completion of a
  *          poll that the update makes ready (liburing's test/poll-update-trigger.c). */
 #include <errno.h>
+#include <fcntl.h>
 #include <liburing.h>
 #include <poll.h>
 #include <stdio.h>
@@ -26,6 +27,9 @@ enum { UD_IGNORE = 1, UD_WAKE = 2, UD_PROBE = 3, UD_LAST = 15 };
 
 enum {
     WATCH_MASK = POLLIN | POLLRDHUP | POLLHUP | POLLERR,
+    /* The kernel's own words for an interrupted system call, which it does not mean to show: a worker's open() does. */
+    ERESTARTSYS_ = 512,
+    ERESTART_LAST_ = 516,
     PROBE_MS = 2000,   /* for a self-test that takes microseconds */
     MEMLOCK_MS = 50,   /* the kernel gives back the memory of a closed ring late */
     GET_MAX = 256,     /* extra io_uring_enter() calls in one wait */
@@ -181,6 +185,14 @@ uring_has_file(struct io *io, enum io_file_what what)
     if (UNLIKELY(!r->has_probed))
         probe_files(r);
     return r->files_known >> what & 1;
+}
+
+static void
+file_drop_held(struct io_file *f)
+{
+    if (f->held_fd >= 0)
+        close(f->held_fd);
+    f->held_fd = -1;
 }
 
 static void
@@ -360,6 +372,8 @@ uring_cancel(struct io *io, struct io_op *op)
     }
     if (op->state == IO_WAITING && op->kind == IO_KIND_SEND && op->send.file >= 0 && !op->send.again)
         io->queued--;
+    if (op->kind == IO_KIND_FILE)
+        file_drop_held(CONTAINER_OF(op, struct io_file, op));
     io_finish(io, op, -ECANCELED);
 }
 
@@ -581,23 +595,46 @@ send_done(struct uring *r, struct io_op *op, int res)
     return io_end(&r->io, op, res);
 }
 
+/* The ring first tries to open a file as if with O_NONBLOCK, which a FIFO takes for leave not to wait for its other end. A worker of the ring's
+ * does not do so. Until it is there, what was opened stays open: a writer who saw a reader come must not see it go. */
+static bool
+open_must_wait(struct io_file *f, int res)
+{
+    struct stat st;
+    if (f->is_for_worker || (f->flags & O_NONBLOCK))
+        return false;
+    if (res < 0)
+        return res == -ENXIO;
+    if (fstat(res, &st) < 0 || !S_ISFIFO(st.st_mode))
+        return false;
+    f->held_fd = res;
+    return true;
+}
+
 static int
 file_done(struct uring *r, struct io_op *op, int res)
 {
-    if (UNLIKELY(res == -EINTR)) { /* what a cancel makes of a system call that a worker of the ring's is in */
-        if (!op->cancelled) {
-            arm_later(r, op);
-            return 0;
-        }
-        res = -ECANCELED;
-    }
     struct io_file *f = CONTAINER_OF(op, struct io_file, op);
-    if (UNLIKELY(res == -EAGAIN) && !op->cancelled && !f->is_for_worker && f->what != IO_FILE_OPEN) {
-        f->is_for_worker = true; /* one of the ring's, which can wait */
-        arm_later(r, op);
-        return 0;
+    bool again = false;
+    if (UNLIKELY(res <= -ERESTARTSYS_ && res >= -ERESTART_LAST_))
+        res = -EINTR;
+    if (UNLIKELY(res == -EINTR)) /* what a cancel makes of a system call that a worker of the ring's is in */
+        again = true;
+    else if (f->what == IO_FILE_OPEN)
+        again = open_must_wait(f, res);
+    else if (UNLIKELY(res == -EAGAIN))
+        again = !f->is_for_worker; /* a worker can wait */
+    if (LIKELY(!again)) {
+        file_drop_held(f);
+        return io_end(&r->io, op, res);
     }
-    return io_end(&r->io, op, res);
+    if (op->cancelled) {
+        file_drop_held(f);
+        return io_end(&r->io, op, -ECANCELED);
+    }
+    f->is_for_worker |= res != -EINTR;
+    arm_later(r, op);
+    return 0;
 }
 
 static int
@@ -761,7 +798,7 @@ uring_close(struct io *io)
         if (!list_is_empty(&io->all))
             log_error("io_uring: operations did not end within %d s of their cancel",
                       IO_CLOSE_MS / 1000);
-    } /* else the kernel ends them when the ring goes; io.h allows only polls there */
+    } /* else the kernel ends them when the ring goes, after we could see it; io.h allows polls there, and files, which stay armed */
     for (unsigned i = 0; i < r->stash_n; i++) {
         if (r->stash[i].res >= 0)
             close(r->stash[i].res);

@@ -269,6 +269,54 @@ test_cancel_pipe(void)
     }
 }
 
+/* A FIFO is opened when its other end is, and not before. */
+static void
+test_fifo(void)
+{
+    const char *fifo = path("fifo");
+    char buf[8] = { 0 };
+    int before = open_fds();
+    ok(mkfifo(fifo, 0600) == 0, "%s: a FIFO", io_is);
+    struct call *reader = call_new(IO_FILE_OPEN), *writer = call_new(IO_FILE_OPEN);
+    reader->file.path = writer->file.path = fifo;
+    reader->file.flags = O_RDONLY | O_CLOEXEC;
+    writer->file.flags = O_WRONLY | O_CLOEXEC;
+    for (int first = 0; first < 2; first++) {
+        struct call *a = first == 0 ? reader : writer, *b = first == 0 ? writer : reader;
+        a->calls = b->calls = 0;
+        io_file(io, &a->file);
+        for (int i = 0; i < 10; i++)
+            io_wait(io, 3 * NS_PER_MS);
+        ok(a->calls == 0, "%s: the %s waits", io_is, first == 0 ? "reader" : "writer");
+        io_file(io, &b->file);
+        WAIT_UNTIL_MS(a->calls && b->calls, 5000);
+        ok(a->res >= 0 && b->res >= 0, "%s: until the other comes (%d, %d)", io_is, a->res, b->res);
+        ok(rw(IO_FILE_WRITE, writer->res, "through", 7, -1) == 7 &&
+               rw(IO_FILE_READ, reader->res, buf, sizeof(buf), -1) == 7,
+           "%s: it works", io_is);
+        close(a->res);
+        close(b->res);
+    }
+    reader->calls = 0;
+    io_file(io, &reader->file);
+    for (int i = 0; i < 10; i++)
+        io_wait(io, 3 * NS_PER_MS);
+    io_cancel(io, &reader->file.op);
+    /* A thread that is inside open() can only be let out by the other end; what it has opened is ours. */
+    int other = strcmp(io_is, "epoll") == 0 ? open(fifo, O_WRONLY | O_NONBLOCK | O_CLOEXEC) : -1;
+    WAIT_UNTIL_MS(reader->calls, 5000);
+    ok(reader->res == (other >= 0 ? reader->res : -ECANCELED) && reader->calls == 1,
+       "%s: it can be cancelled (%d)", io_is, reader->res);
+    if (reader->res >= 0)
+        close(reader->res);
+    if (other >= 0)
+        close(other);
+    free(reader);
+    free(writer);
+    unlink(fifo);
+    ok(open_fds() == before, "%s: no descriptor is left (%d, %d before)", io_is, open_fds(), before);
+}
+
 /* All of a big buffer goes through a pipe in the end, by short writes. */
 static void
 test_pipe_stream(void)
@@ -479,6 +527,7 @@ main(void)
     EACH_BACKEND(test_calls);
     EACH_BACKEND(test_many);
     EACH_BACKEND(test_cancel_pipe);
+    EACH_BACKEND(test_fifo);
     EACH_BACKEND(test_pipe_stream);
     EACH_BACKEND(test_nonblocking);
     EACH_BACKEND(test_cancel_threads);

@@ -1,0 +1,4 @@
+def install_anyio():
+    pass
+def remove_anyio():
+    pass
