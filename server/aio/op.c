@@ -177,6 +177,9 @@ read_at_once(struct file_op *op)
     } while (n < 0 && errno == EINTR);
     if (n < 0)
         return false; /* not there; or the kernel cannot say; or it fails, as it will again */
+    /* The end of the file, or of what is in memory? Where the descriptor has moved it must do; a read at a place is made again. */
+    if (n > 0 && (size_t)n < op->file.n && op->file.at >= 0)
+        return false;
     op->res = (int)n;
     op->state = OP_DONE;
     drop_arguments(op);

@@ -195,7 +195,7 @@ def test_no_descriptor_is_free(run, path):
         resource.setrlimit(resource.RLIMIT_NOFILE, (max(int(fd) for fd in os.listdir("/proc/self/fd")) + 8, hard))
         try:
             with pytest.raises(OSError) as caught:
-                for _ in range(100):
+                for _ in range(5000):
                     opened.append(await aio.open(path, "rb"))
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
@@ -251,7 +251,7 @@ def test_binary_as_open(run, tmp_path, content, mode, calls):
     run(main)
 
 
-ENCODINGS = ["utf-8", "latin-1", "utf-16", "utf-8-sig", "utf-32-le", "shift_jis", "utf-7"]
+ENCODINGS = ["utf-8", "latin-1", "utf-16", "utf-8-sig", "utf-32-le", "shift_jis", "utf-7", "iso2022_jp"]
 TEXT_CALLS = st.one_of(
     st.tuples(st.sampled_from(["read", "readline"]), st.integers(-1, 15)),
     st.tuples(st.just("readlines")),
@@ -426,6 +426,35 @@ def test_whole_files(run, path):
             await aio.read_bytes(path.with_name("none"))
         assert caught.value.filename == str(path.with_name("none"))
         assert "MemTotal" in await aio.read_text("/proc/meminfo")  # says that it has no bytes
+
+    run(main)
+
+
+def test_what_is_half_in_memory_is_read_as_a_whole(run, path):
+    """A read that is short because the rest has to come from the disk is not taken for the end of the file."""
+    data = os.urandom(60_000)
+    path.write_bytes(data)
+
+    async def main():
+        fd = os.open(path, os.O_RDONLY)
+        os.fsync(fd)
+        for kept in (4096, 16384, 40960):
+
+            def drop():
+                os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+                os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_RANDOM)
+                for at in range(0, kept, 4096):
+                    os.pread(fd, 1, at)
+
+            drop()
+            assert await aio.read_bytes(path) == data
+            drop()
+            async with aio.open(path, "rb") as file:
+                assert await file.read(50_000) == data[:50_000]
+                drop()
+                assert await file.pread(60_000, 0) == data
+                assert await file.pread(60_001, 0) == data
+        os.close(fd)
 
     run(main)
 

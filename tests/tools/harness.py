@@ -36,7 +36,7 @@ ALARM = re.compile(
 TRACEBACK = "Traceback (most recent call last)"
 LIVE_LINE = re.compile(r"\[(\d+)\].*?\blive: (.+)$")
 # Counters that must be 0 once every client is gone; the others go back to where they were.
-LIVE_ZERO = ("conns", "cycles", "chunks", "held", "read_blocks", "jobs", "leases")
+LIVE_ZERO = ("conns", "cycles", "chunks", "held", "read_blocks", "file_ops", "jobs", "leases")
 LIVE_SAME = ("polls",)
 
 

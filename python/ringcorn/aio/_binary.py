@@ -588,20 +588,26 @@ class BinaryFile(Turns):
     def __del__(self):
         if getattr(self, "_fd", -1) < 0 or not self._is_closefd:
             return
-        warnings.warn(f"unclosed file {self!r}", ResourceWarning, stacklevel=2, source=self)
+        try:
+            warnings.warn(f"unclosed file {self!r}", ResourceWarning, stacklevel=2, source=self)
+        finally:
+            self._close_at_last()
+
+    def _close_at_last(self):
         fd, self._fd = self._fd, -1
         if self._op is not None and not self._op.done:
-            self._op.on_done = functools.partial(_close_quietly, fd)  # somebody is inside it still
+            self._op.on_done = functools.partial(close_quietly, fd)  # somebody is inside it still
             return
         # As a file of open(): what was written is not lost, and here is nobody who could await it.
         with contextlib.suppress(OSError):
             for data in self._out:
                 while data:
                     data = memoryview(data)[os.write(fd, data) :]
-        _close_quietly(fd)
+        close_quietly(fd)
 
 
-def _close_quietly(fd):
+def close_quietly(fd):
+    """For what was only read, by those who cannot await."""
     with contextlib.suppress(OSError):
         os.close(fd)
 

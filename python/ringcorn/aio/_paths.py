@@ -1,17 +1,21 @@
 """What os and pathlib do with paths, awaited. A path is a str, bytes or os.PathLike; where a descriptor will do, an int."""
 
 import contextlib
+import errno
+import functools
 import io
 import os
 import stat as stat_
 import sys
 
 from . import _open
+from ._binary import END_STEP, close_quietly
 from ._ops import files
 
 _HERE = -100  # AT_FDCWD
 _REMOVEDIR = 0x200  # AT_REMOVEDIR
 _FOLLOW = 0x400  # AT_SYMLINK_FOLLOW
+_READ = os.O_RDONLY | os.O_CLOEXEC
 _TYPES = {1: stat_.S_IFIFO, 2: stat_.S_IFCHR, 4: stat_.S_IFDIR, 6: stat_.S_IFBLK, 8: stat_.S_IFREG, 10: stat_.S_IFLNK, 12: stat_.S_IFSOCK}
 
 
@@ -24,8 +28,31 @@ def _dir(fd):
 
 async def read_bytes(path):
     """All bytes of a file."""
-    async with _open.open(path, "rb", 0) as file:
-        return await file.read()
+    sys.audit("open", path, "rb", _READ)
+    fd = await files.open(path, _READ, 0)
+    op, parts = None, []
+    try:
+        kind, size, _ = files.known(fd)
+        if stat_.S_ISDIR(kind):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
+        have = 0
+        while True:
+            step = size + 1 - have if size > have else END_STEP
+            op = files.read(fd, step)
+            data = await op
+            parts.append(data)
+            have += len(data)
+            # A short read is the end where more than the size was asked for; else there may just be no more of it in memory.
+            if not data or (0 < size <= have and len(data) < step):
+                break
+    except BaseException:
+        if op is not None and not op.done:  # cancelled, and somebody is inside it still
+            op.on_done = functools.partial(close_quietly, fd)
+        else:
+            close_quietly(fd)
+        raise
+    await files.close(fd)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 async def read_text(path, encoding=None, errors=None, newline=None):

@@ -3,7 +3,7 @@
 Decoded text that has not been given out lies in _text from _used on. _chunk says which bytes it came from: (flags, waiting, data), where flags and
 waiting are the decoder's state before data was decoded. From these tell() finds the byte, and the decoder's state, at which the text given out
 ends, and packs them into a number that seek() understands: (byte, flags, bytes to decode from there, characters of these to skip), as in a file of
-open(), whose numbers are the same wherever a character begins at a byte of its own.
+open().
 """
 
 import codecs
@@ -12,9 +12,9 @@ import io
 from ._binary import BUFFER_SIZE, _limit
 from ._ops import Turns
 
-# The number of tell(): five fields, of 64 bits each.
-_FIELD = 64
-_MASK = (1 << _FIELD) - 1
+# Bits of the number of tell(), as in a file of open(): place, flags, bytes to decode, characters to skip, whether at the end; and above, what is more
+# of the flags (of encodings with much state, where open()'s has no number).
+_PLACE, _FLAGS, _FEED, _SKIP, _END = 64, 32, 32, 32, 8
 
 
 class TextFile(Turns):
@@ -105,7 +105,7 @@ class TextFile(Turns):
         waiting, flags = self._decoder.getstate()
         self._text = self._decoder.decode(data, not data)
         self._used = 0
-        self._chunk = (flags, waiting, data)
+        self._chunk = (flags, waiting, data) if data or self._text else None
         return bool(data)
 
     def _taken(self, n=None):
@@ -437,9 +437,16 @@ class TextFile(Turns):
 
 
 def _pack(place, flags=0, feed=0, need_end=False, skip=0):
-    return place | flags << _FIELD | feed << 2 * _FIELD | skip << 3 * _FIELD | bool(need_end) << 4 * _FIELD
+    number = flags >> _FLAGS
+    for bits, field in ((_END, need_end), (_SKIP, skip), (_FEED, feed), (_FLAGS, flags & (1 << _FLAGS) - 1), (_PLACE, place)):
+        number = number << bits | field
+    return number
 
 
-def _unpack(cookie):
-    place, flags, feed, skip, need_end = (cookie >> i * _FIELD & _MASK for i in range(5))
-    return place, flags, feed, need_end, skip
+def _unpack(number):
+    fields = []
+    for bits in (_PLACE, _FLAGS, _FEED, _SKIP, _END):
+        fields.append(number & (1 << bits) - 1)
+        number >>= bits
+    place, flags, feed, skip, need_end = fields
+    return place, flags | number << _FLAGS, feed, bool(need_end), skip
