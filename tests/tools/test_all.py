@@ -1,6 +1,7 @@
 """`make test-all`: `make test` for every Python from 3.11 that this machine has, the suite against an ASan/UBSan build, the
 C unit tests under TSan, the loads on PostgreSQL at full length, the stress scenarios (the mixed load also under ASan and on a debug Python), the frameworks'
-version matrix, the image (as root), CPython's own asyncio tests, Django's own tests. The last line is the sum.
+version matrix, the image (as root), CPython's own asyncio tests on every Python, the suites of others
+(aiohttp, AnyIO, asyncpg, ...), Django's own tests. The last line is the sum.
 
 Pythons come from pyenv (all installed versions) and from python3.X on PATH; of several with the same X.Y the newest is taken.
 """
@@ -95,7 +96,7 @@ class Sum:
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--make", default="make")
-    parser.add_argument("--only", default="", help="3.12,asan,tsan,cost,loads,stress,soak,mixed,matrix,asyncio,docker: only these parts")
+    parser.add_argument("--only", default="", help="3.12,asan,tsan,cost,loads,stress,soak,mixed,matrix,asyncio,foreign,docker: only these parts")
     parser.add_argument("--rows", default="", help="of the matrix: only those whose name this regular expression finds")
     parser.add_argument("--minutes", type=float, default=1, help="of each mixed load, and of the soak on each backend (1)")
     args = parser.parse_args()
@@ -159,10 +160,17 @@ def main():
             print("Mixed load: no debug Python here (apt-get install python3-dbg), left out")
 
     if not only or "asyncio" in only:
-        foreign = ROOT / "tests/loop/cpython_asyncio.py"
-        if foreign.exists():
-            total.run("CPython's asyncio tests, build", [*make, "all", "venv"])
-            total.run("CPython's asyncio tests", ["build/venv/bin/python", foreign], {"PYTHONPATH": str(ROOT / "build/python")})
+        suite = ROOT / "tests/loop/cpython_asyncio.py"
+        for version, path in found.items():
+            name = ".".join(map(str, version))
+            python, package = ("python3", "build/python") if version == default_version else (path, f"build/release-{name}/python")
+            total.run(f"CPython {name}'s asyncio tests, build", [*make, "all", f"PYTHON={python}"])
+            for io in ("epoll", "io_uring"):
+                total.run(f"CPython {name}'s asyncio tests, {io}", [python, suite, "--io", io], {"PYTHONPATH": str(ROOT / package)})
+
+    if not only or "foreign" in only:
+        total.run("The suites of others, build", [*make, "all"])
+        total.run("The suites of others", ["python3", ROOT / "tests/loop/foreign.py"])
 
     if not only or "django" in only:
         for version, minors in django_suite.VERSIONS.items():
