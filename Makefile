@@ -314,6 +314,11 @@ conformance: deps-test ## the tables of raw requests, then Autobahn|Testsuite (C
 	$(Q)$(MAKE) --no-print-directory PYTHON=$(PYTHON) all venv
 	$(Q)RINGCORN_BIN=$(PROGRAM) $(VENV_PYTHON) tests/conformance/run.py --pytest '$(PYTEST)' $(AUTOBAHN)
 
+.PHONY: test-foreign
+test-foreign: deps-test ## the suites of aiohttp, AnyIO, asyncpg, psycopg, redis-py, httpx, websockets, Tornado, uvicorn, ... on this loop; FOREIGN='--keep --io epoll aiohttp'
+	$(Q)$(MAKE) --no-print-directory PYTHON=$(PYTHON) all
+	$(Q)$(PYTHON) tests/loop/foreign.py --python '$(PYTHON)' $(FOREIGN)
+
 .PHONY: test-docker docker
 test-docker: deps-docker ## builds the images and runs them and compose.yaml, by podman, buildah and runc, as root; the base by debootstrap (build/docker/)
 	$(Q)$(MAKE) --no-print-directory PYTHON=$(PYTHON) venv
