@@ -8,7 +8,7 @@ beside what the databases allow.
 
 import os
 
-from . import connection_count, log, sqlalchemy_hints
+from . import connection_count, greenlets, log, sqlalchemy_hints
 from .connection_count import django_is_up
 from .loading import FAILURES, auto_threads, exit_code_of, load_apart
 
@@ -27,6 +27,7 @@ def run(c_side, options):
         warn(before.close_and_tell, say=_say)
     interface = loaded.interface
     threads = options["sync_threads"] or auto_threads(interface)
+    warn(greenlets.find, say=_say)
     warn(django_hints, threads, interface, options, say=_say)
     warn(sqlalchemy_hints.find, threads, say=_say)
     for line in connection_count.lines(options["workers"], threads, max(threads, options["sync_threads_max"])):

@@ -5,7 +5,7 @@ import sys
 import time
 import traceback
 
-from . import log, services
+from . import greenlets, log, services
 from .app import EXIT_APP, EXIT_USAGE, AppError, load_by
 from .leftovers import Leftovers
 from .worker_hooks import WorkerHooks
@@ -47,6 +47,7 @@ class Loaded:
 
     def load(self):
         self.app, self.interface = load_by(self.options)
+        greenlets.refuse()
         self.hooks.resolve("when_ready", "worker_exit", "on_reload")
         self.services = services.resolve(self.options)
 

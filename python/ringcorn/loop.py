@@ -301,6 +301,8 @@ class Loop(_ringcorn.LoopCore, _Base):
 
 async def stop_pool(loop, pool, timeout):
     """pool.stop(timeout) from a thread of its own, while *loop* goes on delivering what the pool's threads wait for."""
+    if not pool.running and not pool.queued:
+        return pool.stop(timeout)  # and nothing to wait for
     future = loop.create_future()
 
     def stop():

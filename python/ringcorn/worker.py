@@ -33,7 +33,7 @@ import weakref
 
 import _ringcorn
 
-from . import anyio_threads, asgiref_threads, check, debug, freezing, guard, live, log, otel, places, services, sqlalchemy_hints, websocket_lease
+from . import anyio_threads, asgiref_threads, check, debug, freezing, greenlets, guard, live, log, otel, places, services, sqlalchemy_hints, websocket_lease
 from .app import AppError
 from .database_count import DatabaseCount
 from .lifespan import Lifespan, LifespanFailed
@@ -88,6 +88,7 @@ def run(worker, options, preloaded=None):
         worker.count(pools.sync, False)
         live.attach(worker, loop, pools.sync, pools.executor, services=beside)
         if options["slot"] == 0:
+            check.warn(greenlets.find)
             check.warn(check.django_hints, pools.sync.threads, interface, options)
         serving = _Serving(worker, loop, app, interface, pools.sync, options, hooks, beside)
         return _run_to_the_end(loop, serving)

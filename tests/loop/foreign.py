@@ -347,6 +347,7 @@ def main():
     EXTENSION = next((place for place in places if (place / f"_ringcorn{suffix}").exists()), None)
     if EXTENSION is None:
         parser.error(f"no extension for {args.python} (_ringcorn{suffix}) in {', '.join(map(str, places))}: make PYTHON={args.python}")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is ended
     passed = failed = 0
     for name in args.names or SUITES:
         try:
