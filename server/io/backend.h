@@ -45,6 +45,7 @@ struct io_vtable {
     const char *name;
     int (*fd)(const struct io *io);
     void (*close)(struct io *io);                         /* frees io */
+    void (*stay)(struct io *io);                          /* NULL: nothing to gain */
     void (*abandon)(struct io *io);                       /* frees io */
     void (*arm)(struct io *io, struct io_op *op);         /* after io_begin() */
     void (*poll_change)(struct io *io, struct io_op *op); /* op->mask is the new one */

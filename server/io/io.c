@@ -209,6 +209,13 @@ io_close(struct io *io)
 }
 
 void
+io_stay(struct io *io)
+{
+    if (io->v->stay != NULL)
+        io->v->stay(io);
+}
+
+void
 io_abandon(struct io *io)
 {
     io->v->abandon(io);

@@ -98,6 +98,9 @@ const char *io_probe(char why[IO_WHY_SIZE]);
  * that its owner has left and in which only polls, watches and waits for room are armed. */
 void io_close(struct io *io);
 
+/* No other thread than the owner's will close it: the backend may now keep what makes its system calls cheaper and belongs to the thread. */
+void io_stay(struct io *io);
+
 /* In a forked child: drops descriptors and mappings without touching what the parent shares. */
 void io_abandon(struct io *io);
 

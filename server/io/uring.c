@@ -798,7 +798,12 @@ uring_close(struct io *io)
         if (!list_is_empty(&io->all))
             log_error("io_uring: operations did not end within %d s of their cancel",
                       IO_CLOSE_MS / 1000);
-    } /* else the kernel ends them when the ring goes, after we could see it; io.h allows polls there, and files, which stay armed */
+    } else {
+        /* The kernel ends them when the ring goes, after we could see it; io.h allows polls there, and files, which stay armed. And what
+         * uring_stay() has registered is the other thread's: liburing must not take back the registration of that number in this one,
+         * which is another ring's. */
+        r->u.int_flags = 0;
+    }
     for (unsigned i = 0; i < r->stash_n; i++) {
         if (r->stash[i].res >= 0)
             close(r->stash[i].res);
@@ -806,6 +811,14 @@ uring_close(struct io *io)
     io_drop_all(io, false);
     io_uring_queue_exit(&r->u);
     uring_free(r);
+}
+
+/* Saves the look-up of the descriptor at each io_uring_enter(); works without, too. The thread then holds the ring, and the ring the
+ * files of its polls, until this thread takes the registration back: not for a ring that another may close. */
+static void
+uring_stay(struct io *io)
+{
+    io_uring_register_ring_fd(&uring_of(io)->u);
 }
 
 /* The mappings are not in the child (MADV_DONTFORK), and what is at their addresses now is not ours: no munmap(). */
@@ -828,6 +841,7 @@ static const struct io_vtable uring_vtable = {
     .name = "io_uring",
     .fd = uring_fd,
     .close = uring_close,
+    .stay = uring_stay,
     .abandon = uring_abandon,
     .arm = uring_arm,
     .poll_change = uring_poll_change,
@@ -959,8 +973,6 @@ uring_open(struct io **out, const char **step, char note[IO_WHY_SIZE])
     if (err < 0)
         goto out;
     *step = "self-test";
-    /* Saves the look-up of the descriptor at each io_uring_enter(); works without, too. */
-    io_uring_register_ring_fd(&r->u);
     r->msgs = calloc((size_t)entries, sizeof(*r->msgs));
     err = r->msgs ? ring_probe(r) : -ENOMEM;
     if (err < 0)

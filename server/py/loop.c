@@ -118,6 +118,8 @@ loop_open_io(struct loop *l)
     close_io(l);
     set_io(l, io);
     l->owner = pthread_self();
+    if (l->clients_n > 0)
+        io_stay(io);
     fds_arm_all(l);
     sources_arm_all(l);
     return 0;
@@ -415,6 +417,8 @@ loop_attach(PyObject *loop, const struct loop_client *client, void *self)
     l->clients[l->clients_n].client = client;
     l->clients[l->clients_n++].self = self;
     l->tells_long_steps |= client->long_step != NULL;
+    if (l->clients_n == 1 && l->io != NULL && pthread_equal(l->owner, pthread_self()))
+        io_stay(l->io); /* loop_open_io() moves it no more */
     return 0;
 }
 

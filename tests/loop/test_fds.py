@@ -10,6 +10,8 @@ import tempfile
 import pytest
 from conftest import turns
 
+import ringcorn.loop
+
 
 @pytest.fixture
 def pair():
@@ -189,7 +191,7 @@ def test_registered_before_the_loop_runs_and_in_another_thread(loop, pair):
     b.send(b"1")
     loop.run_forever()
     b.send(b"2")
-    thread = threading.Thread(target=loop.run_forever, name="other")
+    thread = threading.Thread(target=loop.run_forever, name="other", daemon=True)
     thread.start()
     thread.join(5)
     assert seen == [("MainThread", b"1"), ("other", b"2")]
@@ -197,6 +199,59 @@ def test_registered_before_the_loop_runs_and_in_another_thread(loop, pair):
     loop.run_forever()
     assert seen[2] == ("MainThread", b"3")
     loop.remove_reader(a)
+
+
+def test_an_io_that_another_thread_has_closed_keeps_no_file(loop, pair):
+    import threading
+
+    a, b = pair
+    a.setblocking(False)
+    b.settimeout(20)
+    loop.add_reader(a, lambda: None)
+    loop.call_soon(loop.stop)
+    loop.run_forever()  # a is armed, in this thread's io
+
+    def other():
+        loop.call_soon(loop.stop)
+        loop.run_forever()  # in an io of its own, where it is armed again
+        loop.remove_reader(a)
+        a.close()
+        loop.call_soon(loop.stop)
+        loop.run_forever()
+
+    thread = threading.Thread(target=other, daemon=True)
+    thread.start()
+    thread.join(20)
+    assert not thread.is_alive()
+    assert b.recv(1) == b""  # nothing holds the other end
+
+
+def test_an_io_moves_beside_another_of_the_same_thread(loop, usable_io, pair):
+    """Closing the one that was another thread's must not take anything from this thread's own."""
+    import threading
+
+    a, b = pair
+    a.setblocking(False)
+    seen = []
+    loop.call_soon(loop.stop)
+    loop.run_forever()
+
+    def other():
+        second = ringcorn.loop.new_event_loop(usable_io)
+        try:
+            for one in (second, loop, second):
+                one.call_later(20, one.stop)
+                one.add_reader(a, lambda one=one: (seen.append(a.recv(10)), one.stop()))
+                b.send(b"x")
+                one.run_forever()
+                one.remove_reader(a)
+        finally:
+            second.close()
+
+    thread = threading.Thread(target=other, daemon=True)
+    thread.start()
+    thread.join(30)
+    assert not thread.is_alive() and seen == [b"x"] * 3
 
 
 def test_changed_by_another_thread_while_the_loop_runs(loop, pair):
