@@ -8,7 +8,7 @@
  * Runs on:  GIL held. */
 #include <patchlevel.h>
 /* Only versions that were looked at: another may have these headers and other fields. */
-#if PY_VERSION_HEX < 0x030e0000 && __has_include(<internal/pycore_interp.h>)
+#if PY_VERSION_HEX < 0x030f0000 && __has_include(<internal/pycore_interp.h>)
 #define Py_BUILD_CORE 1 /* the internal headers insist */
 #define HAS_INTERNALS 1
 #endif
