@@ -22,12 +22,29 @@
 #define TEXT_OF_(x) #x
 #define TEXT_OF(x)  TEXT_OF_(x)
 #define X_Y         TEXT_OF(PY_MAJOR_VERSION) "." TEXT_OF(PY_MINOR_VERSION)
+/* Folders of packages bear the t of a free-threaded Python; both kinds may have one of the same X.Y. */
+#ifdef Py_GIL_DISABLED
+#define X_Y_ABI   X_Y "t"
+#define X_Y_OTHER X_Y
+#else
+#define X_Y_ABI   X_Y
+#define X_Y_OTHER X_Y "t"
+#endif
 
 static bool
 is_file(const char *path)
 {
     struct stat st;
     return stat(path, &st) == 0 && S_ISREG(st.st_mode);
+}
+
+/* Does venv have packages of a Python, "3.14" or "3.14t"? */
+static bool
+has_packages(const char *venv, const char *x_y)
+{
+    char path[PATH_MAX];
+    struct stat st;
+    return snprintf(path, sizeof(path), "%s/lib/python%s", venv, x_y) < (int)sizeof(path) && stat(path, &st) == 0;
 }
 
 /* The X.Y that pyvenv.cfg says, in out; empty where it says none. */
@@ -76,6 +93,13 @@ venv_python(const char *venv, char *out, size_t size)
                      venv, version, ours, venv, ours);
         return EXIT_CODE_USAGE;
     }
+    /* X.Y alone is in pyvenv.cfg. */
+    if (has_packages(venv, X_Y_OTHER) && !has_packages(venv, X_Y_ABI)) {
+        log_operator("venv %s is made for Python " X_Y_OTHER ", but this ringcorn was built with Python " X_Y_ABI "; build "
+                     "with make PYTHON=%s/bin/python or make the environment with python" X_Y_ABI,
+                     venv, venv);
+        return EXIT_CODE_USAGE;
+    }
     static const char *const names[] = { "python", "python3" };
     for (size_t i = 0; i < ARRAY_LEN(names); i++) {
         errno = 0;
@@ -99,8 +123,8 @@ static int
 package_dir(const char *exe, char *out, size_t size)
 {
     static const char *const places[] = { "python", "../lib/ringcorn/python",
-                                          "../lib/python" X_Y "/site-packages",
-                                          "../lib/python" X_Y "/dist-packages", ".." };
+                                          "../lib/python" X_Y_ABI "/site-packages",
+                                          "../lib/python" X_Y_ABI "/dist-packages", ".." };
     const char *slash = strrchr(exe, '/');
     int dir = slash == NULL ? 0 : (int)(slash - exe);
     for (size_t i = 0; i < ARRAY_LEN(places); i++) {
@@ -174,6 +198,9 @@ initialize(const struct embed_options *o, const char *python)
     config.install_signal_handlers = 0; /* signals are the worker's */
     config.buffered_stdio = 0;          /* print() and logging are seen at once */
     config.faulthandler = 1;            /* a crash in C code shows the Python stack */
+#ifdef Py_GIL_DISABLED
+    config.enable_gil = 1; /* py.h, "Free-threaded Python"; what the user says himself comes before it */
+#endif
     status = PyConfig_SetBytesArgv(&config, (Py_ssize_t)n, argv);
     bool is_ok = !PyStatus_Exception(status) &&
                  put(&config, &config.program_name, python, &status) &&
@@ -182,7 +209,14 @@ initialize(const struct embed_options *o, const char *python)
     if (is_ok)
         status = Py_InitializeFromConfig(&config);
     PyConfig_Clear(&config);
-    return PyStatus_Exception(status) ? failed(status) : 0;
+    if (PyStatus_Exception(status))
+        return failed(status);
+    if (!py_has_gil()) {
+        log_operator("PYTHON_GIL=0 or -X gil=0: Ringcorn relies on the GIL so far; leave it out, and this free-threaded Python "
+                     "runs with the GIL");
+        return EXIT_CODE_USAGE;
+    }
+    return 0;
 }
 
 /* sys.path: app_dir, python_path, PYTHONPATH and the rest as Python made it, our package last. sys.argv: ours. */
@@ -250,5 +284,8 @@ void
 embed_version(FILE *out)
 {
     fprintf(out, "python %s (built with %s)\n", Py_GetVersion(), PY_VERSION);
+#ifdef Py_GIL_DISABLED
+    fputs("python-gil on: Ringcorn relies on it so far, also on this free-threaded Python\n", out);
+#endif
     fprintf(out, "python-home %s\n", PY_HOME);
 }

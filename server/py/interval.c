@@ -26,7 +26,7 @@ static unsigned long *
 address(const int **locked, void *const **holder)
 {
     *holder = NULL;
-#if !defined(HAS_INTERNALS) || defined(Py_GIL_DISABLED)
+#ifndef HAS_INTERNALS
     *locked = NULL;
     return NULL;
 #else
@@ -37,6 +37,13 @@ address(const int **locked, void *const **holder)
     PyInterpreterState *main = PyInterpreterState_Main();
     struct _gil_runtime_state *gil = &main->_gil;
     if (PyInterpreterState_Get()->ceval.gil != gil) {
+        *locked = NULL;
+        return NULL;
+    }
+#endif
+#ifdef Py_GIL_DISABLED
+    /* Once it is on for good it stays. */
+    if (__atomic_load_n(&gil->enabled, __ATOMIC_RELAXED) == 0) {
         *locked = NULL;
         return NULL;
     }
@@ -94,6 +101,19 @@ interval_find(void)
         return NULL;
     }
     return is_interval(word, usual) ? word : NULL;
+}
+
+bool
+py_has_gil(void)
+{
+#ifdef Py_GIL_DISABLED
+    PyObject *function = PySys_GetObject("_is_gil_enabled"); /* borrowed */
+    PY_OWNED PyObject *told = function != NULL ? PyObject_CallNoArgs(function) : NULL;
+    PyErr_Clear();
+    return told == Py_True;
+#else
+    return true;
+#endif
 }
 
 const int *

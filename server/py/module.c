@@ -67,6 +67,12 @@ module_exec(PyObject *module)
 {
     struct py_state *st = PyModule_GetState(module);
 
+    if (!py_has_gil()) {
+        PyErr_SetString(PyExc_ImportError,
+                        "Ringcorn relies on the GIL so far: without PYTHON_GIL=0 and -X gil=0 a free-threaded Python turns "
+                        "it on for this import");
+        return -1;
+    }
     if (add_constants(st) < 0)
         return -1;
     if ((st->handle_type = add_type(module, &handle_spec)) == NULL ||
@@ -211,6 +217,9 @@ static PyMethodDef module_methods[] = {
 
 static PyModuleDef_Slot module_slots[] = {
     { Py_mod_exec, module_exec },
+#ifdef Py_GIL_DISABLED
+    { Py_mod_gil, Py_MOD_GIL_USED }, /* on purpose: see py.h, "Free-threaded Python" */
+#endif
     { 0, NULL },
 };
 

@@ -120,6 +120,9 @@ bool loop_looks_out(PyObject *loop);
  * no reason to go before threads that compute. The loop's thread. */
 void loop_note_request(PyObject *loop, bool is_async);
 
+/* False on a free-threaded Python that runs without it. GIL held, or what is in its place; no exception is set. */
+bool py_has_gil(void);
+
 /* The int that is 1 while some thread has the GIL and 0 while none has; to be read atomically, by any thread. NULL where CPython's is
  * out of reach. GIL held; no exception is set. */
 const int *py_gil_locked(void);
