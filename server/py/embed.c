@@ -219,6 +219,26 @@ initialize(const struct embed_options *o, const char *python)
     return 0;
 }
 
+#if PY_VERSION_HEX >= 0x030d0000
+/* Py_RunMain() says by these that its thread is the interpreter's main one, and others find it by that: `python -m asyncio ps` starts there.
+ * Exported for CPython's own modules; where a build has them not, nothing but that is lost. */
+extern int _PyInterpreterState_SetRunningMain(PyInterpreterState *interp) __attribute__((weak));
+extern void _PyInterpreterState_SetNotRunningMain(PyInterpreterState *interp) __attribute__((weak));
+#endif
+
+static void
+set_running(bool is_running)
+{
+#if PY_VERSION_HEX >= 0x030d0000
+    if (is_running && _PyInterpreterState_SetRunningMain != NULL && _PyInterpreterState_SetRunningMain(PyInterpreterState_Get()) < 0)
+        PyErr_Clear();
+    if (!is_running && _PyInterpreterState_SetNotRunningMain != NULL)
+        _PyInterpreterState_SetNotRunningMain(PyInterpreterState_Get());
+#else
+    (void)is_running;
+#endif
+}
+
 /* sys.path: app_dir, python_path, PYTHONPATH and the rest as Python made it, our package last. sys.argv: ours. */
 static int
 set_paths(const struct embed_options *o, const char *package)
@@ -266,6 +286,7 @@ embed_start(const struct embed_options *o)
         err = initialize(o, python);
     if (err != 0)
         return err;
+    set_running(true);
     if (set_paths(o, package) < 0) {
         PyErr_Print();
         log_operator("Python started, but its path could not be set");
@@ -277,6 +298,7 @@ embed_start(const struct embed_options *o)
 int
 embed_stop(void)
 {
+    set_running(false);
     return Py_FinalizeEx();
 }
 

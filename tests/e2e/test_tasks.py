@@ -1,6 +1,9 @@
 """ringcornctl tasks: requests, their tasks, the groups between them, and what each waits for in the end."""
 
 import contextlib
+import os
+import subprocess
+import sys
 
 import harness
 import pytest
@@ -136,6 +139,24 @@ def test_while_the_loop_is_blocked(waiting):
     assert task["state"] == "running" and place(task) == line_of("blocks")
     assert [line.split()[1] for line in task["stack"]] == ["app", "blocks"]
     assert of(tree, "awaits")["waits_for"] == "task 'awaited'"
+
+
+@pytest.mark.skipif(sys.version_info < (3, 14), reason="python -m asyncio pstree is of 3.14")
+@pytest.mark.skipif(os.geteuid() != 0, reason="reading another process is for root here")
+def test_cpythons_own_tool_sees_a_worker(waiting):
+    """It reads the worker's memory, from outside."""
+    s, _, _ = waiting("in_groups", "awaits")
+    [pid] = s.workers()
+    told = subprocess.run([sys.executable, "-m", "asyncio", "pstree", str(pid)], capture_output=True, text=True, timeout=60)
+    if told.returncode != 0 and "ermission" in told.stderr:
+        pytest.skip(f"a container may not: {told.stderr.splitlines()[-1]}")
+    lines = [line.strip(" │├└─") for line in told.stdout.splitlines()]
+    assert told.returncode == 0, told.stderr
+    assert "(T) ringcorn" in lines and "(T) /awaits" in lines
+    at = lines.index("(T) awaited")
+    assert lines[at - 1] == f"awaits {line_of_call('awaits')}" and lines[at + 1] == f"middle {line_of('middle')}"
+    at = lines.index("(T) a")
+    assert lines[at - 1].startswith("TaskGroup._aexit ") and {"(T) b", "(T) c"} < set(lines)
 
 
 def test_c_code_that_keeps_the_gil_is_said_to(waiting):
