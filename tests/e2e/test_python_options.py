@@ -3,11 +3,15 @@
 import os
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import pytest
 
 import harness
+
+
+FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
 
 
 def process(s):
@@ -85,6 +89,30 @@ def test_venv_of_another_version_is_refused(tmp_path):
     r = harness.run("--bind", "127.0.0.1:0", "--app-dir", harness.APPS, "--venv", tmp_path / "v", "raw:app", env={"VIRTUAL_ENV": None})
     assert r.returncode != 0
     assert "3.1" in r.stderr and "{}.{}".format(*sys.version_info) in r.stderr
+
+
+def test_venv_of_the_other_kind_of_python_is_refused(tmp_path):
+    """Free-threaded or not: both have the same X.Y, and pyvenv.cfg says no more."""
+    version = "{}.{}".format(*sys.version_info)
+    other = version if FREE_THREADED else f"{version}t"
+    (tmp_path / "venv" / "lib" / f"python{other}").mkdir(parents=True)
+    (tmp_path / "venv" / "pyvenv.cfg").write_text(f"home = /usr\nversion = {version}.1\n")
+    r = harness.run("--bind", "127.0.0.1:0", "--app-dir", harness.APPS, "--venv", tmp_path / "venv", "raw:app", env={"VIRTUAL_ENV": None})
+    assert r.returncode == 2 and f"is made for Python {other}, but" in r.stderr
+
+
+@pytest.mark.skipif(not FREE_THREADED, reason="a Python with the GIL")
+def test_the_gil_is_on_where_it_need_not_be(server):
+    s = server("gil:app")
+    assert s.get("/").text == "True"
+    assert "\npython-gil on: " in harness.run("--version").stdout
+    r = harness.run("--bind", "127.0.0.1:0", "--app-dir", harness.APPS, "raw:app", env={"PYTHON_GIL": "0"})
+    assert r.returncode == 2 and "ringcorn: PYTHON_GIL=0 or -X gil=0: Ringcorn relies on the GIL so far" in r.stderr
+    plain = subprocess.run(
+        [sys.executable, "-X", "gil=0", "-c", "import ringcorn.loop"], capture_output=True, text=True,
+        env=harness.environment({"PYTHONPATH": str(harness.BIN.parent / "python")}),
+    )  # fmt: skip
+    assert plain.returncode != 0 and "ImportError: Ringcorn relies on the GIL so far" in plain.stderr
 
 
 def test_venv_that_is_none(tmp_path):
