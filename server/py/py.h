@@ -9,7 +9,26 @@
  *   task.c     a coroutine started at once                                          gil.c     the loop beside threads that compute
  *   interval.c where CPython's switch interval lies                                 private.h what these files share
  *
- * All with the GIL held and on the loop's thread unless said otherwise. */
+ * All with the GIL held and on the loop's thread unless said otherwise.
+ *
+ * Free-threaded Python. It is run with the GIL on: embed.c asks for it, module.c declares Py_MOD_GIL_USED and refuses to be imported where the GIL
+ * was forbidden. "With the GIL" above is meant: these take it for their lock, and each needs one before Py_MOD_GIL_NOT_USED is true.
+ *
+ *   py/handle.c     the free lists of a module's state, which every thread that makes or drops a handle uses: one for each loop's thread, or none
+ *   py/turn.c       loop->ready and loop->timers: call_soon() and TimerHandle.cancel() are of the loop's thread, but call_soon_threadsafe(), and in
+ *   py/timers.c     asyncio's custom any call_soon(), push from others. Posts (loop_post()) have no lock and need none: the way for them too
+ *   py/fds.c        readers and writers changed by another thread: has_changed is a hand-over that the GIL orders
+ *   py/handle.c     cancel() while the loop runs the handle: callback, args and `running` are read and cleared without a word
+ *   py/loop.c       thread_id, pool, default_executor, is_debug, the clients: attributes set by any thread; `all`, the loops of a process
+ *   py/weakset.c    that nobody iterates is looked up and then relied on
+ *   base/live.h     counters of what the loop's thread makes; handles and jobs are made and dropped by others too
+ *   sync/job.c      a job's state between cancel() on the loop and run() on a thread; result and exception on their way back are ordered by the post
+ *   sync/pool.c     the hooks of a pool, which every thread reads and Python sets; the crew itself has a mutex (sync/sync.h)
+ *   sync/headway.c  keeps threads from waking that would only wait for the GIL: without one, none of its rows is true
+ *   asgi/, wsgi/    the caches of names.c: slots with header names and values that any thread takes from and replaces
+ *   guard/blame.c   reads the stack of the loop's thread while that cannot run: that is what the GIL is there; without it the thread runs on
+ *
+ * What is not in the list belongs to the loop's thread, has a mutex, or is atomic. */
 #ifndef RINGCORN_PY_H
 #define RINGCORN_PY_H
 
