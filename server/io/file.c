@@ -11,7 +11,7 @@
 #include "io/backend.h"
 
 static ssize_t
-call_once(struct io_file *f)
+make_call(struct io_file *f)
 {
     switch (f->what) {
     case IO_FILE_OPEN:
@@ -56,7 +56,7 @@ io_file_run(struct io_file *f)
         f->n = IO_SEND_MAX;
     ssize_t res;
     do { /* after EINTR a descriptor is closed nonetheless (close(2)) */
-        res = call_once(f);
+        res = make_call(f);
     } while (res < 0 && errno == EINTR && f->what != IO_FILE_CLOSE);
     if (res < 0 && errno == EINTR)
         return 0;
