@@ -9,7 +9,9 @@
 /* Interned strings: attribute, method and key names. */
 /* clang-format off */
 #define TRANSPORT_NAMES(X)                                                                         \
-    X(_attach) X(_call_connection_lost) X(_detach) X(_start_reading) X(_transports)                \
+    X(_attach) X(_buffer) X(_call_connection_lost) X(_detach) X(_eof) X(_limit) X(_paused) X(_start_reading)           \
+    X(_stream_reader_wr) X(_transport) X(_transports) X(_waiter) X(cancelled) X(feed_data)         \
+    X(pause_reading)                \
     X(buffer_updated) X(call_exception_handler) X(call_soon) X(close) X(connection_lost)           \
     X(connection_made) X(data_received) X(debug) X(done) X(eof_received) X(exc_info) X(exception)   \
     X(fileno) X(get_buffer) X(getpeername) X(getsockname) X(message) X(pause_writing) X(peername)   \
@@ -31,6 +33,9 @@ struct transport_state {
     PyObject *set_nodelay;       /* asyncio.base_events._set_nodelay */
     PyObject *set_result;        /* asyncio.futures._set_result_unless_cancelled */
     PyObject *logger;            /* asyncio.log.logger */
+    /* asyncio.StreamReaderProtocol and .StreamReader; the functions of theirs that stream_feed.c stands for */
+    PyObject *reader_protocol_type, *reader_type;
+    PyObject *reader_data_received, *reader_feed_data;
     PyObject *minus_one;
     char *scratch; /* transport_scratch_take() */
 #define X(name) PyObject *s_##name;

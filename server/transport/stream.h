@@ -72,6 +72,7 @@ struct stream {
     bool is_protocol_connected;
     bool is_buffered; /* a BufferedProtocol */
     bool is_tls;      /* tls_check() */
+    bool is_reader;   /* asyncio's own StreamReaderProtocol */
     bool is_tcp;      /* a short read is the last */
 };
 
@@ -100,6 +101,14 @@ int stream_debug(struct stream *t, const char *format);
 /* --- stream_read.c --- */
 
 int stream_read_ready(struct stream *t);
+
+/* --- stream_feed.c --- */
+
+/* The StreamReader whose buffer the bytes are for, where asyncio's own way is the one to take; *buffer: its bytearray. New both; or NULL without
+ * an exception. May run Python. */
+PyObject *stream_reader(struct stream *t, PyObject **buffer);
+/* The buffer has grown. 0, or -1 with an exception set. May run Python. */
+int stream_fed(struct stream *t, PyObject *reader, PyObject *buffer);
 
 /* --- stream_write.c --- */
 

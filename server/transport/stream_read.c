@@ -7,10 +7,7 @@
 #include <stdlib.h>
 
 /* Half of it, and the next read is expected to be as long. */
-#ifndef RDM
-#define RDM 16384
-#endif
-enum { READ_DIRECT_MIN = RDM };
+enum { READ_DIRECT_MIN = 16 * 1024 };
 
 /* recv(2), at most cap bytes; -errno. */
 static ssize_t
@@ -165,6 +162,15 @@ receive_short(struct stream *t, ssize_t *n)
     return data;
 }
 
+/* Notes what follows from a read of n of cap bytes. */
+static void
+has_read(struct stream *t, size_t n, size_t cap)
+{
+    if (has_more(t, n, cap))
+        read_again(t);
+    t->read_size = n >= READ_DIRECT_MIN / 2 ? size_after(n) : 0;
+}
+
 static int
 read_data(struct stream *t)
 {
@@ -176,12 +182,32 @@ read_data(struct stream *t)
         return on_none(t, n);
     if (data == NULL)
         return stream_fatal(t, "Fatal read error on socket transport");
-    if (has_more(t, (size_t)n, cap))
-        read_again(t);
-    t->read_size = n >= READ_DIRECT_MIN / 2 ? size_after((size_t)n) : 0;
+    has_read(t, (size_t)n, cap);
     PY_OWNED PyObject *protocol = Py_NewRef(t->protocol);
     PY_OWNED PyObject *done = transport_call(protocol, t->st->s_data_received, data);
     return done != NULL ? 0 : stream_fatal(t, "Fatal error: protocol.data_received() call failed.");
+}
+
+/* Into the reader's buffer. */
+static int
+read_into(struct stream *t, PyObject *reader, PyObject *buffer)
+{
+    char *scratch = transport_scratch_take(t->st);
+    if (scratch == NULL)
+        return -1;
+    ssize_t n = receive(t, scratch, TRANSPORT_SCRATCH);
+    Py_ssize_t old = PyByteArray_GET_SIZE(buffer);
+    int err = n > 0 ? PyByteArray_Resize(buffer, old + n) : 0;
+    if (n > 0 && err == 0)
+        memcpy(PyByteArray_AS_STRING(buffer) + old, scratch, (size_t)n);
+    transport_scratch_give(t->st, scratch);
+    if (n <= 0)
+        return on_none(t, n);
+    if (err == 0) {
+        has_read(t, (size_t)n, TRANSPORT_SCRATCH);
+        err = stream_fed(t, reader, buffer);
+    }
+    return err == 0 ? 0 : stream_fatal(t, "Fatal error: protocol.data_received() call failed.");
 }
 
 int
@@ -196,5 +222,15 @@ stream_read_ready(struct stream *t)
     }
     if (t->is_tls)
         return read_tls(t);
-    return t->is_buffered ? read_buffered(t) : read_data(t);
+    if (t->is_buffered)
+        return read_buffered(t);
+    /* Long reads are cheaper by way of their bytes object: they are copied once less, and a bytearray that grows by what might come, so that
+     * recv() could write into it, costs more than either (100 KiB, ten connections: 1.03 of uvloop's CPU, 0.88 by the shared buffer, 0.84). */
+    if (t->is_reader && t->read_size == 0) {
+        PY_OWNED PyObject *buffer = NULL;
+        PY_OWNED PyObject *reader = stream_reader(t, &buffer);
+        if (reader != NULL)
+            return read_into(t, reader, buffer);
+    }
+    return read_data(t);
 }

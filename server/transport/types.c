@@ -44,6 +44,10 @@ state_free(PyObject *capsule)
     Py_XDECREF(st->set_nodelay);
     Py_XDECREF(st->set_result);
     Py_XDECREF(st->logger);
+    Py_XDECREF(st->reader_protocol_type);
+    Py_XDECREF(st->reader_type);
+    Py_XDECREF(st->reader_data_received);
+    Py_XDECREF(st->reader_feed_data);
     Py_XDECREF(st->minus_one);
 #define X(name) Py_XDECREF(st->s_##name);
     TRANSPORT_NAMES(X)
@@ -73,6 +77,11 @@ state_fill(struct transport_state *st)
         (st->set_nodelay = import_from("asyncio.base_events", "_set_nodelay")) == NULL ||
         (st->set_result = import_from("asyncio.futures", "_set_result_unless_cancelled")) == NULL ||
         (st->logger = import_from("asyncio.log", "logger")) == NULL ||
+        (st->reader_protocol_type = import_from("asyncio", "StreamReaderProtocol")) == NULL ||
+        (st->reader_type = import_from("asyncio", "StreamReader")) == NULL ||
+        (st->reader_data_received =
+             PyObject_GetAttr(st->reader_protocol_type, st->s_data_received)) == NULL ||
+        (st->reader_feed_data = PyObject_GetAttr(st->reader_type, st->s_feed_data)) == NULL ||
         (st->minus_one = PyLong_FromLong(-1)) == NULL)
         return -1;
     return 0;

@@ -821,6 +821,136 @@ def test_the_context_is_the_transports_own(run, pair):
     run(main)
 
 
+# --- asyncio's streams, which are fed without Python ---------------------------------------------
+
+
+async def streams(sock, limit=2**16):
+    reader = asyncio.StreamReader(limit=limit)
+    protocol = asyncio.StreamReaderProtocol(reader)
+    transport, _ = await connect(sock, protocol)
+    return transport, protocol, reader
+
+
+def test_a_stream_reader_gets_what_was_sent(run, pair):
+    ours, peer = pair
+
+    async def main():
+        transport, protocol, reader = await streams(ours)
+        loop = asyncio.get_running_loop()
+        for n in (1, 10, 1000, 40_000, 300_000, 5, 2_000_000, 7):
+            sent = os.urandom(n)
+            sending = asyncio.ensure_future(loop.sock_sendall(peer, sent))
+            assert await reader.readexactly(n) == sent
+            await sending
+        peer.send(b"line one\nline two\nthe rest")
+        assert await reader.readline() == b"line one\n"
+        assert await reader.readuntil(b"two\n") == b"line two\n"
+        peer.close()
+        assert await reader.read() == b"the rest" and reader.at_eof()
+        transport.close()
+        await protocol._get_close_waiter(None)
+
+    run(main)
+
+
+def test_a_stream_reader_that_is_full_pauses_its_transport(run, pair):
+    ours, peer = pair
+
+    async def main():
+        transport, protocol, reader = await streams(ours, limit=100)
+        for i in range(5):
+            peer.send(b"x" * 201)
+            while transport.is_reading():
+                await asyncio.sleep(0.001)
+            assert reader._paused and len(reader._buffer) == 201
+            peer.send(b"y")
+            await asyncio.sleep(0.002)
+            assert len(reader._buffer) == 201
+            assert await reader.readexactly(202) == b"x" * 201 + b"y"
+            assert transport.is_reading()
+        transport.close()
+        await protocol._get_close_waiter(None)
+
+    run(main)
+
+
+@pytest.mark.parametrize("where", ["reader", "protocol", "class", "subclass"])
+def test_another_feed_data_is_called(run, pair, monkeypatch, where):
+    ours, peer = pair
+    fed = []
+
+    class Reader(asyncio.StreamReader):
+        def feed_data(self, data):
+            fed.append(data)
+
+    async def main():
+        transport, protocol, reader = await streams(ours)
+        if where == "subclass":
+            protocol._stream_reader_wr = weakref.ref(reader := Reader())
+        elif where == "reader":
+            reader.feed_data = fed.append
+        elif where == "class":
+            monkeypatch.setattr(asyncio.StreamReader, "feed_data", lambda self, data: fed.append(data))
+        else:
+            protocol.data_received = fed.append
+        peer.send(b"seen")
+        while not fed:
+            await asyncio.sleep(0.001)
+        assert fed == [b"seen"] and not reader._buffer
+        transport.close()
+        await protocol._get_close_waiter(None)
+        protocol.__dict__.pop("data_received", None)
+
+    run(main)
+
+
+def test_what_feed_data_would_raise_is_raised(run, loop, pair):
+    ours, peer = pair
+
+    async def main():
+        transport, protocol, reader = await streams(ours)
+        with memoryview(reader._buffer):  # so it cannot grow
+            peer.send(b"data")
+            while not transport.is_closing():
+                await asyncio.sleep(0.001)
+        with pytest.raises(BufferError):
+            await protocol._get_close_waiter(None)
+        (context,) = loop.problems
+        assert context["message"] == "Fatal error: protocol.data_received() call failed."
+        assert isinstance(context["exception"], BufferError)
+        assert isinstance(reader.exception(), BufferError)
+        loop.problems.clear()
+        reader._exception = context = None
+
+    run(main)
+
+
+def test_a_cancelled_read_and_a_reader_that_is_gone(run, pair):
+    ours, peer = pair
+
+    async def main():
+        transport, protocol, reader = await streams(ours)
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(reader.read(10), 0.005)
+        task = asyncio.ensure_future(reader.read(10))
+        await asyncio.sleep(0)
+        reader._waiter.cancel()
+        peer.send(b"kept")
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        while not reader._buffer:
+            await asyncio.sleep(0.001)
+        assert await reader.read(10) == b"kept"
+        protocol._stream_reader_wr = None
+        peer.send(b"dropped")
+        await asyncio.sleep(0.005)
+        assert not reader._buffer and not transport.is_closing()
+        transport.close()
+        await protocol._get_close_waiter(None)
+
+    run(main)
+
+
 # --- servers ------------------------------------------------------------------------------------
 
 
