@@ -1,7 +1,8 @@
 """Ringcorn's event loop: asyncio's own classes on a core in C.
 
 ``_ringcorn.LoopCore`` has what is called once per callback: the ready queue, the timers, the wait in the ring (or epoll), readiness of
-descriptors, threads. Everything else (transports, TLS, subprocesses, signals, servers, ``sock_*``) is asyncio's, unchanged, on top.
+descriptors, threads; and transports are in C where something runs once a chunk. What happens once a connection (servers, look-ups, subprocesses) and
+signals are asyncio's, unchanged, on top.
 
     with asyncio.Runner(loop_factory=ringcorn.loop.new_event_loop) as runner:
         runner.run(main())

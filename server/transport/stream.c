@@ -58,18 +58,14 @@ static void
 source_apply(struct loop_source *s, struct io *io)
 {
     struct stream *t = CONTAINER_OF(s, struct stream, source);
-    if (wants_watch(t)) {
-        if (!t->watch.armed)
-            io_watch(io, &t->watch, t->fd);
-    } else {
+    if (!wants_watch(t))
         io_cancel(io, &t->watch);
-    }
-    if (wants_room(t)) {
-        if (!t->room.armed)
-            io_room(io, &t->room, t->fd);
-    } else {
+    else if (!t->watch.armed) /* a unix socket tells of room whenever the peer has read something */
+        (t->is_tcp ? io_watch : io_watch_in)(io, &t->watch, t->fd);
+    if (!wants_room(t))
         io_cancel(io, &t->room);
-    }
+    else if (!t->room.armed)
+        io_room(io, &t->room, t->fd);
     if (is_idle(t))
         loop_source_ready(t->loop, s); /* to be detached */
 }
