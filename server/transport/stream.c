@@ -380,7 +380,7 @@ set_protocol(struct stream *t, PyObject *protocol)
     if (is_buffered < 0)
         return -1;
     t->is_buffered = is_buffered;
-    t->is_tls = tls_check != NULL && tls_received != NULL && tls_check(protocol);
+    t->is_tls = tls_check(protocol);
     t->is_reader = (PyObject *)Py_TYPE(protocol) == t->st->reader_protocol_type;
     t->is_protocol_connected = true;
     Py_XSETREF(t->protocol, Py_NewRef(protocol));

@@ -9,7 +9,6 @@
  * Runs on:  the loop's thread, GIL held.
  * Leaves to others:  bytes and flow control (tls_pipe.c), the application's transport (tls_transport.c). */
 #include "transport/tls_private.h"
-#include "transport/transport.h"
 
 /* --- small parts -------------------------------------------------------------------------------- */
 
@@ -459,6 +458,8 @@ handshake(struct pytls *t)
 static enum pytls_below
 kind_of_below(struct pytls *t, PyObject *below)
 {
+    if (stream_check(below))
+        return BELOW_STREAM;
     return Py_IS_TYPE(below, t->names->transport_type) ? BELOW_TLS : BELOW_FOREIGN;
 }
 

@@ -365,13 +365,14 @@ pytls_backlog_clear(struct pytls *t)
 static int
 below_write(struct pytls *t, PyObject *bytes)
 {
-    PY_OWNED PyObject *owned = bytes;
     PY_OWNED PyObject *below = Py_NewRef(t->below);
-    if (t->below_kind == BELOW_TLS) {
-        struct pytls *lower = ((struct pytls_transport *)below)->tls;
-        return lower != NULL ? pytls_write(lower, owned) : 0;
-    }
-    return pytls_call(below, t->names->s_write, owned);
+    if (LIKELY(t->below_kind == BELOW_STREAM))
+        return stream_write(below, bytes);
+    PY_OWNED PyObject *owned = bytes;
+    if (t->below_kind == BELOW_FOREIGN)
+        return pytls_call(below, t->names->s_write, owned);
+    struct pytls *lower = ((struct pytls_transport *)below)->tls;
+    return lower != NULL ? pytls_write(lower, owned) : 0;
 }
 
 int

@@ -15,7 +15,7 @@
 #ifndef RINGCORN_TLS_PRIVATE_H
 #define RINGCORN_TLS_PRIVATE_H
 
-#include "py/py.h"
+#include "transport/transport.h"
 
 #include "base/base.h"
 
@@ -165,11 +165,6 @@ extern PyType_Spec pytls_spec, pytls_transport_spec;
 
 /* Adds the types to the module: 0, or -1 with an exception set (types.c calls it). */
 int pytls_add_types(PyObject *module);
-
-/* What the stream transport calls. protocol: is it a TLS connection's? */
-bool tls_check(PyObject *protocol);
-/* As buffer_updated() with n bytes at p. 0 or -1. May run Python. */
-int tls_received(PyObject *protocol, const char *p, size_t n);
 
 static inline size_t
 size_min(size_t a, size_t b)

@@ -3,6 +3,9 @@
  *   types.c         the types and constants of this folder, one set a module       state.h  these
  *   stream.c        TCP and unix sockets: the transport object and its life       stream.h  what these files share
  *   stream_read.c   from the socket to the protocol                               stream_write.c  from write() to the socket
+ *   tls.c           the life of a TLS connection, as a protocol of any transport   tls_private.h  what these files share
+ *   tls_pipe.c      its bytes through _ssl, flow control                           tls_transport.c  as the application's transport
+ *   tls_names.c     the names and objects of Python that it uses
  *   endpoint.c      what datagrams and pipes have in common: their life           datagram.c  UDP, and connected unix datagram sockets
  *   pipe_read.c     connect_read_pipe(), a subprocess's output                    pipe_write.c  connect_write_pipe(), its input
  *
@@ -27,10 +30,10 @@ bool stream_check(PyObject *transport);
 int stream_write(PyObject *transport, PyObject *bytes);
 
 /* Is it a protocol that takes bytes by tls_received()? Its type is asked for once, by set_protocol(). */
-bool tls_check(PyObject *protocol) __attribute__((weak));
+bool tls_check(PyObject *protocol);
 
 /* Bytes from the socket, instead of get_buffer() and buffer_updated(): borrowed for the call. 0, or -1 with an exception set. May run Python, and use the
  * transport. */
-int tls_received(PyObject *protocol, const char *p, size_t n) __attribute__((weak));
+int tls_received(PyObject *protocol, const char *p, size_t n);
 
 #endif
