@@ -1,6 +1,6 @@
 """The suites of others, run on Ringcorn's event loop: what runs on asyncio runs here.
 
-    tests/loop/foreign.py [--io epoll|io_uring] [--keep] [--python PYTHON] [NAME ...]
+    tests/loop/foreign.py [--io epoll|io_uring] [--keep] [--python PYTHON] [--tests ARGUMENTS] [NAME ...]
 
 SUITES names them, with the version of each. Sources and virtual environments lie in build/foreign/, which --keep leaves there, with what the stock loop's
 run gave, for the next time. Each suite runs once on asyncio's own loop and once on ours on each backend (foreign_site/sitecustomize.py makes ours
@@ -13,15 +13,18 @@ Tests come from the source distribution on PyPI, or, where that has none, by git
 
 import argparse
 import contextlib
+import dataclasses
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
 import sys
 import tarfile
 import tempfile
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -47,7 +50,7 @@ class Suite:
     install: list = field(default_factory=list)  # folders of the source, in place of the pin
     env: dict = field(default_factory=dict)
     service: str = ""  # postgres, redis, postgres-tools
-    seconds_max: int = 1200
+    seconds_max: int = 1800  # of one run
     apart: dict = field(default_factory=dict)  # tests that are left out: id or prefix -> why
 
 
@@ -65,7 +68,7 @@ SUITES = {
         ["tests", "-k", "not trio"],
         remove=["src"],
     ),
-    "asyncpg": Suite("asyncpg==0.32.0", [], ["tests", "--ignore", "tests/test__sourcecode.py"], remove=["asyncpg"], service="postgres-tools"),
+    "asyncpg": Suite("asyncpg==0.32.0", ["distro"], ["tests", "--ignore", "tests/test__sourcecode.py"], remove=["asyncpg"], service="postgres-tools"),
     "psycopg": Suite(
         "psycopg==3.3.4",
         ["anyio==4.16.0", "dnspython"],
@@ -121,7 +124,7 @@ def prepare(name, suite, python):
     """(the environment's python, the folder that the tests run in)."""
     folder = BUILD / name
     ready = folder / "ready"
-    stamp = f"{suite} {python}"
+    stamp = repr((suite.pin, suite.git, suite.install, suite.needs, suite.remove, PYTEST, python))
     if not (ready.exists() and ready.read_text() == stamp):
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
@@ -215,11 +218,11 @@ def normal(test):
     return re.sub(r"0x[0-9a-f]{6,}|/tmp/\S+|(?<=127\.0\.0\.1:)\d+", "*", test)
 
 
-def run_once(python, where, suite, extra, env, report, io, limit):
+def run_once(python, where, suite, extra, env, report, limit):
     """pytest over the suite. Returns whether it came to its end."""
     log = report.with_suffix(".log")
     command = [
-        python, "-m", "pytest", "-q", "-p", "foreign_report", "-p", "no:cacheprovider", "--timeout", str(TEST_SECONDS_MAX),
+        python, "-m", "pytest", "-q", "-p", "foreign_report", "-p", "no:cacheprovider", "--continue-on-collection-errors", "--timeout", str(TEST_SECONDS_MAX),
         "--timeout-method", "signal", *suite.tests, *extra,
     ]  # fmt: skip
     for each in suite.apart:
@@ -264,8 +267,9 @@ def run(python, where, suite, extra, more, folder, io, only=None):
         chosen = folder / "only"
         chosen.write_text("\n".join(only))
         env["RINGCORN_FOREIGN_ONLY"] = str(chosen)
+    until = time.monotonic() + suite.seconds_max
     for _ in range(RUNS_MAX):
-        if run_once(python, where, suite, extra, env, report, io, suite.seconds_max):
+        if run_once(python, where, suite, extra, env, report, until - time.monotonic()) or time.monotonic() >= until:
             break
         if not report.exists():
             print(report.with_suffix(".log").read_text()[-4000:])
@@ -295,11 +299,12 @@ def judge(name, suite, ios, python, keep):
     passed = failed = 0
     with service(suite, folder) as (more, extra):
         kept = folder / "stock.json"
-        if keep and kept.exists():
-            stock = json.loads(kept.read_text())
-        else:
-            stock, _, _ = run(python, where, suite, extra, more, folder, "stock")
+        of = [*suite.tests, *suite.apart]
+        stock = json.loads(kept.read_text()) if keep and kept.exists() else {}
+        if stock.get("of") != of:
+            stock = {"of": of, "outcomes": run(python, where, suite, extra, more, folder, "stock")[0]}
             kept.write_text(json.dumps(stock))
+        stock = stock["outcomes"]
         there = list(stock.values())
         for io in ios:
             ours, named, loops = run(python, where, suite, extra, more, folder, io)
@@ -336,6 +341,7 @@ def main():
     parser.add_argument("--keep", action="store_true", help="leave build/foreign there, and use what is there")
     parser.add_argument("--python", default="python3", help="that the suites run on; its extension must be built (make PYTHON=...)")
     parser.add_argument("--extension", type=Path, help="folder of _ringcorn and ringcorn, in place of the one in build/")
+    parser.add_argument("--tests", help="pytest's arguments, in place of the suite's own: a part of one suite")
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(SUITES))
     args = parser.parse_args()
     if unknown := set(args.names) - set(SUITES):
@@ -350,8 +356,9 @@ def main():
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is ended
     passed = failed = 0
     for name in args.names or SUITES:
+        suite = dataclasses.replace(SUITES[name], tests=shlex.split(args.tests)) if args.tests else SUITES[name]
         try:
-            one = judge(name, SUITES[name], args.io or ["epoll", "io_uring"], args.python, args.keep)
+            one = judge(name, suite, args.io or ["epoll", "io_uring"], args.python, args.keep)
         except subprocess.CalledProcessError as e:
             print(f"{name}: not run, {e}", flush=True)
             one = 0, 1
