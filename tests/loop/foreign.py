@@ -79,7 +79,7 @@ SUITES = {
     ),
     "redis": Suite(
         "redis==8.1.0",
-        ["pytest-asyncio==1.4.0", "numpy", "xxhash", "pybreaker", "PyJWT", "packaging", "requests", "cryptography", "opentelemetry-api", "opentelemetry-sdk"],
+        ["pytest-asyncio==1.4.0", "numpy", "xxhash", "pybreaker", "PyJWT", "aiohttp==3.14.5", "packaging", "requests", "cryptography", "opentelemetry-api", "opentelemetry-sdk"],
         ["tests/test_asyncio", "-m", "not redismod and not onlycluster and not ssl and not cp_integration and not multidb_integration and not replica",
          "--ignore", "tests/test_asyncio/test_scenario", "--ignore", "tests/test_asyncio/test_cluster.py"],
         remove=["redis"],
@@ -99,7 +99,7 @@ SUITES = {
         git="https://github.com/python-websockets/websockets 17.0.1",
         install=["."],
     ),
-    "tornado": Suite("tornado==6.6.1", ["pycares<5"], ["--pyargs", "tornado.test", "-p", "no:logging", "-W", "default"], folder="docs"),
+    "tornado": Suite("tornado==6.6.1", ["pycares<5"], ["--pyargs", "tornado.test", "-p", "no:logging", "-W", "default"], folder="docs", env={"RINGCORN_FOREIGN_QUIET": "tornado.access"}),
     "python-engineio": Suite("python-engineio==4.15.1", ["pytest-asyncio==1.4.0", "aiohttp==3.14.5", "tornado==6.6.1", "requests", "websocket-client"], ["tests/async"], remove=["src"]),
     "python-socketio": Suite(
         "python-socketio==5.18.1",

@@ -1,10 +1,12 @@
 """A pytest plugin: what became of each test, written line by line, so that a run that hangs or crashes tells how far it came.
 
 RINGCORN_FOREIGN_REPORT is the file. Tests that it names already are left out: a run that broke off is gone on with behind the test that broke it.
-RINGCORN_FOREIGN_ONLY names a file with the tests to run, one a line; unset, all of them.
+RINGCORN_FOREIGN_ONLY names a file with the tests to run, one a line; unset, all of them. RINGCORN_FOREIGN_QUIET names a logger that the suite's own
+runner silences.
 """
 
 import json
+import logging
 import os
 
 REPORT = os.environ["RINGCORN_FOREIGN_REPORT"]
@@ -14,6 +16,11 @@ outcomes = {}
 def write(what, test, **more):
     with open(REPORT, "a") as f:
         f.write(json.dumps({"what": what, "test": test, **more}) + "\n")
+
+
+def pytest_configure(config):
+    if name := os.environ.get("RINGCORN_FOREIGN_QUIET"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def pytest_collection_modifyitems(config, items):
