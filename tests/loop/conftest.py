@@ -6,6 +6,7 @@ The package is build/python, or what RINGCORN_PYDIR names (a build for another P
 import gc
 import os
 import sys
+import sysconfig
 import threading
 import warnings
 
@@ -14,6 +15,10 @@ import pytest
 import harness
 
 sys.path.insert(0, os.environ.get("RINGCORN_PYDIR") or str(harness.BIN.parent / "python"))
+
+# A free-threaded Python says in every process that the import turns the GIL on: tests read what is said there.
+if sysconfig.get_config_var("Py_GIL_DISABLED"):
+    os.environ["PYTHON_GIL"] = "1"
 
 import _ringcorn
 import ringcorn.loop
