@@ -265,6 +265,11 @@ fds_add(PyObject *self, PyObject *const *args, Py_ssize_t n, uint32_t bit, const
     struct fd_entry *e = fd_take_entry(l, fd);
     if (e == NULL || (e->mask == 0 && fd_check(fd) < 0))
         return NULL;
+    PY_OWNED PyObject *object = NULL; /* an earlier one, of an io that was forgotten */
+    if (e->mask == 0) {
+        object = py_take(&e->object);
+        e->object = PyLong_Check(args[0]) ? NULL : Py_NewRef(args[0]);
+    }
     PyObject **slot = bit == POLLIN ? &e->reader : &e->writer;
     PY_OWNED PyObject *old = py_take(slot);
     *slot = Py_NewRef(handle);
@@ -275,6 +280,18 @@ fds_add(PyObject *self, PyObject *const *args, Py_ssize_t n, uint32_t bit, const
     return py_take(&handle);
 }
 
+/* A socket that was closed before it is removed has no number any more; selectors find it by itself, and AnyIO relies on that.
+ * Borrowed from the loop; NULL where nothing was added as this object. */
+static struct fd_entry *
+fd_entry_of_closed(const struct loop *l, const PyObject *object)
+{
+    for (size_t i = 0; i < l->fds_cap; i++) {
+        if (l->fds[i] != NULL && l->fds[i]->mask != 0 && l->fds[i]->object == object)
+            return l->fds[i];
+    }
+    return NULL;
+}
+
 static PyObject *
 fds_remove(PyObject *self, PyObject *object, uint32_t bit)
 {
@@ -283,11 +300,18 @@ fds_remove(PyObject *self, PyObject *object, uint32_t bit)
     if (l->is_closed)
         Py_RETURN_FALSE;
     int fd = fd_number(object);
-    if (fd < 0)
-        return NULL;
-    struct fd_entry *e = (size_t)fd < l->fds_cap ? l->fds[fd] : NULL;
+    struct fd_entry *e;
+    if (fd >= 0) {
+        e = (size_t)fd < l->fds_cap ? l->fds[fd] : NULL;
+    } else {
+        if (!PyErr_ExceptionMatches(PyExc_ValueError) ||
+            (e = fd_entry_of_closed(l, object)) == NULL)
+            return NULL;
+        PyErr_Clear();
+    }
     if (e == NULL || !(e->mask & bit))
         Py_RETURN_FALSE;
+    PY_OWNED PyObject *added_as = (e->mask & ~bit) == 0 ? py_take(&e->object) : NULL;
     PY_OWNED PyObject *old = py_take(bit == POLLIN ? &e->reader : &e->writer);
     fd_set_mask(e, e->mask & ~bit);
     if (old != NULL && handle_cancel((struct handle *)old) < 0)
@@ -345,6 +369,7 @@ fds_clear(struct loop *l)
         e->mask = 0;
         Py_CLEAR(e->reader);
         Py_CLEAR(e->writer);
+        Py_CLEAR(e->object);
     }
 }
 
@@ -365,6 +390,7 @@ fds_traverse(struct loop *l, visitproc visit, void *arg)
     for (size_t i = 0; i < l->fds_cap; i++) {
         if (l->fds[i] == NULL)
             continue;
+        Py_VISIT(l->fds[i]->object);
         Py_VISIT(l->fds[i]->reader);
         Py_VISIT(l->fds[i]->writer);
     }

@@ -125,10 +125,12 @@ struct fd_entry {
     struct io_op op; /* the loop's thread */
     struct loop *loop;
     PyObject *reader, *writer; /* new: struct handle; NULL where there is none */
-    struct list ready;         /* the loop's thread: in loop->fds_ready */
-    uint32_t mask;             /* POLLIN | POLLOUT as wanted now */
-    uint32_t armed_mask;       /* the loop's thread: as given to the io */
-    uint32_t revents;          /* the loop's thread: announced and not yet delivered */
+    PyObject
+        *object; /* new: what it was added as, where that was no int; NULL: an int, or nothing */
+    struct list ready;   /* the loop's thread: in loop->fds_ready */
+    uint32_t mask;       /* POLLIN | POLLOUT as wanted now */
+    uint32_t armed_mask; /* the loop's thread: as given to the io */
+    uint32_t revents;    /* the loop's thread: announced and not yet delivered */
     int fd;
     /* The loop's thread: io_cancel() was asked; what comes belongs to an earlier life. */
     bool is_cancelling;
@@ -149,7 +151,7 @@ struct loop {
 
     struct io *io; /* NULL until the loop runs or somebody asks for it */
     enum io_backend want;
-    pthread_t owner; /* of io */
+    pthread_t owner;  /* of io */
     pthread_t runner; /* the thread that turns, while is_turning */
     char io_why[IO_WHY_SIZE];
 
@@ -161,26 +163,27 @@ struct loop {
 
     struct ready ready;
     struct timers timers;
-    struct list io_users; /* loop_io_use() */
+    struct list io_users;  /* loop_io_use() */
     struct fd_entry **fds; /* by descriptor */
     size_t fds_cap;
-    struct list fds_ready; /* the loop's thread */
-    struct list sources; /* attached ones */
+    struct list fds_ready;                    /* the loop's thread */
+    struct list sources;                      /* attached ones */
     struct list sources_ready, sources_flush; /* the loop's thread */
-    bool sources_have_changed; /* as fds_have_changed */
+    bool sources_have_changed;                /* as fds_have_changed */
     bool fds_have_changed; /* an entry has has_changed; read without the GIL, relaxed */
 
     /* Newest first; POSTS_CLOSED at the end. io_posts: of loop_post_io(). */
     _Atomic(struct post *) posts, io_posts;
     atomic_uint posting; /* threads inside loop_post() or loop_post_io(): close waits for them */
-    atomic_bool is_turn_wanted;   /* loop_wake() */
-    atomic_bool is_poked;         /* another thread has put something into ready */
-    atomic_uint helpers;          /* threads of our pools that run Python for this loop */
-    atomic_int expected;          /* loop_expect() */
+    atomic_bool is_turn_wanted; /* loop_wake() */
+    atomic_bool is_poked;       /* another thread has put something into ready */
+    atomic_uint helpers;        /* threads of our pools that run Python for this loop */
+    atomic_int expected;        /* loop_expect() */
     atomic_bool looks_out;
-    struct lookout lookout;       /* the loop's thread */
+    struct lookout lookout; /* the loop's thread */
 
-    struct loop_late *late; /* the loop's thread: to do when the GIL is given away, the last noted first */
+    struct loop_late
+        *late; /* the loop's thread: to do when the GIL is given away, the last noted first */
 
     struct loop_gil gil;
     const int *gil_locked;         /* py_gil_locked(); NULL = not known */
@@ -200,11 +203,11 @@ struct loop {
     PyObject *task_kwargs;      /* new: of task_start(); NULL while in use */
 
     bool is_closed;
-    bool is_orphan;   /* made before a fork, and this is the child */
-    bool is_turning;  /* inside _run(); read without the GIL */
+    bool is_orphan;    /* made before a fork, and this is the child */
+    bool is_turning;   /* inside _run(); read without the GIL */
     bool had_io_posts; /* the loop's thread: the last wait ended with posts of loop_post_io() */
-    bool is_released; /* the loop's thread: inside a turn, and it has given the GIL away */
-    bool is_stopping; /* read without the GIL, relaxed */
+    bool is_released;  /* the loop's thread: inside a turn, and it has given the GIL away */
+    bool is_stopping;  /* read without the GIL, relaxed */
     bool is_debug;
     bool tells_long_steps; /* a client wants to know */
 };
@@ -313,7 +316,7 @@ int fds_traverse(struct loop *l, visitproc visit, void *arg);
 
 /* --- sources (sources.c) ---------------------------------------------------------------------- */
 
-int sources_run(struct loop *l);            /* those that are ready */
+int sources_run(struct loop *l); /* those that are ready */
 void sources_flush(struct loop *l);
 void sources_apply_changed(struct loop *l); /* as the like of fds.c */
 void sources_forget_io(struct loop *l);

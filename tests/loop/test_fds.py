@@ -1,13 +1,17 @@
 """add_reader() and add_writer(), and what asyncio builds on them."""
 
 import asyncio
+import gc
 import os
 import socket
 import subprocess
 import sys
 import tempfile
+import weakref
 
 import pytest
+
+import ringcorn.loop
 from conftest import turns
 
 import ringcorn.loop
@@ -396,3 +400,43 @@ def test_udp(loop, run):
         await asyncio.sleep(0)
 
     run(main)
+
+
+def test_a_socket_that_was_closed_is_removed_by_itself(loop, run):
+    """It has no number any more; asyncio's selectors know it, as what it was added as."""
+    a, b = socket.socketpair()
+    c, d = socket.socketpair()
+
+    async def main():
+        loop.add_reader(a, print)
+        loop.add_writer(a, lambda: None)
+        loop.add_reader(c.fileno(), print)
+        a.close()
+        c.close()
+        assert loop.remove_writer(a) is True
+        assert loop.remove_writer(a) is False
+        assert loop.remove_reader(a) is True
+        for closed in (a, c):  # not any more; never as this object
+            with pytest.raises(ValueError, match="-1"):
+                loop.remove_reader(closed)
+        b.close()
+        d.close()
+        with pytest.raises(ValueError, match="-1"):
+            loop.add_reader(a, print)
+
+    run(main)
+
+
+def test_a_socket_that_nobody_removed_goes_with_the_loop(usable_io):
+    loop = ringcorn.loop.new_event_loop(usable_io)
+    a, b = socket.socketpair()
+    loop.add_reader(a, print)
+    loop.run_until_complete(asyncio.sleep(0))
+    kept = weakref.ref(a)
+    del a
+    assert kept() is not None, "the loop keeps what it watches, as a selector does"
+    kept().close()
+    b.close()
+    loop.close()
+    gc.collect()
+    assert kept() is None
