@@ -22,6 +22,12 @@ enum {
     KEPT_MAX = 1024 * 1024,   /* bytes */
 };
 
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+enum { IS_FOR_US = false };
+#else
+enum { IS_FOR_US = true };
+#endif
+
 static _Thread_local struct {
     bool is_on;
     size_t bytes;
@@ -74,9 +80,8 @@ give(void *block, const char *file, int line)
 void
 tls_memory_prepare(void)
 {
-#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
-    (void)CRYPTO_set_mem_functions(take, resize, give); /* refused after the first allocation */
-#endif
+    if (IS_FOR_US)
+        (void)CRYPTO_set_mem_functions(take, resize, give); /* refused after the first allocation */
 }
 
 void
