@@ -299,7 +299,7 @@ def judge(name, suite, ios, python, keep):
     passed = failed = 0
     with service(suite, folder) as (more, extra):
         kept = folder / "stock.json"
-        of = [*suite.tests, *suite.apart]
+        of = [*suite.tests, *suite.apart, str(suite.env)]
         stock = json.loads(kept.read_text()) if keep and kept.exists() else {}
         if stock.get("of") != of:
             stock = {"of": of, "outcomes": run(python, where, suite, extra, more, folder, "stock")[0]}
