@@ -107,7 +107,7 @@ def run(name, io, only=()):
     counts = re.search(r"^ran (\d+) skipped (\d+)$", output, re.M)
     if counts is None:  # it crashed or hung
         return 0, 0, {name}, f"{output}\n{name}: {end}\n"
-    return int(counts[1]), int(counts[2]), set(re.findall(r"^FAILED (\S.*)$", output, re.M)), output
+    return int(counts[1]), int(counts[2]), set(re.findall(r"^FAILED (\w.*)$", output, re.M)), output
 
 
 def ask_again(name, io, failed):
