@@ -51,7 +51,9 @@ def pythons():
 
     def offer(path):
         try:
-            out = subprocess.run([path, "-c", "import sys; print(*sys.version_info[:3])"], capture_output=True, text=True, timeout=20)
+            # Free-threaded ones are left out: half of the pinned packages has no wheels for them.
+            code = "import sys, sysconfig; print(*sys.version_info[:3] if not sysconfig.get_config_var('Py_GIL_DISABLED') else ())"
+            out = subprocess.run([path, "-c", code], capture_output=True, text=True, timeout=20)
             version = tuple(map(int, out.stdout.split()))
         except (OSError, ValueError, subprocess.TimeoutExpired):
             return
