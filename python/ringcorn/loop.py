@@ -234,6 +234,8 @@ class Loop(_ringcorn.LoopCore, _Base):
             raise TypeError(f"sslcontext is expected to be an instance of ssl.SSLContext, got {sslcontext!r}")
         if not getattr(transport, "_start_tls_compatible", False):
             raise TypeError(f"transport {transport!r} is not supported by start_tls()")
+        if transport.is_closing():
+            return None  # as asyncio: its connection is over before a handshake could begin
         waiter = self.create_future()
         tls = self._tls(
             protocol, sslcontext, waiter, server_side, server_hostname, False, ssl_handshake_timeout, ssl_shutdown_timeout

@@ -2,8 +2,8 @@
  *
  * A completion comes in phase 2, without the GIL; what it leads to is Python, and comes in phase 3.
  * A source is what lies between: embedded in its owner, it is put on a list by the one and its run() is
- * called by the other. No handle is made for it, and it runs before the handles that are ready, so
- * that what it makes ready (a task that waited for these bytes) runs in the same turn.
+ * called by the other. No handle is made for it, and where no handle is ready yet, what it makes ready (a
+ * task that waited for these bytes) runs in the same turn.
  *
  * Runs on:  any thread with the GIL, unless a function says otherwise.
  * Always:   ready and flush of a source, and the lists that they hang in, belong to the loop's thread: to

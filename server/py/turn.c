@@ -520,11 +520,10 @@ loop_fail_orphan(void)
     return -1;
 }
 
-/* The handles that are ready now; what they make ready waits for the next turn. */
 static int
-run_ready(struct loop *l)
+run_ready(struct loop *l, size_t todo)
 {
-    for (size_t todo = l->ready.count; todo > 0 && l->ready.count > 0; todo--) {
+    for (; todo > 0 && l->ready.count > 0; todo--) {
         PyObject *handle = ready_pop(&l->ready);
         step_begin(l);
         int err = UNLIKELY(l->is_debug) ? run_handle_debug(l, handle) : run_handle(l, handle);
@@ -540,11 +539,25 @@ run_ready(struct loop *l)
     return 0;
 }
 
+/* The handles that are ready now, and the sources; what they make ready waits for the next turn. As in asyncio, what was ready before the
+ * events of this turn comes before them. Where nothing was, nobody can tell, and what a source makes ready still runs in this one. */
+static int
+run_ready_and_sources(struct loop *l, size_t before)
+{
+    if (list_is_empty(&l->sources_ready))
+        return run_ready(l, l->ready.count);
+    size_t after = l->ready.count - before;
+    if (run_ready(l, before) < 0 || sources_run(l) < 0)
+        return -1;
+    return run_ready(l, before > 0 ? after : l->ready.count);
+}
+
 /* Phase 3. Deliveries come first: no Python may run between an event and the handle that it makes
  * ready, or the descriptor could be another file by then. */
 static int
 turn_python(struct loop *l)
 {
+    size_t before = l->ready.count;
     pulse_python_begins(l->metrics);
     atomic_store_explicit(&l->is_poked, false, memory_order_relaxed);
     l->flushed_ns = 0;
@@ -556,9 +569,9 @@ turn_python(struct loop *l)
         sources_apply_changed(l);
     if (PyErr_CheckSignals() < 0 || run_posts(l) < 0)
         return -1;
-    if (clients_run(l) < 0 || run_timers(l) < 0 || sources_run(l) < 0)
+    if (clients_run(l) < 0 || run_timers(l) < 0)
         return -1;
-    return run_ready(l);
+    return run_ready_and_sources(l, before);
 }
 
 static int

@@ -1341,3 +1341,53 @@ def test_a_transport_is_not_made_of_nonsense(loop, pair):
         _ringcorn._stream_transport(loop, ours, object(), None, None, None)
     turns(loop, 2)
     assert ours.fileno() >= 0
+
+
+# --- the order of things
+
+
+def order_of(loop):
+    """What runs in which order when data arrives while other things are ready."""
+    seen = []
+
+    async def main():
+        ours, peer = sockets(socket.AF_INET)
+        try:
+            protocol = Recorder()
+            transport, _ = await loop.create_connection(lambda: protocol, sock=ours)
+            await asyncio.sleep(0.01)
+
+            def on_data(data):
+                seen.append("data")
+                loop.call_soon(seen.append, "made ready by data")
+
+            def ready():
+                seen.append("ready")
+                loop.call_soon(seen.append, "made ready by that")
+
+            def begin():
+                peer.send(b"x")
+                loop.call_soon(ready)
+                loop.call_soon(seen.append, "ready too")
+
+            protocol.on_data = on_data
+            loop.call_soon(begin)
+            await protocol.has(1)
+            await asyncio.sleep(0.01)
+            transport.close()
+            await protocol.lost
+        finally:
+            peer.close()
+
+    loop.run_until_complete(main())
+    return seen
+
+
+def test_what_was_ready_before_data_came_runs_first_as_in_asyncio(loop):
+    stock = asyncio.SelectorEventLoop()
+    try:
+        expected = order_of(stock)
+    finally:
+        stock.close()
+    assert expected == ["ready", "ready too", "data", "made ready by that", "made ready by data"]
+    assert order_of(loop) == expected

@@ -641,6 +641,19 @@ def test_a_client_that_does_not_speak_tls(run, serving, said):
     run(main)
 
 
+def test_a_transport_that_is_closing_is_not_upgraded(run, trusting):
+    """As with asyncio's own: None, and nothing is left."""
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            transport, protocol = await loop.create_connection(asyncio.Protocol, *listener.getsockname())
+            transport.close()
+            assert await loop.start_tls(transport, protocol, trusting, server_hostname="localhost") is None
+
+    run(main)
+
+
 def test_connecting_is_cancelled_in_the_handshake(run, trusting):
     async def main():
         peer = Blocking(lambda sock: recv_all(sock, 1 << 20))
