@@ -212,6 +212,8 @@ stream_meth_reset_empty_waiter(PyObject *self, PyObject *unused)
     (void)unused;
     Py_CLEAR(t->empty_waiter);
     t->is_lent = false;
+    if (!t->is_paused) /* resume_reading() was called meanwhile */
+        t->has_unread = false;
     stream_changed(t);
     Py_RETURN_NONE;
 }

@@ -1060,6 +1060,35 @@ def test_sendfile(run, tmp_path):
     run(main)
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_reading_is_resumed_while_sendfile_has_the_socket(run, tmp_path, family):
+    """What has arrived in a pause before is read when the socket is back."""
+    data = os.urandom(3_000_000)
+    (tmp_path / "file").write_bytes(data)
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        ours, peer = sockets(family)
+        transport, protocol = await connect(ours)
+        transport.pause_reading()
+        peer.send(b"in the pause")
+        for _ in range(5):
+            await asyncio.sleep(0)
+        with open(tmp_path / "file", "rb") as file:
+            sending = asyncio.ensure_future(loop.sendfile(transport, file, fallback=False))
+            for _ in range(5):
+                await asyncio.sleep(0)
+            transport.resume_reading()
+            assert await receive(peer, len(data)) == data
+            assert await sending == len(data)
+        await asyncio.wait_for(protocol.has(12), 10)
+        assert protocol.data == b"in the pause"
+        await closed(transport, protocol)
+        peer.close()
+
+    run(main)
+
+
 # --- life ---------------------------------------------------------------------------------------
 
 
