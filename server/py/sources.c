@@ -88,8 +88,8 @@ sources_apply_changed(struct loop *l)
     LIST_FOR_EACH(node, &l->sources) {
         struct loop_source *s = CONTAINER_OF(node, struct loop_source, all);
         if (s->has_changed) {
+            s->ops->apply(s, l->io); /* sees that it comes late */
             s->has_changed = false;
-            s->ops->apply(s, l->io);
         }
     }
 }

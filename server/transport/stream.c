@@ -66,6 +66,11 @@ source_apply(struct loop_source *s, struct io *io)
         io_cancel(io, &t->room);
     else if (!t->room.armed)
         io_room(io, &t->room, t->fd);
+    if (UNLIKELY(s->has_changed) && wants_room(t)) {
+        /* Another thread has found no room; when it appeared before this, the watch, which is for both directions, was told, and nobody listened. */
+        t->events |= STREAM_ROOM;
+        loop_source_ready(t->loop, s);
+    }
     if (is_idle(t))
         loop_source_ready(t->loop, s); /* to be detached */
 }

@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import struct
+import subprocess
 import sys
 import threading
 import warnings
@@ -1171,6 +1172,39 @@ def test_finalised_in_another_thread(loop, pair):
     caught.clear()
     gc.collect()
     assert _ringcorn.live()["transports"] == 0
+
+
+PEER = """
+import socket, sys
+peer = socket.socket(fileno=int(sys.argv[1]))
+peer.setblocking(True)
+buffer, got, size = bytearray(1 << 22), 0, int(sys.argv[2])
+while n := peer.recv_into(buffer):
+    got += n
+    if got >= size:
+        got -= size
+        peer.send(b"k")
+"""
+
+
+def test_another_thread_writes_more_than_there_is_room_for(run, pair):
+    """To a peer who reads at once: there may be room again before the loop has heard that it is waited for."""
+    ours, peer = pair
+    size, rounds = 4_000_000, 100
+
+    async def main():
+        transport, protocol = await connect(ours)
+        args = [sys.executable, "-c", PEER, str(peer.fileno()), str(size)]
+        reader = subprocess.Popen(args, pass_fds=[peer.fileno()])
+        peer.close()
+        loop = asyncio.get_running_loop()
+        for i in range(rounds):
+            await loop.run_in_executor(None, transport.write, bytes(size))
+            await asyncio.wait_for(protocol.has(i + 1), 10)
+        await closed(transport, protocol)
+        assert reader.wait() == 0
+
+    run(main)
 
 
 def test_a_transport_of_a_loop_that_goes_to_another_thread(loop, pair):
