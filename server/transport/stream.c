@@ -225,9 +225,9 @@ stream_force_close(struct stream *t, PyObject *exception)
         return 0;
     /* What write() has said yes to has left, as far as there is room: in asyncio it would have by now. */
     if (t->count > 0 && !t->is_blocked && exception == Py_None) {
-        stream_send_now(t);
+        int err = stream_send_now(t);
         if (t->conn_lost)
-            return 0;
+            return err;
         PyErr_Clear();
     }
     stream_drop_queue(t);

@@ -1029,6 +1029,35 @@ def test_wait_closed_waits_for_connections(run):
     run(main)
 
 
+def test_abort_of_what_has_failed_when_the_loop_is_closed(loop, pair):
+    """Its last write was sent, and has failed, as the loop stopped; the loop is closed before it is told of."""
+    ours, peer = pair
+    transport, protocol = loop.run_until_complete(connect(ours))
+    transport.pause_reading()
+    peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # a reset
+    peer.close()
+
+    def last():
+        transport.write(b"to nobody")
+        loop.stop()
+
+    loop.call_soon(last)
+    loop.run_forever()
+    loop.close()
+    try:
+        transport.abort()
+        said = None
+    except RuntimeError as exc:
+        said = str(exc)
+    assert said == "Event loop is closed" and transport.is_closing()
+    with warnings.catch_warnings(record=True) as caught:  # nobody closes it any more
+        warnings.simplefilter("always", ResourceWarning)
+        del transport, protocol
+        gc.collect()
+    assert len(caught) == 1 and ours.fileno() == -1
+    caught.clear()
+
+
 # --- sendfile -----------------------------------------------------------------------------------
 
 
