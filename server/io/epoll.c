@@ -22,7 +22,7 @@
 enum {
     EVENTS_MAX = 1024, /* taken from the kernel at once */
     SLOTS_FIRST = 64,
-    WATCH_MASK = EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR,
+    WATCH_MASK = EPOLLIN | EPOLLPRI | EPOLLRDHUP | EPOLLHUP | EPOLLERR,
 };
 
 #define DATA_WAKE UINT64_MAX /* no descriptor: those are not negative */
@@ -90,7 +90,8 @@ slot_wants(const struct slot *s)
     case IO_KIND_ACCEPT:
         return EPOLLIN | EPOLLEXCLUSIVE;
     case IO_KIND_WATCH:
-        return EPOLLIN | (s->reader->watch.in_only ? out : EPOLLOUT) | EPOLLRDHUP | EPOLLET;
+        return EPOLLIN | (s->reader->watch.in_only ? out : EPOLLOUT | EPOLLPRI) | EPOLLRDHUP |
+               EPOLLET;
     case IO_KIND_POLL:
         /* EPOLLHUP and EPOLLERR come unasked, and make this non-zero for an empty mask. */
         return s->reader->mask | out | EPOLLERR;

@@ -121,7 +121,7 @@ void io_accept(struct io *io, struct io_op *op, int listen_fd);
 void io_accept_with_care(struct io *io, struct io_op *op, int listen_fd);
 
 /* Tell when a connected socket becomes readable or its peer is gone, until cancelled. res: POLLIN | POLLRDHUP | POLLHUP |
- * POLLERR, of which any may be set. Edge-like: one completion per arrival; unread data is not announced again, except by
+ * POLLERR, of which any may be set; and POLLPRI while urgent data of TCP is there, at which a read stops short. Edge-like: one completion per arrival; unread data is not announced again, except by
  * the way when something else happens to the socket. */
 void io_watch(struct io *io, struct io_op *op, int fd);
 

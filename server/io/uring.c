@@ -26,7 +26,7 @@
 enum { UD_IGNORE = 1, UD_WAKE = 2, UD_PROBE = 3, UD_LAST = 15 };
 
 enum {
-    WATCH_MASK = POLLIN | POLLRDHUP | POLLHUP | POLLERR,
+    WATCH_MASK = POLLIN | POLLPRI | POLLRDHUP | POLLHUP | POLLERR,
     /* The kernel's own words for an interrupted system call, which it does not mean to show: a worker's open() does. */
     ERESTARTSYS_ = 512,
     ERESTART_LAST_ = 516,
@@ -267,7 +267,8 @@ arm_now(struct uring *r, struct io_op *op)
             io_uring_prep_multishot_accept(sqe, op->fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
         break;
     case IO_KIND_WATCH:
-        io_uring_prep_poll_multishot(sqe, op->fd, POLLIN | POLLRDHUP);
+        io_uring_prep_poll_multishot(sqe, op->fd,
+                                     POLLIN | (op->watch.in_only ? 0 : POLLPRI) | POLLRDHUP);
         break;
     case IO_KIND_POLL:
         io_uring_prep_poll_add(sqe, op->fd, op->mask);

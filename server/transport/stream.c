@@ -7,6 +7,7 @@
 #include "transport/stream.h"
 
 #include <errno.h>
+#include <netinet/in.h>
 #include <poll.h>
 #include <stdlib.h>
 
@@ -41,6 +42,8 @@ on_watch(struct io_op *op, int res, unsigned flags)
         t->events |= STREAM_READ;
     if (has_failed || (res > 0 && (res & (POLLRDHUP | POLLHUP | POLLERR))))
         t->may_end = true;
+    if (UNLIKELY(res > 0 && (res & POLLPRI)))
+        t->has_urgent = true;
     loop_source_ready(t->loop, &t->source);
 }
 
@@ -603,14 +606,19 @@ note_socket(struct stream *t)
     if (fd == -1 && PyErr_Occurred())
         return -1;
     t->fd = (int)fd;
-    int domain = 0, type = 0;
+    int domain = 0, type = 0, protocol = 0;
     socklen_t n = sizeof(domain);
     if (getsockopt(t->fd, SOL_SOCKET, SO_DOMAIN, &domain, &n) < 0)
         domain = 0;
     n = sizeof(type);
     if (getsockopt(t->fd, SOL_SOCKET, SO_TYPE, &type, &n) < 0)
         type = 0;
-    t->is_tcp = type == SOCK_STREAM && (domain == AF_INET || domain == AF_INET6);
+    n = sizeof(protocol);
+    if (getsockopt(t->fd, SOL_SOCKET, SO_PROTOCOL, &protocol, &n) < 0)
+        protocol = 0;
+    /* There are others of this kind: a read of SCTP's ends with a message. */
+    t->is_tcp = type == SOCK_STREAM && (domain == AF_INET || domain == AF_INET6) &&
+                protocol == IPPROTO_TCP;
     return 0;
 }
 

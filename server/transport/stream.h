@@ -74,6 +74,7 @@ struct stream {
     bool is_tls;      /* tls_check() */
     bool is_reader;   /* asyncio's own StreamReaderProtocol */
     bool is_tcp;      /* a short read is the last */
+    bool has_urgent;  /* the loop's thread: of TCP, at which reads stop: they no longer are */
 };
 
 static inline struct stream *

@@ -657,6 +657,39 @@ def test_closed_in_connection_made(run, pair):
     run(main)
 
 
+@pytest.mark.parametrize("inline", [False, True])
+@pytest.mark.parametrize("kind", [Recorder, Buffered, asyncio.StreamReader])
+def test_urgent_data(run, kind, inline):
+    """A read stops at it, and no event tells of what is behind."""
+
+    async def main():
+        ours, peer = sockets(socket.AF_INET)
+        if kind is asyncio.StreamReader:
+            reader, writer = await asyncio.open_connection(sock=ours)
+        else:
+            transport, protocol = await connect(ours, kind(100) if kind is Buffered else kind())
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, inline)
+        peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for i in range(3):
+            peer.send(b"before")
+            peer.send(b"!", socket.MSG_OOB)
+            peer.send(b"behind")
+            expected = b"before!behind" if inline else b"beforebehind"
+            if kind is asyncio.StreamReader:
+                assert await reader.readexactly(len(expected)) == expected
+            else:
+                await protocol.has((i + 1) * len(expected))
+                assert protocol.data == (i + 1) * expected
+        if kind is asyncio.StreamReader:
+            writer.close()
+            await writer.wait_closed()
+        else:
+            await closed(transport, protocol)
+        peer.close()
+
+    run(main)
+
+
 # --- protocols ----------------------------------------------------------------------------------
 
 
