@@ -5,7 +5,6 @@
 
 #include <errno.h>
 #include <limits.h>
-#include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -22,7 +21,7 @@ struct read_pipe {
     size_t last; /* bytes of the last read */
     /* A read of more than this that is shorter than was asked for leaves nothing: what comes from
      * then on is announced. SIZE_MAX: that cannot be said, as a terminal gives a line at a time,
-     * and some sockets a message. PIPE_BUF: a pipe; its writer, and nobody else, knows whether it
+     * and a socket may stop at a message, or at a descriptor that was sent along. PIPE_BUF: a pipe; its writer, and nobody else, knows whether it
      * keeps packets apart (O_DIRECT, pipe(2)), which are no longer than that. */
     size_t is_last_above;
 };
@@ -188,12 +187,7 @@ read_pipe_make(PyObject *module, PyObject *const *args, Py_ssize_t n)
     struct endpoint *t = endpoint_of(self);
     mode_t mode;
     if (endpoint_begin_pipe(t, args[1], "Pipe transport is for pipes/sockets only.", &mode) == 0) {
-        int type = 0;
-        socklen_t type_n = sizeof type;
-        bool is_stream = S_ISSOCK(mode) &&
-                         getsockopt(t->fd, SOL_SOCKET, SO_TYPE, &type, &type_n) == 0 &&
-                         type == SOCK_STREAM;
-        read_pipe_of(t)->is_last_above = is_stream ? 0 : S_ISFIFO(mode) ? PIPE_BUF : SIZE_MAX;
+        read_pipe_of(t)->is_last_above = S_ISFIFO(mode) ? PIPE_BUF : SIZE_MAX;
         if (endpoint_start(t, args[3]) == 0)
             return py_take(&self);
     }

@@ -316,6 +316,23 @@ def test_packets_are_read_one_by_one(loop, run):
     run(main)
 
 
+def test_what_follows_a_descriptor_is_read_too(loop, run):
+    """A read of a unix socket ends where a descriptor was sent along."""
+
+    async def main():
+        a, b = socket.socketpair()
+        with b, open(os.devnull, "rb") as file:
+            reader, protocol = await reading(loop, a)
+            socket.send_fds(b, [b"with one"], [file.fileno()])
+            b.send(b", and without")
+            await protocol.until(21)
+            assert protocol.got == b"with one, and without"
+            b.close()
+            assert await protocol.lost is None
+
+    run(main)
+
+
 def test_a_terminal(loop, run):
     async def main():
         master, slave = pty.openpty()
