@@ -245,8 +245,11 @@ receive(struct datagram *d)
     if (n < (int)most && (n >= 0 || errno == EAGAIN))
         t->has_more = false; /* what comes from here on is announced */
     int err = 0;
-    if (n < 0 && errno != EAGAIN)
+    if (n < 0 && errno != EAGAIN) {
+        if (errno == EBADF || errno == ENOTSOCK) /* closed by somebody else: it would be so for ever */
+            t->has_more = false;
         err = endpoint_fail_errno();
+    }
     d->arrived = d->arrivals_n = 0;
     for (int i = 0; i < n && err == 0; i++) {
         d->arrivals[i].from_n = messages[i].msg_hdr.msg_namelen;

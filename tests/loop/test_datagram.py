@@ -380,6 +380,28 @@ def test_closed_in_the_middle_of_what_was_received(loop, run, how):
     run(main)
 
 
+def test_closed_by_somebody_else_is_told_once(loop, run):
+    """Not for ever, and the loop has nothing to do with it any more."""
+
+    async def main():
+        sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        sock.bind(("127.0.0.1", 0))
+        sock.setblocking(False)
+        transport, protocol = await endpoint(loop, sock=sock)
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer:
+            for i in range(8):  # more than are taken at once
+                peer.sendto(b"%d" % i, sock.getsockname())
+        protocol.datagram_received = lambda data, addr: sock.close()
+        await protocol.until(1)
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert [error.errno for error in protocol.errors] == [errno.EBADF]
+        transport.abort()
+        assert await protocol.lost is None
+
+    run(main)
+
+
 def test_an_exception_of_the_protocol_is_told_and_the_rest_is_delivered(loop, run):
     async def main():
         server, protocol = await endpoint(loop, local_addr=("127.0.0.1", 0))
