@@ -424,8 +424,12 @@ write_ready(struct datagram *d)
         PY_OWNED PyObject *data = Py_NewRef(one.data);
         PY_OWNED PyObject *to = Py_NewRef(one.to);
         sent = send_one(d, data, PyBytes_AS_STRING(data), (size_t)PyBytes_GET_SIZE(data), to);
-        if (sent == 0 || d->count == 0)
-            break; /* no room; or what has run has dropped them */
+        if (sent == 0)
+            break; /* no room */
+        if (d->count == 0 || d->departures[d->head].data != data) { /* dropped by what has run */
+            err = sent < 0 ? send_failed(t) : 0;
+            break;
+        }
         d->head = (d->head + 1) & (d->cap - 1);
         d->count--;
         t->queued -= (size_t)PyBytes_GET_SIZE(data) + HEADER;
