@@ -115,17 +115,18 @@ wake_waiter(struct pytls *t, PyObject *exception)
 void
 pytls_set_app(struct pytls *t, PyObject *app)
 {
-    Py_XSETREF(t->app, Py_NewRef(app));
-    t->app_kind = APP_PLAIN;
+    enum pytls_app kind = APP_PLAIN;
     if (tls_check(app)) {
-        t->app_kind = APP_TLS;
+        kind = APP_TLS;
     } else {
         int is_buffered = PyObject_IsInstance(app, t->names->buffered_protocol);
         if (is_buffered > 0)
-            t->app_kind = APP_BUFFERED;
+            kind = APP_BUFFERED;
         else if (is_buffered < 0)
             PyErr_Clear(); /* a __class__ that raises: not one of asyncio's */
     }
+    t->app_kind = kind; /* first: the old one's end may run Python, and deliver */
+    Py_XSETREF(t->app, Py_NewRef(app));
 }
 
 PyObject *
