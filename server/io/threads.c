@@ -39,6 +39,7 @@ struct threads {
     unsigned running; /* operations */
     unsigned lost;    /* of these, cancelled */
     unsigned refs;    /* count, and one of the io */
+    bool is_short; /* the io's thread: the threads for what is wanted may be lost */
     atomic_bool has_done;
 };
 
@@ -186,6 +187,20 @@ thread_start(struct threads *t)
     pthread_attr_destroy(&attr);
 }
 
+/* Lock held. True: one more. Those that are woken and have not come yet still count as idle, so it is not idle == 0 that asks for it. */
+static bool
+thread_start_if_short(struct threads *t)
+{
+    unsigned waiting = 0, before = t->count;
+    LIST_FOR_EACH(node, &t->wanted) {
+        if (++waiting > t->idle)
+            break;
+    }
+    if (waiting > t->idle && t->count - t->lost < IO_THREADS_MAX)
+        thread_start(t);
+    return t->count > before;
+}
+
 /* --- the io's thread ---------------------------------------------------------------------------------------------- */
 
 static struct threads *
@@ -218,14 +233,7 @@ threads_add(struct io *io, struct io_file *f)
     }
     pthread_mutex_lock(&t->lock);
     list_add_tail(&t->wanted, &f->op.link);
-    /* Those that are woken and have not come yet still count as idle, so it is not idle == 0 that asks for one more. */
-    unsigned waiting = 0;
-    LIST_FOR_EACH(node, &t->wanted) {
-        if (++waiting > t->idle)
-            break;
-    }
-    if (waiting > t->idle && t->count - t->lost < IO_THREADS_MAX)
-        thread_start(t);
+    thread_start_if_short(t);
     bool is_taken = t->count > t->lost;
     if (is_taken)
         pthread_cond_signal(&t->is_wanted);
@@ -251,6 +259,10 @@ threads_cancel(struct io *io, struct io_file *f)
         /* Where it has just been done, it is in t->done, and nothing looks at these any more. */
         f->is_interrupted = true;
         t->lost += list_is_empty(&f->op.link);
+        /* What is queued was left to its thread. It gets others at the next look, as it may be cancelled now, too. */
+        t->is_short = !list_is_empty(&t->wanted);
+        if (t->is_short)
+            io_wake(io);
         if (f->wake_fd >= 0) {
             ssize_t n = write(f->wake_fd, &(uint64_t){ 1 }, sizeof(uint64_t));
             (void)n;
@@ -265,6 +277,17 @@ void
 threads_collect(struct io *io)
 {
     struct threads *t = io->threads;
+    if (UNLIKELY(t->is_short)) {
+        t->is_short = false;
+        pthread_mutex_lock(&t->lock);
+        unsigned n = 0; /* those that were started have taken nothing yet */
+        LIST_FOR_EACH(node, &t->wanted) {
+            n++;
+        }
+        while (n-- > 0 && thread_start_if_short(t)) {
+        }
+        pthread_mutex_unlock(&t->lock);
+    }
     if (!atomic_load_explicit(&t->has_done, memory_order_relaxed))
         return;
     struct list done;

@@ -418,6 +418,46 @@ test_cancel_threads(void)
        "%s: %d ran to their end, %d never began", io_is, natural, cancelled);
 }
 
+static int
+gated(struct io_file *f)
+{
+    while (__atomic_load_n((int *)f->buf, __ATOMIC_SEQ_CST) == 0)
+        thrd_sleep(&(struct timespec){ .tv_nsec = NS_PER_MS }, NULL);
+    return 7;
+}
+
+/* All threads are inside calls that are cancelled and do not end: what waits behind them gets one of its own. */
+static void
+test_cancel_stuck(void)
+{
+    enum { MANY = 100 }; /* more than threads */
+    int gate = 0, begun = 0;
+    struct call *calls[MANY], *last = call_new(IO_FILE_CALL);
+    ended = 0;
+    for (int i = 0; i < MANY; i++) {
+        calls[i] = call_new(IO_FILE_CALL);
+        calls[i]->file.call = gated;
+        calls[i]->file.buf = &gate;
+        io_file(io, &calls[i]->file);
+    }
+    last->file.call = sleepy;
+    last->file.buf = &begun;
+    io_file(io, &last->file);
+    for (int i = 0; i < 10; i++)
+        io_wait(io, 3 * NS_PER_MS);
+    ok(ended == 0, "%s: all wait", io_is);
+    for (int i = MANY; i-- > 0;)
+        io_cancel(io, &calls[i]->file.op);
+    WAIT_UNTIL_MS(last->calls, 5000);
+    ok(last->calls == 1 && last->res == 7, "%s: what waits behind cancelled ones is done", io_is);
+    __atomic_store_n(&gate, 1, __ATOMIC_SEQ_CST);
+    WAIT_UNTIL_MS(ended == MANY + 1, 10000);
+    ok(ended == MANY + 1, "%s: they end when they can (%d)", io_is, ended);
+    for (int i = 0; i < MANY; i++)
+        free(calls[i]);
+    free(last);
+}
+
 /* io_close() with operations in flight: nobody is called back, descriptors that were opened are closed again, and closes happen. */
 static void
 test_close(void)
@@ -531,6 +571,7 @@ main(void)
     EACH_BACKEND(test_pipe_stream);
     EACH_BACKEND(test_nonblocking);
     EACH_BACKEND(test_cancel_threads);
+    EACH_BACKEND(test_cancel_stuck);
     EACH_BACKEND(test_close);
     EACH_BACKEND(test_fork);
     ok(rmdir(folder) == 0, "nothing is left in the folder");
