@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import ctypes
 import errno
 import io
 import os
@@ -12,6 +13,7 @@ import stat
 import subprocess
 import sys
 import threading
+import time
 import warnings
 
 import pytest
@@ -240,6 +242,8 @@ def test_binary_as_open(run, tmp_path, content, mode, calls):
             for name, *args in calls:
                 if name == "read1" and (args[0] < 0 or mode != "rb"):
                     continue  # the buffer's affair; and theirs forgets what is to be written
+                if (name, *args) == ("readline", 0) and mode == "wb":
+                    continue  # theirs does not look whether it may read
                 ours = await outcome(lambda: getattr(files[0], name)(*args))
                 theirs = await outcome(lambda: getattr(files[1], name)(*args))
                 assert ours == theirs, (name, args)
@@ -667,6 +671,60 @@ def test_a_write_that_was_cancelled_is_written_by_the_next_flush(run):
         await asyncio.to_thread(thread.join)
         os.close(a)
         assert b"".join(got) == data + b"the end"
+
+    run(main)
+
+
+def test_a_read_that_fails_breaks_nothing(run):
+    """Address 0 of a process's memory is readable to nobody, others are."""
+
+    async def main():
+        word = ctypes.create_string_buffer(b"still read")
+        for buffering in (-1, 0):
+            async with aio.open("/proc/self/mem", "rb", buffering) as file:
+                for call in (file.read, file.read1, file.readline):
+                    with pytest.raises(OSError) as caught:
+                        await call(10)
+                    assert caught.value.errno == errno.EIO
+                await file.seek(ctypes.addressof(word))
+                assert await file.read(10) == b"still read"
+
+    run(main)
+
+
+@pytest.mark.parametrize("ends", ["before", "after"])
+@pytest.mark.parametrize("closefd", [True, False])
+def test_a_write_that_was_cancelled_and_a_file_that_nobody_closes(run, path, ends, closefd):
+    """What was written is in the file, and once."""
+    os.close(os.open(path, os.O_WRONLY | os.O_CREAT))
+
+    async def flushed(file):
+        await file.flush()
+
+    async def main():
+        fd = os.open(path, os.O_WRONLY) if not closefd else path
+        file = await aio.open(fd, "wb", closefd=closefd)
+        await file.write(b"0123456789")
+        task = asyncio.ensure_future(flushed(file))
+        await asyncio.sleep(0)
+        if ends == "after":  # a thread, or the ring, is done with it before it hears of the cancel
+            await asyncio.sleep(0)
+            deadline = time.monotonic() + 10
+            while path.stat().st_size == 0 and time.monotonic() < deadline:
+                pass
+        assert task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        del task
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ResourceWarning)
+            del file
+        async with asyncio.timeout(10):
+            while _ringcorn.live()["file_ops"]:
+                await asyncio.sleep(0.001)
+        assert path.read_bytes() == b"0123456789"
+        if not closefd:
+            os.close(fd)
 
     run(main)
 

@@ -149,7 +149,11 @@ class BinaryFile(Turns):
         """At most n bytes, from where the descriptor stands. Whoever calls it has given the buffer out."""
         op = self._op = files.read(self._fd, n)
         self._op_is_write = False
-        data = await op
+        try:
+            data = await op
+        except OSError:
+            self._op = None
+            raise
         self._op = None
         return data
 
@@ -586,24 +590,48 @@ class BinaryFile(Turns):
         await self.close()
 
     def __del__(self):
-        if getattr(self, "_fd", -1) < 0 or not self._is_closefd:
+        if getattr(self, "_fd", -1) < 0:
             return
         try:
-            warnings.warn(f"unclosed file {self!r}", ResourceWarning, stacklevel=2, source=self)
+            if self._is_closefd:
+                warnings.warn(f"unclosed file {self!r}", ResourceWarning, stacklevel=2, source=self)
         finally:
             self._close_at_last()
 
     def _close_at_last(self):
         fd, self._fd = self._fd, -1
-        if self._op is not None and not self._op.done:
-            self._op.on_done = functools.partial(close_quietly, fd)  # somebody is inside it still
-            return
-        # As a file of open(): what was written is not lost, and here is nobody who could await it.
-        with contextlib.suppress(OSError):
-            for data in self._out:
-                while data:
-                    data = memoryview(data)[os.write(fd, data) :]
+        op, out = self._op, self._out
+        end = functools.partial(_end, fd, op if self._op_is_write else None, out, self._is_closefd)
+        if op is None or op.done:
+            end()
+        elif self._is_seekable:
+            op.on_done = end  # somebody is inside it still
+        else:  # the loop would wait for the other side of a pipe as long as it takes
+            op.on_done = functools.partial(close_quietly, fd) if self._is_closefd else None
+
+
+def _end(fd, op, out, is_closefd):
+    """As a file of open(): what was written is not lost, and here is nobody who could await it. op: a write that has ended, of which nobody has heard."""
+    with contextlib.suppress(OSError, RuntimeError):
+        n = _taken_by(op) if op is not None else 0
+        for data in out:
+            data = memoryview(data)[n:]
+            n = 0
+            while data:
+                data = data[os.write(fd, data) :]
+    if is_closefd:
         close_quietly(fd)
+
+
+def _taken_by(op):
+    """How many bytes a write that has ended has written; one that failed is made again."""
+    try:
+        op.send(None)
+    except StopIteration as end:
+        return end.value
+    except OSError:
+        pass
+    return 0
 
 
 def close_quietly(fd):
