@@ -84,16 +84,16 @@ def _both(func, args, kwargs, route, field, response_class, lease):
     return result, early
 
 
-def _alone(func, args, kwargs, route, lease):
+def _alone(func, args, kwargs, route, response_class, lease):
     """On the thread: the endpoint, which is likely to be all that goes there."""
     result = func(*args, **kwargs)
-    _look(route, lease, result)
+    _look(route, lease, result if isinstance(result, response_class) else None)
     return result
 
 
-def _look(route, lease, result):
-    """Has the endpoint left something behind for its thread?"""
-    if lease.at_end is not None or getattr(result, "background", None) is not None:
+def _look(route, lease, response):
+    """Has the endpoint left something behind for its thread? response: what it has answered itself, or None."""
+    if lease.at_end is not None or getattr(response, "background", None) is not None:
         route.is_last = False
         lease.keep()
 
@@ -126,7 +126,7 @@ def install(lease_of):
         if field is not None and field is not _VARIES:
             result, early = await stock(_both, func, args, kwargs, route, field, response_class, lease)
         else:
-            result = await (stock(_alone, func, args, kwargs, route, lease) if is_last else stock(func, *args, **kwargs))
+            result = await (stock(_alone, func, args, kwargs, route, response_class, lease) if is_last else stock(func, *args, **kwargs))
             early = None if isinstance(result, response_class) else _Early(dependant, result)
         early_var.set(early)
         return result

@@ -194,6 +194,25 @@ async def background():
     return in_background
 
 
+class Scene:
+    """Of an ORM, say: a field that cannot be read any more, and whose name is also one of a response's."""
+
+    def __init__(self, n):
+        self.n = n
+
+    @property
+    def background(self):
+        raise LookupError("detached")
+
+    def __iter__(self):
+        return iter([("n", self.n)])
+
+
+@app.get("/scene/{n}")
+def scene(n: int):
+    return Scene(n)
+
+
 def twofold(n: int):
     return {"n": n}
 

@@ -103,6 +103,13 @@ def test_what_comes_after_a_route_s_only_call_finds_its_thread(s, path):
     wire.eventually(lambda: s.get("/background").json() == [True] * 3, 20, "the background tasks, each on its endpoint's thread")
 
 
+def test_what_an_endpoint_returns_is_left_alone(s):
+    """Only a response's background tasks are asked for."""
+    for n in range(12):
+        r = s.get(f"/scene/{n}")
+        assert (r.status, r.json()) == (200, {"n": n})
+
+
 def test_a_route_that_calls_again_is_not_taken_for_alone_any_more(s):
     warm(s, "/alone")
     s.get("/alone/1?again=1")  # whichever thread is free
