@@ -415,7 +415,8 @@ class TextFile(Turns):
             self.buffer._check_writable()
             await self.buffer.flush()
             if size is None:
-                size = await self._tell()
+                place, _, feed, _, _ = _unpack(await self._tell())
+                size = place + feed
             return await self.buffer.truncate(size)
         finally:
             self._end_turn()
