@@ -748,6 +748,31 @@ def test_a_write_that_was_cancelled_and_a_file_that_nobody_closes(run, path, end
     run(main)
 
 
+def test_a_close_that_was_cancelled_loses_nothing(run, path):
+    """It waits for a write that was cancelled before, behind which there is more to write."""
+
+    async def main():
+        file = await aio.open(path, "wb")
+        await file.write(b"first, ")
+        flush = asyncio.ensure_future(file.flush())
+        await asyncio.sleep(0)
+        flush.cancel()
+        close = asyncio.ensure_future(file.close())
+        with contextlib.suppress(asyncio.CancelledError):
+            await flush
+        file._out.append(b"then the rest")  # as write() does that comes before the cancelled one has ended
+        file._out_n += 13
+        while not file._op.done:
+            await asyncio.sleep(0)
+        close.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await close
+        await file.close()
+        assert file.closed and path.read_bytes() == b"first, then the rest"
+
+    run(main)
+
+
 def test_opening_a_fifo_is_cancelled(run, tmp_path, usable_io):
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)

@@ -568,17 +568,24 @@ class BinaryFile(Turns):
                 return
             try:
                 await self._push()
-            finally:
-                while self._flying:
-                    self._landing = asyncio.get_running_loop().create_future()
-                    await self._landing
-                if self._op is None or self._op.done:
-                    fd, self._fd, self._op = self._fd, -1, None
-                    self._buffer, self._at, self._out, self._out_n = b"", 0, [], 0
-                    if self._is_closefd:
-                        await files.close(fd)
+            except BaseException as exc:
+                if self._out and not isinstance(exc, Exception):
+                    raise  # cancelled: it stays open for the next close(), or for __del__(), and nothing is lost
+                await self._shut()
+                raise
+            await self._shut()
         finally:
             self._end_turn()
+
+    async def _shut(self):
+        while self._flying:
+            self._landing = asyncio.get_running_loop().create_future()
+            await self._landing
+        if self._op is None or self._op.done:
+            fd, self._fd, self._op = self._fd, -1, None
+            self._buffer, self._at, self._out, self._out_n = b"", 0, [], 0
+            if self._is_closefd:
+                await files.close(fd)
 
     aclose = close
 
