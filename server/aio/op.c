@@ -7,6 +7,7 @@
 
 #include <errno.h>
 #include <stdlib.h>
+#include <sys/stat.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
@@ -163,6 +164,16 @@ on_gone(struct loop_io_user *user, bool is_closed)
 
 /* --- the beginning --------------------------------------------------------------------------------------------------- */
 
+/* preadv2(2): Linux 5.9 and 5.10 may say 0, which is the end of a file, of what is not in memory. */
+static bool
+is_at_end(int fd, int64_t at)
+{
+    struct stat st;
+    if (fstat(fd, &st) < 0 || !S_ISREG(st.st_mode))
+        return true;
+    return (at >= 0 ? at : lseek(fd, 0, SEEK_CUR)) >= st.st_size;
+}
+
 /* Reads what is in memory already. True: it is done. */
 static bool
 read_at_once(struct file_op *op)
@@ -177,6 +188,8 @@ read_at_once(struct file_op *op)
     } while (n < 0 && errno == EINTR);
     if (n < 0)
         return false; /* not there; or the kernel cannot say; or it fails, as it will again */
+    if (n == 0 && op->file.n > 0 && !is_at_end(op->file.fd, op->file.at))
+        return false;
     /* The end of the file, or of what is in memory? Where the descriptor has moved it must do; a read at a place is made again. */
     if (n > 0 && (size_t)n < op->file.n && op->file.at >= 0)
         return false;

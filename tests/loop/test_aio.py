@@ -10,6 +10,7 @@ import os
 import pathlib
 import random
 import resource
+import shutil
 import stat
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 import _ringcorn
+import harness
 from ringcorn import aio
 
 TEXT = "first\nsecönd\r\nthird\rlast: 漢字 🐍\n\n"
@@ -482,6 +484,40 @@ def test_a_big_file(run, path):
         assert (await aio.stat(path)).st_size == size + 2
 
     run(main)
+
+
+# What Linux 5.9 and 5.10 may say of what is not in memory.
+NOTHING_THERE = """
+#define _GNU_SOURCE
+#include <sys/uio.h>
+ssize_t preadv2(int fd, const struct iovec *iov, int n, off_t at, int flags) { (void)fd, (void)iov, (void)n, (void)at, (void)flags; return 0; }
+ssize_t preadv64v2(int fd, const struct iovec *iov, int n, off_t at, int flags) { return preadv2(fd, iov, n, at, flags); }
+"""
+
+
+@pytest.mark.skipif(shutil.which("cc") is None or harness.SANITIZED, reason="takes a C compiler, and the place of a sanitizer")
+def test_zero_bytes_of_memory_are_not_the_end_of_the_file(tmp_path, usable_io):
+    (tmp_path / "preadv2.c").write_text(NOTHING_THERE)
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", tmp_path / "preadv2.so", tmp_path / "preadv2.c"], check=True)
+    (tmp_path / "file").write_bytes(b"line\nand more")
+    code = """
+import asyncio, sys
+import ringcorn.loop
+from ringcorn import aio
+
+async def main(path):
+    async with aio.open(path, "rb") as file:
+        print([await file.readline(), await file.read(), await file.read(), await file.pread(4, 9), await file.pread(4, 13)])
+    print(await aio.read_bytes(path))
+
+loop = ringcorn.loop.new_event_loop(sys.argv[1])
+loop.run_until_complete(main(sys.argv[2]))
+loop.close()
+"""
+    environment = {**os.environ, "LD_PRELOAD": str(tmp_path / "preadv2.so"), "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", code, usable_io, tmp_path / "file"], env=environment, capture_output=True, text=True, timeout=60)
+    assert done.stderr == ""
+    assert done.stdout == "[b'line\\n', b'and more', b'', b'more', b'']\nb'line\\nand more'\n"
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "utf-8-sig", "iso2022_jp", "shift_jis"])
