@@ -276,6 +276,7 @@ TEXT_CALLS = st.one_of(
     calls=st.lists(TEXT_CALLS, max_size=12),
 )
 @example(text="a\r\nb", encoding="utf-8", newline="\r\n", piece=2, calls=[("readline", -1), ("tell",), ("readline", -1)])
+@example(text="\r\na", encoding="utf-16", newline="\r\n", piece=1, calls=[("readlines",)])
 @example(text="a\r\nb", encoding="utf-8", newline="", piece=2, calls=[("readline", -1), ("tell",), ("readline", -1), ("back", 0), ("read", -1)])
 def test_text_as_open(run, tmp_path, monkeypatch, text, encoding, newline, piece, calls):
     """The same for text that is read: encodings, ends of lines, and places. A file has pieces of a few bytes, so that every seam is met."""

@@ -212,7 +212,8 @@ class TextFile(Turns):
                 is_over = end > 0
                 if 0 <= limit <= have + n:
                     n, is_over = limit - have, True
-                parts.append(self._taken(n))
+                if n:  # a piece may be part of a character only
+                    parts.append(self._taken(n))
                 have += n
                 if is_over:
                     break
