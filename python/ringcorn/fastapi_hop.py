@@ -93,7 +93,8 @@ def _alone(func, args, kwargs, route, response_class, lease):
 
 def _look(route, lease, response):
     """Has the endpoint left something behind for its thread? response: what it has answered itself, or None."""
-    if lease.at_end is not None or getattr(response, "background", None) is not None:
+    is_more = response is not None and (response.background is not None or getattr(response, "body", None) is None)  # a stream's pieces, a file's
+    if is_more or lease.at_end is not None:
         route.is_last = False
         lease.keep()
 
