@@ -126,10 +126,18 @@ gil_take(struct loop_gil *g, PyThreadState *state)
     }
     unsigned long ask = ask_us(g);
     unsigned long usual = begin_asking(word, ask);
+    atomic_store_explicit(&g->asks, true, memory_order_relaxed);
     PyEval_RestoreThread(state);
+    atomic_store_explicit(&g->asks, false, memory_order_relaxed);
     if (usual != 0)
         swap(word, ask, usual);
     g->taken_ns = clock_ns();
+}
+
+bool
+loop_asks_for_gil(PyObject *loop)
+{
+    return atomic_load_explicit(&loop_of(loop)->gil.asks, memory_order_relaxed);
 }
 
 void

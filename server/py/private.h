@@ -142,6 +142,7 @@ struct loop_gil {
     unsigned long *interval;    /* CPython's, in us; NULL where the loop does not go first */
     int64_t taken_ns, given_ns; /* when it last got the GIL and gave it away, where it goes first */
     int async_share;            /* moving average of loop_note_request() */
+    atomic_bool asks;           /* it waits for the GIL, and goes first */
 };
 
 struct loop {

@@ -139,6 +139,9 @@ bool loop_looks_out(PyObject *loop);
  * no reason to go before threads that compute. The loop's thread. */
 void loop_note_request(PyObject *loop, bool is_async);
 
+/* It waits for the GIL, for requests that it answers by itself: a thread that could keep the GIL between two jobs should not. Any thread. */
+bool loop_asks_for_gil(PyObject *loop);
+
 /* False on a free-threaded Python that runs without it. GIL held, or what is in its place; no exception is set. */
 bool py_has_gil(void);
 

@@ -118,8 +118,11 @@ work(PyObject *unused, PyObject *capsule)
         enum next next = crew_next(c, &self, done, &orders);
         if (done != NULL) {
             is_soon = is_expected && loop_looks_out(loop);
+            bool gives_way = has_gil && loop_asks_for_gil(loop);
             done->end(done);
             done = NULL;
+            if (gives_way)
+                release_gil(&self, &has_gil);
         }
         switch (next) {
         case NEXT_JOB: {

@@ -225,6 +225,7 @@ BINARY_CALLS = st.one_of(
 FUZZ = settings(
     max_examples=150,
     deadline=None,
+    derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 
