@@ -58,10 +58,10 @@ def _takes_tasks(dependant):
 class _Early:
     """What the thread of one request has brought along for FastAPI to ask for."""
 
-    __slots__ = ("dependant", "result", "field", "checked", "error")
+    __slots__ = ("route", "result", "field", "checked", "error")
 
-    def __init__(self, dependant, result, field=None, checked=None, error=None):
-        self.dependant = dependant
+    def __init__(self, route, result, field=None, checked=None, error=None):
+        self.route = route
         self.result = result
         self.field = field  # None: nothing was validated, its field is not known
         self.checked = checked
@@ -76,10 +76,10 @@ def _both(func, args, kwargs, route, field, response_class, lease):
         _look(route, lease, result)
         return result, None
     try:
-        early = _Early(route.dependant, result, field, context.run(field.validate, result, {}, **_VALIDATE))
+        early = _Early(route, result, field, context.run(field.validate, result, {}, **_VALIDATE))
     except BaseException as e:
         lease.keep()  # an exception handler may go to the thread again
-        early = _Early(route.dependant, result, field, error=e)
+        early = _Early(route, result, field, error=e)
     _look(route, lease, None)
     return result, early
 
@@ -128,7 +128,7 @@ def install(lease_of):
             result, early = await stock(_both, func, args, kwargs, route, field, response_class, lease)
         else:
             result = await (stock(_alone, func, args, kwargs, route, response_class, lease) if is_last else stock(func, *args, **kwargs))
-            early = None if isinstance(result, response_class) else _Early(dependant, result)
+            early = None if isinstance(result, response_class) else _Early(route, result)
         early_var.set(early)
         return result
 
@@ -136,9 +136,7 @@ def install(lease_of):
         """FastAPI validates after all."""
         if func.__name__ != "validate" or args[1:] != ({},) or kwargs != _VALIDATE:
             return
-        route = routes.get(id(early.dependant))
-        if route is None:
-            return
+        route = early.route
         if early.field is not None:
             route.field = _VARIES
         elif route.field is None:
