@@ -39,7 +39,29 @@ def _limit(size):
     return size.__index__()
 
 
-class BinaryFile(Turns):
+class Lines(Turns):
+    """What files of both kinds make of their readline()."""
+
+    __slots__ = ()
+
+    async def readlines(self, hint=-1, /):
+        """The lines that are left, or so many that they have hint bytes or characters together."""
+        hint, lines, n = _limit(hint), [], 0
+        while line := await self.readline():
+            lines.append(line)
+            n += len(line)
+            if 0 < hint <= n:
+                break
+        return lines
+
+    async def __anext__(self):
+        line = await self.readline()
+        if not line:
+            raise StopAsyncIteration
+        return line
+
+
+class BinaryFile(Lines):
     """A binary file. Made by aio.open(); what blocks in a file of open() is a coroutine here, the rest is the same."""
 
     __slots__ = (
@@ -377,25 +399,9 @@ class BinaryFile(Turns):
             raise
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
-    async def readlines(self, hint=-1, /):
-        """The lines that are left, or so many that they have hint bytes together."""
-        hint, lines, n = _limit(hint), [], 0
-        while line := await self.readline():
-            lines.append(line)
-            n += len(line)
-            if 0 < hint <= n:
-                break
-        return lines
-
     def __aiter__(self):
         self._check_open()
         return self
-
-    async def __anext__(self):
-        line = await self.readline()
-        if not line:
-            raise StopAsyncIteration
-        return line
 
     # --- writing
 

@@ -9,15 +9,14 @@ open().
 import codecs
 import io
 
-from ._binary import BUFFER_SIZE, _limit
-from ._ops import Turns
+from ._binary import BUFFER_SIZE, Lines, _limit
 
 # Bits of the number of tell(), as in a file of open(): place, flags, bytes to decode, characters to skip, whether at the end; and above, what is more
 # of the flags (of encodings with much state, where open()'s has no number).
 _PLACE, _FLAGS, _FEED, _SKIP, _END = 64, 32, 32, 32, 8
 
 
-class TextFile(Turns):
+class TextFile(Lines):
     """A text file. Made by aio.open(); what blocks in a file of open() is a coroutine here, the rest is the same."""
 
     __slots__ = (
@@ -227,25 +226,9 @@ class TextFile(Turns):
             raise
         return "".join(parts)
 
-    async def readlines(self, hint=-1, /):
-        """The lines that are left, or so many that they have hint characters together."""
-        hint, lines, n = _limit(hint), [], 0
-        while line := await self.readline():
-            lines.append(line)
-            n += len(line)
-            if 0 < hint <= n:
-                break
-        return lines
-
     def __aiter__(self):
         self.buffer._check_open()
         return self
-
-    async def __anext__(self):
-        line = await self.readline()
-        if not line:
-            raise StopAsyncIteration
-        return line
 
     # --- writing
 
