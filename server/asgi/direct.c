@@ -109,6 +109,7 @@ serve(struct exchange *ex)
     struct direct *d = (struct direct *)owner;
     PY_OWNED PyObject *lease = Py_NewRef(d->lease);
     lease_take_job(lease, &ex->job);
+    ex->at = lease_inside(lease);
     call(d, context);
     if (UNLIKELY(PyContext_Exit(context) < 0))
         PyErr_WriteUnraisable(context); /* the application has entered another, and not left it */
@@ -120,6 +121,7 @@ serve(struct exchange *ex)
             route_count(a, d->scope, ex->answer.status, ex->begun_ns, clock_ns() - ex->called_ns, 0);
     }
     d->ex = NULL;
+    ex->at = NULL; /* it may end before the loop knows */
     /* What runs Python comes before the last: from there to the end of the job nobody else has the GIL, and the lease stays as it is. */
     Py_CLEAR(context);
     Py_CLEAR(owner);

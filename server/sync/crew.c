@@ -682,6 +682,8 @@ crew_lease_init(struct lease *l, struct crew *c)
     l->delivering = 0;
     l->slot_ns = 0;
     l->slot_jobs = 0;
+    l->driver_ns = 0;
+    l->cancel_state = 0;
     l->has_slot = l->is_closed = l->is_paused = l->is_resuming = l->gives_back = false;
     l->label[0] = '\0';
 }
@@ -872,6 +874,7 @@ crew_move(struct sync_job *job, struct lease *to, bool only_alone)
         list_add_tail(&c->held, &to->held);
         to->running = job;
         to->begun_ns = from->begun_ns;
+        to->cancel_state |= from->cancel_state;
         to->has_slot = from->has_slot;
         to->slot_ns = from->slot_ns;
         to->slot_jobs = from->slot_jobs;

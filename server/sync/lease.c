@@ -83,6 +83,12 @@ lease_tell_end(PyObject *lease)
         PyErr_WriteUnraisable(at_end);
 }
 
+void
+lease_set_request(PyObject *lease, PyObject *request)
+{
+    lease_of(lease)->request = request;
+}
+
 bool
 lease_was_refused(PyObject *lease)
 {
@@ -276,6 +282,21 @@ set_last_of(PyObject *self, PyObject *value, void *unused)
 }
 
 static PyObject *
+get_request(PyObject *self, void *unused)
+{
+    (void)unused;
+    PyObject *request = lease_of(self)->request;
+    return Py_NewRef(request != NULL ? request : Py_None);
+}
+
+static PyObject *
+get_driver_ns(PyObject *self, void *unused)
+{
+    (void)unused;
+    return PyLong_FromLongLong(lease_driver_ns(&lease_of(self)->lease));
+}
+
+static PyObject *
 get_calls(PyObject *self, void *unused)
 {
     (void)unused;
@@ -393,6 +414,10 @@ static PyGetSetDef lease_getset[] = {
       "Says that the next call, by submit_optional(), is likely to be the only one: its thread is "
       "free after it. last_of.is_last is set to False where another follows all the same.",
       NULL },
+    { "request", get_request, NULL,
+      "The request's _Cycle, until its end; None where it is a thread's alone.", NULL },
+    { "driver_ns", get_driver_ns, NULL,
+      "For how long its threads were in drivers of databases: operations that have ended.", NULL },
     { "calls", get_calls, NULL, "How many there were.", NULL },
     { "_exited", get_exited, NULL, NULL, NULL },
     { NULL, NULL, NULL, NULL, NULL },

@@ -8,6 +8,7 @@
  *   job.c     a job that is a Python call, and its way back as a future
  *   pool.c    the type _ringcorn.Pool: a crew that Python sees
  *   lease.c   the type _ringcorn.Lease: a request's claim to one thread
+ *   driver.c  the type _ringcorn.Drivers: what threads do in the drivers of databases, and who is to stop it
  *
  * A worker has two pools. `executor` (sync.executor_threads) runs calls that belong to nobody: run_in_executor(None, ...),
  * asyncio.to_thread, name look-ups, files. `sync` (sync.threads) runs thread-sensitive code, through leases:
@@ -79,6 +80,8 @@ struct lease {
     struct sync_job *running;
     uint64_t arrived;         /* its place in the queue */
     int64_t begun_ns, ran_ns; /* when its last job was begun; how long those took that have ended */
+    int64_t driver_ns;        /* driver.c's: lease_driver_ns() */
+    unsigned cancel_state;    /* driver.c's */
     int64_t wait_ns, slot_ns; /* since when it waits, or has its slot */
     uint64_t
         delivered_turn; /* loop turn in which the last result was delivered; parking counts from it */
@@ -119,6 +122,23 @@ const char *lease_stand(struct lease *l, unsigned long *ident);
 /* Of a _ringcorn.Lease: borrowed. Any GIL state. */
 struct lease *lease_inside(PyObject *lease);
 
+/* --- driver.c: GIL held, unless said otherwise ---------------------------------------------------------------------------- */
+
+/* Why a request is given up; a later one outweighs an earlier of which nothing has been told yet. */
+enum sync_cancel { SYNC_CANCEL_NOT, SYNC_CANCEL_GONE, SYNC_CANCEL_OVERDUE, SYNC_CANCEL_LEAVING };
+
+/* Somebody tells what threads do in drivers: else the next has nothing to do. Any thread, no GIL needed. */
+bool drivers_are_watched(void);
+/* What its threads do in drivers is cancelled, soon, by other threads; where they do nothing now, the next they begin is refused. l: of a
+ * request that is not answered; a sync_job's is stable for who has the GIL. May run Python. */
+void lease_cancel(struct lease *l, enum sync_cancel why);
+/* Its answer is complete: nothing of it is cancelled any more. Any thread, no GIL needed. */
+void lease_answered(struct lease *l);
+/* Why it was given up, if it was. Any thread, no GIL needed. */
+enum sync_cancel lease_why(const struct lease *l);
+/* For how long its threads were in drivers of databases, ns: of operations that have ended. Any thread, no GIL needed. */
+int64_t lease_driver_ns(const struct lease *l);
+
 /* --- with Python: GIL held ---------------------------------------------------------------------------------------------- */
 
 /* Queues fn(*args) for any idle thread: as Pool.submit(). Returns a new future of the pool's loop; NULL with RuntimeError where the
@@ -131,6 +151,9 @@ PyObject *pool_enter(PyObject *pool, const char *label);
 
 /* The lease that pool_enter() has set in that context, or in the one that it is a copy of: borrowed, and good as long as it is there. NULL without an exception: none. */
 PyObject *pool_lease_in(PyObject *pool, PyObject *context);
+
+/* What Lease.request is: borrowed until it is set to NULL, which its owner does at the request's end at the latest. */
+void lease_set_request(PyObject *lease, PyObject *request);
 
 /* As Lease.submit(fn, *args), on the loop's thread: a new future. */
 PyObject *lease_call(PyObject *lease, PyObject *fn, PyObject *const *args, Py_ssize_t n);

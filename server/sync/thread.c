@@ -72,10 +72,19 @@ release_gil(struct sync_thread *t, bool *has_gil)
     *has_gil = false;
 }
 
+static __thread struct sync_thread *in_job; /* this thread, while it runs a job */
+
+struct lease *
+thread_lease(void)
+{
+    return in_job != NULL ? in_job->lease : NULL;
+}
+
 static void
 run_job(struct crew *c, struct sync_thread *t, struct sync_job *job, bool *has_gil)
 {
     acquire_gil(t, has_gil);
+    in_job = t;
     if (UNLIKELY(t->is_new_to_lease)) {
         t->is_new_to_lease = false;
         Py_XDECREF(run_hook(c->on_acquire));
@@ -83,6 +92,7 @@ run_job(struct crew *c, struct sync_thread *t, struct sync_job *job, bool *has_g
     job->run(job);
     if (UNLIKELY(c->on_job_end != NULL))
         Py_XDECREF(run_hook(c->on_job_end));
+    in_job = NULL;
     if (!job->is_batched)
         release_gil(t, has_gil);
 }
