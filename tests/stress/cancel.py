@@ -21,9 +21,9 @@ from postgres import Postgres
 
 import wire
 
-THREADS = 8
-AT_ONCE = 32
-STAY = 0.3  # of the clients
+THREADS = 16
+AT_ONCE = 18  # so that most have a thread
+STAY = 0.2  # of the clients
 ENTRIES = (("asgi", "psycopg"), ("wsgi", "psycopg2"))
 CANCELLED = "its query was cancelled after"
 
@@ -57,7 +57,7 @@ class _Crowd:
         self.next += 1
         stays = draw.random() < STAY
         steps = draw.choice((1, 1, 2, 20))
-        seconds = draw.uniform(0, 0.01) if stays else draw.choice((draw.uniform(0, 0.02), draw.uniform(0.1, 5)))
+        seconds = draw.uniform(0, 0.01) if stays else draw.choice((draw.uniform(0, 0.02), *(draw.uniform(0.1, 5) for _ in range(3))))
         target = f"/work?id={id}&mark={'stays' if stays else 'leaves'}&s={seconds:.4f}&steps={steps}"
         reader, writer = await asyncio.open_connection(self.host, self.port)
         try:
@@ -69,7 +69,7 @@ class _Crowd:
                 if not self._is_whole(answer, id):
                     self.problems.append(f"a client that stayed got {answer[:200]!r}")
             else:
-                await asyncio.wait({reading}, timeout=draw.choice((draw.uniform(0, 0.003), draw.uniform(0, 0.06))))
+                await asyncio.wait({reading}, timeout=draw.choice((draw.uniform(0, 0.003), *(draw.uniform(0.01, 0.1) for _ in range(3)))))
                 self.left += 1
                 if reading.done() and reading.exception() is None:
                     self._is_whole(reading.result(), id)

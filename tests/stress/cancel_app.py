@@ -51,7 +51,7 @@ def work(request):
             for _ in range(steps):
                 cursor.execute(f"SELECT pg_sleep(%s) /* {mark} */", (seconds / steps,))
         _write(cursor, mark, id, 2)
-    return HttpResponse(str(id), content_type="text/plain")
+    return HttpResponse(str(id), content_type="text/plain", headers={"Content-Length": len(str(id))})
 
 
 urlpatterns = [path("work", work)]
