@@ -21,7 +21,8 @@ static bool
 parse_time(const char *text, uint64_t *ms)
 {
     *ms = 0;
-    return strcasecmp(text, "off") == 0 || (parse_duration(text, ms) && *ms <= ROUTE_TIMEOUT_MAX_MS);
+    return strcasecmp(text, "off") == 0 ||
+           (parse_duration(text, ms) && *ms <= ROUTE_TIMEOUT_MAX_MS);
 }
 
 int
@@ -34,7 +35,9 @@ route_timeout_fault(const char *text, char *why, size_t why_size)
     else if (text[0] != '/' && text[0] != '*')
         snprintf(why, why_size, "is not of a path, which begins with a slash");
     else if (!parse_time(time, &ms))
-        snprintf(why, why_size, "has no right time; expected off or a time like 500ms, 30s, 5m or seconds, up to 24h");
+        snprintf(
+            why, why_size,
+            "has no right time; expected off or a time like 500ms, 30s, 5m or seconds, up to 24h");
     else
         return 0;
     return -EINVAL;

@@ -29,27 +29,28 @@ enum { CELLS_MAX = 8192 };
 enum { LEASE_WHY = 3, LEASE_TOLD = 4, LEASE_ANSWERED = 8 };
 
 struct cell {
-    uint64_t number;    /* of the operation */
-    unsigned depth;     /* operations inside operations */
+    uint64_t number; /* of the operation */
+    unsigned depth;  /* operations inside operations */
     unsigned long ident;
     int64_t begun_ns;
-    struct lease *lease;    /* of a request; NULL: of none. Its owner is the job that runs here, or lease_owner */
-    PyObject *lease_owner;  /* new, or NULL */
-    PyObject *connection;   /* new; NULL: there is nothing to cancel */
+    struct lease *
+        lease; /* of a request; NULL: of none. Its owner is the job that runs here, or lease_owner */
+    PyObject *lease_owner;        /* new, or NULL */
+    PyObject *connection;         /* new; NULL: there is nothing to cancel */
     PyObject *driver, *statement; /* new */
-    bool is_inside;         /* something is begun inside it: not now */
-    bool is_shared;         /* another thread uses the same connection */
-    bool outlives_client;   /* ringcorn.guard.allow("disconnect") */
-    enum sync_cancel why;   /* it was cancelled */
+    bool is_inside;               /* something is begun inside it: not now */
+    bool is_shared;               /* another thread uses the same connection */
+    bool outlives_client;         /* ringcorn.guard.allow("disconnect") */
+    enum sync_cancel why;         /* it was cancelled */
     atomic_bool is_cancelling;
-    atomic_bool is_free;    /* its thread has ended */
+    atomic_bool is_free; /* its thread has ended */
 };
 
 struct drivers {
     PyObject_HEAD
-    PyObject *pool;         /* new, or NULL: the _ringcorn.Pool whose variables hold leases */
-    PyObject *on_cancel;    /* new, or NULL: on_cancel(label, why, [(cell, number)], is_late) */
-    PyObject *allowed;      /* new, or NULL: the context variable of ringcorn.guard.allow() */
+    PyObject *pool;      /* new, or NULL: the _ringcorn.Pool whose variables hold leases */
+    PyObject *on_cancel; /* new, or NULL: on_cancel(label, why, [(cell, number)], is_late) */
+    PyObject *allowed;   /* new, or NULL: the context variable of ringcorn.guard.allow() */
 };
 
 /* Of the process. */
@@ -59,8 +60,8 @@ static struct {
     struct drivers *drivers; /* borrowed: the last that was made */
     pthread_key_t key;
     bool has_key;
-    pthread_mutex_t lock;   /* of the next */
-    pthread_cond_t sent;    /* some is_cancelling was cleared */
+    pthread_mutex_t lock; /* of the next */
+    pthread_cond_t sent;  /* some is_cancelling was cleared */
 } known = { .lock = PTHREAD_MUTEX_INITIALIZER, .sent = PTHREAD_COND_INITIALIZER };
 
 static __thread struct cell *here;
@@ -113,8 +114,7 @@ static void
 wait_until_sent(struct cell *c)
 {
     while (UNLIKELY(atomic_load(&c->is_cancelling))) {
-        Py_BEGIN_ALLOW_THREADS
-        pthread_mutex_lock(&known.lock);
+        Py_BEGIN_ALLOW_THREADS pthread_mutex_lock(&known.lock);
         while (atomic_load(&c->is_cancelling))
             pthread_cond_wait(&known.sent, &known.lock);
         pthread_mutex_unlock(&known.lock);
@@ -210,11 +210,12 @@ hand_over(const struct drivers *d, const struct lease *l, enum sync_cancel why,
     PY_OWNED PyObject *owned = operations;
     PY_OWNED PyObject *on_cancel = Py_XNewRef(d->on_cancel);
     PY_OWNED PyObject *label =
-        owned != NULL ? PyUnicode_DecodeUTF8(l->label, (Py_ssize_t)strlen(l->label), "replace") : NULL;
-    PY_OWNED PyObject *done =
-        label != NULL && on_cancel != NULL
-            ? PyObject_CallFunction(on_cancel, "OsOO", label, why_words[why], owned, is_late ? Py_True : Py_False)
-            : NULL;
+        owned != NULL ? PyUnicode_DecodeUTF8(l->label, (Py_ssize_t)strlen(l->label), "replace")
+                      : NULL;
+    PY_OWNED PyObject *done = label != NULL && on_cancel != NULL
+                                  ? PyObject_CallFunction(on_cancel, "OsOO", label, why_words[why],
+                                                          owned, is_late ? Py_True : Py_False)
+                                  : NULL;
     if (done == NULL && PyErr_Occurred())
         PyErr_WriteUnraisable(on_cancel);
 }
@@ -285,7 +286,8 @@ refusal(const struct drivers *d, unsigned index, struct cell *c, bool goes_on)
     bool was_told = (state & LEASE_TOLD) != 0;
     if (!was_told && !goes_on)
         return why_words[why];
-    hand_over(d, c->lease, why, Py_BuildValue("[(IK)]", index, (unsigned long long)c->number), was_told);
+    hand_over(d, c->lease, why, Py_BuildValue("[(IK)]", index, (unsigned long long)c->number),
+              was_told);
     return NULL;
 }
 
@@ -303,13 +305,16 @@ meth_begin(PyObject *self, PyObject *const *args, Py_ssize_t n)
 {
     struct drivers *d = (struct drivers *)self;
     if (n < 3 || n > 4) {
-        PyErr_SetString(PyExc_TypeError, "begin() takes a connection or None, a driver and a statement");
+        PyErr_SetString(PyExc_TypeError,
+                        "begin() takes a connection or None, a driver and a statement");
         return NULL;
     }
     struct cell *c = here != NULL ? here : take_cell();
     if (UNLIKELY(c == NULL))
         Py_RETURN_NONE;
-    if (UNLIKELY(c->depth > 0)) { /* the outer one goes on when this has ended, and until then it is not what runs */
+    if (UNLIKELY(
+            c->depth >
+            0)) { /* the outer one goes on when this has ended, and until then it is not what runs */
         c->is_inside = true;
         c->depth++;
         wait_until_sent(c);
@@ -350,7 +355,8 @@ meth_told(PyObject *self, PyObject *unused)
     if (found.lease == NULL)
         Py_RETURN_NONE;
     set_state(found.lease, LEASE_TOLD);
-    return PyUnicode_DecodeUTF8(found.lease->label, (Py_ssize_t)strlen(found.lease->label), "replace");
+    return PyUnicode_DecodeUTF8(found.lease->label, (Py_ssize_t)strlen(found.lease->label),
+                                "replace");
 }
 
 static PyObject *
@@ -369,7 +375,8 @@ meth_end(PyObject *self, PyObject *const *args, Py_ssize_t n)
     if (c->lease != NULL)
         WRITE(c->lease->driver_ns, c->lease->driver_ns + clock_ns() - c->begun_ns);
     enum sync_cancel why = c->why;
-    if (UNLIKELY(why != SYNC_CANCEL_NOT && n == 0 && c->lease != NULL)) /* it came too late, so nobody was told */
+    if (UNLIKELY(why != SYNC_CANCEL_NOT && n == 0 &&
+                 c->lease != NULL)) /* it came too late, so nobody was told */
         __atomic_fetch_and(&c->lease->cancel_state, ~(unsigned)LEASE_TOLD, __ATOMIC_SEQ_CST);
     drop(c);
     return why != SYNC_CANCEL_NOT ? PyUnicode_FromString(why_words[why]) : Py_NewRef(Py_None);
@@ -406,9 +413,11 @@ about(const struct cell *c)
 {
     const char *label = c->lease != NULL ? c->lease->label : "";
     PY_OWNED PyObject *text = PyUnicode_DecodeUTF8(label, (Py_ssize_t)strlen(label), "replace");
-    return text == NULL ? NULL
-                        : Py_BuildValue("(OdOOOk)", text, (double)(clock_ns() - c->begun_ns) / NS_PER_S, c->driver,
-                                        c->connection != NULL ? c->connection : Py_None, c->statement, c->ident);
+    return text == NULL
+               ? NULL
+               : Py_BuildValue("(OdOOOk)", text, (double)(clock_ns() - c->begun_ns) / NS_PER_S,
+                               c->driver, c->connection != NULL ? c->connection : Py_None,
+                               c->statement, c->ident);
 }
 
 static PyObject *
@@ -428,7 +437,8 @@ meth_start_cancel(PyObject *self, PyObject *const *args, Py_ssize_t n)
     struct cell *c = find(args, n);
     if (c == NULL)
         return PyErr_Occurred() ? NULL : Py_NewRef(Py_False);
-    unsigned state = c->lease != NULL ? __atomic_load_n(&c->lease->cancel_state, __ATOMIC_SEQ_CST) : 0;
+    unsigned state =
+        c->lease != NULL ? __atomic_load_n(&c->lease->cancel_state, __ATOMIC_SEQ_CST) : 0;
     enum sync_cancel why = why_of(state);
     if (why == SYNC_CANCEL_NOT || !may_cancel(c, why) || atomic_load(&c->is_cancelling))
         Py_RETURN_FALSE;
@@ -608,17 +618,22 @@ get_on_cancel(PyObject *self, void *unused)
 static PyMethodDef drivers_methods[] = {
     { "begin", FAST(meth_begin), METH_FASTCALL,
       "begin(connection, driver, statement, goes_on=False): this thread goes into a driver. "
-      "connection: what may be cancelled, or None. A str where it must not, as its request was given "
-      "up: why, and end() is not called then. goes_on: a part of a query that runs already, which may "
+      "connection: what may be cancelled, or None. A str where it must not, as its request was "
+      "given "
+      "up: why, and end() is not called then. goes_on: a part of a query that runs already, which "
+      "may "
       "be cancelled and not be refused." },
     { "end", FAST(meth_end), METH_FASTCALL,
-      "end([exception]): this thread comes out of the driver. A str: the operation was cancelled, and "
+      "end([exception]): this thread comes out of the driver. A str: the operation was cancelled, "
+      "and "
       "why." },
     { "told", meth_told, METH_NOARGS,
-      "An error is raised in place of what begin() has refused; the request's next operations pass. "
+      "An error is raised in place of what begin() has refused; the request's next operations "
+      "pass. "
       "Its label." },
     { "look", FAST(meth_look), METH_FASTCALL,
-      "look(cell, number): (label, seconds, driver, connection, statement, thread's ident), or None "
+      "look(cell, number): (label, seconds, driver, connection, statement, thread's ident), or "
+      "None "
       "where the operation has ended." },
     { "start_cancel", FAST(meth_start_cancel), METH_FASTCALL,
       "start_cancel(cell, number): whether the operation still runs and may be cancelled. Its end "
@@ -634,10 +649,13 @@ static PyMethodDef drivers_methods[] = {
 };
 
 static PyGetSetDef drivers_getset[] = {
-    { "pool", get_pool, set_pool, "The Pool whose context_vars hold the leases of requests.", NULL },
-    { "allowed", get_allowed, set_allowed, "The context variable of ringcorn.guard.allow().", NULL },
+    { "pool", get_pool, set_pool, "The Pool whose context_vars hold the leases of requests.",
+      NULL },
+    { "allowed", get_allowed, set_allowed, "The context variable of ringcorn.guard.allow().",
+      NULL },
     { "on_cancel", get_on_cancel, set_on_cancel,
-      "on_cancel(label, why, [(cell, number)], is_late): these operations of a request that was given "
+      "on_cancel(label, why, [(cell, number)], is_late): these operations of a request that was "
+      "given "
       "up are to be cancelled; is_late: they were begun after it had been told. None: nothing is.",
       NULL },
     { NULL, NULL, NULL, NULL, NULL },

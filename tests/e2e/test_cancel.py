@@ -251,3 +251,29 @@ def test_the_end_of_the_drain(project, entry, target):  # noqa: F811
     s.wait_log(rf"GET {target}: its query was cancelled after \d\.\d s, as the worker leaves: SELECT")
     assert s.wait_exit(SOON) == 0
     assert "left behind" not in s.log
+
+
+# ------------------------------------------------------------------ the keys
+
+
+@pytest.mark.parametrize(
+    "entry, said",
+    [
+        ("/report/", "has no time; write PATH=TIME"),
+        ("report=5s", "begins with a slash"),
+        ("/report/=soon", "has no right time"),
+        ("/report/=25h", "has no right time"),
+    ],
+)
+def test_wrong_times_by_route(entry, said):
+    done = harness.run("--timeouts-routes", entry, "--check-config", "raw:app")
+    assert done.returncode == 2 and said in done.stderr, done.stderr
+
+
+def test_times_by_route_are_printed_as_they_can_be_read(tmp_path):
+    conf = tmp_path / "ringcorn.yaml"
+    conf.write_text("app: raw:app\ntimeouts:\n  routes:\n    /a=b/: 500ms\n    '*.csv': off\ncancel:\n  methods: none\n")
+    first = harness.run("-c", conf, "--print-config")
+    assert first.returncode == 0 and 'routes: ["/a=b/=500ms", "*.csv=off"]' in first.stdout and "  methods: []" in first.stdout, first
+    conf.write_text(first.stdout)
+    assert harness.run("-c", conf, "--print-config").stdout == first.stdout
