@@ -287,7 +287,7 @@ def test_a_transaction_stays_on_its_connection(project, view):
 
 
 def test_atomic_requests(project):
-    s = project(PG_ATOMIC=1, MIDDLEWARE_SET="seven")
+    s = project("--cancel-methods", "none", PG_ATOMIC=1, MIDDLEWARE_SET="seven")
     prefix = s.name[7:]
     answers = crowd(s.address, [f"/write/?id={prefix}-{i}" for i in range(60)], 60, PATIENCE)
     all_good(answers)
@@ -451,8 +451,8 @@ def test_a_client_that_leaves_while_queued_costs_nothing(project):
 
 
 def test_a_client_that_leaves_while_its_view_runs(project):
-    """The view ends by itself, and then its thread is another's."""
-    s = project(threads=1, MIDDLEWARE_SET="seven", share=True)
+    """The view ends by itself, and then its thread is another's. (Its queries are let be: test_cancel.py has how they are not.)"""
+    s = project("--cancel-methods", "none", threads=1, MIDDLEWARE_SET="seven")
     prefix = f"{s.name[7:]}-runs"
     before = s.get("/query/").json()
     gone = s.connect()
