@@ -248,6 +248,7 @@ struct conn {
     bool gone;
     bool broken; /* public: nothing gets through */
     bool full;   /* output rose above NET_HIGH_WATER and drained() is owed */
+    bool ends_apart; /* set by the protocol, until then: the peer must not have all of it before drained() */
     bool linger; /* FLUSHING goes to LINGERING, not straight to CLOSING */
     bool pinned; /* not to be freed yet: conn_pin() */
     bool peer_known;
