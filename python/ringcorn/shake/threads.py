@@ -18,7 +18,8 @@ import weakref
 from .seed import HOPS
 
 LOOK_SECONDS = 0.001  # between two looks whether a call waits for the loop
-THAW_SECONDS = 0.5  # then a call may be waiting for something that the loop must do first
+ASLEEP_SECONDS = 0.25  # that a thread sleeps without a break: its call may be waiting for something that the loop must do first
+UNBEGUN_SECONDS = 5.0  # that a call has no thread: those of its executor may all wait
 MOMENT_SECONDS = 0.01  # what such a call gets before each callback
 MOMENTS_MAX = 200
 TURNS_MAX = 3
@@ -42,14 +43,14 @@ class _Lane:
 class Hop:
     """A call in a thread. Its methods are callbacks of the loop whose order the seed decides, as that of tasks."""
 
-    __slots__ = ("args", "begins_after", "ends_after", "error", "executor", "func", "future", "is_done", "is_due", "lane", "loop", "moments", "outcome", "thread", "worker")  # fmt: skip
+    __slots__ = ("args", "begins_after", "ends_after", "error", "executor", "func", "future", "is_done", "is_due", "lane", "loop", "moments", "native", "outcome", "thread", "worker")  # fmt: skip
 
     def __init__(self, loop, executor, func, args, future=None):
         self.loop, self.executor, self.func, self.args = loop, executor, func, args
         self.is_due = future is not None  # also where its future is cancelled
         self.future = loop.create_future() if future is None else future
         self.begins_after, self.ends_after = _turns(loop), _turns(loop)
-        self.lane = self.thread = self.worker = self.outcome = self.error = None
+        self.lane = self.native = self.thread = self.worker = self.outcome = self.error = None
         self.is_done = False
         self.moments = MOMENTS_MAX
 
@@ -66,7 +67,7 @@ class Hop:
 
     def run(self, returned=None):
         """On the thread. *returned*: a list for what the function returns."""
-        self.thread = threading.get_ident()
+        self.native, self.thread = threading.get_native_id(), threading.get_ident()
         try:
             self.outcome = self.func(*self.args)
             if returned is not None:
@@ -102,6 +103,15 @@ class Hop:
             return frame.f_locals["waiter"].locked()
         except KeyError:
             return False
+
+
+def _is_asleep(native):
+    """Whether the thread waits for something, and neither for a CPU nor for a disk: on a busy machine a call that computes takes its time, too."""
+    try:
+        with open(f"/proc/self/task/{native}/stat", "rb") as file:
+            return file.read().rpartition(b")")[2].split(None, 1)[0] == b"S"
+    except OSError:  # it has ended
+        return False
 
 
 def _turns(loop):
@@ -196,8 +206,8 @@ class Threads:
 
     def settle(self):
         """Returns when each running call has ended, or waits for the loop. What they have made ready is so, then."""
-        deadline = time.monotonic() + THAW_SECONDS
         moment = None
+        awake = {}  # when each of the running calls was last seen to get on
         while True:
             self.ended.clear()
             for item in [item for item in self.running if item[0].is_done]:
@@ -214,10 +224,13 @@ class Threads:
                         hop.moments -= 1
                 if now >= moment or all(hop.moments <= 0 for hop in busy):
                     break
-            elif now >= deadline:
+            else:
                 for hop in busy:
-                    hop.moments = min(hop.moments, MOMENTS_MAX - 1)
-                break
+                    since = awake.setdefault(hop, now)
+                    if hop.native is not None and not _is_asleep(hop.native):
+                        awake[hop] = now
+                    elif now - since > (UNBEGUN_SECONDS if hop.native is None else ASLEEP_SECONDS):
+                        hop.moments = min(hop.moments, MOMENTS_MAX - 1)
             self.ended.wait(LOOK_SECONDS)
         if not self.running:
             self.loop._shake_wait(False)
