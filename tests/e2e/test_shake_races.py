@@ -32,16 +32,15 @@ OPTIONS = ["-q", "-p", "ringcorn.pytest", "-p", "no:cacheprovider", "-c", os.dev
 def run(*command):
     """(exit code, output) of a Python."""
     path = os.pathsep.join([os.environ.get("RINGCORN_PYDIR") or str(harness.BIN.parent / "python"), str(FOLDER)])
-    env = {**os.environ, "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    env = {**os.environ, "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "COLUMNS": "200"}
     command = [sys.executable, *command]
     done = subprocess.run(command, cwd=FOLDER, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=300)
     return done.returncode, done.stdout
 
 
 def failures(output):
-    """{name: the first line of its failure and the last one} of a run of pytest, or of several."""
-    parts = re.split(r"^_+ test_(\w+)\[race\] _+$", output, flags=re.M)
-    return {name: re.findall(r"^E {2,}(.*)", text, re.M) for name, text in zip(parts[1::2], parts[2::2])}
+    """{name: what has failed} of a run of pytest, or of several: of the lines at its end."""
+    return dict(re.findall(r"^FAILED suite.py::test_(\w+)\[race\] - (.*)", output, re.M))
 
 
 def test_races_are_found_and_replayed():
@@ -49,19 +48,15 @@ def test_races_are_found_and_replayed():
     assert code == 1 and f"{len(TESTS)} failed" in output, output
     found = failures(output)
     assert set(found) == set(TESTS), output
-    pairs = []
-    for name, lines in found.items():
-        text = "\n".join(lines)
-        seed = re.search(r"ringcorn shake: seed (\d+) makes it fail; what it takes is ", text)
-        assert seed and 0 < int(seed[1]) < SEEDS, text
-        assert "failed again 3 times of 3" in text
-        pairs += [f"suite.py::test_{name}[race]", re.search(r"--ringcorn-shake=(\S+)", text)[1]]
-    script = REPLAY.replace("OPTIONS", repr(OPTIONS))
+    seeds = re.findall(r"ringcorn shake: seed (\d+) makes it fail; what it takes is ", output)
+    assert len(seeds) == len(TESTS) and all(0 < int(seed) < SEEDS for seed in seeds), output
+    assert output.count("failed again 3 times of 3") == len(TESTS)
+    pairs = re.findall(r"replay: pytest '(.*)' --ringcorn-shake=(\S+)", output)
+    script = REPLAY.replace("OPTIONS", repr([*OPTIONS, "--tb=no"]))
     with concurrent.futures.ThreadPoolExecutor(2) as pool:  # processes of their own, so with other addresses and hashes
-        replays = list(pool.map(lambda _: run("-c", script, *pairs), range(REPLAYS)))
-    first = {name: lines[0] for name, lines in found.items()}
+        replays = list(pool.map(lambda _: run("-c", script, *sum(pairs, ())), range(REPLAYS)))
     for _, output in replays:
-        assert {name: lines[0] for name, lines in failures(output).items()} == first, output
+        assert failures(output) == found, output
 
 
 def test_what_has_no_race_passes():
