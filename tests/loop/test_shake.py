@@ -375,6 +375,38 @@ def test_calls_in_threads_are_in_an_order_of_the_seed():
             assert [n for each, n, _ in trace if each == name] == [0, 1, 2]
 
 
+def test_connections_of_aiosqlite(tmp_path):
+    """Each has a thread of its own, and a queue: what is asked of one is done in that order, and between them the seed decides."""
+    aiosqlite = pytest.importorskip("aiosqlite")
+    file = tmp_path / "numbers.db"
+
+    async def run(trace, name):
+        async with aiosqlite.connect(file) as connection:
+            for n in range(3):
+                async with connection.execute("select ?", (n,)) as cursor:
+                    trace.append((name, *(await cursor.fetchone())))
+            first, second = connection.execute("select 1"), connection.execute("select 2")
+            rows = [await (await cursor).fetchone() for cursor in (first, second)]
+            assert rows == [(1,), (2,)]
+        with pytest.raises(ValueError):  # closed
+            await connection.execute("select 1")
+
+    def trace_of(seed):
+        trace = []
+
+        async def main():
+            await shake.together(*(run(trace, name) for name in "abc"))
+            assert asyncio.get_running_loop().time() < 1001  # nothing real was waited for
+
+        shake.run(main, f"{seed}:order,awaits,hops")
+        return tuple(trace)
+
+    traces = [trace_of(seed) for seed in range(100, 130)]
+    assert traces == [trace_of(seed) for seed in range(100, 130)]
+    assert len(set(traces)) > 10
+    assert all([n for each, n in trace if each == name] == [0, 1, 2] for trace in traces for name in "abc")
+
+
 class Oops(Exception):
     pass
 
@@ -652,6 +684,20 @@ def test_hypothesis_shrinks_to_what_matters():
         shake.run(lost_update, seed)
 
     test()
+
+
+# --- CPython's own tests
+
+
+@pytest.mark.parametrize("seed", ["150", "137:order,hops,timers,io"])
+def test_what_asyncio_promises_holds(seed):
+    """test_queues; more of them: tests/loop/cpython_asyncio.py --shake 129-148 test_tasks test_locks test_queues test_streams."""
+    pytest.importorskip("test.test_asyncio")
+    script = os.path.join(os.path.dirname(__file__), "cpython_asyncio.py")
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    command = [sys.executable, script, "--in-process", "--shake", seed, "test_queues"]
+    done = subprocess.run(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout
 
 
 # --- pytest

@@ -1,6 +1,7 @@
 """Running a test under seeds, and telling of the one that fails."""
 
 import asyncio
+import contextlib
 import gc
 import random
 
@@ -8,6 +9,7 @@ from . import _aiosqlite, _anyio, awaits
 from .client import Dropped
 from .loop import ShakeLoop
 from .seed import KINDS, USUAL, Seed
+from .threads import Stuck
 
 REPLAYS = 3  # of a seed that has failed
 
@@ -26,8 +28,15 @@ def run(main, seed=0, *, io=None):
     random.seed(seed.number)
     gc.disable()  # what dies when it runs would depend on what was allocated before
     try:
-        with asyncio.Runner(loop_factory=lambda: ShakeLoop(seed, io)) as runner:
-            return runner.run(main())
+        runner = asyncio.Runner(loop_factory=lambda: ShakeLoop(seed, io))
+        try:
+            result = runner.run(main())
+        except BaseException:
+            with contextlib.suppress(Stuck):  # what is left behind may wait for what has failed
+                runner.close()
+            raise
+        runner.close()
+        return result
     finally:
         if collects:
             gc.enable()

@@ -20,8 +20,8 @@ from .seed import HOPS
 LOOK_SECONDS = 0.001  # between two looks whether a call waits for the loop
 ASLEEP_SECONDS = 0.25  # that a thread sleeps without a break: its call may be waiting for something that the loop must do first
 UNBEGUN_SECONDS = 5.0  # that a call has no thread: those of its executor may all wait
-MOMENT_SECONDS = 0.01  # what such a call gets before each callback
-MOMENTS_MAX = 200
+# The same before each callback from then on: SQLite looks every 0.1 s whether a lock is free, and gives up after 5 s.
+MOMENTS = (ASLEEP_SECONDS, *(0.12,) * 8, *(0.005,) * 100)
 TURNS_MAX = 3
 
 known_threads = weakref.WeakSet()  # what they have for a loop comes through its hops
@@ -52,7 +52,7 @@ class Hop:
         self.begins_after, self.ends_after = _turns(loop), _turns(loop)
         self.lane = self.native = self.thread = self.worker = self.outcome = self.error = None
         self.is_done = False
-        self.moments = MOMENTS_MAX
+        self.moments = 0
 
     def begin(self):
         if self.begins_after:
@@ -206,34 +206,33 @@ class Threads:
 
     def settle(self):
         """Returns when each running call has ended, or waits for the loop. What they have made ready is so, then."""
-        moment = None
-        awake = {}  # when each of the running calls was last seen to get on
+        awake = {}  # when each was last seen to get on
         while True:
             self.ended.clear()
             for item in [item for item in self.running if item[0].is_done]:
                 self.running.remove(item)
                 self._ended(*item)
             busy = [hop for hop, _ in self.running if not hop.is_waiting()]
-            if not busy:
-                break
             now = time.monotonic()
-            if all(hop.moments < MOMENTS_MAX for hop in busy):  # each has been found to be waiting for something else
-                if moment is None:
-                    moment = now + MOMENT_SECONDS
-                    for hop in busy:
-                        hop.moments -= 1
-                if now >= moment or all(hop.moments <= 0 for hop in busy):
-                    break
-            else:
+            if all(self._is_stalled(hop, awake, now) for hop in busy):
                 for hop in busy:
-                    since = awake.setdefault(hop, now)
-                    if hop.native is not None and not _is_asleep(hop.native):
-                        awake[hop] = now
-                    elif now - since > (UNBEGUN_SECONDS if hop.native is None else ASLEEP_SECONDS):
-                        hop.moments = min(hop.moments, MOMENTS_MAX - 1)
+                    hop.moments += 1
+                break
             self.ended.wait(LOOK_SECONDS)
         if not self.running:
             self.loop._shake_wait(False)
+
+    def _is_stalled(self, hop, awake, now):
+        """Whether it seems to wait for something that others must do first."""
+        since = awake.setdefault(hop, now)
+        if hop.native is None:
+            return now - since > UNBEGUN_SECONDS
+        if hop.moments >= len(MOMENTS):
+            return True
+        if not _is_asleep(hop.native):
+            awake[hop] = now
+            return False
+        return now - since > MOMENTS[hop.moments]
 
     def is_alone(self):
         """Whether no thread that is not known could still have something for the loop. Virtual time waits for those."""
