@@ -11,6 +11,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/shake.h"
 #include "metrics/metrics.h"
 #include "out.h"
 #include "tls_private.h"
@@ -301,6 +302,8 @@ out_submit(struct conn *c)
     if (UNLIKELY(ahead == 0) &&
         out_file_send(c, ch->owner[ch->first], first_n < allowed ? first_n : allowed) == FILE_LOADING)
         return;
+    if (UNLIKELY(shake_here != NULL) && ahead > 1)
+        ahead = (unsigned)shake_cut(shake_here, ahead);
     q->in_flight = (uint8_t)(ahead > 0 ? ahead : 1);
     if (c->net->send_timeout_ns > 0) {
         c->send_due_ns = c->net->now_ns + c->net->send_timeout_ns;
