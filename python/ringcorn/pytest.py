@@ -9,7 +9,17 @@ pip makes it known to pytest; otherwise -p ringcorn.pytest does.
 
     @pytest.mark.ringcorn_allow("block")            # these guardrails do not fail the test; without any, none does
     @pytest.mark.ringcorn_app("other:app", "--threads", "2")
+
+A test that is marked with ringcorn_shake is a coroutine function that ringcorn.shake runs, under many seeds, to find races:
+
+    @pytest.mark.ringcorn_shake(seeds=200)          # kinds="order,hops", first=1000
+    async def test_the_counter_counts(): ...
+
+    pytest --ringcorn-shake=17:order                # such tests under this seed alone: what a failure tells to do
+    pytest --ringcorn-shake-seeds=5000 --ringcorn-shake-first=200
 """
+
+import inspect
 
 import pytest
 
@@ -25,11 +35,16 @@ def pytest_addoption(parser):
     parser.addini(_LOOP_BLOCK, "how long a request may block the event loop: 100ms, 1s, or off", default="100ms")
     parser.addini(_APP, "what the fixture ringcorn_server serves: module:attribute")
     parser.addini(_OPTIONS, "more of its command line", "args")
+    group = parser.getgroup("ringcorn")
+    group.addoption("--ringcorn-shake", metavar="SEED", help="run the tests that are marked with ringcorn_shake under this seed alone: 17, or 17:order,hops")
+    group.addoption("--ringcorn-shake-seeds", metavar="N", type=int, help="how many seeds such tests run under, whatever their markers say")
+    group.addoption("--ringcorn-shake-first", metavar="N", type=int, help="the number of the first of them")
 
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "ringcorn_allow(*kinds): what these guardrails of Ringcorn notice does not fail the test; none named: all")
     config.addinivalue_line("markers", "ringcorn_app(application, *options): what the fixture ringcorn_server serves in this test")
+    config.addinivalue_line("markers", "ringcorn_shake(seeds=200, first=0, kinds=...): a coroutine function that ringcorn.shake runs, under so many seeds")
     config.pluginmanager.register(_Plugin(config), "ringcorn-guard")
 
 
@@ -53,6 +68,40 @@ def _allowed(item):
                 raise pytest.UsageError(f"ringcorn_allow: {kind!r} is no guardrail; there are {', '.join(map(repr, guard.KINDS))}")
         allowed.update(mark.args or guard.KINDS)
     return allowed
+
+
+def _shake(item, mark):
+    """Runs a test that is marked with ringcorn_shake."""
+    __tracebackhide__ = True
+    from . import shake
+
+    main = inspect.unwrap(item.obj)  # pytest-asyncio wraps what it takes for its own
+    if mark.args or set(mark.kwargs) - {"seeds", "first", "kinds"}:
+        raise pytest.UsageError("ringcorn_shake takes seeds, first and kinds, by name")
+    if not inspect.iscoroutinefunction(main):
+        raise pytest.UsageError(f"ringcorn_shake: {item.nodeid} is no coroutine function; one that runs its own calls shake.search()")
+    if item.instance is not None and not inspect.ismethod(main):
+        main = main.__get__(item.instance)
+    args = {name: item.funcargs[name] for name in item._fixtureinfo.argnames}
+
+    def test():
+        return main(**args)
+
+    failures = (Exception, pytest.fail.Exception)
+    option, given = item.config.getoption, dict(mark.kwargs)
+    if isinstance(given.get("kinds"), str):
+        given["kinds"] = given["kinds"].split(",")
+    for name in ("seeds", "first"):
+        if (value := option(f"--ringcorn-shake-{name}")) is not None:
+            given[name] = value
+    try:
+        shake.Seed(0, given.get("kinds"))
+        seed = shake.Seed(text) if (text := option("--ringcorn-shake")) is not None else None
+    except ValueError as e:
+        raise pytest.UsageError(f"ringcorn_shake: {e}") from None
+    if seed is not None:
+        return shake.again(test, seed, failures=failures)
+    return shake.search(test, failures=failures, replay=f"pytest '{item.nodeid}' --ringcorn-shake={{seed}}", **given)
 
 
 class _Plugin:
@@ -92,6 +141,14 @@ class _Plugin:
     def pytest_runtest_teardown(self, item):
         return (yield from self.phase(item, "teardown"))
 
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_pyfunc_call(self, pyfuncitem):
+        mark = pyfuncitem.get_closest_marker("ringcorn_shake")
+        if mark is None:
+            return None
+        _shake(pyfuncitem, mark)
+        return True
+
     def phase(self, item, when):
         try:
             result = yield
@@ -113,8 +170,8 @@ class _Plugin:
                     item.add_report_section(when, "ringcorn_server", log)
         for server in self.servers:
             events += server.take()
-        if not events:
-            return []
+        if not events or item.get_closest_marker("ringcorn_shake") is not None:
+            return []  # what is cancelled at any place leaves much behind; other tests have the guardrails
         allowed = _allowed(item)
         return [message for kind, message in events if kind not in allowed]
 

@@ -62,6 +62,10 @@ def run(worker, options, preloaded=None):
     loop = new_event_loop(io=options["io"])
     asyncio.set_event_loop(loop)
     loop._goes_first = options["loop_first"]
+    if options["shake"] is not None:
+        from .shake import served
+
+        served.begin(loop, options["shake"])
     pools = _Pools(loop, options)
     live.attach(worker, loop)
     worker.attach(loop)
@@ -273,6 +277,10 @@ class _Serving:
             self._go_direct(tracing)
             if tracing is not None:
                 app = tracing.asgi(app)
+            if self.options["shake"] is not None:
+                from .shake import served
+
+                app, self.websocket_app = served.grouped(app), served.grouped(self.websocket_app)
             self.worker.serve(app, self.websocket_app, lifespan.context, lifespan.state, self.pool)
         self.is_ready = True
         if self.options["slot"] == 0 and self.options["preload"]:

@@ -3,6 +3,19 @@
 
 #include <structmember.h>
 
+#include "base/shake.h"
+
+/* An await of a request in shake mode. */
+static bool
+shaken(const struct cycle *cycle)
+{
+    enum { AWAITS = 32 }; /* at one of so many its client goes, by seeds that are not gentle */
+    if (cycle->h != NULL && shake_chance(shake_here, SHAKE_DROPS) &&
+        shake_below(shake_here, SHAKE_DROPS, AWAITS / 2) == 0)
+        h1_hang_up(cycle->h);
+    return shake_chance(shake_here, SHAKE_AWAITS);
+}
+
 bool
 cycle_must_yield(const struct cycle *cycle)
 {
@@ -11,6 +24,8 @@ cycle_must_yield(const struct cycle *cycle)
     enum { STEP_NS_MAX = NS_PER_MS };
     if (UNLIKELY(cycle->asgi->loop == NULL))
         return false;
+    if (UNLIKELY(shake_here != NULL))
+        return shaken(cycle);
     return clock_ns() - loop_step_ns(cycle->asgi->loop) > STEP_NS_MAX;
 }
 

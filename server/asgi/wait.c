@@ -12,6 +12,8 @@
 #include <stddef.h>
 #include <structmember.h>
 
+#include "base/shake.h"
+
 /* Without a cycle, and not tracked by the collector. */
 static struct wait *
 wait_new(struct asgi_names *n, enum wait_kind kind)
@@ -147,7 +149,7 @@ wait_send(PyObject *self, PyObject *arg, PyObject **out)
     if (UNLIKELY(w->kind == WAIT_SEND) && send_late(w) < 0)
         return PYGEN_ERROR;
     if (UNLIKELY(w->must_yield)) {
-        w->must_yield = false;
+        w->must_yield = shake_here != NULL && shake_chance(shake_here, SHAKE_AWAITS);
         *out = Py_NewRef(Py_None);
         return PYGEN_NEXT;
     }

@@ -268,7 +268,9 @@ check_all(struct load *l, bool is_app_needed)
         load_error(l, where_set(l, "websocket.drain_code"),
                    "is no code that a Close may carry; 1000 to 1003, 1007 to 1014, 3000 to 4999");
     if (c->workers == 0)
-        c->workers = conf_cpus();
+        c->workers = c->shake != NULL ? 1 : conf_cpus();
+    if (c->shake != NULL && c->workers > 1)
+        load_error(l, where_set(l, "workers"), "shake has one worker: requests in two of them meet as they please");
     /* Joined to paths, which begin with a slash: "/api/" would give "/api//x". */
     for (size_t n = c->root_path ? strlen(c->root_path) : 0; n > 0 && c->root_path[n - 1] == '/';)
         c->root_path[--n] = '\0';

@@ -334,6 +334,7 @@ struct conf {
 
     enum conf_otel otel;
     bool debug; /* clients see tracebacks */
+    char *shake; /* a seed that shake_parse() takes; NULL = not in shake mode */
 
     char *venv; /* folder of a virtual environment, or NULL; VIRTUAL_ENV is the default */
     struct conf_strings import_first;

@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <strings.h>
 
+#include "base/shake.h"
 #include "conf/load.h"
 
 #define FIELD(name) offsetof(struct conf, name), sizeof(((struct conf *)0)->name)
@@ -204,6 +205,20 @@ conn_max_age_fault(const char *text, char *why, size_t why_size)
         (digits > 0 && digits < 10 && text[digits] == '\0'))
         return 0;
     snprintf(why, why_size, "is neither inherit, none nor a number of seconds");
+    return -EINVAL;
+}
+
+static int
+shake_fault(const char *text, char *why, size_t why_size)
+{
+    struct shake shake;
+    if (shake_parse(&shake, text, strlen(text)) == 0)
+        return 0;
+    snprintf(why, why_size, "is no seed: a number and, if not all of them, kinds of disturbance, such as 17 or 17:order,hops; there are");
+    for (unsigned i = 0; i < SHAKE_KINDS; i++) {
+        size_t n = strlen(why);
+        snprintf(why + n, why_size - n, "%s %s", i > 0 ? "," : "", shake_kind_name((enum shake_kind)i));
+    }
     return -EINVAL;
 }
 
@@ -602,6 +617,9 @@ const struct key schema[] = {
     { "debug", KEY_BOOL, FIELD(debug), "false", NULL,
       .help = "clients are shown the traceback of an exception that reaches the server: for "
               "development" },
+    { "shake", KEY_TEXT, FIELD(shake), NULL, NULL,
+      "what can happen to requests that meet happens, as this seed has it, so that races show: for tests, never for production",
+      .value = "SEED", .fault = shake_fault },
     { "reload.enabled", KEY_BOOL, FIELD(reload_enabled), "false", "--reload",
       .help = "a change of a file replaces the workers: for development" },
     { "reload.dirs", KEY_PATHS, FIELD(reload_dirs), NULL, "--reload-dir",

@@ -653,6 +653,12 @@ h1_is_broken(const struct h1 *h)
     return h->r->refused || h->conn.broken || h->conn.state != CONN_OPEN;
 }
 
+void
+h1_hang_up(struct h1 *h)
+{
+    conn_hang_up(&h->conn);
+}
+
 bool
 h1_is_gone(const struct h1 *h)
 {

@@ -498,8 +498,10 @@ write_piece(struct h1 *h, struct body_piece b, bool is_last)
     bool is_full = conn_is_full(c);
     if (is_last)
         tally_answer(h);
-    if (is_last && !is_full) /* else when it has drained, as it is long on its way */
+    if (is_last && !is_full)
         access_note(h);
+    else if (is_last) /* when all but its end has drained, as it is long on its way */
+        c->ends_apart = access_is_on(h->app);
     return is_full ? HTTP_FULL : HTTP_OK;
 }
 

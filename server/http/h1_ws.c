@@ -213,10 +213,13 @@ put_frame(struct h1 *h, enum ws_kind kind, bool is_deflated, const char *p, size
         conn_fail(c, -ENOMEM);
 }
 
+/* Whoever has our Close has seen the end: the access log's line goes before it, as that of an answer goes before its last piece, and does not wait for
+ * the application to return. A worker that is killed in between has written it. */
 static void
 put_close(struct h1 *h, unsigned code, struct slice reason)
 {
     char payload[WS_CONTROL_MAX];
+    access_note(h);
     size_t n = ws_close_payload(payload, code, reason);
     put_frame(h, WS_KIND_CLOSE, false, payload, n);
 }
@@ -266,8 +269,10 @@ static void
 end(struct h1 *h, unsigned code, struct slice reason)
 {
     struct h1_ws *w = h->r->ws;
-    if (w->state != WS_ASKED)
+    if (w->state != WS_ASKED) {
         tally_closed(code);
+        access_note(h);
+    }
     w->state = WS_OVER;
     w->code = (uint16_t)code;
     if (reason.n > 0 && (w->reason = malloc(reason.n)) != NULL) {

@@ -222,6 +222,8 @@ void h1_leave_body(struct h1 *h);
 bool h1_is_gone(const struct h1 *h);
 /* Nothing can be sent any more: send() raises OSError. */
 bool h1_is_broken(const struct h1 *h);
+/* Shake mode: the client goes. */
+void h1_hang_up(struct h1 *h);
 
 /* What the client was told in place of an answer that took longer than timeouts.request; 0: the
  * answer had begun, and the connection was closed. */

@@ -9,6 +9,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "base/shake.h"
 #include "metrics/metrics.h"
 #include "tls_private.h"
 
@@ -127,7 +128,17 @@ on_watch(struct io_op *op, int res, unsigned flags)
         conn_fail(c, err ? -err : -ECONNRESET);
         return;
     }
-    conn_run(c);
+    if (UNLIKELY(shake_here != NULL) && shake_chance(shake_here, SHAKE_IO))
+        conn_resume(c); /* in a turn to come */
+    else
+        conn_run(c);
+}
+
+void
+conn_hang_up(struct conn *c)
+{
+    if (c->state == CONN_OPEN && !c->gone)
+        shutdown(c->fd, SHUT_RDWR);
 }
 
 void
@@ -191,6 +202,8 @@ conn_read(struct conn *c)
     size_t room = c->in->cap - c->in_end;
     if (room == 0)
         return -ENOBUFS;
+    if (UNLIKELY(shake_here != NULL))
+        room = shake_cut(shake_here, room);
     char *to = c->in->data + c->in_end;
     ssize_t n = c->tls != NULL ? tls_read(c, to, room) : recv(c->fd, to, room, MSG_DONTWAIT);
     if (n > 0) {

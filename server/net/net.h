@@ -248,6 +248,7 @@ struct conn {
     bool gone;
     bool broken; /* public: nothing gets through */
     bool full;   /* output rose above NET_HIGH_WATER and drained() is owed */
+    bool ends_apart; /* set by the protocol, until then: the peer must not have all of it before drained() */
     bool linger; /* FLUSHING goes to LINGERING, not straight to CLOSING */
     bool pinned; /* not to be freed yet: conn_pin() */
     bool peer_known;
@@ -329,6 +330,8 @@ int conn_write_file(struct conn *c, int fd, uint64_t at, uint64_t n);
 void conn_finish(struct conn *c, bool linger);
 /* Close now; unsent output is dropped. Never frees before the return. */
 void conn_close(struct conn *c);
+/* As if the other end had gone; it finds that we have. Shake mode's. */
+void conn_hang_up(struct conn *c);
 /* A pinned connection is closed but not freed, and keeps its input block. Unpinning never frees
  * before the return. */
 void conn_pin(struct conn *c);

@@ -11,6 +11,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/shake.h"
 #include "metrics/metrics.h"
 #include "out.h"
 #include "tls_private.h"
@@ -257,13 +258,23 @@ conn_write_file(struct conn *c, int fd, uint64_t at, uint64_t n)
     return 0;
 }
 
-/* Pieces of memory in front of a file, or of the end. */
+size_t
+out_allowed(const struct conn *c)
+{
+    if (LIKELY(!c->full || !c->ends_apart || c->out_bytes <= NET_LOW_WATER))
+        return c->out_bytes;
+    return c->out_bytes - (c->out_bytes < 2 * NET_LOW_WATER ? c->out_bytes / 2 : NET_LOW_WATER);
+}
+
+/* Pieces of memory in front of a file, or of the end, or of the one that is not allowed whole, unless it is the first. */
 static unsigned
-pieces_ahead(const struct chunk *ch)
+pieces_ahead(const struct chunk *ch, size_t allowed)
 {
     unsigned i = ch->first;
-    while (i < ch->n && !is_file(ch, i))
+    while (i < ch->n && !is_file(ch, i) && (i == ch->first || ch->iov[i].iov_len <= allowed)) {
+        allowed -= ch->iov[i].iov_len < allowed ? ch->iov[i].iov_len : allowed;
         i++;
+    }
     return i - ch->first;
 }
 
@@ -285,18 +296,26 @@ out_submit(struct conn *c)
             conn_sent_all(c);
         return;
     }
-    unsigned ahead = pieces_ahead(ch);
+    /* Of TLS there are no more records than are allowed. */
+    size_t allowed = c->tls != NULL ? SIZE_MAX : out_allowed(c), first_n = ch->iov[ch->first].iov_len;
+    unsigned ahead = pieces_ahead(ch, allowed);
     if (UNLIKELY(ahead == 0) &&
-        out_file_send(c, ch->owner[ch->first], ch->iov[ch->first].iov_len) == FILE_LOADING)
+        out_file_send(c, ch->owner[ch->first], first_n < allowed ? first_n : allowed) == FILE_LOADING)
         return;
+    if (UNLIKELY(shake_here != NULL) && ahead > 1)
+        ahead = (unsigned)shake_cut(shake_here, ahead);
     q->in_flight = (uint8_t)(ahead > 0 ? ahead : 1);
     if (c->net->send_timeout_ns > 0) {
         c->send_due_ns = c->net->now_ns + c->net->send_timeout_ns;
         if (c->timer.due_ns == 0) /* one that is set fires early enough: conn_arm() */
             conn_arm(c);
     }
-    if (ahead > 0)
+    if (LIKELY(ahead > 0 && first_n <= allowed)) {
         io_send(c->net->io, &c->send, c->fd, &ch->iov[ch->first], ahead);
+    } else if (ahead > 0) {
+        ch->cut = (struct iovec){ ch->iov[ch->first].iov_base, allowed };
+        io_send(c->net->io, &c->send, c->fd, &ch->cut, 1);
+    }
 }
 
 void
@@ -319,7 +338,7 @@ out_drop(struct conn *c)
 {
     c->out_bytes = 0;
     c->out_reserved = 0;
-    c->full = false;
+    c->full = c->ends_apart = false;
     outq_drop(c, &c->out);
     if (c->tls != NULL)
         outq_drop(c, &c->tls->wire);
@@ -381,7 +400,7 @@ out_complete(struct io_op *op, int res, unsigned flags)
         return;
     }
     if (c->full && c->out_bytes <= NET_LOW_WATER) {
-        c->full = false;
+        c->full = c->ends_apart = false;
         if (c->state == CONN_OPEN)
             c->net->ops->drained(c);
     }

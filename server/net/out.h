@@ -11,6 +11,7 @@ struct chunk {
     uint32_t cap;     /* bytes of data */
     uint32_t used;    /* of them written and committed */
     uint8_t first, n; /* pieces [first, n) are unsent */
+    struct iovec cut; /* what is sent of a piece that does not go whole */
     struct iovec iov[NET_IOV];
     void *owner[NET_IOV]; /* NULL: the piece lies in data; of one in a file its struct file_piece */
     char data[];
@@ -18,6 +19,10 @@ struct chunk {
 
 /* The queue whose chunks the kernel gets: out.c's own, or that of TLS records. */
 struct outq *out_wire(struct conn *c);
+
+/* How many of the unsent bytes may go now: what has filled the connection leaves its end for a send of its own, behind drained(), where the
+ * protocol wants that (ends_apart). */
+size_t out_allowed(const struct conn *c);
 
 /* Bytes behind what is queued; those of them that the kernel has do not move. capacity: of a new
  * chunk, should it need one. 0 or -ENOMEM. */

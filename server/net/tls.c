@@ -359,7 +359,7 @@ tls_fill(struct conn *c)
     struct tls *t = c->tls;
     if (t->is_dead || t->wire_plain > 0 || c->state == CONN_HANDSHAKE)
         return 0;
-    size_t pending = c->out_bytes < TLS_BATCH ? c->out_bytes : TLS_BATCH;
+    size_t allowed = out_allowed(c), pending = allowed < TLS_BATCH ? allowed : TLS_BATCH;
     /* All of it behind each other: one piece, one send. */
     t->capacity = pending + (pending / TLS_RECORD + 3) * TLS_RECORD_EXTRA;
     ERR_clear_error();

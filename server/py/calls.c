@@ -138,7 +138,7 @@ calls_later(PyObject *self, PyObject *const *args, Py_ssize_t n, PyObject *kwnam
         return NULL;
     if (UNLIKELY(l->is_debug) && check_debug(l, args[1], l->state->s_call_later, true) < 0)
         return NULL;
-    return call_at(l, (double)clock_ns() * 1e-9 + delay, args, n, context);
+    return call_at(l, (double)loop_now_ns(l) * 1e-9 + delay, args, n, context);
 }
 
 PyObject *

@@ -104,6 +104,15 @@ fd_set_mask(struct fd_entry *e, uint32_t mask)
     } /* else: fds_arm_all(), when there is an io */
 }
 
+size_t
+fds_count(struct loop *l)
+{
+    size_t count = 0;
+    for (size_t i = 0; i < l->fds_cap; i++)
+        count += l->fds[i] != NULL && mask_of(l->fds[i]) != 0;
+    return count;
+}
+
 void
 fds_apply_changed(struct loop *l)
 {

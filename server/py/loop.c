@@ -148,9 +148,8 @@ loop_check_open(struct loop *l)
 static PyObject *
 meth_time(PyObject *self, PyObject *unused)
 {
-    (void)self;
     (void)unused;
-    return PyFloat_FromDouble((double)clock_ns() * 1e-9);
+    return PyFloat_FromDouble((double)loop_now_ns(loop_of(self)) * 1e-9);
 }
 
 static PyObject *
@@ -556,6 +555,7 @@ loop_clear(PyObject *self)
     Py_CLEAR(l->pool);
     Py_CLEAR(l->future_kwargs);
     Py_CLEAR(l->task_kwargs);
+    shake_clear(l);
     return 0;
 }
 
@@ -575,6 +575,8 @@ loop_traverse(PyObject *self, visitproc visit, void *arg)
     Py_VISIT(l->future_kwargs);
     Py_VISIT(l->task_kwargs);
     int stop = sources_traverse(l, visit, arg);
+    if (stop == 0)
+        stop = shake_traverse(l, visit, arg);
     if (stop != 0)
         return stop;
     return fds_traverse(l, visit, arg);
@@ -598,6 +600,7 @@ meth_close_core(PyObject *self, PyObject *unused)
     fds_clear(l);
     sources_clear(l);
     fds_free(l);
+    shake_clear(l);
     Py_RETURN_NONE;
 }
 
@@ -656,6 +659,12 @@ static PyMethodDef loop_methods[] = {
     { "_run", turn_run, METH_NOARGS, "Turn until stop()." },
     { "_run_once", turn_run_once, METH_NOARGS, "One turn." },
     { "_open", meth_open, METH_O, "Choose the I/O backend: 'auto', 'io_uring' or 'epoll'." },
+    { "_shake", FAST(shake_set), METH_FASTCALL,
+      "_shake(seed, group, hop_type, helper): shake mode from now on; ringcorn.shake says what is what." },
+    { "_shake_seed", shake_get, METH_NOARGS, "The seed as text; None: not in shake mode." },
+    { "_shake_draw", FAST(shake_draw), METH_FASTCALL,
+      "_shake_draw(kind, n): a number below n, n 0: whether to disturb. The seed's next one of that kind." },
+    { "_shake_wait", shake_wait, METH_O, "Whether helper.settle() is to be called before callbacks run." },
     { "_close_core", meth_close_core, METH_NOARGS, "Drop everything and close the I/O backend." },
     { NULL, NULL, 0, NULL },
 };

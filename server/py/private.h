@@ -203,6 +203,8 @@ struct loop {
     PyObject *future_kwargs;    /* new: {"loop": self} */
     PyObject *task_kwargs;      /* new: of task_start(); NULL while in use */
 
+    struct loop_shake *shake; /* shake.c; NULL: it is not in shake mode */
+
     bool is_closed;
     bool is_orphan;    /* made before a fork, and this is the child */
     bool is_turning;   /* inside _run(); read without the GIL */
@@ -299,6 +301,51 @@ void timers_cancelled(struct timers *t); /* one in the heap was cancelled. May r
 void timers_clear(struct timers *t);     /* drops all. May run Python */
 void timers_fini(struct timers *t);      /* after timers_clear() */
 
+/* --- shake mode (shake.c) ---------------------------------------------------------------------- */
+
+PyObject *shake_set(PyObject *self, PyObject *const *args, Py_ssize_t n); /* methods of LoopCore */
+PyObject *shake_get(PyObject *self, PyObject *unused);
+PyObject *shake_draw(PyObject *self, PyObject *const *args, Py_ssize_t n);
+PyObject *shake_wait(PyObject *self, PyObject *flag);
+
+void shake_clear(struct loop *l); /* l->shake is NULL then. May run Python */
+int shake_traverse(struct loop *l, visitproc visit, void *arg);
+
+/* What follows: only where l->shake is not NULL. */
+
+bool shake_is_virtual(struct loop *l); /* time stands still unless nothing else is left to do */
+int64_t shake_now(struct loop *l);     /* of the loop's clock, ns */
+
+/* How long io_wait() may take in virtual time, and at its end what the clock is then; ns. -1 in the first: until something happens; in the
+ * second: an exception is set. GIL held; may run Python. */
+int shake_wait_begin(struct loop *l, bool has_work, int64_t *timeout);
+void shake_wait_end(struct loop *l, int64_t waited_ns, bool was_in_vain);
+
+double shake_timers_end(struct loop *l); /* timers before it are due, s */
+void shake_stall(struct loop *l);        /* real time: a moment without the CPU, now and then. No GIL */
+
+/* Before callbacks run: waits for calls in threads, so that what they make ready does not depend on how fast they are. -1 with an exception
+ * set. May run Python. */
+int shake_settle(struct loop *l);
+
+/* Which of the queue is next: the place behind its head. The queue is not empty. */
+size_t shake_pick_ready(struct loop *l);
+
+void shake_sources(struct loop *l); /* in which order those that are ready run */
+
+/* Of posts, oldest first: those that are to be run now; the others are the loop's again. */
+struct post *shake_posts(struct loop *l, struct post *posts);
+
+/* turn.c: back to the loop's posts, in front of the rest when they are taken next. The loop's thread. */
+void loop_post_back(struct loop *l, struct post *post);
+
+/* The loop's clock. */
+static inline int64_t
+loop_now_ns(struct loop *l)
+{
+    return LIKELY(l->shake == NULL) ? clock_ns() : shake_now(l);
+}
+
 /* --- descriptors (fds.c) ---------------------------------------------------------------------- */
 
 PyObject *fds_add_reader(PyObject *self, PyObject *const *args, Py_ssize_t n);
@@ -307,6 +354,7 @@ PyObject *fds_remove_reader(PyObject *self, PyObject *fd);
 PyObject *fds_remove_writer(PyObject *self, PyObject *fd);
 PyObject *fds_events(PyObject *self, PyObject *fd);
 
+size_t fds_count(struct loop *l);       /* descriptors with a reader or a writer */
 int fds_deliver(struct loop *l);        /* ready entries become ready handles */
 void fds_apply_changed(struct loop *l); /* owner's thread: what other threads changed */
 void fds_forget_io(struct loop *l);     /* the io was closed: nothing is armed any more */

@@ -59,6 +59,19 @@ loop_push(struct loop *l, PyObject *handle)
     return 0;
 }
 
+/* The one that is so many places behind the head; as ready_pop(). */
+static PyObject *
+ready_take(struct ready *q, size_t place)
+{
+    size_t mask = q->cap - 1;
+    PyObject *handle = q->items[(q->head + place) & mask];
+    for (; place > 0; place--)
+        q->items[(q->head + place) & mask] = q->items[(q->head + place - 1) & mask];
+    q->head = (q->head + 1) & mask;
+    __atomic_store_n(&q->count, q->count - 1, __ATOMIC_RELAXED);
+    return handle;
+}
+
 /* The oldest: the queue's reference becomes the caller's. The queue is not empty. */
 static PyObject *
 ready_pop(struct ready *q)
@@ -165,6 +178,16 @@ loop_post_io(PyObject *loop, struct post *post)
         post->fn(post, NULL);
 }
 
+void
+loop_post_back(struct loop *l, struct post *post)
+{
+    struct post *head = atomic_load(&l->posts);
+    do {
+        ASSERT(head != POSTS_CLOSED); /* the loop turns */
+        post->next = head;
+    } while (!atomic_compare_exchange_weak(&l->posts, &head, post));
+}
+
 /* Takes all posts, oldest first. */
 static struct post *
 posts_take(_Atomic(struct post *) *posts, struct post *leave)
@@ -187,6 +210,8 @@ run_posts(struct loop *l)
         return 0;
     PyObject *fatal = NULL; /* SystemExit, KeyboardInterrupt: the other posts still run */
     struct post *post = posts_take(&l->posts, NULL);
+    if (UNLIKELY(l->shake != NULL))
+        post = shake_posts(l, post);
     while (post != NULL) {
         struct post *next = post->next; /* fn may free it */
         post->fn(post, (PyObject *)l);
@@ -377,11 +402,41 @@ take_gil(struct loop *l, PyThreadState *released)
     l->is_released = false;
 }
 
+/* Phases 4, 1 and 2 in virtual time: one wait. -1 with an exception set. */
+static int
+turn_io_virtual(struct loop *l)
+{
+    int64_t timeout;
+    sources_flush(l);
+    clients_flush(l);
+    if (shake_wait_begin(l, needs_python(l) || atomic_load_explicit(&l->io_posts, memory_order_relaxed) != NULL,
+                         &timeout) < 0)
+        return -1;
+    int64_t began_ns = clock_ns();
+    __atomic_store_n(&l->is_released, true, __ATOMIC_SEQ_CST);
+    PyThreadState *released = gil_give(&l->gil);
+    do_late(l);
+    int events = io_wait(l->io, timeout);
+    bool had_posts = run_io_posts(l) | atomic_exchange(&l->is_turn_wanted, false);
+    clients_turn(l);
+    gil_take(&l->gil, released);
+    l->is_released = false;
+    if (timeout != 0)
+        shake_wait_end(l, clock_ns() - began_ns, events <= 0 && !had_posts && !needs_python(l));
+    return 0;
+}
+
 /* Phases 4, 1 and 2: until there is something for Python. */
-static void
+static int
 turn_io(struct loop *l)
 {
     PyThreadState *released = NULL;
+
+    if (UNLIKELY(l->shake != NULL)) {
+        if (shake_is_virtual(l))
+            return turn_io_virtual(l);
+        shake_stall(l);
+    }
 
     pulse_doing(l->metrics, METRICS_IN_C);
     sources_flush(l);
@@ -406,7 +461,7 @@ turn_io(struct loop *l)
         bool had_posts = run_io_posts(l) | atomic_exchange(&l->is_turn_wanted, false);
         clients_turn(l);
         if (released == NULL)
-            return;
+            return 0;
         /* Nothing at all: a wake-up, or a signal that a Python handler may wait for. Not the end of the time, which may be a client's
          * who needs no Python; nor what follows posts, as their wake-up may come behind them. (A signal that comes just then is seen by its
          * byte in asyncio's self-pipe.) */
@@ -419,6 +474,7 @@ turn_io(struct loop *l)
             break;
     }
     take_gil(l, released);
+    return 0;
 }
 
 static int
@@ -426,7 +482,8 @@ run_timers(struct loop *l)
 {
     if (l->timers.count == 0)
         return 0;
-    double end = (double)clock_ns() * 1e-9 + clock_resolution_s;
+    double end = LIKELY(l->shake == NULL) ? (double)clock_ns() * 1e-9 : shake_timers_end(l);
+    end += clock_resolution_s;
     struct timer_handle *h;
     while ((h = timers_pop(&l->timers, end)) != NULL)
         if (loop_push(l, (PyObject *)h) < 0)
@@ -524,7 +581,14 @@ static int
 run_ready(struct loop *l, size_t todo)
 {
     for (; todo > 0 && l->ready.count > 0; todo--) {
-        PyObject *handle = ready_pop(&l->ready);
+        PyObject *handle;
+        if (LIKELY(l->shake == NULL)) {
+            handle = ready_pop(&l->ready);
+        } else {
+            if (shake_settle(l) < 0)
+                return -1;
+            handle = ready_take(&l->ready, shake_pick_ready(l));
+        }
         step_begin(l);
         int err = UNLIKELY(l->is_debug) ? run_handle_debug(l, handle) : run_handle(l, handle);
         if (l->tells_long_steps && LIKELY(err == 0))
@@ -546,6 +610,8 @@ run_ready_and_sources(struct loop *l, size_t before)
 {
     if (list_is_empty(&l->sources_ready))
         return run_ready(l, l->ready.count);
+    if (UNLIKELY(l->shake != NULL))
+        shake_sources(l);
     size_t after = l->ready.count - before;
     if (run_ready(l, before) < 0 || sources_run(l) < 0)
         return -1;
@@ -561,6 +627,8 @@ turn_python(struct loop *l)
     pulse_python_begins(l->metrics);
     atomic_store_explicit(&l->is_poked, false, memory_order_relaxed);
     l->flushed_ns = 0;
+    if (UNLIKELY(l->shake != NULL) && shake_settle(l) < 0)
+        return -1;
     if (fds_deliver(l) < 0)
         return -1;
     if (l->fds_have_changed)
@@ -609,8 +677,9 @@ turn_run(PyObject *self, PyObject *unused)
         return NULL;
     int err;
     do {
-        turn_io(l);
-        err = turn_python(l);
+        err = turn_io(l);
+        if (LIKELY(err == 0))
+            err = turn_python(l);
     } while (err == 0 && !l->is_stopping);
     run_end(l);
     return err == 0 ? Py_NewRef(Py_None) : NULL;
@@ -623,8 +692,9 @@ turn_run_once(PyObject *self, PyObject *unused)
     struct loop *l = loop_of(self);
     if (run_begin(l) < 0)
         return NULL;
-    turn_io(l);
-    int err = turn_python(l);
+    int err = turn_io(l);
+    if (err == 0)
+        err = turn_python(l);
     run_end(l);
     return err == 0 ? Py_NewRef(Py_None) : NULL;
 }

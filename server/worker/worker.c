@@ -17,6 +17,7 @@
 #include <sys/prctl.h>
 #include <sys/random.h>
 
+#include "base/shake.h"
 #include "guard/guard.h"
 #include "metrics/metrics.h"
 #include "py/embed.h"
@@ -40,6 +41,7 @@ static struct worker {
     struct conn_ops conn_ops;
     struct asgi asgi; /* the application is one of the two; asgi has the struct http_app of both */
     struct wsgi wsgi;
+    struct shake shake; /* where conf has a seed */
     struct io_op control;
     struct {
         int32_t id;
@@ -439,6 +441,8 @@ worker_attach(PyObject *module, PyObject *loop)
         asgi_fini(&w.asgi);
         return PyErr_NoMemory();
     }
+    if (conf->shake != NULL && shake_parse(&w.shake, conf->shake, strlen(conf->shake)) == 0)
+        shake_here = &w.shake;
     w.requests_max = draw_requests_max(conf);
     w.io = io;
     w.loop = Py_NewRef(loop);
@@ -826,7 +830,7 @@ options_new(const struct conf *conf)
     return Py_BuildValue(
         "{s:I,s:I,s:i,s:s,s:O,s:s,s:s,s:N,s:s,s:s,s:s,s:d,"
         "s:I,s:I,s:s,s:s,s:I,s:O,s:I,s:N,s:N,s:N,s:s,s:s,s:s,s:s,s:K,s:z,s:s,s:I,s:N,s:N,s:s,s:O,s:"
-        "O,s:O,s:O,s:O,s:N,s:s,s:O,s:O,s:O,s:s,s:N,s:O,s:O}",
+        "O,s:O,s:O,s:O,s:N,s:s,s:O,s:O,s:O,s:s,s:N,s:O,s:O,s:z}",
         "slot", w.args->slot, "workers", conf->workers, "stacks_signal", WORKER_STACKS_SIGNAL,
         "app", conf->app, "factory", conf->factory ? Py_True : Py_False, "app_dir", conf->app_dir,
         "interface", interface[conf->interface], "import_first", strings_list(&conf->import_first),
@@ -854,7 +858,7 @@ options_new(const struct conf *conf)
         conf->guard_unclosed ? Py_True : Py_False, "guard_orphans", orphans[conf->guard_orphans],
         "guard_disconnect_grace", seconds(conf->guard_disconnect_grace_ms), "guard_swallowed",
         conf->guard_swallowed ? Py_True : Py_False, "cancel_queries",
-        conf->cancel_queries ? Py_True : Py_False);
+        conf->cancel_queries ? Py_True : Py_False, "shake", conf->shake);
 }
 
 /* run() of the module called name; returns the exit code. */

@@ -5,6 +5,7 @@ import signal
 
 import pytest
 import wire
+from frames import CLOSE, FIN, Socket, close_payload
 
 LINE = re.compile(r'127\.0\.0\.1\b.*"GET /hello\?a=b HTTP/1\.1" 200 13\b')
 
@@ -86,3 +87,37 @@ def test_an_answer_has_its_line_though_the_application_goes_on(server, tmp_path,
     assert s.get("/?6", timeout=30).status == 200
     assert s.out.wait(r'"GET /\?6 HTTP/1.1" 200 6 ', 5)
     assert len([line for line in s.out.lines if f'"GET /?{size} HTTP/1.1" 200 {size} ' in line]) == 1
+
+
+AFTER_THE_END = """
+import asyncio
+
+async def app(scope, receive, send):
+    if scope["type"] != "websocket":
+        raise RuntimeError
+    await receive()
+    await send({"type": "websocket.accept"})
+    if scope["path"] == "/closes":
+        await send({"type": "websocket.close", "code": 4000})
+    while (await receive())["type"] != "websocket.disconnect":
+        pass
+    await asyncio.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("path, code", [("/waits", 1000), ("/closes", 4000)])
+def test_a_websocket_that_is_over_has_its_line_though_the_application_goes_on(server, tmp_path, path, code):
+    """And then the worker is killed: once, with what was closed by either side."""
+    (tmp_path / "after.py").write_text(AFTER_THE_END)
+    s = server("after:app", "--access-log", app_dir=tmp_path)
+    s.expect_errors("died: signal 9")
+    with s.connect() as c:
+        socket = Socket(c, path)
+        if path == "/waits":
+            socket.close(code)
+        socket.expect(FIN | CLOSE, close_payload(code))
+        since = len(s.err.lines)
+        s.send_signal(signal.SIGKILL, s.workers()[0])
+        s.wait_log("worker 0 is ready", since=since)
+    assert s.out.wait(rf'"GET {path} HTTP/1.1" 101 ', 5)
+    assert len([line for line in s.out.lines if f'"GET {path} ' in line]) == 1

@@ -1,4 +1,6 @@
-"""What surrounds a line in its source: the `try` and `with` statements of its function."""
+"""What surrounds a line in its source: the `try` and `with` statements of its function.
+
+Answers are kept, and no tree of a source: one of a thousand lines has ten thousand objects, which would stay for good."""
 
 import ast
 import functools
@@ -13,10 +15,12 @@ _CANCELS = {"CancelledError", "BaseException"}
 _CLEANS = {"handlers": ("body",), "finalbody": ("body", "handlers", "orelse"), "items": ("body", "items")}
 
 
-@functools.lru_cache(maxsize=64)
+_kept = functools.lru_cache(maxsize=1024)
+
+
 def _tree(file):
     try:
-        with allow("block"):  # it takes a moment, once
+        with allow("block"):  # it takes a moment
             return ast.parse("".join(linecache.getlines(file)))
     except (SyntaxError, ValueError, RecursionError):
         return None
@@ -46,17 +50,20 @@ def _around(file, line):
     return path
 
 
+@_kept
 def has_cleanup(file, line):
     """Whether something is left to do where the function ends at this line."""
     return any(field in ("body", "handlers", "finalbody") for _, field in _around(file, line))
 
 
+@_kept
 def is_cleaning(file, before, now):
     """Whether line *now* is in what cleans up after an exception at line *before*: `except`, `finally`, the end of a `with`."""
     fields = dict(_around(file, before))
     return any(fields.get(node) in _CLEANS.get(field, ()) for node, field in _around(file, now))
 
 
+@_kept
 def swallows(file, line):
     """The line that keeps a CancelledError raised at *line* inside the function; None where there is none to be seen."""
     for node, field in reversed(_around(file, line)):

@@ -14,6 +14,7 @@ import types
 import weakref
 
 import _ringcorn
+from ringcorn.guard import unawaited
 
 # What each request has some of, and which must all be gone once the requests are over.
 OF_REQUESTS = (
@@ -71,6 +72,8 @@ def take():
     # None of our own containers may be alive when the references are counted, so that is done first.
     references = sys.gettotalrefcount() if hasattr(sys, "gettotalrefcount") else None
     counts = collections.Counter(type(one).__name__ for one in gc.get_objects())
+    if unawaited._is_tracking:  # for a minute after an alarm, which is no request's: one timer, in a context of its own
+        counts.subtract(("Context", "TimerHandle"))
     return {
         **light(),
         "references": references,
@@ -78,7 +81,8 @@ def take():
         "objects": sum(counts.values()),
         "of_requests": {name: counts[name] for name in OF_REQUESTS if counts[name]},
         "types": dict(counts),
-        "names": sorted(thread.name.rstrip("0123456789") for thread in threading.enumerate()),
+        # Without the watchdog's, which Python learns of when it first says something.
+        "names": sorted(thread.name.rstrip("0123456789") for thread in threading.enumerate() if not isinstance(thread, threading._DummyThread)),
     }
 
 
