@@ -390,11 +390,15 @@ begin(struct crew *c, struct lease *l)
     c->busy_n++;
     headway_begin(c);
     metrics_add(&c->metrics->jobs, 1);
-    if (l->is_waiting)
+    if (l->is_waiting) {
         metrics_observe(&c->metrics->wait, c->headway.begun_ns - l->wait_ns);
+        l->calls.wait_ns += c->headway.begun_ns - l->wait_ns;
+    }
+    l->calls.hops++;
     l->is_waiting = false;
     l->begun_ns = c->headway.begun_ns;
     t->next = l->running;
+    t->jobs++;
     t->loop = c->loop;
     t->is_expected = !l->running->is_batched && c->loop != NULL;
     if (t->is_expected)
@@ -682,6 +686,8 @@ crew_lease_init(struct lease *l, struct crew *c)
     l->delivering = 0;
     l->slot_ns = 0;
     l->slot_jobs = 0;
+    l->ran_ns = 0;
+    l->calls = (struct metrics_calls){ 0 };
     l->has_slot = l->is_closed = l->is_paused = l->is_resuming = l->gives_back = false;
     l->label[0] = '\0';
 }
@@ -858,6 +864,42 @@ crew_lease_keep(struct lease *l)
 }
 
 void
+crew_lease_add(struct lease *l, int64_t cpu_ns, int64_t driver_ns)
+{
+    struct crew *c = l->crew;
+
+    pthread_mutex_lock(&c->lock);
+    l->calls.cpu_ns += cpu_ns;
+    l->calls.driver_ns += driver_ns;
+    pthread_mutex_unlock(&c->lock);
+}
+
+size_t
+crew_look_begin(struct crew *c, struct crew_look *looks, size_t max)
+{
+    size_t n = 0;
+
+    pthread_mutex_lock(&c->lock);
+    LIST_FOR_EACH(node, &c->held) {
+        struct lease *l = CONTAINER_OF(node, struct lease, held);
+        if (l->running != NULL && n < max)
+            looks[n++] = (struct crew_look){ l->thread, l->thread->jobs, l->thread->tid };
+    }
+    pthread_mutex_unlock(&c->lock);
+    return n;
+}
+
+void
+crew_look_end(struct crew *c, const struct crew_look *look, enum metrics_looked at, int64_t ns)
+{
+    LIST_FOR_EACH(node, &c->held) {
+        struct lease *l = CONTAINER_OF(node, struct lease, held);
+        if (l->running != NULL && l->thread == look->thread && l->thread->jobs == look->jobs)
+            l->calls.looked_ns[at] += ns;
+    }
+}
+
+void
 crew_move(struct sync_job *job, struct lease *to, bool only_alone)
 {
     struct lease *from = job->lease;
@@ -872,6 +914,7 @@ crew_move(struct sync_job *job, struct lease *to, bool only_alone)
         list_add_tail(&c->held, &to->held);
         to->running = job;
         to->begun_ns = from->begun_ns;
+        to->calls = from->calls;
         to->has_slot = from->has_slot;
         to->slot_ns = from->slot_ns;
         to->slot_jobs = from->slot_jobs;

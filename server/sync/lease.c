@@ -63,13 +63,25 @@ lease_was_used(PyObject *lease)
 }
 
 int64_t
-lease_ran_ns(PyObject *lease)
+lease_spent(struct lease *l, struct metrics_calls *calls)
 {
-    struct lease *l = &lease_of(lease)->lease;
     crew_lock(l->crew);
-    int64_t ran_ns = l->ran_ns;
-    crew_unlock(l->crew);
+    int64_t ran_ns = l->ran_ns + (l->running != NULL ? clock_ns() - l->begun_ns : 0);
+    *calls = l->calls;
+    pthread_mutex_unlock(&l->crew->lock);
     return ran_ns;
+}
+
+void
+lease_set_owner(PyObject *lease, void *owner)
+{
+    lease_of(lease)->owner = owner;
+}
+
+void *
+lease_owner(PyObject *lease)
+{
+    return lease_of(lease)->owner;
 }
 
 void

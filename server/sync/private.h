@@ -53,6 +53,7 @@ struct lease_object {
     struct pool *pool; /* new */
     PyObject *at_end;  /* new; or NULL */
     PyObject *last_of; /* new; or NULL */
+    void *owner;       /* borrowed */
     size_t calls;
     PyObject *weakrefs;
     bool is_closed;

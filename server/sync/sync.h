@@ -8,6 +8,7 @@
  *   job.c     a job that is a Python call, and its way back as a future
  *   pool.c    the type _ringcorn.Pool: a crew that Python sees
  *   lease.c   the type _ringcorn.Lease: a request's claim to one thread
+ *   look.c    what threads wait for, by looking at them now and then
  *
  * A worker has two pools. `executor` (sync.executor_threads) runs calls that belong to nobody: run_in_executor(None, ...),
  * asyncio.to_thread, name look-ups, files. `sync` (sync.threads) runs thread-sensitive code, through leases:
@@ -31,6 +32,8 @@
 #define RINGCORN_SYNC_H
 
 #include "py/py.h"
+
+#include "metrics/spent.h"
 
 struct metrics_crew;
 struct crew; /* the threads of one pool: plain memory, counted */
@@ -89,6 +92,7 @@ struct lease {
     bool is_waiting;  /* since wait_ns, for its next job to begin */
     bool gives_back;  /* slot and thread, when its jobs are done */
     bool is_optional; /* waits for a thread, and its job is optional */
+    struct metrics_calls calls; /* what its jobs have taken beside ran_ns; cpu_ns and driver_ns: the thread's that runs them */
     char label[96];   /* who: "GET /path", for reports; "" = unknown */
 };
 
@@ -148,8 +152,23 @@ void lease_give_job(PyObject *lease, struct sync_job *job, struct lease *to);
 /* The request has ended: calls what Python has left in lease.at_end, once. May run Python. */
 void lease_tell_end(PyObject *lease);
 
-/* For how long threads have run jobs of it, ns. */
-int64_t lease_ran_ns(PyObject *lease);
+/* For how long threads have run jobs of it, ns, and what else is known of them. */
+int64_t lease_spent(struct lease *l, struct metrics_calls *calls);
+
+/* Inside a job's run(), on its thread: CPU that it has used so far, for as many jobs as it stands for; 0: it is not measured. */
+int64_t job_cpu_ns(void);
+
+/* On a thread that runs a job, inside of it: so much of its time was a database driver's. With the GIL; elsewhere nothing happens. */
+void job_add_driver_ns(int64_t ns);
+
+/* What the lease's owner hangs on it, for whoever finds the lease in a context: borrowed, NULL at first. The loop's thread. */
+void lease_set_owner(PyObject *lease, void *owner);
+void *lease_owner(PyObject *lease);
+
+/* Looks at what the pool's threads wait for, from a thread of its own, until looks_stop(); one pool a process. GIL held. */
+void looks_start(PyObject *pool);
+void looks_stop(void); /* a second call, and one without a start, are no-ops */
+void looks_forget(void); /* in a child that was forked: there is no thread */
 
 /* It has had the right to run a job. */
 bool lease_was_used(PyObject *lease);

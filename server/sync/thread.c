@@ -7,7 +7,16 @@
  * Runs on:  the pool's threads; threads_start(): the loop's thread, or another that submits, with the GIL. */
 #include "sync/private.h"
 
+#include <sys/syscall.h>
+#include <unistd.h>
+
 #define SOON_NS (NS_PER_MS)
+
+/* The job that runs on this thread. */
+static __thread struct {
+    struct sync_thread *thread;
+    struct sync_job *job; /* NULL: none */
+} here;
 
 static const char crew_capsule[] = "_ringcorn.crew";
 
@@ -56,6 +65,20 @@ run_orders(struct crew *c, struct sync_thread *t, unsigned orders)
     t->state = PyEval_SaveThread();
 }
 
+int64_t
+job_cpu_ns(void)
+{
+    const struct meter *m = here.job != NULL ? &here.thread->meter : NULL;
+    return m != NULL && m->stands_for > 0 ? meter_cpu_ns(m) * m->stands_for : 0;
+}
+
+void
+job_add_driver_ns(int64_t ns)
+{
+    if (here.job != NULL)
+        crew_lease_add(here.job->lease, 0, ns);
+}
+
 static void
 acquire_gil(struct sync_thread *t, bool *has_gil)
 {
@@ -80,9 +103,14 @@ run_job(struct crew *c, struct sync_thread *t, struct sync_job *job, bool *has_g
         t->is_new_to_lease = false;
         Py_XDECREF(run_hook(c->on_acquire));
     }
+    here.job = job;
+    meter_begin(&t->meter, job->lease->begun_ns);
     job->run(job);
+    here.job = NULL;
     if (UNLIKELY(c->on_job_end != NULL))
         Py_XDECREF(run_hook(c->on_job_end));
+    if (t->meter.stands_for > 0)
+        crew_lease_add(job->lease, meter_cpu_ns(&t->meter) * t->meter.stands_for, 0);
     if (!job->is_batched)
         release_gil(t, has_gil);
 }
@@ -104,7 +132,11 @@ work(PyObject *unused, PyObject *capsule)
     struct crew *c = PyCapsule_GetPointer(capsule, crew_capsule);
     if (c == NULL)
         return NULL;
-    struct sync_thread self = { .crew = c, .ident = PyThread_get_thread_ident() };
+    struct sync_thread self = { .crew = c,
+                                .ident = PyThread_get_thread_ident(),
+                                .tid = (int)syscall(SYS_gettid) };
+    here.thread = &self;
+    meter_init(&self.meter);
     Py_XDECREF(run_hook(c->on_thread_start));
 
     struct sync_job *done = NULL; /* its result is posted when this thread counts as free again */
