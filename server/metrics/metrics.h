@@ -5,6 +5,7 @@
  *   pulse.h     the heartbeat of the loop
  *   text.c      as text for Prometheus      route.c  requests by the application's route
  *   spent.h     what one request has taken, and where that is known from
+ *   advice.c    what would be better for a route, judged by its figures
  *   blocked.c   what has blocked the loop, for the master to tell
  *
  *     struct metrics ── master   what the master alone writes: restarts and their reasons
