@@ -308,7 +308,7 @@ clients_run(struct loop *l)
         void *self = l->clients[i].self;
         if (client->run == NULL || (client->has_work != NULL && !client->has_work(self)))
             continue;
-        step_begin(l);
+        step_begin_many(l);
         if (client->run(self) < 0)
             return -1;
     }
