@@ -18,3 +18,11 @@ def run(app, **options):
     from .launch import run
 
     run(app, **options)
+
+
+def timeout(seconds):
+    """A decorator of views and endpoints, synchronous or not: such a request has *seconds*, from its head to its answer's end, in place of
+    timeouts.request (None: as long as it likes). Then its client gets 504, its task is cancelled, and what its threads run in a database."""
+    from .deadline import timeout
+
+    return timeout(seconds)

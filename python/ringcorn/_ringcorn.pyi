@@ -204,6 +204,26 @@ class Exchange:
     def finish(self, data: bytes = b"", /) -> None: ...  # the last piece: the answer is complete
 
 @final
+class Drivers:
+    """What threads do in the drivers of databases, and who is to stop it. One for a process: the last that is made."""
+
+    pool: Pool | None  # whose context_vars hold the leases of requests
+    allowed: Any  # the context variable of ringcorn.guard.allow(), or None
+    # on_cancel(label, why, [(cell, number)], is_late): operations of a request that was given up; is_late: begun after it was told so
+    on_cancel: Callable[[str, str, list[tuple[int, int]], bool], object] | None
+    def __init__(self) -> None: ...
+    # Around an operation, on its thread. connection: what can be cancelled, or None. A str: the operation must not begin, and why; end() is not called then.
+    def begin(self, connection: object, driver: object, statement: object, goes_on: bool = False, /) -> str | None: ...
+    # An argument: the operation has failed. A str: it was cancelled, and why.
+    def end(self, exception: BaseException = ..., /) -> str | None: ...
+    def told(self) -> str | None: ...  # an error is raised in place of what begin() has refused; the request's label
+    # (label, seconds, driver, connection, statement, thread's ident), or None where the operation has ended
+    def look(self, cell: int, number: int, /) -> tuple[str, float, Any, Any, Any, int] | None: ...
+    def start_cancel(self, cell: int, number: int, /) -> bool: ...  # True: its end waits for finish_cancel()
+    def finish_cancel(self, cell: int, number: int, was_sent: bool, /) -> None: ...
+    def give_up(self, lease: Lease, why: Literal["gone", "overdue", "leaving"], /) -> None: ...  # as the server does with a request
+    def running(self, ident: int | None = None, /) -> list[tuple[str, float, Any, Any, Any, int]]: ...
+
 class Lease:
     """A request's claim to one thread. Weakly referencable and hashable; closed when it is freed."""
 
@@ -218,6 +238,8 @@ class Lease:
     at_end: Callable[[Lease], object] | None  # called once, when the request has ended: on the loop's thread, or on the one that answered it
     last_of: object | None  # says that the next call, by submit_optional(), is likely to be the only one; its is_last is set to False where it was not
     calls: int  # by submit() and the like
+    request: Any | None  # the _Cycle whose it is, until its end; None where it is a thread's alone
+    driver_ns: int  # for how long its threads were in drivers of databases (Drivers), without what has not ended
     # On the loop's thread an asyncio future of the loop; elsewhere a concurrent.futures.Future. After close() it still works:
     # each late call takes a thread for itself.
     def submit(self, fn: Callable[..., Any], /, *args: Any) -> Future[Any]: ...

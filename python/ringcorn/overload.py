@@ -5,7 +5,7 @@ import time
 
 import _ringcorn
 
-from . import log, places
+from . import drivers, log, places
 
 SECONDS = 1.0  # at most one line in that time: under overload there are thousands to be told of
 HOLDERS_MAX = 8
@@ -50,19 +50,28 @@ def refused(label, pool, exception=None, is_answer=True):
     return is_refusal(exception)
 
 
-def overdue(label, seconds, status, task, pool):
-    """The request took longer than timeouts.request, and its *task* is about to be cancelled. *status*: what the client was told; 0: its
-    answer had begun, and the connection was closed. Called by the C side."""
+def overdue(label, seconds, status, task, pool, timeout):
+    """The request took longer than *timeout*, the name of what bounds it, and its *task* is about to be cancelled. *status*: what the client was
+    told; 0: its answer had begun, and the connection was closed. Called by the C side."""
     where = places.of_task(task)
-    inside = next((places.of_thread(ident) for ident, who, _ in pool.leases() if who == label), "")
-    _say_overdue(label, seconds, status, where + (f"; its thread: {inside}" if inside else ""), "it is cancelled")
+    ident = next((ident for ident, who, _ in pool.leases() if who == label), None)
+    inside = places.of_thread(ident) if ident is not None else ""
+    _say_overdue(label, seconds, status, where + (f"; its thread: {inside}" if inside else ""), "it is cancelled", timeout, ident)
 
 
-def overdue_thread(label, seconds, status, ident):
+def overdue_thread(label, seconds, status, ident, timeout):
     """The same of a request on thread *ident*."""
-    _say_overdue(label, seconds, status, places.of_thread(ident), "its thread goes on")
+    _say_overdue(label, seconds, status, places.of_thread(ident), "its thread goes on", timeout, ident)
 
 
-def _say_overdue(label, seconds, status, where, what):
+def _say_overdue(label, seconds, status, where, what, timeout, ident):
     told = f"the answer is {status}" if status else "its connection was closed"
-    log.warning("%s: no whole answer after %.1f s (timeouts.request), %s and %s; it was in %s", label, seconds, told, what, where or "its end")
+    log.warning(
+        "%s: no whole answer after %.1f s (%s), %s and %s; it was in %s%s", label, seconds, timeout, told, what, where or "its end", _query_of(ident)
+    )
+
+
+def _query_of(ident):
+    """What thread *ident* waits for in a database: its age, and the statement without parameters."""
+    found = drivers.running(ident) if ident is not None else ()
+    return "".join(f"; its query runs for {seconds:.1f} s: {text}" for _, seconds, text in found)

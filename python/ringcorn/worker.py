@@ -16,7 +16,8 @@ The C side (server/worker/worker.c) calls run() in the main thread and hands ove
     requests()                      [(task or None, lease or None, label, age in seconds)] of those on the loop; any thread
     count_databases(n)              connections to databases that are open now: into the metrics
     first()                         the _ringcorn._Cycle of the request that takes its first step now; None: none does, on this thread
-    count_guard(kind)               a guardrail has noticed something of that kind: into the metrics
+    count_guard(kind)               a guardrail has noticed something of that kind, or a query was cancelled: into the metrics
+    limit(milliseconds)             the request that this thread answers has so long, from its head on; False: it answers none
     fork_workers()                  in the process of `preload`: the options of a worker, in each that it forks; at its own end None
     detach()                        ends what is in hand; the loop may be closed after it
     free()                          after the loop's end: closes every connection
@@ -33,7 +34,7 @@ import weakref
 
 import _ringcorn
 
-from . import anyio_threads, asgiref_threads, check, debug, freezing, greenlets, guard, live, log, otel, places, services, sqlalchemy_hints, websocket_lease, wsgi_routes
+from . import anyio_threads, asgiref_threads, cancel, check, deadline, debug, drivers, freezing, greenlets, guard, live, log, otel, places, services, sqlalchemy_hints, websocket_lease, wsgi_routes
 from .app import AppError
 from .database_count import DatabaseCount
 from .lifespan import Lifespan, LifespanFailed
@@ -65,6 +66,10 @@ def run(worker, options, preloaded=None):
     live.attach(worker, loop)
     worker.attach(loop)
     guard.install(worker, loop, options)
+    drivers.install(loop, options["slot"])
+    deadline.attach(worker, loop)
+    if options["cancel_queries"]:
+        cancel.install(worker)
     worker.count(pools.executor, True)
     if log.access_handlers():
         worker.access_to(log.access_line)
@@ -197,11 +202,13 @@ def _close(worker, loop, pools, hooks, why):
             loop.run_until_complete(asyncio.wait(tasks, timeout=QUIT_SECONDS))
         loop.run_until_complete(loop.shutdown_asyncgens())
         loop.run_until_complete(pools.stop())
+        cancel.stop()
         # An executor of the application's own is shut down as asyncio.run() would.
         loop.run_until_complete(_bounded(loop.shutdown_default_executor()))
         loop.run_until_complete(hooks.call_logged("worker_exit", why))
     finally:
         live.attach(worker, None)
+        deadline.attach(None, None)
         worker.detach()
         asyncio.set_event_loop(None)
         loop.close()
@@ -315,6 +322,7 @@ class _Serving:
         """Leads the threads of frameworks to ours: one line each. Nothing is imported that the application has not imported."""
         await self._adapt_threads()
         guard.serve(self.pool, self.is_wsgi)
+        drivers.serve(self.pool, self.is_wsgi)
 
     async def _adapt_threads(self):
         await anyio_threads.install(self.loop, self.pool, self.pool.threads, self.options["anyio_threads"] == "stock")

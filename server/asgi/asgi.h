@@ -185,7 +185,7 @@ struct asgi_names {
     PyObject *module;
     PyTypeObject *cycle_type, *receive_type, *send_type, *wait_type, *direct_type;
     PyObject *report;         /* ringcorn.log.request_failed(label, exception, what, client_is_gone) */
-    PyObject *overdue;        /* ringcorn.overload.overdue(label, seconds, status, task, pool) */
+    PyObject *overdue;        /* ringcorn.overload.overdue(label, seconds, status, task, pool, timeout) */
     PyObject *refused;        /* ringcorn.overload.refused(label, pool, exception) -> bool */
     /* ringcorn.guard's: the context variable, gone(cycle), cancel(cycle), ended(guard). NULL where guard.mode is off */
     PyObject *guard_request, *guard_gone, *guard_cancel, *guard_ended;
@@ -279,6 +279,8 @@ int cycle_resume(struct cycle *cycle, PyObject *scope, PyObject *left, PyObject 
 int cycle_events(struct cycle *cycle);
 /* Was a call of the request turned away, as too many waited for a thread, or for too long (sync.queue, sync.queue_timeout)? */
 bool cycle_was_refused(const struct cycle *cycle);
+/* The worker leaves, and has stopped what its thread did: 503 is its answer. */
+bool cycle_is_stopped(const struct cycle *cycle);
 /* While something suspended in receive() or send() waits for the client, the server has a reference of its own: nothing else
  * need refer to the task then, and the collector would take cycle, task, coroutine and future for garbage. Brings that
  * reference in line with `waits`; the caller has a reference. */
@@ -297,6 +299,7 @@ void watched_cancel(struct cycle *cycle, PyObject *task); /* task: its own */
 void watched_end(struct cycle *cycle);
 extern PyMemberDef cycle_members[];
 extern PyGetSetDef cycle_getset[];
+extern PyMethodDef cycle_methods[];
 PyObject *send_call(PyObject *self, PyObject *const *args, size_t nargsf, PyObject *kwnames);
 void held_release(void *owner); /* send.c: GIL held */
 /* Pairs of bytes, of http.response.start: borrowed slices. 0 or -1 with an exception set. */

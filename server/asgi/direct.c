@@ -122,6 +122,7 @@ serve(struct exchange *ex)
     struct direct *d = (struct direct *)owner;
     PY_OWNED PyObject *lease = Py_NewRef(d->lease);
     lease_take_job(lease, &ex->job);
+    ex->at = lease_inside(lease);
     call(d, context);
     if (UNLIKELY(PyContext_Exit(context) < 0))
         PyErr_WriteUnraisable(context); /* the application has entered another, and not left it */
@@ -132,6 +133,7 @@ serve(struct exchange *ex)
         count(d, lease);
     }
     d->ex = NULL;
+    ex->at = NULL; /* it may end before the loop knows */
     /* What runs Python comes before the last: from there to the end of the job nobody else has the GIL, and the lease stays as it is. */
     Py_CLEAR(context);
     Py_CLEAR(owner);

@@ -79,6 +79,13 @@ cycle_was_refused(const struct cycle *cycle)
     return cycle->lease != NULL && lease_was_refused(cycle->lease);
 }
 
+bool
+cycle_is_stopped(const struct cycle *cycle)
+{
+    return cycle->is_cancelled && cycle->lease != NULL &&
+           lease_why(lease_inside(cycle->lease)) == SYNC_CANCEL_LEAVING;
+}
+
 /* What the ended task says: an exception (new), or NULL for a normal end. */
 static PyObject *
 outcome(struct cycle *cycle, PyObject *task, bool *was_cancelled)
@@ -138,12 +145,13 @@ cycle_part(struct cycle *cycle)
     live.cycles--;
     if (LIKELY(cycle->scope != NULL))
         count(cycle, lease, h1_status(h));
-    if (lease != NULL)
-        lease_set_owner(lease, NULL);
     h1_end(h);
     loop_note_request(cycle->asgi->loop, lease == NULL || !lease_was_used(lease));
-    if (lease != NULL)
+    if (lease != NULL) {
+        lease_set_request(lease, NULL);
+        lease_answered(lease_inside(lease));
         lease_end(lease);
+    }
     cycle_hold(cycle);
     Py_CLEAR(cycle->scope); /* last: may run Python */
     Py_CLEAR(cycle->task);
@@ -163,6 +171,8 @@ cycle_end(struct cycle *cycle, PyObject *task, PyObject *exception)
     if (UNLIKELY(raised != NULL)) {
         if (is_refused)
             ; /* said */
+        else if (cycle_is_stopped(cycle))
+            log_about(LOG_WARNING, h1_request(h)->id, "%s: cancelled, the worker is stopping", cycle->label);
         else if (!was_cancelled)
             report(cycle, raised, h1_is_sending(h) && !cycle->is_accepted ? "exception after the response had begun" : "exception");
         else if (cycle->is_overdue)
@@ -171,7 +181,7 @@ cycle_end(struct cycle *cycle, PyObject *task, PyObject *exception)
             log_about(LOG_WARNING, h1_request(h)->id, "%s: cancelled, the worker is stopping", cycle->label);
         else if (!h1_is_gone(h))
             report(cycle, raised, "the application cancelled its own task");
-        fail(cycle, is_refused ? 503 : 500);
+        fail(cycle, is_refused || cycle_is_stopped(cycle) ? 503 : 500);
         close_websocket(cycle, cycle->is_cancelled ? cycle->asgi->http.conf->ws_drain_code : WS_INTERNAL_ERROR);
     } else if (UNLIKELY(!h1_is_finished(h)) && !h1_is_broken(h) && !is_parted(cycle)) {
         report(cycle, NULL, h1_is_started(h) ? "the application returned before the response was complete"
@@ -264,6 +274,8 @@ call_in(struct cycle *cycle, PyObject *context, PyObject *fn, PyObject *scope)
         err = watched_begin(cycle);
     if (LIKELY(cycle->lease == NULL) && err == 0 && !cycle->is_websocket) /* whose leases are ringcorn.websocket_lease's */
         cycle->lease = pool_enter(a->pool, cycle->label);
+    if (cycle->lease != NULL)
+        lease_set_request(cycle->lease, (PyObject *)cycle);
     h1_called(cycle->h, called_ns(a));
     PyObject *coro = UNLIKELY(err < 0 || (cycle->lease == NULL && PyErr_Occurred()))
                          ? NULL
@@ -297,6 +309,26 @@ cycle_refuse(struct cycle *cycle)
     return -1;
 }
 
+/* The client has gone: what threads do for it in databases is cancelled, where the method is one of cancel.methods. */
+static void
+cancel_queries(struct cycle *cycle)
+{
+    struct h1 *h = cycle->h;
+    const char *label = cycle->label;
+    if (!drivers_are_watched() || cycle->lease == NULL || cycle->is_websocket || cycle->is_leaving || h1_is_finished(h))
+        return;
+    if (conf_cancels(cycle->asgi->http.conf, label, strcspn(label, " ")))
+        lease_cancel(lease_inside(cycle->lease), SYNC_CANCEL_GONE);
+}
+
+static void
+gone(struct cycle *cycle)
+{
+    cancel_queries(cycle);
+    if (cycle->h != NULL)
+        watched_gone(cycle);
+}
+
 /* Runs a coroutine as the request's task. coro: NULL with an exception set is what ends the request. */
 static int
 run(struct cycle *cycle, PyObject *coro, PyObject *context, PyObject *scope)
@@ -307,8 +339,6 @@ run(struct cycle *cycle, PyObject *coro, PyObject *context, PyObject *scope)
     PyObject *path = scope == NULL ? NULL : PyDict_GetItemWithError(scope, a->names->s_path); /* names the task */
     PY_OWNED PyObject *task = coro == NULL ? NULL : task_start(a->loop, coro, context, path);
     struct loop_step step;
-    if (LIKELY(cycle->lease != NULL))
-        lease_set_owner(cycle->lease, cycle);
     if (cycle->scope != NULL && loop_step_so_far(a->loop, &step))
         metrics_step(&cycle->steps, step.ns, step.cpu_ns, step.gil_ns, step.stands_for);
     if (UNLIKELY(task == NULL))
@@ -328,7 +358,7 @@ run(struct cycle *cycle, PyObject *coro, PyObject *context, PyObject *scope)
         return cycle_refuse(cycle);
     cycle->task = py_take(&task);
     if (UNLIKELY(h1_is_gone(cycle->h))) /* before it began, so no event tells of it */
-        watched_gone(cycle);
+        gone(cycle);
     return 0;
 }
 
@@ -371,10 +401,12 @@ cancel_overdue(struct cycle *cycle)
     PY_OWNED PyObject *task = Py_NewRef(cycle->task);
     cycle->is_overdue = true;
     PY_OWNED PyObject *said = PyObject_CallFunction(
-        a->names->overdue, "sdiOO", cycle->label, (double)(a->http.net->now_ns - cycle->begun_ns) / NS_PER_S,
-        h1_overdue(cycle->h), task, a->pool);
+        a->names->overdue, "sdiOOs", cycle->label, (double)(a->http.net->now_ns - cycle->begun_ns) / NS_PER_S,
+        h1_overdue(cycle->h), task, a->pool, h1_timeout_name(cycle->h));
     if (said == NULL)
         PyErr_WriteUnraisable(a->names->overdue);
+    if (cycle->lease != NULL)
+        lease_cancel(lease_inside(cycle->lease), SYNC_CANCEL_OVERDUE);
     watched_cancel(cycle, task);
 }
 
@@ -392,7 +424,7 @@ cycle_events(struct cycle *cycle)
     if (UNLIKELY(events & HTTP_OVERDUE) && cycle->h != NULL)
         cancel_overdue(cycle);
     else if (events & HTTP_GONE)
-        watched_gone(cycle);
+        gone(cycle);
     return 0;
 }
 
@@ -462,7 +494,7 @@ static PyType_Slot cycle_slots[] = {
     { Py_tp_dealloc, cycle_dealloc }, { Py_tp_traverse, cycle_traverse },
     { Py_tp_clear, cycle_clear },     { Py_tp_finalize, cycle_finalize },
     { Py_tp_call, PyVectorcall_Call }, { Py_tp_members, cycle_members },
-    { Py_tp_getset, cycle_getset },
+    { Py_tp_getset, cycle_getset },   { Py_tp_methods, cycle_methods },
     { 0, NULL },
 };
 

@@ -57,7 +57,7 @@ cycle_in(const struct asgi *a, PyObject *context)
 {
     /* Tasks that the request's own task has made have a copy of its context. */
     PyObject *lease = context != NULL && a->pool != NULL ? pool_lease_in(a->pool, context) : NULL; /* borrowed */
-    return lease != NULL ? lease_owner(lease) : NULL;
+    return lease != NULL ? (struct cycle *)lease_request(lease) : NULL;
 }
 
 void

@@ -176,7 +176,7 @@ send_start(struct cycle *cycle, PyObject *event)
     if (UNLIKELY(overflow != 0))
         return PyErr_Format(PyExc_ValueError, "http.response.start: status %S is not between 200 and 999",
                             status_object);
-    if (UNLIKELY(status >= 500 && status < 600 && cycle_was_refused(cycle)))
+    if (UNLIKELY(status >= 500 && status < 600 && (cycle_was_refused(cycle) || cycle_is_stopped(cycle))))
         return send_refused(cycle);
     struct header_table table;
     if (headers_take(cycle, event, "http.response.start", &table) < 0)
@@ -285,6 +285,8 @@ send_body(struct cycle *cycle, PyObject *event)
             PyErr_SetString(PyExc_RuntimeError, "http.response.body was refused");
         return NULL;
     }
+    if (!more_body && cycle->lease != NULL)
+        lease_answered(lease_inside(cycle->lease));
     if (!more_body && !list_is_empty(&cycle->waits))
         wait_wake_all(cycle); /* receive() answers http.disconnect from here on */
     if (UNLIKELY(result == HTTP_FULL && more_body)) {

@@ -197,16 +197,20 @@ asgi_cancel_all(struct asgi *a)
 {
     size_t n = 0;
     PY_OWNED PyObject *tasks = PyList_New(0);
-    if (tasks == NULL) {
+    PY_OWNED PyObject *leases = tasks != NULL ? PyList_New(0) : NULL;
+    if (leases == NULL) {
         PyErr_WriteUnraisable(a->loop);
         return 0;
     }
     LIST_FOR_EACH(node, &a->cycles) {
         struct cycle *cycle = CONTAINER_OF(node, struct cycle, link);
         cycle->is_cancelled = true;
-        if (cycle->task != NULL && PyList_Append(tasks, cycle->task) < 0)
+        if ((cycle->task != NULL && PyList_Append(tasks, cycle->task) < 0) ||
+            (cycle->lease != NULL && PyList_Append(leases, cycle->lease) < 0))
             PyErr_WriteUnraisable(a->loop);
     }
+    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(leases); i++)
+        lease_cancel(lease_inside(PyList_GET_ITEM(leases, i)), SYNC_CANCEL_LEAVING);
     for (Py_ssize_t i = 0; i < PyList_GET_SIZE(tasks); i++) {
         /* What was cancelled before cleans up now: a second time would break that off. */
         PY_OWNED PyObject *times = PyObject_CallMethodNoArgs(PyList_GET_ITEM(tasks, i), a->names->cancelling);

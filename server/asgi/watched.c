@@ -136,6 +136,29 @@ PyGetSetDef cycle_getset[] = {
     { NULL, NULL, NULL, NULL, NULL },
 };
 
+/* limit(milliseconds) */
+static PyObject *
+meth_limit(PyObject *self, PyObject *arg)
+{
+    struct cycle *cycle = (struct cycle *)self;
+    int64_t ms = PyLong_AsLongLong(arg);
+    if (ms == -1 && PyErr_Occurred())
+        return NULL;
+    if (cycle->h != NULL && !cycle_is_here(cycle)) {
+        PyErr_SetString(PyExc_RuntimeError, "limit() can be called on the event loop's thread only");
+        return NULL;
+    }
+    if (cycle->h != NULL)
+        h1_limit(cycle->h, ms, "ringcorn.timeout()");
+    Py_RETURN_NONE;
+}
+
+PyMethodDef cycle_methods[] = {
+    { "limit", meth_limit, METH_O,
+      "limit(milliseconds): it has so long, from its head on, to be answered; 0: no limit." },
+    { NULL, NULL, 0, NULL },
+};
+
 PyMemberDef cycle_members[] = {
     { "__vectorcalloffset__", T_PYSSIZET, offsetof(struct cycle, call), READONLY, NULL },
     { "task", T_OBJECT, offsetof(struct cycle, task), READONLY,

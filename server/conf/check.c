@@ -255,6 +255,8 @@ check_all(struct load *l, bool is_app_needed)
         c->access_log = true;
     if (l->errors == 0 && access_compile(c) < 0)
         load_system_error(l, where_set(l, "access_log.format"), "no memory");
+    if (l->errors == 0 && routes_compile(c) < 0)
+        load_system_error(l, where_set(l, "timeouts.routes"), "no memory");
     if (c->log_config != NULL && access(c->log_config, R_OK) < 0)
         load_system_error(l, where_set(l, "log.config"), "cannot be read: %s", strerror(errno));
     for (char *p = c->request_id_header; p != NULL && *p != '\0'; p++)

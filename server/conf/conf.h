@@ -10,7 +10,7 @@
  *   yaml.c    the YAML file, by libyaml            env.c     RINGCORN_*, PORT, ..., --env-file
  *   cli.c     the command line                     check.c   rules between keys
  *   names.c   nearest right names, advice          dump.c    --print-config, --help, the reference
- *   static.c  folders of static files
+ *   static.c  folders of static files              routes.c  what time requests have, by their path
  *   cpus.c    how many CPUs there are for us       network.c addresses and networks that are trusted
  *   memory.c  and how much memory; cgroup.c        upstream.c  bind, as nginx has it
  *   access.c  the format of the access log
@@ -71,6 +71,17 @@ struct conf_network {
     uint8_t family;         /* AF_INET, AF_INET6, AF_UNIX; AF_UNSPEC = everybody */
     uint8_t bits;           /* of addr that count */
     unsigned char addr[16]; /* IPv4 as ::ffff:a.b.c.d */
+};
+
+/* Requests whose queries are cancelled when their client has gone (cancel.methods). */
+enum conf_method {
+    METHOD_GET = 1 << 0,
+    METHOD_HEAD = 1 << 1,
+    METHOD_POST = 1 << 2,
+    METHOD_PUT = 1 << 3,
+    METHOD_PATCH = 1 << 4,
+    METHOD_DELETE = 1 << 5,
+    METHOD_OPTIONS = 1 << 6,
 };
 
 enum conf_tls_version { CONF_TLS_1_2, CONF_TLS_1_3 };
@@ -224,6 +235,10 @@ struct conf {
     int64_t timeout_graceful_ms, timeout_startup_ms, timeout_worker_ms, timeout_handshake_ms;
     int64_t timeout_request_ms, timeout_drain_delay_ms;
     unsigned timeout_body_rate; /* bytes a second; 0 = off */
+    struct conf_strings timeout_routes; /* "/report/=5s", each is right */
+
+    bool cancel_queries;
+    unsigned cancel_methods; /* enum conf_method, ored */
 
     /* Bytes, or counts; 0 = off where the reference says so. */
     size_t limit_request_line, limit_header_size, limit_headers;
@@ -332,6 +347,7 @@ struct conf {
     struct conf_access_part *access_parts; /* access_log.format, parsed */
     size_t access_parts_n;
     unsigned access_sample_ppm; /* access_log.sample in millionths */
+    int64_t *timeout_routes_ms; /* of each of timeout_routes; 0 = off */
 };
 
 /* Workers are asked for their requests, tasks and threads: by ringcornctl or by the status page. */
@@ -391,6 +407,11 @@ int conf_network_parse(const char *text, struct conf_network *out, char *why, si
 const char *conf_event_word(enum conf_event kind);
 /* http:// or https://; errors as above. */
 int conf_url_parse(const char *text, struct conf_url *out, char *why, size_t why_size);
+
+/* Whether cancel.methods has that method, and cancel.queries is on. */
+bool conf_cancels(const struct conf *conf, const char *method, size_t n);
+/* What timeouts.routes has for that path, ms; 0 = no limit; -1 = none of its entries fits. */
+int64_t conf_route_timeout_ms(const struct conf *conf, const char *path, size_t n);
 
 /* The entry of names[0..n) nearest to text (edit distance), or NULL when none is near. */
 const char *conf_nearest(const char *text, const char *const *names, size_t n);

@@ -150,6 +150,7 @@ conf_free(struct conf *conf)
     bind_free(&conf->control_at);
     bind_free(&conf->metrics_at);
     access_free(conf);
+    free(conf->timeout_routes_ms);
     free(conf->file);
     free(conf);
 }

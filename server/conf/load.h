@@ -75,6 +75,7 @@ struct key {
     bool is_positional; /* the argument without a dash; has no option */
     bool is_dash;       /* PATH: "-" means a standard stream */
     bool is_empty_ok;   /* TEXT: "" is a value */
+    bool is_map;        /* TEXTS: entries are NAME=VALUE, which YAML may write as a map */
 };
 
 extern const struct key schema[];
@@ -232,6 +233,12 @@ int static_parse(const char *text, struct conf_static *out, char *why, size_t si
 const char *static_symlinks_word(const struct conf_static *s);
 /* Routes are there once, folders exist. */
 void check_statics(struct load *l, const struct where *w);
+
+/* --- `timeouts.routes`, `cancel.methods` (routes.c) ------------------------------------------- */
+
+int route_timeout_fault(const char *text, char *why, size_t why_size);
+int routes_compile(struct conf *conf); /* the entries are right. 0 or -ENOMEM */
+extern const struct key_word method_words[];
 
 /* --- `services`, `hooks` (service.c) ---------------------------------------------------------- */
 

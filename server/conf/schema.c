@@ -389,6 +389,11 @@ const struct key schema[] = {
       "connection "
       "is closed where the answer has begun. Streams too",
       .max = DAY, .zero = "off" },
+    { "timeouts.routes", KEY_TEXTS, FIELD(timeout_routes), NULL, NULL,
+      "the same for some paths, in place of timeouts.request; as a map: path, prefix that ends in a "
+      "slash or pattern, and the time. The first that fits counts; ringcorn.timeout() in the "
+      "application outweighs both",
+      .value = "PATH=TIME", .fault = route_timeout_fault, .is_map = true },
     { "timeouts.drain_delay", KEY_DURATION, FIELD(timeout_drain_delay_ms), "off", NULL,
       "for which health.ready says 503 before SIGTERM stops anything: load balancers take notice",
       .max = DAY, .zero = "off" },
@@ -433,6 +438,13 @@ const struct key schema[] = {
       "it "
       "on each gets 2 s",
       .min = 1, .max = 10 * 1000 * 1000 },
+
+    { "cancel.queries", KEY_BOOL, FIELD(cancel_queries), "true", NULL,
+      .help = "what a request's threads run in a database is cancelled when its client has gone, at "
+              "its timeout, and at the end of timeouts.graceful: psycopg, psycopg2, sqlite3" },
+    { "cancel.methods", KEY_WORDS, FIELD(cancel_methods), "GET,HEAD", NULL,
+      "methods of the requests for which that is so when the client has gone", .words = method_words,
+      .zero = "none", .value = "METHOD" },
 
     { "tls.cert", KEY_PATHS, FIELD(tls_cert), NULL, "--ssl-certfile --certfile --ssl-certificate",
       "certificates in PEM, each file one and its chain; their names say which is for whom (SNI), "

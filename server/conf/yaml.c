@@ -172,6 +172,27 @@ take_services(struct walk *y, const struct key *k, const yaml_node_t *node)
     }
 }
 
+/* name: value, each an entry NAME=VALUE. */
+static void
+take_pairs(struct walk *y, const struct key *k, const yaml_node_t *node)
+{
+    struct where whole = where_of(y, node, k->name);
+    value_unset(y->l, k, &whole);
+    for (const yaml_node_pair_t *pair = node->data.mapping.pairs.start;
+         pair < node->data.mapping.pairs.top; pair++) {
+        const yaml_node_t *key = yaml_document_get_node(y->doc, pair->key);
+        struct where w = where_of(y, key, k->name);
+        const char *name = text_of(y, key, &w);
+        const char *value =
+            name != NULL ? text_of(y, yaml_document_get_node(y->doc, pair->value), &w) : NULL;
+        MEM_OWNED char *text = NULL;
+        if (value != NULL && asprintf(&text, "%s=%s", name, value) < 0)
+            load_system_error(y->l, &w, "no memory");
+        else if (value != NULL)
+            value_add(y->l, k, text, &w);
+    }
+}
+
 static void
 take_list(struct walk *y, const struct key *k, const yaml_node_t *node)
 {
@@ -261,6 +282,8 @@ take_value(struct walk *y, const struct key *k, const yaml_node_t *node)
             load_error(y->l, &w, "belongs written as 'Name: value' lines below it");
     } else if (k->type == KEY_SERVICES && node->type == YAML_MAPPING_NODE) {
         take_services(y, k, node);
+    } else if (k->is_map && node->type == YAML_MAPPING_NODE) {
+        take_pairs(y, k, node);
     } else if (key_is_list(k) && node->type == YAML_SEQUENCE_NODE) {
         take_list(y, k, node);
     } else {

@@ -30,11 +30,11 @@ enum {
 };
 static const int64_t minute_ns = 60 * NS_PER_S, window_ns = NS_PER_S;
 
-/* Steps that take so long have a place in the figures of their routes; one a second is looked at, as that takes the GIL. A step that has begun
+/* Steps that take so long have a place in the figures of their routes; five a second are looked at, as that takes the GIL. A step that has begun
  * a while ago, when the watchdog happens to look, may become one. */
 #define PLACE_NS (METRICS_LONG_STEP_NS + METRICS_LONG_STEP_NS / 5)
 #define PLACE_WHILE_NS (NS_PER_MS)
-static const int64_t place_rest_ns = NS_PER_S;
+static const int64_t place_rest_ns = NS_PER_S / 5;
 
 static struct {
     pthread_t thread;

@@ -8,7 +8,8 @@
  *
  * Requests begin here in http_turn() and not in h1_end(), so that an end never runs into a beginning inside the application's own code.
  *
- * Both bounds are the same for all requests, so whoever came first is due first: a list, and one look at its head. */
+ * Both bounds are the same for all requests, so whoever came first is due first: a list, and one look at its head. A request with a time of its
+ * own, by timeouts.routes or as the application says (h1_limit()), hangs in the wheel of connections' deadlines instead. */
 #include <stdio.h>
 
 #include "h1.h"
@@ -39,7 +40,7 @@ say_refused(struct h1 *h, enum refusal how)
     if (how == WAITED_IN_QUEUE)
         snprintf(why, sizeof(why), "it has waited for limits.queue_timeout (%.1f s)", (double)conf->limit_queue_timeout_ms / 1000);
     else if (how == OVERDUE_IN_QUEUE)
-        snprintf(why, sizeof(why), "it has waited for timeouts.request (%.1f s)", (double)conf->timeout_request_ms / 1000);
+        snprintf(why, sizeof(why), "it has waited for %s (%.1f s)", h->r->timeout_name, (double)h->r->timeout_ms / 1000);
     else
         snprintf(why, sizeof(why), "limits.queue (%u) of them wait", conf->limit_queue);
     log_warning("%.*s: 503, limits.concurrency (%u) requests are in hand and %s (%u such request%s since the last line)", (int)h->r->what_n,
@@ -64,6 +65,57 @@ admit(struct h1 *h)
     h->r->is_counted = true;
 }
 
+static void
+on_own_time(struct timer *timer)
+{
+    struct h1_req *r = CONTAINER_OF(timer, struct h1_req, own);
+    list_del(&r->timed);
+    list_add_tail(&r->h->app->own.gate.due, &r->timed);
+}
+
+void
+gate_init(struct h1_req *r)
+{
+    timer_init(&r->own, on_own_time);
+}
+
+/* It has no time any more. */
+static void
+untime(struct h1 *h)
+{
+    list_del(&h->r->timed);
+    if (UNLIKELY(h->r->own.due_ns != 0))
+        timer_clear(&h->app->net->wheel, &h->r->own);
+}
+
+void
+h1_limit(struct h1 *h, int64_t ms, const char *name)
+{
+    struct h1_req *r = h->r;
+    if (r->is_overdue || !h->app->is_gated || h->state == H1_WEBSOCKET)
+        return;
+    untime(h);
+    r->timeout_ms = ms;
+    r->timeout_name = ms > 0 ? name : NULL;
+    if (ms > 0)
+        timer_set(&h->app->net->wheel, &r->own, r->began_ns + ms * NS_PER_MS);
+}
+
+static void
+time_request(struct h1 *h)
+{
+    const struct conf *conf = h->app->conf;
+    struct h1_req *r = h->r;
+    int64_t own_ms = UNLIKELY(conf->timeout_routes.n > 0) ? conf_route_timeout_ms(conf, r->req.path.p, r->req.path.n) : -1;
+    if (UNLIKELY(own_ms >= 0)) {
+        h1_limit(h, own_ms, "timeouts.routes");
+    } else if (conf->timeout_request_ms > 0) {
+        r->timeout_ms = conf->timeout_request_ms;
+        r->timeout_name = "timeouts.request";
+        list_add_tail(&h->app->own.gate.timed, &r->timed);
+    }
+}
+
 bool
 gate_passes(struct h1 *h)
 {
@@ -71,8 +123,7 @@ gate_passes(struct h1 *h)
     const struct conf *conf = h->app->conf;
     if (UNLIKELY(!h->app->is_gated))
         return true;
-    if (conf->timeout_request_ms > 0)
-        list_add_tail(&g->timed, &h->r->timed);
+    time_request(h);
     if (LIKELY(conf->limit_concurrency == 0))
         return true;
     if (g->running < conf->limit_concurrency && g->waiting_n == 0) {
@@ -99,7 +150,7 @@ gate_leave(struct h1 *h)
 {
     struct h1_req *r = h->r;
     struct http_gate *g = &h->app->own.gate;
-    list_del(&r->timed);
+    untime(h);
     list_del(&r->link);
     if (r->is_counted)
         g->running--;
@@ -124,15 +175,16 @@ is_due(const struct h1_req *r, int64_t ms, int64_t now)
     return ms > 0 && now - r->began_ns >= ms * NS_PER_MS;
 }
 
-/* The request takes longer than timeouts.request. One that waits for its client's body is answered 408, one whose answer has begun is cut
+/* The request takes longer than it may. One that waits for its client's body is answered 408, one whose answer has begun is cut
  * off, and what an application does behind a complete answer is its own affair. */
 static void
 overdue(struct h1 *h)
 {
     struct h1_req *r = h->r;
-    list_del(&r->timed);
+    untime(h);
     if (r->finished)
         return;
+    r->is_overdue = true;
     if (r->is_waiting) {
         say_refused(h, OVERDUE_IN_QUEUE);
         turn_away(h);
@@ -158,6 +210,8 @@ http_turn(struct http_app *app)
     while (UNLIKELY(!list_is_empty(&g->timed)) &&
            is_due((r = CONTAINER_OF(g->timed.next, struct h1_req, timed)), conf->timeout_request_ms, app->net->now_ns))
         overdue(r->h);
+    while (UNLIKELY(!list_is_empty(&g->due)))
+        overdue(CONTAINER_OF(g->due.next, struct h1_req, timed)->h);
     streams_turn(app);
     while (UNLIKELY((r = first_of(&g->left)) != NULL))
         turn_away(r->h);
@@ -192,7 +246,7 @@ http_next_ns(const struct http_app *app)
     const struct http_gate *g = &app->own.gate;
     const struct conf *conf = app->conf;
     int64_t next = streams_next_ns(app);
-    if (UNLIKELY(!list_is_empty(&g->left)) || (g->waiting_n > 0 && g->running < conf->limit_concurrency))
+    if (UNLIKELY(!list_is_empty(&g->left) || !list_is_empty(&g->due)) || (g->waiting_n > 0 && g->running < conf->limit_concurrency))
         return 0;
     if (UNLIKELY(!list_is_empty(&g->timed)))
         next = sooner(next, CONTAINER_OF(g->timed.next, const struct h1_req, timed)->began_ns + conf->timeout_request_ms * NS_PER_MS);

@@ -541,6 +541,7 @@ http_init(struct http_app *app, struct conn_ops *ops)
     list_init(&app->own.gate.waiting);
     list_init(&app->own.gate.left);
     list_init(&app->own.gate.timed);
+    list_init(&app->own.gate.due);
     list_init(&app->own.gate.streams);
     h1_ws_configure(app);
     int err = ws_shared_init(&app->own.ws);
@@ -632,6 +633,12 @@ struct tls_about *
 h1_tls_about(struct h1 *h)
 {
     return conn_tls_about(&h->conn);
+}
+
+const char *
+h1_timeout_name(const struct h1 *h)
+{
+    return h->r->timeout_name;
 }
 
 int

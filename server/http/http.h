@@ -93,6 +93,7 @@ struct http_gate {
     struct list waiting; /* for limits.concurrency, oldest first */
     struct list left;    /* of them, those whose client has gone: they end in the next turn */
     struct list timed;   /* in hand and not overdue, oldest first; with timeouts.request */
+    struct list due;     /* those whose own time has come */
     struct list streams; /* streams.c: that are to be told to leave, soonest first */
     unsigned waiting_n;  /* of the first two */
     unsigned running;    /* that the application has; counted with limits.concurrency */
@@ -225,6 +226,11 @@ bool h1_is_broken(const struct h1 *h);
 /* What the client was told in place of an answer that took longer than timeouts.request; 0: the
  * answer had begun, and the connection was closed. */
 int h1_overdue(const struct h1 *h);
+/* It has so long, from its head on, to be answered, in place of what it had; 0 = no limit. name: where that is said, for the log; constant.
+ * The loop's thread, any GIL state; a request in hand. */
+void h1_limit(struct h1 *h, int64_t ms, const char *name);
+/* Where its time is said: "timeouts.request". NULL: it has no limit. */
+const char *h1_timeout_name(const struct h1 *h);
 
 /* --- the answer ------------------------------------------------------------------------------- */
 enum http_write {

@@ -59,7 +59,7 @@
     X(leased,           "threads_leased",        "",                      "Threads that a request keeps.")                \
     X(waiting,          "thread_queue",          "",                      "Requests that wait for a thread.")
 
-/* Of guardrails (server/guard/, ringcorn.guard): with the GIL. One family, a line for each kind of ringcorn.guard.KINDS. */
+/* Of guardrails (server/guard/, ringcorn.guard): with the GIL. One family, a line for each kind of ringcorn.guard.KINDS; and of ringcorn.cancel. */
 #define METRICS_GUARD_COUNTERS(X)                                                                                         \
     X(loop_blocks,      "guard_events",         "kind=\"block\"",       "What guardrails have noticed, by kind: the event loop blocked for guard.loop_block or longer, coroutines never awaited, exceptions that nobody asked for, Django's ORM on the loop, transactions left open or split, an AsyncSession in two tasks, requests that find no thread, tasks that outlive their request, generators left open, cancellations swallowed.") \
     X(unawaited,        "guard_events",         "kind=\"unawaited\"",   "") \
@@ -70,7 +70,10 @@
     X(threads,          "guard_events",         "kind=\"threads\"",     "") \
     X(orphan,           "guard_events",         "kind=\"orphan\"",      "") \
     X(unclosed,         "guard_events",         "kind=\"unclosed\"",    "") \
-    X(swallowed,        "guard_events",         "kind=\"swallowed\"",   "")
+    X(swallowed,        "guard_events",         "kind=\"swallowed\"",   "") \
+    X(queries_gone,     "queries_cancelled",    "kind=\"gone\"",        "Queries of requests that were given up, which the server has cancelled: their client has gone, their time was over, the worker leaves.") \
+    X(queries_overdue,  "queries_cancelled",    "kind=\"overdue\"",     "") \
+    X(queries_leaving,  "queries_cancelled",    "kind=\"leaving\"",     "")
 
 #define METRICS_GUARD_GAUGES(X)                                                                                           \
     X(loop_block_max_ns, "loop_block_max_seconds", "",                    "The longest of those blocks since the worker started.")

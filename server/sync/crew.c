@@ -688,6 +688,8 @@ crew_lease_init(struct lease *l, struct crew *c)
     l->slot_jobs = 0;
     l->ran_ns = 0;
     l->calls = (struct metrics_calls){ 0 };
+    l->driver_ns = 0;
+    l->cancel_state = 0;
     l->has_slot = l->is_closed = l->is_paused = l->is_resuming = l->gives_back = false;
     l->label[0] = '\0';
 }
@@ -864,13 +866,12 @@ crew_lease_keep(struct lease *l)
 }
 
 void
-crew_lease_add(struct lease *l, int64_t cpu_ns, int64_t driver_ns)
+crew_lease_add(struct lease *l, int64_t cpu_ns)
 {
     struct crew *c = l->crew;
 
     pthread_mutex_lock(&c->lock);
     l->calls.cpu_ns += cpu_ns;
-    l->calls.driver_ns += driver_ns;
     pthread_mutex_unlock(&c->lock);
 }
 
@@ -915,6 +916,7 @@ crew_move(struct sync_job *job, struct lease *to, bool only_alone)
         to->running = job;
         to->begun_ns = from->begun_ns;
         to->calls = from->calls;
+        to->cancel_state |= from->cancel_state;
         to->has_slot = from->has_slot;
         to->slot_ns = from->slot_ns;
         to->slot_jobs = from->slot_jobs;

@@ -203,8 +203,8 @@ bool crew_has_queued(struct lease *l, struct sync_job *job); /* it has not begun
 void crew_lease_init(struct lease *l, struct crew *crew);    /* without counting it */
 void crew_lease_close(struct lease *l);
 void crew_lease_give_back(struct lease *l);
-/* Its job has used so much CPU, and so much of its time in a database's driver. The job's thread. */
-void crew_lease_add(struct lease *l, int64_t cpu_ns, int64_t driver_ns);
+/* Its job has used so much CPU. The job's thread. */
+void crew_lease_add(struct lease *l, int64_t cpu_ns);
 void crew_lease_keep(struct lease *l); /* takes back that of SUBMIT_LAST. Any thread */
 /* On the thread of job, which runs: job, thread and slot are to's from here on, which has none of them. only_alone: not where other jobs wait
  * for the same lease. */

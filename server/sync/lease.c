@@ -69,19 +69,14 @@ lease_spent(struct lease *l, struct metrics_calls *calls)
     int64_t ran_ns = l->ran_ns + (l->running != NULL ? clock_ns() - l->begun_ns : 0);
     *calls = l->calls;
     pthread_mutex_unlock(&l->crew->lock);
+    calls->driver_ns = lease_driver_ns(l);
     return ran_ns;
 }
 
-void
-lease_set_owner(PyObject *lease, void *owner)
+PyObject *
+lease_request(PyObject *lease)
 {
-    lease_of(lease)->owner = owner;
-}
-
-void *
-lease_owner(PyObject *lease)
-{
-    return lease_of(lease)->owner;
+    return lease_of(lease)->request;
 }
 
 void
@@ -93,6 +88,12 @@ lease_tell_end(PyObject *lease)
     PY_OWNED PyObject *done = PyObject_CallOneArg(at_end, lease);
     if (done == NULL)
         PyErr_WriteUnraisable(at_end);
+}
+
+void
+lease_set_request(PyObject *lease, PyObject *request)
+{
+    lease_of(lease)->request = request;
 }
 
 bool
@@ -288,6 +289,21 @@ set_last_of(PyObject *self, PyObject *value, void *unused)
 }
 
 static PyObject *
+get_request(PyObject *self, void *unused)
+{
+    (void)unused;
+    PyObject *request = lease_of(self)->request;
+    return Py_NewRef(request != NULL ? request : Py_None);
+}
+
+static PyObject *
+get_driver_ns(PyObject *self, void *unused)
+{
+    (void)unused;
+    return PyLong_FromLongLong(lease_driver_ns(&lease_of(self)->lease));
+}
+
+static PyObject *
 get_calls(PyObject *self, void *unused)
 {
     (void)unused;
@@ -405,6 +421,10 @@ static PyGetSetDef lease_getset[] = {
       "Says that the next call, by submit_optional(), is likely to be the only one: its thread is "
       "free after it. last_of.is_last is set to False where another follows all the same.",
       NULL },
+    { "request", get_request, NULL,
+      "The request's _Cycle, until its end; None where it is a thread's alone.", NULL },
+    { "driver_ns", get_driver_ns, NULL,
+      "For how long its threads were in drivers of databases: operations that have ended.", NULL },
     { "calls", get_calls, NULL, "How many there were.", NULL },
     { "_exited", get_exited, NULL, NULL, NULL },
     { NULL, NULL, NULL, NULL, NULL },

@@ -14,6 +14,14 @@ pool_crew(PyObject *pool)
     return ((struct pool *)pool)->crew;
 }
 
+static void pool_dealloc(PyObject *self);
+
+bool
+pool_check(PyObject *object)
+{
+    return Py_TYPE(object)->tp_dealloc == pool_dealloc;
+}
+
 void
 pool_count(PyObject *pool, struct metrics_crew *into)
 {
@@ -971,7 +979,7 @@ add_exception(PyObject *module, const char *full_name, const char *doc)
 int
 sync_add_types(PyObject *module)
 {
-    PyType_Spec *const specs[] = { &pool_spec, &lease_spec, &job_spec };
+    PyType_Spec *const specs[] = { &pool_spec, &lease_spec, &job_spec, &drivers_spec };
     for (size_t i = 0; i < ARRAY_LEN(specs); i++) {
         PY_OWNED PyObject *type = PyType_FromModuleAndSpec(module, specs[i], NULL);
         if (type == NULL || PyModule_AddType(module, (PyTypeObject *)type) < 0)

@@ -12,6 +12,9 @@ struct pool;
 int threads_start(struct pool *p);
 extern PyMethodDef thread_work_def;
 
+/* Whose job this thread runs: borrowed until that ends; NULL: none, or it is no pool's. */
+struct lease *thread_lease(void);
+
 /* {ident: frame}: where threads are. New. */
 PyObject *thread_places(void);
 /* "function (file:line)" of places[ident], or "?"; inside Python's library also who called it. New. */
@@ -45,6 +48,12 @@ struct pool {
 /* The crew becomes a client of the loop, once. GIL held. -1 with an exception set. */
 int pool_attach(struct pool *p);
 
+bool pool_check(PyObject *object); /* is it a _ringcorn.Pool? */
+
+/* --- driver.c ----------------------------------------------------------------------------------- */
+
+extern PyType_Spec drivers_spec;
+
 /* --- lease.c ------------------------------------------------------------------------------------ */
 
 struct lease_object {
@@ -53,7 +62,7 @@ struct lease_object {
     struct pool *pool; /* new */
     PyObject *at_end;  /* new; or NULL */
     PyObject *last_of; /* new; or NULL */
-    void *owner;       /* borrowed */
+    PyObject *request; /* borrowed, see lease_set_request(); or NULL */
     size_t calls;
     PyObject *weakrefs;
     bool is_closed;

@@ -9,6 +9,7 @@
  *   pool.c    the type _ringcorn.Pool: a crew that Python sees
  *   lease.c   the type _ringcorn.Lease: a request's claim to one thread
  *   look.c    what threads wait for, by looking at them now and then
+ *   driver.c  the type _ringcorn.Drivers: what threads do in the drivers of databases, and who is to stop it
  *
  * A worker has two pools. `executor` (sync.executor_threads) runs calls that belong to nobody: run_in_executor(None, ...),
  * asyncio.to_thread, name look-ups, files. `sync` (sync.threads) runs thread-sensitive code, through leases:
@@ -82,6 +83,8 @@ struct lease {
     struct sync_job *running;
     uint64_t arrived;         /* its place in the queue */
     int64_t begun_ns, ran_ns; /* when its last job was begun; how long those took that have ended */
+    int64_t driver_ns;        /* driver.c's: lease_driver_ns() */
+    unsigned cancel_state;    /* driver.c's */
     int64_t wait_ns, slot_ns; /* since when it waits, or has its slot */
     uint64_t
         delivered_turn; /* loop turn in which the last result was delivered; parking counts from it */
@@ -92,7 +95,7 @@ struct lease {
     bool is_waiting;  /* since wait_ns, for its next job to begin */
     bool gives_back;  /* slot and thread, when its jobs are done */
     bool is_optional; /* waits for a thread, and its job is optional */
-    struct metrics_calls calls; /* what its jobs have taken beside ran_ns; cpu_ns and driver_ns: the thread's that runs them */
+    struct metrics_calls calls; /* what its jobs have taken beside ran_ns and driver_ns */
     char label[96];   /* who: "GET /path", for reports; "" = unknown */
 };
 
@@ -123,6 +126,23 @@ const char *lease_stand(struct lease *l, unsigned long *ident);
 /* Of a _ringcorn.Lease: borrowed. Any GIL state. */
 struct lease *lease_inside(PyObject *lease);
 
+/* --- driver.c: GIL held, unless said otherwise ---------------------------------------------------------------------------- */
+
+/* Why a request is given up; a later one outweighs an earlier of which nothing has been told yet. */
+enum sync_cancel { SYNC_CANCEL_NOT, SYNC_CANCEL_GONE, SYNC_CANCEL_OVERDUE, SYNC_CANCEL_LEAVING };
+
+/* Somebody tells what threads do in drivers: else the next has nothing to do. Any thread, no GIL needed. */
+bool drivers_are_watched(void);
+/* What its threads do in drivers is cancelled, soon, by other threads; where they do nothing now, the next they begin is refused. l: of a
+ * request that is not answered; a sync_job's is stable for who has the GIL. May run Python. */
+void lease_cancel(struct lease *l, enum sync_cancel why);
+/* Its answer is complete: nothing of it is cancelled any more. Any thread, no GIL needed. */
+void lease_answered(struct lease *l);
+/* Why it was given up, if it was. Any thread, no GIL needed. */
+enum sync_cancel lease_why(const struct lease *l);
+/* For how long its threads were in drivers of databases, ns: of operations that have ended. Any thread, no GIL needed. */
+int64_t lease_driver_ns(const struct lease *l);
+
 /* --- with Python: GIL held ---------------------------------------------------------------------------------------------- */
 
 /* Queues fn(*args) for any idle thread: as Pool.submit(). Returns a new future of the pool's loop; NULL with RuntimeError where the
@@ -135,6 +155,10 @@ PyObject *pool_enter(PyObject *pool, const char *label);
 
 /* The lease that pool_enter() has set in that context, or in the one that it is a copy of: borrowed, and good as long as it is there. NULL without an exception: none. */
 PyObject *pool_lease_in(PyObject *pool, PyObject *context);
+
+/* What Lease.request is: borrowed until it is set to NULL, which its owner does at the request's end at the latest. */
+void lease_set_request(PyObject *lease, PyObject *request);
+PyObject *lease_request(PyObject *lease); /* borrowed; NULL: none */
 
 /* As Lease.submit(fn, *args), on the loop's thread: a new future. */
 PyObject *lease_call(PyObject *lease, PyObject *fn, PyObject *const *args, Py_ssize_t n);
@@ -157,13 +181,6 @@ int64_t lease_spent(struct lease *l, struct metrics_calls *calls);
 
 /* Inside a job's run(), on its thread: CPU that it has used so far, for as many jobs as it stands for; 0: it is not measured. */
 int64_t job_cpu_ns(void);
-
-/* On a thread that runs a job, inside of it: so much of its time was a database driver's. With the GIL; elsewhere nothing happens. */
-void job_add_driver_ns(int64_t ns);
-
-/* What the lease's owner hangs on it, for whoever finds the lease in a context: borrowed, NULL at first. The loop's thread. */
-void lease_set_owner(PyObject *lease, void *owner);
-void *lease_owner(PyObject *lease);
 
 /* Looks at what the pool's threads wait for, from a thread of its own, until looks_stop(); one pool a process. GIL held. */
 void looks_start(PyObject *pool);

@@ -12,12 +12,6 @@
 
 #define SOON_NS (NS_PER_MS)
 
-/* The job that runs on this thread. */
-static __thread struct {
-    struct sync_thread *thread;
-    struct sync_job *job; /* NULL: none */
-} here;
-
 static const char crew_capsule[] = "_ringcorn.crew";
 
 static void
@@ -65,20 +59,6 @@ run_orders(struct crew *c, struct sync_thread *t, unsigned orders)
     t->state = PyEval_SaveThread();
 }
 
-int64_t
-job_cpu_ns(void)
-{
-    const struct meter *m = here.job != NULL ? &here.thread->meter : NULL;
-    return m != NULL && m->stands_for > 0 ? meter_cpu_ns(m) * m->stands_for : 0;
-}
-
-void
-job_add_driver_ns(int64_t ns)
-{
-    if (here.job != NULL)
-        crew_lease_add(here.job->lease, 0, ns);
-}
-
 static void
 acquire_gil(struct sync_thread *t, bool *has_gil)
 {
@@ -95,22 +75,37 @@ release_gil(struct sync_thread *t, bool *has_gil)
     *has_gil = false;
 }
 
+static __thread struct sync_thread *in_job; /* this thread, while it runs a job */
+
+int64_t
+job_cpu_ns(void)
+{
+    const struct meter *m = in_job != NULL ? &in_job->meter : NULL;
+    return m != NULL && m->stands_for > 0 ? meter_cpu_ns(m) * m->stands_for : 0;
+}
+
+struct lease *
+thread_lease(void)
+{
+    return in_job != NULL ? in_job->lease : NULL;
+}
+
 static void
 run_job(struct crew *c, struct sync_thread *t, struct sync_job *job, bool *has_gil)
 {
     acquire_gil(t, has_gil);
+    in_job = t;
     if (UNLIKELY(t->is_new_to_lease)) {
         t->is_new_to_lease = false;
         Py_XDECREF(run_hook(c->on_acquire));
     }
-    here.job = job;
     meter_begin(&t->meter, job->lease->begun_ns);
     job->run(job);
-    here.job = NULL;
     if (UNLIKELY(c->on_job_end != NULL))
         Py_XDECREF(run_hook(c->on_job_end));
     if (t->meter.stands_for > 0)
-        crew_lease_add(job->lease, meter_cpu_ns(&t->meter) * t->meter.stands_for, 0);
+        crew_lease_add(job->lease, meter_cpu_ns(&t->meter) * t->meter.stands_for);
+    in_job = NULL;
     if (!job->is_batched)
         release_gil(t, has_gil);
 }
@@ -135,7 +130,6 @@ work(PyObject *unused, PyObject *capsule)
     struct sync_thread self = { .crew = c,
                                 .ident = PyThread_get_thread_ident(),
                                 .tid = (int)syscall(SYS_gettid) };
-    here.thread = &self;
     meter_init(&self.meter);
     Py_XDECREF(run_hook(c->on_thread_start));
 

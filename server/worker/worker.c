@@ -627,6 +627,17 @@ worker_count_guard(PyObject *module, PyObject *name)
     Py_RETURN_NONE;
 }
 
+/* limit(milliseconds): the request that this thread answers has so long; False: there is none. */
+static PyObject *
+worker_limit(PyObject *module, PyObject *arg)
+{
+    (void)module;
+    int64_t ms = PyLong_AsLongLong(arg);
+    if (ms == -1 && PyErr_Occurred())
+        return NULL;
+    return PyBool_FromLong(exchange_limit_here(ms));
+}
+
 /* What it is, for whoever looks at it from outside. */
 static void
 begin_worker(const struct worker_args *args)
@@ -733,6 +744,7 @@ static PyMethodDef worker_methods[] = {
     { "requests", worker_requests, METH_NOARGS, NULL },
     { "first", worker_first, METH_NOARGS, NULL },
     { "count_guard", worker_count_guard, METH_O, NULL },
+    { "limit", worker_limit, METH_O, NULL },
     { "count_databases", worker_count_databases, METH_O, NULL },
     { "fork_workers", worker_fork_workers, METH_NOARGS, NULL },
     { "detach", worker_detach, METH_NOARGS, NULL },
@@ -818,7 +830,7 @@ options_new(const struct conf *conf)
     return Py_BuildValue(
         "{s:I,s:I,s:i,s:s,s:O,s:s,s:s,s:N,s:s,s:s,s:s,s:d,"
         "s:I,s:I,s:s,s:s,s:I,s:O,s:I,s:N,s:N,s:N,s:s,s:s,s:s,s:s,s:K,s:z,s:s,s:I,s:N,s:N,s:s,s:O,s:"
-        "O,s:O,s:O,s:O,s:N,s:s,s:O,s:O,s:O,s:s,s:N,s:O}",
+        "O,s:O,s:O,s:O,s:N,s:s,s:O,s:O,s:O,s:s,s:N,s:O,s:O}",
         "slot", w.args->slot, "workers", conf->workers, "stacks_signal", WORKER_STACKS_SIGNAL,
         "app", conf->app, "factory", conf->factory ? Py_True : Py_False, "app_dir", conf->app_dir,
         "interface", interface[conf->interface], "import_first", strings_list(&conf->import_first),
@@ -845,7 +857,8 @@ options_new(const struct conf *conf)
         conf->preload ? Py_True : Py_False, "guard_unclosed",
         conf->guard_unclosed ? Py_True : Py_False, "guard_orphans", orphans[conf->guard_orphans],
         "guard_disconnect_grace", seconds(conf->guard_disconnect_grace_ms), "guard_swallowed",
-        conf->guard_swallowed ? Py_True : Py_False);
+        conf->guard_swallowed ? Py_True : Py_False, "cancel_queries",
+        conf->cancel_queries ? Py_True : Py_False);
 }
 
 /* run() of the module called name; returns the exit code. */

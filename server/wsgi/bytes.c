@@ -175,11 +175,30 @@ put(char **to, struct slice s)
     return (struct slice){ p, s.n };
 }
 
+/* Nothing of the request is cancelled any more. */
+static void
+is_over(struct exchange *ex)
+{
+    if (LIKELY(ex->at != NULL))
+        lease_answered(ex->at);
+}
+
+/* What the application says of itself, where it is stopped as the worker leaves: 503. */
+static bool
+is_stopped(const struct exchange *ex)
+{
+    return ex->at != NULL && lease_why(ex->at) == SYNC_CANCEL_LEAVING;
+}
+
 int
 exchange_start(struct exchange *ex, int status, struct slice reason, const struct http_header *headers,
                size_t n, uint64_t length)
 {
     struct answer *a = &ex->answer;
+    if (UNLIKELY(status >= 500 && status < 600) && is_stopped(ex)) {
+        status = 503;
+        reason = (struct slice){ 0 };
+    }
     size_t table = (n + 1) * sizeof(*headers); /* one more: exchange_total() */
     size_t need = table + reason.n;
     for (size_t i = 0; i < n; i++)
@@ -310,6 +329,7 @@ end(struct exchange *ex, bool later)
 void
 exchange_end(struct exchange *ex, bool later)
 {
+    is_over(ex);
     pthread_mutex_lock(&ex->lock);
     if (!ex->is_ended)
         ex->is_started = ex->is_complete = ex->is_ended = true;
@@ -319,9 +339,13 @@ exchange_end(struct exchange *ex, bool later)
 void
 exchange_fail(struct exchange *ex, bool later)
 {
+    is_over(ex);
+    bool is_503 = is_stopped(ex);
     pthread_mutex_lock(&ex->lock);
-    if (!ex->is_ended)
+    if (!ex->is_ended) {
         ex->is_failed = ex->is_ended = true;
+        ex->is_stopped = is_503;
+    }
     end(ex, later);
 }
 
@@ -413,6 +437,7 @@ bytes_to_client(struct exchange *ex)
     ex->out_first = ex->out_last = NULL;
     ex->out_bytes = 0;
     bool is_complete = ex->is_complete, is_failed = ex->is_failed, is_ended = ex->is_ended;
+    bool is_503 = ex->is_stopped;
     bool is_returned = ex->is_returned, wants_body = ex->wants_body;
     pthread_mutex_unlock(&ex->lock);
     enum http_write result = HTTP_OK;
@@ -423,7 +448,7 @@ bytes_to_client(struct exchange *ex)
         if (UNLIKELY(is_returned))
             return BYTES_RETURN;
         if (is_failed)
-            h1_fail(h, 500);
+            h1_fail(h, is_503 ? 503 : 500);
         h1_end_stream(h);
         return UNLIKELY(is_sending) && result == HTTP_FULL ? BYTES_SENDING : BYTES_END;
     }

@@ -365,13 +365,49 @@ refuse(struct exchange *ex, int status)
 
 /* --- the thread's side ------------------------------------------------------------------------------------------------------------ */
 
+static __thread struct exchange *at_work; /* what this thread answers */
+
 static void
 run_job(struct sync_job *job)
 {
     struct exchange *ex = CONTAINER_OF(job, struct exchange, job);
     ex->thread = pthread_self();
     ex->called_ns = clock_ns();
+    at_work = ex;
     ex->serve(ex);
+    at_work = NULL;
+}
+
+static void
+on_limit(struct post *post, PyObject *loop)
+{
+    struct exchange *ex = CONTAINER_OF(post, struct exchange, limit_post);
+    pthread_mutex_lock(&ex->lock);
+    int64_t ms = ex->limit_ms;
+    ex->is_limited = false;
+    pthread_mutex_unlock(&ex->lock);
+    if (LIKELY(loop != NULL && ex->h != NULL && ex->state == EXCHANGE_HANDED))
+        h1_limit(ex->h, ms, "ringcorn.timeout()");
+    exchange_give(ex);
+}
+
+bool
+exchange_limit_here(int64_t ms)
+{
+    struct exchange *ex = at_work;
+    if (ex == NULL)
+        return false;
+    pthread_mutex_lock(&ex->lock);
+    bool must_post = !ex->is_limited;
+    ex->limit_ms = ms;
+    ex->is_limited = true;
+    pthread_mutex_unlock(&ex->lock);
+    if (must_post) {
+        ex->limit_post.fn = on_limit;
+        exchange_take(ex);
+        loop_post_io(ex->set->loop, &ex->limit_post);
+    }
+    return true;
 }
 
 /* The thread is done with it: what it has not said yet, the loop learns now. */
@@ -458,6 +494,7 @@ hand_over(struct exchange *ex)
 {
     struct exchanges *s = ex->set;
     lease_init(&ex->lease, s->crew, ex->label);
+    ex->at = &ex->lease;
     ex->job.run = run_job;
     ex->job.is_batched = true;
     ex->job.end = end_job;
@@ -578,7 +615,7 @@ on_gone(struct exchange *ex, bool is_overdue)
     }
     if (withdraw(ex)) {
         if (is_overdue)
-            log_warning("%s: %d, no thread had time for it within timeouts.request", ex->label, h1_overdue(ex->h));
+            log_warning("%s: %d, no thread had time for it within %s", ex->label, h1_overdue(ex->h), h1_timeout_name(ex->h));
         else
             log_debug("%s: the client has gone before a thread had time for it", ex->label);
         over(ex, 2);
@@ -590,6 +627,9 @@ on_gone(struct exchange *ex, bool is_overdue)
         atomic_store(&ex->is_broken, true);
     bytes_wake(ex);
     pthread_mutex_unlock(&ex->lock);
+    if (ex->state == EXCHANGE_HANDED && drivers_are_watched() && list_is_empty(&ex->late) &&
+        conf_cancels(ex->set->http->conf, ex->req.method.p, ex->req.method.n))
+        list_add_tail(&ex->set->late, &ex->late);
 }
 
 /* The worker leaves, and this is an event stream: its next piece is refused as if the client had gone, so that it is closed. */
@@ -659,8 +699,11 @@ exchanges_turn(struct exchanges *s)
             on_body(ex);
         if (events & HTTP_LEAVE && ex->state == EXCHANGE_HANDED)
             on_leave(ex);
-        if (events & HTTP_OVERDUE && ex->state == EXCHANGE_HANDED)
+        if (events & HTTP_OVERDUE && ex->state == EXCHANGE_HANDED) {
+            ex->is_overdue = true;
+            list_del(&ex->late);
             list_add_tail(&s->late, &ex->late);
+        }
         if (events & HTTP_GONE && ex->state != EXCHANGE_REFUSED)
             on_gone(ex, events & HTTP_OVERDUE);
     }
@@ -708,19 +751,19 @@ exchanges_have_work(const struct exchanges *s)
            UNLIKELY(!list_is_empty(&s->late));
 }
 
-/* It took longer than timeouts.request, and http/ has told the client. The thread cannot be stopped, and keeps its lease until it is done;
- * where it is, is said. */
+/* It took longer than it may, and http/ has told the client. The thread cannot be stopped, only its queries, and keeps its lease until it is
+ * done; where it is, is said. */
 static void
 report_late(struct exchange *ex)
 {
     PY_OWNED PyObject *overload = PyImport_ImportModule("ringcorn.overload");
     PY_OWNED PyObject *done =
         overload == NULL ? NULL
-                         : PyObject_CallMethod(overload, "overdue_thread", "sdik", ex->label,
+                         : PyObject_CallMethod(overload, "overdue_thread", "sdiks", ex->label,
                                                (double)(ex->set->http->net->now_ns - ex->begun_ns) / NS_PER_S,
-                                               h1_overdue(ex->h), (unsigned long)ex->thread);
+                                               h1_overdue(ex->h), (unsigned long)ex->thread, h1_timeout_name(ex->h));
     if (done == NULL) {
-        log_warning("%s: it takes longer than timeouts.request", ex->label);
+        log_warning("%s: it takes longer than it may", ex->label);
         PyErr_WriteUnraisable(overload);
     }
 }
@@ -730,8 +773,14 @@ exchanges_run(struct exchanges *s)
 {
     exchanges_collect(s);
     s->sent_ns = 0;
-    for (struct list *node; UNLIKELY((node = list_pop(&s->late)) != NULL);)
-        report_late(CONTAINER_OF(node, struct exchange, late));
+    for (struct list *node; UNLIKELY((node = list_pop(&s->late)) != NULL);) {
+        struct exchange *ex = CONTAINER_OF(node, struct exchange, late);
+        bool is_overdue = ex->is_overdue;
+        if (is_overdue)
+            report_late(ex);
+        if (ex->at != NULL)
+            lease_cancel(ex->at, is_overdue ? SYNC_CANCEL_OVERDUE : SYNC_CANCEL_GONE);
+    }
 }
 
 int64_t
@@ -767,6 +816,8 @@ cancel(struct exchange *ex)
     atomic_store(&ex->is_cancelled, true);
     bytes_wake(ex);
     pthread_mutex_unlock(&ex->lock);
+    if (ex->at != NULL)
+        lease_cancel(ex->at, SYNC_CANCEL_LEAVING);
 }
 
 size_t

@@ -41,7 +41,7 @@ struct exchanges {
     atomic_bool tells_idle;              /* the last of those wakes the loop: it drains */
     struct list all;                     /* in hand, oldest first: the loop's */
     struct list work;                    /* of them, those with something to do in the next turn: the loop's */
-    struct list late;                    /* of them, overdue ones that are to be reported: the loop's */
+    struct list late;                    /* of them, those that are given up, for exchanges_run(): the loop's */
     struct exchange *kept;               /* for reuse: the loop's */
     unsigned kept_n;
     _Atomic(struct exchange *) spent;    /* given back by threads */
@@ -82,7 +82,7 @@ int64_t exchanges_next_ns(const struct exchanges *s); /* as next_ns of struct lo
 /* Is some thread not done with its request? It may have work though the answer is complete. */
 bool exchanges_are_at_threads(const struct exchanges *s);
 /* No request waits for a thread any longer (503), and no thread for a client (its read or write fails): for a quick end. Returns how
- * many requests are in hand. */
+ * many requests are in hand. Queries of theirs are cancelled. GIL held. */
 size_t exchanges_cancel_all(struct exchanges *s);
 /* Ends every request in hand without waiting for its thread, which finds its client gone. */
 void exchanges_abandon(struct exchanges *s);
@@ -176,6 +176,7 @@ struct exchange {
     struct list late; /* set->late */
     struct list user; /* of whom it was returned to */
     unsigned events;  /* enum http_event, not yet handled */
+    bool is_overdue;  /* in set->late: it takes longer than it may; else its client has gone */
     struct h1 *h;     /* NULL once over */
     int64_t begun_ns;
     char label[EXCHANGE_LABEL_SIZE];
@@ -186,6 +187,7 @@ struct exchange {
 
     /* the thread's */
     pthread_t thread;     /* that runs it: set before serve() */
+    struct lease *at;     /* whose job it is; NULL: not in hand of the thread any more. Written before it is handed over, and with the GIL */
     int64_t called_ns;    /* when serve() was called */
     void *left;           /* what the thread hands back with it, see exchange_return() */
     struct answer answer; /* its head, until is_started */
@@ -195,6 +197,9 @@ struct exchange {
     /* under the lock; flags that are atomic are also looked at without */
     struct post post; /* in flight while is_posted */
     bool is_posted;
+    struct post limit_post; /* in flight while is_limited */
+    bool is_limited;
+    int64_t limit_ms;       /* as h1_limit() takes it */
     unsigned waiters;                   /* threads that wait for `changed` */
     bool is_started;                    /* the head was handed over with the first piece: too late to change it */
     struct piece *out_first, *out_last; /* handed over, not taken by the loop */
@@ -202,6 +207,7 @@ struct exchange {
     bool is_full;                       /* the connection has more than enough unsent */
     bool is_complete;                   /* nothing follows what was handed over */
     bool is_failed;                     /* 500, if it is not too late */
+    bool is_stopped;                    /* 503 in place of that: the worker leaves */
     bool is_returned;                   /* the thread gives it back to the loop */
     bool is_ended;                      /* the thread needs the loop no more */
     bool end_is_told;                   /* a post that says so was made, or is under way */
@@ -269,6 +275,9 @@ void exchange_fail(struct exchange *ex, bool later);
 /* The thread will not answer: when it is free again, set->returned(ex) tells the loop, and exchange_part() is to follow. Nothing may have
  * been handed over. Any GIL state. */
 void exchange_return(struct exchange *ex);
+
+/* The request that this thread answers gets so long, as by h1_limit(). False: there is none. GIL held. */
+bool exchange_limit_here(int64_t ms);
 
 /* Waits until there are unread bytes of the body: 1, 0 at its end, -EPIPE where the client is gone. No GIL. Only one thread at a time may
  * be in it, or look at what it found: ex->in[in_start..in_end). */

@@ -1,18 +1,14 @@
 """What views do that `ringcornctl advise` judges, without a framework: each does one thing wrong, or nothing. SLOW is the address of a server that
-takes its time (tests/tools/slow_server.py), DATABASES a folder."""
+takes its time (tests/tools/slow_server.py)."""
 
 import asyncio
 import os
 import socket
-import sqlite3
-import threading
 import time
 
 WAIT_MS = int(os.environ.get("WAIT_MS", "40"))
 BLOCK_MS = int(os.environ.get("BLOCK_MS", "30"))
 BURN_S = 0.025
-
-_here = threading.local()
 
 
 def _slow_address():
@@ -62,13 +58,8 @@ async def fast():
     return {}
 
 
-def orders():
-    """Most of the time is SQLite's, which lets go of the GIL."""
-    connection = getattr(_here, "connection", None)
-    if connection is None:
-        connection = _here.connection = sqlite3.connect(":memory:")
-    query = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 250000) SELECT count(*) FROM n"
-    return {"rows": connection.execute(query).fetchone()[0]}
+# Most of the time is SQLite's, which lets go of the GIL.
+ORDERS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 250000) SELECT count(*) FROM n"
 
 
 def look_up(key):

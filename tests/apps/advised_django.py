@@ -8,10 +8,18 @@ from asgiref.sync import sync_to_async
 from django.conf import settings
 from django.core.asgi import get_asgi_application
 from django.core.wsgi import get_wsgi_application
+from django.db import connection
 from django.http import JsonResponse
 from django.urls import path
 
-settings.configure(DEBUG=False, ALLOWED_HOSTS=["*"], ROOT_URLCONF=__name__, SECRET_KEY="advised", MIDDLEWARE=["django.middleware.common.CommonMiddleware"])
+settings.configure(
+    DATABASES={"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:", "CONN_MAX_AGE": None}},
+    DEBUG=False,
+    ALLOWED_HOSTS=["*"],
+    ROOT_URLCONF=__name__,
+    SECRET_KEY="advised",
+    MIDDLEWARE=["django.middleware.common.CommonMiddleware"],
+)
 
 
 def view(fn):
@@ -34,6 +42,12 @@ async def lookups(request):
     return JsonResponse({})
 
 
+def orders(request):
+    with connection.cursor() as cursor:
+        cursor.execute(advised.ORDERS)
+        return JsonResponse({"rows": cursor.fetchone()[0]})
+
+
 def lookups_def(request):
     """As advised."""
     for _ in range(10):
@@ -42,7 +56,8 @@ def lookups_def(request):
 
 
 urlpatterns = [
-    *(path(name.replace("_", "-"), view(getattr(advised, name))) for name in ("report", "report_async", "export", "feed", "feed_def", "fast", "orders")),
+    *(path(name.replace("_", "-"), view(getattr(advised, name))) for name in ("report", "report_async", "export", "feed", "feed_def", "fast")),
+    path("orders", orders),
     path("lookups", lookups),
     path("lookups-def", lookups_def),
 ]

@@ -48,6 +48,16 @@ def advice(s, *args):
     return told, {r["route"].lstrip("/"): r for r in told["routes"]}
 
 
+def place_of(s, path):
+    """One step a moment is looked at, and on a busy machine that may come too late."""
+
+    def look():
+        ask(s, path, 1)
+        return advice(s)[1][path]["place"]
+
+    return wire.eventually(look, 20 * harness.SLOW, "a step was looked at")
+
+
 def ask(s, path, n, at_once=1):
     """n requests; it is known of all of them when this returns."""
     had = advice(s)[1].get(path, {"requests": 0})["requests"]
@@ -66,6 +76,7 @@ def test_six_views(advised, app):
     s = advised(APPS[app])
     for path in VIEWS:
         ask(s, path, 30, 1 if path in ("feed", "lookups") else 3)
+    place = place_of(s, "feed")
     told, routes = advice(s)
     assert {name: routes[name]["verdict"] for name in VIEWS} == {
         "report": "async", "export": "process", "feed": "def", "fast": "keep", "orders": "database", "lookups": "crossings",
@@ -77,13 +88,13 @@ def test_six_views(advised, app):
     assert 0.02 < export["thread_cpu_s"] < 0.05
     assert re.match(r"/export burns \d+ % CPU, \d+ ms a request: keep it sync, give it a process; ", export["text"]), export
     assert export["gain"] == pytest.approx(1 / export["thread_cpu_s"], rel=0.01)
-    assert feed["long_steps"] == 30 and 0.03 <= feed["long_step_s"] <= feed["longest_step_s"]
-    assert feed["place"].endswith(f"advised.py:{GUILTY}")
+    assert feed["long_steps"] == feed["requests"] and 0.03 <= feed["long_step_s"] <= feed["longest_step_s"]
+    assert place.endswith(f"advised.py:{GUILTY}")
     assert re.fullmatch(rf"/feed blocks the loop for \d+ ms at \S*advised\.py:{GUILTY}: make it def, .*", feed["text"]), feed
     assert feed["loop_cpu_s"] < 0.3 * feed["loop_s"] and feed["crossings"] == 0
     assert fast["awaits_s"] > 0.001 and fast["loop_s"] < 0.01 and fast["gain"] is None
     assert orders["database_s"] > 0.6 * orders["thread_s"] and orders["text"].startswith("/orders waits ")
-    assert lookups["crossings"] == 10 and lookups["gain"] == 9
+    assert lookups["crossings"] in (10, 11) and lookups["gain"] == lookups["crossings"] - 1  # Django's own is the eleventh
     assert [r["route"] for r in told["routes"]] and told["threads"]["slots"] == 4 and told["workers"] == 1
     text = ctl(s)
     for r in told["routes"]:
@@ -175,5 +186,4 @@ def test_routes_of_all_kinds(advised, app, path, route):
 
 def test_a_file_name_is_short(advised):
     s = advised(APPS["django"])
-    ask(s, "feed", 20)
-    assert not Path(advice(s)[1]["feed"]["place"]).is_absolute()
+    assert not Path(place_of(s, "feed")).is_absolute()

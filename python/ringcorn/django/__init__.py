@@ -16,9 +16,10 @@ def install(app, loop, pool, options):
     those of database.install().
     Returns the application."""
     if "django.db" in sys.modules and sys.modules["django.conf"].settings.configured:
-        from . import database
+        from . import cancelled, database
 
         database.install(pool, loop._executor_pool, options)
+        cancelled.install()
         # Where another framework uses the ORM alone, nobody sends the signal, and connections stay as long as their threads.
         is_served = "django.core.handlers.base" in sys.modules
         if is_served and options["django_start_hop"] == "move" and pool.context_vars:
