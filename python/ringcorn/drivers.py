@@ -39,7 +39,6 @@ _drivers = _ringcorn.Drivers()
 begin, end = _drivers.begin, _drivers.end
 _named = set()
 _says = log.info
-_MARK = "ringcorn_cancelled"
 
 
 def drivers():
@@ -62,21 +61,10 @@ def is_control(text):
     return _LOOK.fullmatch(text) is not None or _CONTROL.search(text) is not None
 
 
-def was_cancelled(exception):
-    """Why the server has cancelled what *exception* was made of: "gone", "overdue", "leaving"; or None."""
-    seen = set()
-    while exception is not None and id(exception) not in seen:
-        seen.add(id(exception))
-        if (why := getattr(exception, _MARK, None)) is not None:
-            return why
-        exception = exception.__cause__
-    return None
-
-
 def mark(exception, why):
     """*exception* is what a request is told by. Returns it."""
     try:
-        setattr(exception, _MARK, why)
+        exception.ringcorn_cancelled = why
         exception.add_note(f"Ringcorn has cancelled this query: {WHY[why]}")
     except Exception:  # a class with slots of its own
         pass

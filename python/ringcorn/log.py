@@ -136,6 +136,17 @@ def is_disconnect(exception, seen=()):
     return False
 
 
+def was_cancelled(exception):
+    """Why the server has cancelled the query that *exception* was made of (ringcorn.drivers): "gone", "overdue", "leaving"; or None."""
+    seen = set()
+    while exception is not None and id(exception) not in seen:
+        seen.add(id(exception))
+        if (why := getattr(exception, "ringcorn_cancelled", None)) is not None:
+            return why
+        exception = exception.__cause__
+    return None
+
+
 def request_failed(label, exception, what, client_is_gone, its_id=None):
     """One error of one request, with its traceback. *label*: "GET /path". Called by the C side."""
     extra = {"request_id": its_id} if its_id else None
@@ -143,6 +154,8 @@ def request_failed(label, exception, what, client_is_gone, its_id=None):
         _enabled().error("%s: %s", label, what, extra=extra)
     elif client_is_gone and is_disconnect(exception):
         _enabled().debug("%s: the client has gone", label, extra=extra)
+    elif was_cancelled(exception) is not None:
+        _enabled().debug("%s: its query was cancelled", label, extra=extra)
     else:
         _enabled().error("%s: %s", label, what, exc_info=exception, extra=extra)
 

@@ -67,11 +67,12 @@ def overdue_thread(label, seconds, status, ident, timeout):
 def _say_overdue(label, seconds, status, where, what, timeout, ident):
     told = f"the answer is {status}" if status else "its connection was closed"
     log.warning(
-        "%s: no whole answer after %.1f s (%s), %s and %s; it was in %s%s", label, seconds, timeout, told, what, where or "its end", _query_of(ident)
-    )
+        "%s: no whole answer after %.1f s (%s), %s and %s; it was in %s%s", label, seconds, timeout, told, what, where or "its end", _query_of(label, ident)
+    )  # fmt: skip
 
 
-def _query_of(ident):
-    """What thread *ident* waits for in a database: its age, and the statement without parameters."""
+def _query_of(label, ident):
+    """What thread *ident*, or else one that works for *label*, waits for in a database: its age, and the statement without parameters."""
     found = drivers.running(ident) if ident is not None else ()
+    found = found or [one for one in drivers.running() if one[0] == label][:1]
     return "".join(f"; its query runs for {seconds:.1f} s: {text}" for _, seconds, text in found)

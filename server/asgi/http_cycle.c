@@ -149,7 +149,8 @@ cycle_part(struct cycle *cycle)
     loop_note_request(cycle->asgi->loop, lease == NULL || !lease_was_used(lease));
     if (lease != NULL) {
         lease_set_request(lease, NULL);
-        lease_answered(lease_inside(lease));
+        if (lease_why(lease_inside(lease)) == SYNC_CANCEL_NOT) /* else what its thread goes on with is to end all the same */
+            lease_answered(lease_inside(lease));
         lease_end(lease);
     }
     cycle_hold(cycle);

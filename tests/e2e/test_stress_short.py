@@ -9,6 +9,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "stress"))
 
 import behind_nginx  # noqa: E402
 import blocks  # noqa: E402
+import cancel  # noqa: E402
 import disconnects  # noqa: E402
 import kill  # noqa: E402
 import many_websockets  # noqa: E402
@@ -62,3 +63,7 @@ def test_what_is_said_of_blocked_loops_is_right(usable_io):
 
 def test_clients_that_leave_in_the_middle_of_queries_leave_every_pool_whole(usable_io):
     print(disconnects.scenario(usable_io, disconnects=48))
+
+
+def test_who_leaves_is_cancelled_in_the_database_and_nobody_else(usable_io):
+    print(cancel.scenario(usable_io, cancellations=200))

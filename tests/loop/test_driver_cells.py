@@ -8,7 +8,7 @@ import pytest
 from conftest import turns
 
 import _ringcorn
-from ringcorn import cancel, drivers, guard
+from ringcorn import cancel, drivers, guard, log
 
 PATIENCE = 20
 
@@ -118,7 +118,7 @@ def test_where_nothing_runs_the_next_is_refused_once(pool, watch, canceller, run
             watch.end()
             with pytest.raises(InterruptedError, match="overdue") as caught:
                 driver.begin(Connection(), "SELECT 2")
-            assert drivers.was_cancelled(caught.value) == "overdue" and "timeouts.request" in caught.value.__notes__[0]
+            assert log.was_cancelled(caught.value) == "overdue" and "timeouts.request" in caught.value.__notes__[0]
             driver.begin(Connection(), "SELECT 2")
             watch.end()
             return True

@@ -17,6 +17,7 @@ sys.path[:0] = [HERE, os.path.join(os.path.dirname(HERE), "tools")]
 
 import behind_nginx  # noqa: E402
 import blocks  # noqa: E402
+import cancel  # noqa: E402
 import ctrl_c  # noqa: E402
 import disconnects  # noqa: E402
 import everything  # noqa: E402
@@ -53,6 +54,7 @@ SCENARIOS = {
     "nginx-kill-tcp": (behind_nginx.killed_tcp, {"seconds": 10}),
     "nginx-shares": (behind_nginx.shares, {"seconds": 2}),
     "disconnects": (disconnects.scenario, {"disconnects": 60}),
+    "cancel": (cancel.scenario, {"cancellations": 300}),
     "ctrl-c": (ctrl_c.scenario, {}),
     "idle": (idle.scenario, {"connections": 2000}),
     "long-poll": (long_poll.scenario, {"polls": 2000}),

@@ -3,13 +3,13 @@ and mail it to ADMINS, for every client that leaves. The server has said what it
 
 import logging
 
-from .. import drivers
+from .. import log
 
 
 class _Quiet(logging.Filter):
     def filter(self, record):
         exception = record.exc_info[1] if isinstance(record.exc_info, tuple) else None
-        return exception is None or drivers.was_cancelled(exception) is None
+        return exception is None or log.was_cancelled(exception) is None
 
 
 def install():

@@ -9,6 +9,7 @@ import time
 
 from asgiref.sync import async_to_sync, sync_to_async
 from django.db import connection, connections, transaction
+from django.db.models import Func, TextField, Value
 from django.http import HttpResponse, JsonResponse, StreamingHttpResponse
 from django.template import engines
 from django.template.response import TemplateResponse
@@ -95,6 +96,28 @@ def slow(request):
 
 
 @route
+async def aslow(request):
+    """The same through the ORM of a coroutine."""
+    STATE[request.GET.get("id")] = "running"
+    waits = Func(Value(seconds(request, default=0.05)), function="pg_sleep", output_field=TextField())
+    try:
+        await Item.objects.filter(name="item 7").annotate(waits=waits).aget()
+    except BaseException as e:
+        STATE[request.GET.get("id")] = type(e).__name__
+        raise
+    return JsonResponse({"pid": await sync_to_async(hops.backend)(), "thread": await sync_to_async(threading.get_ident)()})
+
+
+@route
+def many(request):
+    """`n` short queries, one after the other; how many there were is its state."""
+    for i in range(int(request.GET["n"])):
+        one("SELECT pg_sleep(0.005)")
+        STATE[request.GET["id"]] = i
+    return JsonResponse({"pid": hops.backend()})
+
+
+@route
 def burn(request):
     """Computes in Python, `ms` of this thread's CPU time."""
     end = time.thread_time() + seconds(request, "ms", 20) / 1000
@@ -148,6 +171,16 @@ def write(request):
     if s := seconds(request):
         one("SELECT pg_sleep(%s)", s)
     return JsonResponse({"seen": _write(request.GET["id"], "fail" in request.GET)})
+
+
+@route
+def write_then_wait(request):
+    """A transaction whose last query takes long."""
+    with transaction.atomic():
+        seen = _write(request.GET["id"])
+        STATE[request.GET["id"]] = "running"
+        one("SELECT pg_sleep(%s)", seconds(request))
+    return JsonResponse({"seen": seen})
 
 
 @route

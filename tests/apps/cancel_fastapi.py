@@ -1,0 +1,117 @@
+"""Long queries behind FastAPI, by SQLAlchemy: on PostgreSQL (DATABASE_URL) and sqlite3, in `def` endpoints, in threads of coroutines.
+
+FOREIGN=1 makes an engine whose driver nobody knows: a module of DB-API around sqlite3.
+"""
+
+import asyncio
+import os
+import sqlite3
+import sys
+import threading
+import types
+
+import ringcorn
+from fastapi import FastAPI
+from sqlalchemy import create_engine, text
+from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
+
+app = FastAPI()
+engine = create_engine(
+    os.environ["DATABASE_URL"], pool_size=8, max_overflow=0, connect_args={"application_name": os.environ.get("APPLICATION_NAME", "cancel")}
+)
+local = create_engine("sqlite://", connect_args={"check_same_thread": False})
+state = {}
+COUNT = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {}) SELECT max(i) FROM n"
+
+
+def foreign_engine():
+    module = types.ModuleType("strangedb")
+    module.__dict__.update({name: value for name, value in vars(sqlite3).items() if not name.startswith("__")})
+
+    class Dialect(SQLiteDialect_pysqlite):
+        name, driver = "sqlite", "strangedb"
+
+        @classmethod
+        def import_dbapi(cls):
+            return module
+
+    sys.modules["strangedb"] = module
+    from sqlalchemy.dialects import registry
+
+    registry.register("sqlite.strangedb", __name__, "Dialect")
+    globals()["Dialect"] = Dialect
+    return create_engine("sqlite+strangedb://")
+
+
+if os.environ.get("FOREIGN"):
+    strange = foreign_engine()
+
+
+def sleep(seconds, id):
+    with engine.begin() as connection:
+        pid = connection.execute(text("SELECT pg_backend_pid()")).scalar_one()
+        state[id] = "running"
+        try:
+            connection.execute(text("SELECT pg_sleep(:s)"), {"s": seconds})
+        except Exception as e:
+            state[id] = type(e).__name__
+            raise
+    state[id] = "done"
+    return {"pid": pid, "thread": threading.get_ident()}
+
+
+@app.get("/slow")
+def slow(s: float, id: str = ""):
+    return sleep(s, id)
+
+
+@app.post("/slow")
+def slow_post(s: float, id: str = ""):
+    return sleep(s, id)
+
+
+@app.get("/thread")
+async def in_thread(s: float, id: str = ""):
+    return await asyncio.to_thread(sleep, s, id)
+
+
+@app.get("/limited")
+@ringcorn.timeout(0.5)
+def limited(s: float, id: str = ""):
+    return sleep(s, id)
+
+
+@app.get("/alimited")
+@ringcorn.timeout(0.5)
+async def alimited(s: float, id: str = ""):
+    return await asyncio.to_thread(sleep, s, id)
+
+
+@app.get("/unlimited")
+@ringcorn.timeout(None)
+def unlimited(s: float, id: str = ""):
+    return sleep(s, id)
+
+
+@app.get("/sqlite")
+def sqlite(n: int, id: str = ""):
+    with local.connect() as connection:
+        state[id] = "running"
+        try:
+            found = connection.execute(text(COUNT.format(n))).scalar_one()
+        except Exception as e:
+            state[id] = type(e).__name__
+            raise
+        state[id] = "done"
+        return {"found": found}
+
+
+@app.get("/strange")
+def strangely():
+    with strange.connect() as connection:
+        return {"found": connection.execute(text(COUNT.format(10))).scalar_one()}
+
+
+@app.get("/state")
+async def state_of(of: str):
+    return {"state": state.get(of)}
