@@ -82,11 +82,11 @@ PyObject *asgi_direct(struct asgi *a, struct wsgi *w, PyObject *pool, PyObject *
 /* For struct loop_client. */
 bool asgi_has_work(const struct asgi *a);
 int asgi_run(struct asgi *a);
-void asgi_step(struct asgi *a, PyObject *context, const struct loop_step *step);
-/* Whose step runs now, in that context; NULL: no request's. It runs no Python. Then, of that one: it was found at this line of code, and has taken so
- * long. GIL held, any thread. */
+void asgi_step(struct asgi *a, PyObject *context, const struct metrics_step *step);
+/* Whose step runs now, in that context; NULL: no request's. It runs no Python. Then, of that one: it was found at this line of code. GIL held,
+ * any thread. */
 const void *asgi_step_of(const struct asgi *a, PyObject *context);
-void asgi_place(const struct asgi *a, const void *of, const char *place, int64_t ns);
+void asgi_place(const struct asgi *a, const void *of, const char *place);
 
 /* Cancels the task of every request in hand that was not cancelled before. May run Python. Returns how many. */
 size_t asgi_cancel_all(struct asgi *a);
@@ -202,7 +202,7 @@ struct asgi_names {
     X(status) X(body) X(more_body) X(http) X(https) X(websocket) X(ws) X(wss) X(subprotocol) X(subprotocols)       \
     X(text) X(bytes) X(code) X(reason) X(tls) X(server_cert) X(client_cert_chain) X(client_cert_name)  \
     X(client_cert_error) X(tls_version) X(cipher_suite) X(file) X(offset) X(count) X(links) X(trailers)             \
-    X(more_trailers) X(info) X(route) X(request_id)
+    X(more_trailers) X(info) X(route) X(endpoint) X(request_id)
 #define X(name) PyObject *s_##name;
     ASGI_STRINGS(X)
 #undef X
@@ -286,6 +286,7 @@ bool cycle_is_stopped(const struct cycle *cycle);
  * reference in line with `waits`; the caller has a reference. */
 /* The request has ended: counts it by the route that the framework has left in its scope, if any. of: whose step asgi_place() may know; or NULL. */
 void route_count(struct asgi *a, PyObject *scope, int status, const struct metrics_spent *spent, const void *of);
+void route_forget(const void *of); /* it ends: nothing is known of its steps */
 void cycle_hold(struct cycle *cycle);
 void cycle_abandon(struct cycle *cycle);
 /* Has the client gone before its answer was complete, and the application neither read nor sent since? */

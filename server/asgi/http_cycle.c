@@ -145,6 +145,7 @@ cycle_part(struct cycle *cycle)
     live.cycles--;
     if (LIKELY(cycle->scope != NULL))
         count(cycle, lease, h1_status(h));
+    route_forget(cycle);
     h1_end(h);
     loop_note_request(cycle->asgi->loop, lease == NULL || !lease_was_used(lease));
     if (lease != NULL) {
@@ -339,9 +340,9 @@ run(struct cycle *cycle, PyObject *coro, PyObject *context, PyObject *scope)
         Py_XSETREF(cycle->scope, Py_XNewRef(scope));
     PyObject *path = scope == NULL ? NULL : PyDict_GetItemWithError(scope, a->names->s_path); /* names the task */
     PY_OWNED PyObject *task = coro == NULL ? NULL : task_start(a->loop, coro, context, path);
-    struct loop_step step;
+    struct metrics_step step;
     if (cycle->scope != NULL && loop_step_so_far(a->loop, &step))
-        metrics_step(&cycle->steps, step.ns, step.cpu_ns, step.gil_ns, step.stands_for);
+        metrics_step(&cycle->steps, &step);
     if (UNLIKELY(task == NULL))
         return cycle_refuse(cycle);
     if (cycle->h == NULL) /* ended by net's going down while it ran */

@@ -13,7 +13,6 @@
 /* The last step that somebody has looked at. GIL. */
 static struct {
     const void *of; /* compared only */
-    int64_t ns;
     char text[METRICS_PLACE_SIZE];
 } place;
 
@@ -41,14 +40,35 @@ route_of(const struct asgi *a, PyObject *scope, PyObject **owner)
     return (struct slice){ text, (size_t)n };
 }
 
+/* Is what answers it a coroutine function? Frameworks leave it in scope["endpoint"]. Asked once a route. */
+static enum metrics_kind
+kind_of(const struct asgi *a, PyObject *scope)
+{
+    PyObject *endpoint = PyDict_GetItemWithError(scope, a->names->s_endpoint);
+    if (endpoint == NULL)
+        return METRICS_KIND_UNKNOWN;
+    PY_OWNED PyObject *kept = Py_NewRef(endpoint);
+    PY_OWNED PyObject *module = PyImport_ImportModule("asyncio");
+    PY_OWNED PyObject *is_async = module == NULL ? NULL : PyObject_CallMethod(module, "iscoroutinefunction", "O", kept);
+    PyErr_Clear();
+    return is_async == Py_True ? METRICS_KIND_ASYNC : is_async == Py_False && PyFunction_Check(kept) ? METRICS_KIND_DEF : METRICS_KIND_UNKNOWN;
+}
+
 void
 route_count(struct asgi *a, PyObject *scope, int status, const struct metrics_spent *spent, const void *of)
 {
     PY_OWNED PyObject *owner = NULL;
     struct slice name = route_of(a, scope, &owner);
     bool is_known = of != NULL && place.of == of;
-    metrics_count_route(name, status, spent, is_known ? place.text : "", is_known ? place.ns : 0);
-    if (UNLIKELY(is_known))
+    struct metrics_route *r = metrics_count_route(name, status, spent, is_known ? place.text : "");
+    if (UNLIKELY(atomic_load_explicit(&r->kind, memory_order_relaxed) == METRICS_KIND_NEW))
+        atomic_store_explicit(&r->kind, name.n > 0 ? kind_of(a, scope) : METRICS_KIND_UNKNOWN, memory_order_relaxed);
+}
+
+void
+route_forget(const void *of)
+{
+    if (UNLIKELY(place.of == of))
         place.of = NULL;
 }
 
@@ -61,11 +81,11 @@ cycle_in(const struct asgi *a, PyObject *context)
 }
 
 void
-asgi_step(struct asgi *a, PyObject *context, const struct loop_step *step)
+asgi_step(struct asgi *a, PyObject *context, const struct metrics_step *step)
 {
     struct cycle *cycle = cycle_in(a, context);
     if (cycle != NULL)
-        metrics_step(&cycle->steps, step->ns, step->cpu_ns, step->gil_ns, step->stands_for);
+        metrics_step(&cycle->steps, step);
 }
 
 const void *
@@ -76,13 +96,12 @@ asgi_step_of(const struct asgi *a, PyObject *context)
 }
 
 void
-asgi_place(const struct asgi *a, const void *of, const char *text, int64_t ns)
+asgi_place(const struct asgi *a, const void *of, const char *text)
 {
     LIST_FOR_EACH(node, &a->cycles) {
         if (CONTAINER_OF(node, struct cycle, link) != of)
             continue;
         place.of = of;
-        place.ns = ns;
         size_t n = strlen(text), cut = n < sizeof(place.text) ? 0 : n - (sizeof(place.text) - 1);
         while (((unsigned char)text[cut] & 0xc0) == 0x80)
             cut++; /* the end tells the most; between two characters */

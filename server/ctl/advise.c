@@ -34,13 +34,11 @@ ms(double s, char out[24])
 static const struct {
     const char *head, *name;
 } columns[] = {
-    { "request", "request_s" },   { "queue", "queue_s" },
-    { "thread", "thread_s" },     { "CPU", "thread_cpu_s" },
-    { "GIL", "gil_s" },           { "network", "network_s" },
-    { "sleep", "sleep_s" },       { "other", "other_s" },
-    { "database", "database_s" }, { "loop", "loop_s" },
-    { "its CPU", "loop_cpu_s" },  { "its GIL", "loop_gil_s" },
-    { "awaits", "awaits_s" },     { "longest step", "longest_step_s" },
+    { "request", "request_s" },   { "queue", "queue_s" },   { "thread", "thread_s" },
+    { "CPU", "thread_cpu_s" },    { "GIL", "gil_s" },       { "network", "network_s" },
+    { "sleep", "sleep_s" },       { "other", "other_s" },   { "unknown", "unknown_s" },
+    { "database", "database_s" }, { "loop", "loop_s" },     { "its CPU", "loop_cpu_s" },
+    { "its GIL", "loop_gil_s" },  { "awaits", "awaits_s" }, { "longest step", "longest_step_s" },
 };
 
 static void

@@ -176,11 +176,10 @@ note_place(const struct guard_question *q)
     if (!guard_is_same(&q->at, &now))
         return;
     const void *of = asgi_step_of(b.asgi, b.loop_state->context);
-    int64_t held_ns = clock_ns() - q->at.since_ns;
     PY_OWNED PyObject *scene = of != NULL ? scene_of(b.loop_state) : NULL;
     PY_OWNED PyObject *text = scene != NULL ? PyObject_CallOneArg(b.place, scene) : NULL;
     if (text != NULL && PyBytes_Check(text))
-        asgi_place(b.asgi, of, PyBytes_AS_STRING(text), held_ns);
+        asgi_place(b.asgi, of, PyBytes_AS_STRING(text));
     else if (PyErr_Occurred())
         PyErr_WriteUnraisable(b.place);
 }

@@ -1,7 +1,7 @@
 /* advise.c: `advise`: figures of routes, gathered over all workers, and what metrics/advice.c makes of them.
  *
- * Counters go on for ever; an answer is about those of the time since the server was started, or, where "seconds" are given, about what comes in
- * between two readings: then the answer waits for the second one. The master's thread. */
+ * Counters go on for ever; an answer is about what came between two readings. The first is one of the last ten minutes, or the begin; or, where
+ * "seconds" are given, it is taken when that is asked, and the answer waits for the second. The master's thread. */
 #include "ctl.h"
 
 #include <stdlib.h>
@@ -14,12 +14,14 @@
 #include "state.h"
 
 enum { SECONDS_MAX = 3600 };
+#define MINUTE_NS (60 * NS_PER_S)
 
 /* A reading. Routes stay where they are in the area, so their names do. */
 struct advise_before {
     int64_t at_ns;
+    uint64_t busy_ns; /* metrics_busy_ns() */
     unsigned n;
-    struct metrics_route_sum routes[METRICS_ROUTES_MAX];
+    struct metrics_route_sum routes[];
 };
 
 /* One line of the answer. */
@@ -36,19 +38,67 @@ advise_forget(struct ctl_job *job)
     job->before = NULL;
 }
 
-/* What has come since then; the longest step and its place are those of all time, where there was one meanwhile. */
+/* New; NULL: no memory. */
+static struct advise_before *
+take_reading(struct master *m)
+{
+    static struct metrics_route_sum routes[METRICS_ROUTES_MAX];
+    unsigned n = metrics_gather_routes(m->metrics, routes);
+    struct advise_before *reading = malloc(sizeof(*reading) + n * sizeof(routes[0]));
+    if (reading == NULL)
+        return NULL;
+    reading->at_ns = clock_ns();
+    reading->busy_ns = metrics_busy_ns(m->metrics, reading->at_ns);
+    reading->n = n;
+    memcpy(reading->routes, routes, n * sizeof(routes[0]));
+    return reading;
+}
+
+void
+advise_free(struct master *m)
+{
+    while (m->advise.n > 0)
+        free(m->advise.v[--m->advise.n]);
+}
+
+void
+advise_turn(struct master *m, int64_t now_ns)
+{
+    struct advise_past *p = &m->advise;
+    bool is_other =
+        p->generation != m->now.number || p->wanted != m->wanted || p->ended != m->reload.ended;
+    if (!is_other && now_ns < p->at_ns)
+        return;
+    if (m->metrics == NULL || (m->now.conf->control_socket == NULL && !m->now.conf->metrics_page))
+        return;
+    if (is_other)
+        advise_free(m);
+    p->generation = m->now.number;
+    p->wanted = m->wanted;
+    p->ended = m->reload.ended;
+    p->at_ns = now_ns + MINUTE_NS;
+    struct advise_before *reading = take_reading(m);
+    if (reading == NULL)
+        return; /* the next will do */
+    if (p->n == ADVISE_PAST_MAX) {
+        free(p->v[0]);
+        memmove(p->v, p->v + 1, (ADVISE_PAST_MAX - 1) * sizeof(p->v[0]));
+        p->n--;
+    }
+    p->v[p->n++] = reading;
+}
+
+/* What has come since then. The longest step is that of all time, unless there was no long one meanwhile. */
 static void
 subtract(struct metrics_route_sum *from, const struct metrics_route_sum *before)
 {
-    bool has_longer = from->step_max_ns > before->step_max_ns || from->place_ns > before->place_ns;
 #define X(field, ...) from->field -= before->field < from->field ? before->field : from->field;
     METRICS_ROUTE_COUNTERS(X)
 #undef X
-    if (!has_longer && from->long_steps == 0) {
-        /* Since then there was none as long, and how long they were is not known but on the average. */
-        from->step_max_ns = 0;
+    if (from->step_max_ns == before->step_max_ns && from->long_steps == 0)
+        from->step_max_ns = 0; /* not as long as that, and how long is not known */
+    if (from->place_at_ns == before->place_at_ns && from->long_steps == 0)
         from->place[0] = '\0';
-    }
 }
 
 static int
@@ -100,9 +150,11 @@ put_route(struct json *j, const struct row *row)
     put_s(j, "loop_cpu_s", r->loop_cpu);
     put_s(j, "loop_gil_s", r->loop_gil);
     put_s(j, "awaits_s", r->awaits);
+    json_key(j, "looked"), json_bool(j, r->is_looked);
     json_key(j, "crossings"), json_real(j, r->crossings);
     json_key(j, "long_steps"), json_int(j, (int64_t)row->sum->long_steps);
     put_s(j, "long_step_s", r->long_step);
+    put_s(j, "long_step_gil_s", r->long_gil);
     put_s(j, "longest_step_s", r->longest_step);
     json_key(j, "place"), json_string(j, row->sum->place[0] != '\0' ? row->sum->place : NULL);
     json_key(j, "busy_threads"), json_real(j, r->busy_threads);
@@ -154,26 +206,32 @@ name_of(const struct metrics_route_sum *sum, char out[METRICS_ROUTE_SIZE + 1])
 }
 
 static void
-answer(struct master *m, struct ctl_job *job, const struct metrics_route_sum *routes, unsigned n,
-       double seconds)
+answer(struct master *m, struct ctl_job *job, const struct advise_before *before)
 {
-    MEM_OWNED struct row *rows = calloc(n, sizeof(*rows));
+    MEM_OWNED struct advise_before *now = take_reading(m);
+    MEM_OWNED struct row *rows = now != NULL ? calloc(now->n, sizeof(*rows)) : NULL;
     if (rows == NULL) {
         ctl_fail(m, job, "out of memory");
         return;
     }
-    struct advice_server server = server_of(m, seconds);
+    double seconds = (double)(now->at_ns - before->at_ns) / NS_PER_S;
+    struct advice_server server = server_of(m, seconds > 0.001 ? seconds : 0.001);
     struct advice_threads threads = { 0 };
+    if (now->busy_ns > before->busy_ns)
+        threads.busy = (double)(now->busy_ns - before->busy_ns) / NS_PER_S / server.seconds;
     unsigned rows_n = 0;
-    for (unsigned i = 0; i < n; i++) {
-        if (routes[i].requests == 0)
+    for (unsigned i = 0; i < now->n; i++) {
+        struct metrics_route_sum *sum = &now->routes[i];
+        for (unsigned k = 0; k < before->n; k++)
+            if (strcmp(sum->name, before->routes[k].name) == 0)
+                subtract(sum, &before->routes[k]);
+        if (sum->requests == 0)
             continue;
         struct row *row = &rows[rows_n++];
-        row->sum = &routes[i];
-        advice_means(&routes[i], &server, &row->means);
         char name[METRICS_ROUTE_SIZE + 1];
-        advice_route(name_of(&routes[i], name), routes[i].place, &row->means, &server,
-                     &row->advice);
+        row->sum = sum;
+        advice_means(sum, &server, &row->means);
+        advice_route(name_of(sum, name), sum->place, &row->means, &server, &row->advice);
         advice_threads_add(&threads, &row->means, &server);
     }
     qsort(rows, rows_n, sizeof(*rows), by_worth);
@@ -194,21 +252,8 @@ answer(struct master *m, struct ctl_job *job, const struct metrics_route_sum *ro
 static void
 look(struct master *m, struct ctl_job *job, int64_t now_ns)
 {
-    if (now_ns < job->until_ns)
-        return;
-    MEM_OWNED struct advise_before *now = malloc(sizeof(*now));
-    if (now == NULL) {
-        ctl_fail(m, job, "out of memory");
-        return;
-    }
-    const struct advise_before *before = job->before;
-    now->n = metrics_gather_routes(m->metrics, now->routes);
-    subtract(&now->routes[0], &before->routes[0]);
-    for (unsigned i = 1; i < now->n; i++)
-        for (unsigned k = 1; k < before->n; k++)
-            if (strcmp(now->routes[i].name, before->routes[k].name) == 0)
-                subtract(&now->routes[i], &before->routes[k]);
-    answer(m, job, now->routes, now->n, (double)(clock_ns() - before->at_ns) / NS_PER_S);
+    if (now_ns >= job->until_ns)
+        answer(m, job, job->before);
 }
 
 void
@@ -221,20 +266,16 @@ advise_do(struct master *m, struct ctl_job *job, struct json_ref args)
         ctl_fail(m, job, "\"seconds\": from 1 to %d", SECONDS_MAX);
         return;
     }
-    job->before = malloc(sizeof(*job->before));
+    if (seconds == 0 && m->advise.n > 0) {
+        answer(m, job, m->advise.v[0]);
+        return;
+    }
+    job->before = take_reading(m);
     if (job->before == NULL) {
         ctl_fail(m, job, "out of memory");
         return;
     }
-    job->before->at_ns = clock_ns();
-    job->before->n = metrics_gather_routes(m->metrics, job->before->routes);
-    if (seconds == 0) {
-        int64_t since_s =
-            (int64_t)time(NULL) - (int64_t)metrics_get(&m->metrics->master.started_at_s);
-        answer(m, job, job->before->routes, job->before->n, since_s > 0 ? (double)since_s : 1);
-        return;
-    }
-    job->until_ns = job->before->at_ns + seconds * NS_PER_S;
+    job->until_ns = job->before->at_ns + (seconds > 0 ? seconds : 1) * NS_PER_S;
     job->look = look;
     ctl_wait(m, job);
 }

@@ -57,6 +57,17 @@ void ctl_fail(struct master *m, struct ctl_job *job, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 /* Asks all workers (slot < 0) or one. kind: enum control_kind. */
 void ctl_ask(struct master *m, struct ctl_job *job, int kind, const char *member, int slot);
+/* Readings of the last ten minutes, a minute each, the oldest first; none where nobody can ask. They begin anew with each reload, and where
+ * another number of workers is wanted: what was before says nothing of what is now. */
+enum { ADVISE_PAST_MAX = 11 };
+struct advise_past {
+    struct advise_before *v[ADVISE_PAST_MAX];
+    unsigned n;
+    int64_t at_ns;                      /* the next; 0 = none was taken yet */
+    unsigned generation, wanted, ended; /* of the newest */
+};
+void advise_turn(struct master *m, int64_t now_ns);
+void advise_free(struct master *m);
 /* args: "seconds", or none. */
 void advise_do(struct master *m, struct ctl_job *job, struct json_ref args);
 void advise_forget(struct ctl_job *job);

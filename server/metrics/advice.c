@@ -32,20 +32,20 @@ static const double tiny_s = 0.001;
 static const double spare = 2;
 /* A wait for a thread that is worth a word: both of them. */
 static const double wait_s = 0.005, wait_share = 0.1;
+/* Of the time that figures are of, for one request. */
+static const double window_share = 0.25;
+/* A route that computes is worth a process where it keeps a worker's GIL for so much of the time, or others wait for it. */
+static const double heavy_load = 0.1, gil_share = 0.2;
 
 const char *
 advice_name(enum advice_kind kind)
 {
     static const char *const names[ADVICE_KINDS] = {
-        [ADVICE_TOO_FEW] = "wait",
-        [ADVICE_KEEP] = "keep",
-        [ADVICE_DEF] = "def",
-        [ADVICE_ASYNC] = "async",
-        [ADVICE_PROCESS] = "process",
-        [ADVICE_DATABASE] = "database",
-        [ADVICE_CROSSINGS] = "crossings",
-        [ADVICE_FEWER] = "fewer",
-        [ADVICE_MORE] = "more",
+        [ADVICE_TOO_FEW] = "wait",        [ADVICE_NONE] = "none",
+        [ADVICE_KEEP] = "keep",           [ADVICE_DEF] = "def",
+        [ADVICE_ASYNC] = "async",         [ADVICE_PROCESS] = "process",
+        [ADVICE_DATABASE] = "database",   [ADVICE_CROSSINGS] = "crossings",
+        [ADVICE_FEWER] = "fewer",         [ADVICE_MORE] = "more",
         [ADVICE_PROCESSES] = "processes",
     };
     return names[kind];
@@ -82,7 +82,6 @@ advice_means(const struct metrics_route_sum *sum, const struct advice_server *se
     r.thread = seconds(sum->thread_ns) / n;
     /* What is scaled up may be a little more than all there is. */
     r.cpu = least(seconds(sum->thread_cpu_ns) / n, r.thread);
-    r.database = least(seconds(sum->driver_ns) / n, r.thread);
     double looked = (double)sum->looked_run_ns + (double)sum->looked_gil_ns +
                     (double)sum->looked_net_ns + (double)sum->looked_sleep_ns +
                     (double)sum->looked_other_ns;
@@ -99,6 +98,10 @@ advice_means(const struct metrics_route_sum *sum, const struct advice_server *se
         r.sleep = rest * (double)sum->looked_sleep_ns;
         r.other = rest * (double)sum->looked_other_ns;
     }
+    /* A driver's time goes on until its thread has the GIL again. */
+    double back = looked > 0 ? r.thread * (double)sum->looked_driver_gil_ns / looked : 0;
+    r.database = no_less_than_0(least(seconds(sum->driver_ns) / n, r.thread) - back);
+    r.kind = sum->kind;
     r.loop = seconds(sum->loop_ns) / n;
     r.loop_cpu = least(seconds(sum->loop_cpu_ns) / n, r.loop);
     r.loop_gil = seconds(sum->loop_gil_ns) / n;
@@ -106,6 +109,9 @@ advice_means(const struct metrics_route_sum *sum, const struct advice_server *se
     r.crossings = (double)sum->hops / n;
     r.long_steps = (double)sum->long_steps / n;
     r.long_step = sum->long_steps > 0 ? seconds(sum->long_step_ns) / (double)sum->long_steps : 0;
+    r.long_gil = sum->long_steps > 0
+                     ? least(seconds(sum->long_gil_ns) / (double)sum->long_steps, r.long_step)
+                     : 0;
     r.longest_step = seconds(sum->step_max_ns);
     if (server->seconds > 0) {
         r.busy_threads = seconds(sum->thread_ns) / server->seconds;
@@ -139,8 +145,8 @@ number_text(double n, char out[24])
 {
     snprintf(out, 24,
              n >= 9.95 || (n > 0.9 && fabs(n - round(n)) < 0.05) ? "%.0f"
-             : n >= 0.095                           ? "%.1f"
-                                                    : "%.2f",
+             : n >= 0.095                                        ? "%.1f"
+                                                                 : "%.2f",
              n);
     return out;
 }
@@ -151,10 +157,17 @@ percent(double part, double whole)
     return whole > 0 ? (int)(100 * least(part / whole, 1) + 0.5) : 0;
 }
 
+/* For sockets, those of a database's driver apart. */
+static double
+network_of(const struct advice_route *r)
+{
+    return no_less_than_0(r->network - r->database);
+}
+
 static double
 waits_of(const struct advice_route *r)
 {
-    return r->network + r->sleep + r->other;
+    return network_of(r) + r->sleep + r->other;
 }
 
 /* --- the rules -------------------------------------------------------------------------------------- */
@@ -165,26 +178,89 @@ struct about {
     const struct advice_server *server;
 };
 
+/* Requests count when they end: of some that take most of the time that was looked at, half was before it. */
+static bool
+is_too_long(const struct about *a)
+{
+    return a->server->seconds > 0 && a->r->request > a->server->seconds * window_share;
+}
+
 static bool
 is_too_few(const struct about *a)
 {
     const struct advice_route *r = a->r;
-    return r->requests < few &&
-           !(r->requests >= few_slow && r->requests * r->request >= slow_all_s);
+    return (r->requests < few &&
+            !(r->requests >= few_slow && r->requests * r->request >= slow_all_s)) ||
+           is_too_long(a);
 }
 
 static void
 say_too_few(const struct about *a, struct advice *out)
 {
-    snprintf(out->text, sizeof(out->text), "%s: not enough seen yet, %.0f of %.0f requests",
-             a->name, a->r->requests, few);
+    char t[24];
+    const struct advice_route *r = a->r;
+    if (r->requests > 0 && is_too_long(a))
+        snprintf(out->text, sizeof(out->text), "%s takes %s: only a longer time tells more",
+                 a->name, time_text(r->request, t));
+    else
+        snprintf(out->text, sizeof(out->text), "%s: not enough seen yet, %.0f of %.0f requests",
+                 a->name, r->requests, few);
+}
+
+static bool
+is_other(const struct about *a)
+{
+    return strcmp(a->name, "other") == 0;
+}
+
+static void
+say_other(const struct about *a, struct advice *out)
+{
+    snprintf(out->text, sizeof(out->text),
+             "%s: what has no route that is known, all of it together; figures only", a->name);
 }
 
 /* First of all: what blocks the loop is everybody's wait, whatever else the route does. */
 static bool
-blocks_loop(const struct about *a)
+has_long_steps(const struct about *a)
 {
     return a->r->long_steps >= often;
+}
+
+/* Others have the GIL: on a thread it would wait for that as well. */
+static bool
+waits_for_gil(const struct about *a)
+{
+    return has_long_steps(a) && a->r->long_gil >= a->r->long_step / 2;
+}
+
+static void
+say_waits_for_gil(const struct about *a, struct advice *out)
+{
+    char t[24];
+    const struct advice_route *r = a->r;
+    snprintf(
+        out->text, sizeof(out->text),
+        "%s is fine as it is: its steps of %s wait for the GIL, which threads have that compute",
+        a->name, time_text(r->long_step, t));
+}
+
+/* It is def already. */
+static bool
+is_def_and_blocks(const struct about *a)
+{
+    return has_long_steps(a) && a->r->kind == METRICS_KIND_DEF;
+}
+
+static void
+say_def_and_blocks(const struct about *a, struct advice *out)
+{
+    char t[24];
+    snprintf(out->text, sizeof(out->text),
+             "%s is def, and yet blocks the loop for %s%s%s: what is done with its request or its "
+             "answer does",
+             a->name, time_text(a->r->long_step - a->r->long_gil, t),
+             a->place[0] != '\0' ? " at " : "", a->place);
 }
 
 static void
@@ -193,10 +269,10 @@ say_blocks_loop(const struct about *a, struct advice *out)
     char t[24];
     const struct advice_route *r = a->r;
     bool computes = r->loop_cpu >= most * r->loop;
-    out->gain = r->long_step;
+    out->gain = r->long_step - r->long_gil;
     out->of = "seconds off the longest step of the event loop";
     snprintf(out->text, sizeof(out->text), "%s %s the loop for %s%s%s: make it def%s", a->name,
-             computes ? "computes on" : "blocks", time_text(r->long_step, t),
+             computes ? "computes on" : "blocks", time_text(out->gain, t),
              a->place[0] != '\0' ? " at " : "", a->place,
              computes ? ", and nobody else waits for it for longer than the GIL takes"
                       : ", and nobody else waits for it");
@@ -216,6 +292,22 @@ crosses_often(const struct about *a)
     return uses_thread(a) && r->crossings >= many_crossings &&
            (r->cpu + r->starved) / r->crossings < tiny_s &&
            (waits_of(r) + r->database) / r->crossings < short_s;
+}
+
+static bool
+is_def_and_crosses(const struct about *a)
+{
+    return a->r->kind == METRICS_KIND_DEF && crosses_often(a);
+}
+
+static void
+say_def_and_crosses(const struct about *a, struct advice *out)
+{
+    char n[24];
+    snprintf(out->text, sizeof(out->text),
+             "%s is def, and yet crosses to a thread %s times a request: for dependencies, or the "
+             "pieces of its answer",
+             a->name, number_text(a->r->crossings, n));
 }
 
 static void
@@ -247,6 +339,25 @@ computes(const struct about *a)
     return uses_thread(a) && r->cpu >= heavy_cpu_s && r->cpu >= most * own_time(r);
 }
 
+/* By a load at which it hurts. More than one CPU a worker it gets only without the GIL: then threads are what it needs. */
+static bool
+is_heavy(const struct about *a)
+{
+    const struct advice_route *r = a->r;
+    double each = r->busy_cpu / (a->server->workers > 0 ? a->server->workers : 1);
+    return computes(a) && each <= 1.2 && (each >= heavy_load || r->gil >= gil_share * r->thread);
+}
+
+static void
+say_computes_little(const struct about *a, struct advice *out)
+{
+    char t[24], k[24];
+    const struct advice_route *r = a->r;
+    snprintf(out->text, sizeof(out->text),
+             "%s is fine as it is: it computes for %s a request, and takes %s of a CPU", a->name,
+             time_text(r->cpu, t), number_text(r->busy_cpu, k));
+}
+
 static void
 say_computes(const struct about *a, struct advice *out)
 {
@@ -275,7 +386,7 @@ say_asks_database(const struct about *a, struct advice *out)
 {
     char t[24], g[24], m[24];
     const struct advice_route *r = a->r;
-    out->gain = r->busy_threads * r->database / r->thread / 2;
+    out->gain = least(r->busy_threads, a->server->slots) * r->database / r->thread / 2;
     out->of = "threads freed by queries that take half as long";
     snprintf(out->text, sizeof(out->text),
              "%s waits %d %% of %s in the database: keep it sync; queries that take half as long "
@@ -295,7 +406,7 @@ waits(const struct about *a)
 static bool
 waits_for_network(const struct about *a)
 {
-    return waits(a) && a->r->network + a->r->sleep >= waits_of(a->r) / 2;
+    return waits(a) && network_of(a->r) + a->r->sleep >= waits_of(a->r) / 2;
 }
 
 static void
@@ -303,12 +414,12 @@ say_waits_for_network(const struct about *a, struct advice *out)
 {
     char t[24], g[24], m[24];
     const struct advice_route *r = a->r;
-    out->gain = r->busy_threads * (1 - r->gil / r->thread);
+    out->gain = least(r->busy_threads, a->server->slots) * (network_of(r) + r->sleep) / r->thread;
     out->of = "threads freed";
     snprintf(out->text, sizeof(out->text),
              "%s waits %d %% of %s %s: make it async, frees %s of %s threads", a->name,
              percent(waits_of(r), r->thread), time_text(r->thread, t),
-             r->network >= r->sleep ? "on sockets" : "asleep", number_text(out->gain, g),
+             network_of(r) >= r->sleep ? "on sockets" : "asleep", number_text(out->gain, g),
              number_text(a->server->slots, m));
 }
 
@@ -378,11 +489,16 @@ static const struct {
     bool (*fits)(const struct about *a);
     void (*say)(const struct about *a, struct advice *out);
 } rules[] = {
+    { ADVICE_NONE, is_other, say_other },
     { ADVICE_TOO_FEW, is_too_few, say_too_few },
-    { ADVICE_DEF, blocks_loop, say_blocks_loop },
+    { ADVICE_KEEP, waits_for_gil, say_waits_for_gil },
+    { ADVICE_KEEP, is_def_and_blocks, say_def_and_blocks },
+    { ADVICE_DEF, has_long_steps, say_blocks_loop },
+    { ADVICE_KEEP, is_def_and_crosses, say_def_and_crosses },
     { ADVICE_CROSSINGS, crosses_often, say_crosses_often },
     { ADVICE_DATABASE, asks_database, say_asks_database },
-    { ADVICE_PROCESS, computes, say_computes },
+    { ADVICE_PROCESS, is_heavy, say_computes },
+    { ADVICE_KEEP, computes, say_computes_little },
     { ADVICE_ASYNC, waits_for_network, say_waits_for_network },
     { ADVICE_KEEP, waits, say_waits },
     { ADVICE_TOO_FEW, waits_unseen, say_waits_unseen },
@@ -421,9 +537,12 @@ advice_threads_add(struct advice_threads *to, const struct advice_route *r,
         return;
     to->wait = (to->wait * to->requests + r->queue * r->requests) / all;
     to->requests = all;
-    to->busy += r->busy_threads;
-    to->gil += r->busy_threads * (r->thread > 0 ? (r->gil + r->starved) / r->thread : 0);
-    to->cpu += r->busy_threads * (r->thread > 0 ? r->cpu / r->thread : 0);
+    to->counted += r->busy_threads;
+    if (r->thread <= 0)
+        return;
+    to->seen += r->is_looked ? r->busy_threads : 0;
+    to->gil += r->busy_threads * (r->is_looked ? r->gil + r->starved : 0) / r->thread;
+    to->cpu += r->busy_threads * r->cpu / r->thread;
     to->waiting += r->queue * r->requests / server->seconds;
 }
 
@@ -440,8 +559,21 @@ advice_threads(struct advice_threads *t, const struct advice_server *server, str
                  number_text(server->slots, m));
         return;
     }
-    /* Each worker has its own share of the load, and its own threads. Who waits for the GIL needs no thread for it: with fewer threads he would
-     * wait for one of these instead, and not for longer. */
+    if (t->seen < most * t->counted) {
+        out->kind = ADVICE_TOO_FEW;
+        t->needed = server->slots;
+        snprintf(out->text, sizeof(out->text),
+                 "%s of %s threads are busy in the middle; for what they wait is not known",
+                 number_text(t->busy, b), number_text(server->slots, m));
+        return;
+    }
+    /* What routes do stands for the rest, which no route has: consumers of WebSockets. */
+    if (t->counted > 0) {
+        t->gil *= t->busy / t->counted;
+        t->cpu *= t->busy / t->counted;
+    }
+    /* Each worker has its own share of the load, and its own threads. Who waits for the GIL needs no thread for it: with fewer
+     * threads he would wait for one of these instead, and not for longer. */
     double load = no_less_than_0(t->busy - t->gil) / workers;
     double each = ceil(load + spare * sqrt(load) - 0.05);
     t->needed = workers * (each < 1 ? 1 : each);
@@ -463,8 +595,15 @@ advice_threads(struct advice_threads *t, const struct advice_server *server, str
         /* Those that wait would be served beside those that are. */
         double more = ceil((t->busy + t->waiting) / workers - 0.05);
         t->needed = workers * (more > each ? more : each);
-        if (t->needed <= server->slots)
-            t->needed = server->slots + workers;
+        if (t->needed <= server->slots) {
+            out->kind = ADVICE_KEEP;
+            t->needed = server->slots;
+            snprintf(out->text, sizeof(out->text),
+                     "requests come in bursts, and wait %s for a thread then; of %s, %s are busy "
+                     "in the middle",
+                     w, m, number_text(t->busy, b));
+            return;
+        }
         out->gain = t->wait;
         out->of = "seconds of wait for a thread cut";
         snprintf(out->text, sizeof(out->text),

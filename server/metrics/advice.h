@@ -11,6 +11,7 @@
 
 enum advice_kind {
     ADVICE_TOO_FEW, /* not enough was seen */
+    ADVICE_NONE,    /* it is no route: all that have none */
     ADVICE_KEEP,    /* it is right as it is */
     ADVICE_DEF,     /* it blocks the loop: a thread should do it */
     ADVICE_ASYNC,   /* its thread waits for the network: the loop can do that */
@@ -46,8 +47,9 @@ struct advice_route {
     double cpu;    /*   it computes */
     double gil;    /*   it waits for the GIL */
     double network, sleep, other;
-    double starved;      /*   it waits for a CPU; or for what is not known */
-    double database;     /*   a database's driver has it; part of those before */
+    double starved; /*   it waits for a CPU; or for what is not known */
+    double
+        database; /*   a database's driver has it, without the GIL's wait behind it; part of the others */
     double loop;         /* steps of the event loop, of which: */
     double loop_cpu;     /*   it computes */
     double loop_gil;     /* before them, the loop waits for the GIL */
@@ -55,10 +57,12 @@ struct advice_route {
     double crossings;    /* to a thread */
     double long_steps;   /* of METRICS_LONG_STEP_NS and more */
     double long_step;    /* the mean of these */
+    double long_gil;     /* of that, it waits for the GIL, which it has lost in its middle */
     double longest_step; /* ever */
     double busy_threads; /* that it keeps, in the middle */
     double busy_cpu;     /* GILs that it keeps: CPU seconds in a second */
-    bool is_looked;      /* threads were looked at often enough to tell what they wait for */
+    enum metrics_kind kind;
+    bool is_looked; /* threads were looked at often enough to tell what they wait for */
 };
 
 struct advice_server {
@@ -74,11 +78,13 @@ void advice_means(const struct metrics_route_sum *sum, const struct advice_serve
 void advice_route(const char *name, const char *place, const struct advice_route *r,
                   const struct advice_server *server, struct advice *out);
 
-/* All routes together. */
+/* All routes together; the shares of what threads do are those of routes. */
 struct advice_threads {
     double requests; /* that have used threads */
-    double busy;     /* threads in use, in the middle */
-    double gil;      /* of these, those that wait for the GIL */
+    double busy;     /* threads in use, in the middle: by the caller, as not only routes use them */
+    double counted;  /* of these, those of routes */
+    double seen;     /* of these, those of routes whose threads were looked at */
+    double gil;      /* of these, those that wait for the GIL, or for a CPU */
     double cpu;      /* of these, those that compute */
     double waiting;  /* requests that wait for a thread, in the middle */
     double wait;     /* seconds that one of those requests waits */

@@ -93,12 +93,14 @@
     X(looked_run_ns,    "route_thread_waits_seconds", "for=\"nothing\"",  "")                                             \
     X(slot_wait_ns,     "route_thread_queue_seconds", "",                 "What requests of a route have waited for a thread.") \
     X(driver_ns,        "route_database_seconds", "",                     "Time that threads have spent in database drivers for a route, where those are known.") \
+    X(looked_driver_gil_ns, "route_database_gil_seconds", "",             "Where threads of a route were found waiting for the GIL on their way back from a database driver, as time.") \
     X(hops,             "route_thread_calls",    "",                      "Calls to threads that requests of a route have made.") \
     X(loop_ns,          "route_loop_seconds",    "",                      "Time that steps of the event loop have taken for a route, short ones measured on some of them.") \
     X(loop_cpu_ns,      "route_loop_cpu_seconds", "",                     "CPU of those.")                                \
     X(loop_gil_ns,      "route_loop_gil_seconds", "",                     "What steps for a route have waited until the event loop had the GIL.") \
     X(long_steps,       "route_long_steps",      "",                      "Steps of the event loop of 10 ms and more, by route.") \
-    X(long_step_ns,     "route_long_step_seconds", "",                    "Time of those.")
+    X(long_step_ns,     "route_long_step_seconds", "",                    "Time of those.") \
+    X(long_gil_ns,      "route_long_step_gil_seconds", "",                "Where those were found waiting for the GIL, which another thread had taken from them, as time.")
 
 #define METRICS_ROUTE_GAUGES(X)                                                                                           \
     X(step_max_ns,      "route_step_max_seconds", "",                     "The longest step of the event loop that a request of a route has taken since the server started: everybody else waited.")

@@ -167,19 +167,25 @@ enum metrics_pool {
 /* Whoever holds the crew's mutex. */
 struct metrics_crew {
     struct metrics_histogram wait; /* of a request for a thread */
+    /* Threads that run calls, as time: up to busy_at_ns, and how many have run since. */
+    metrics_u64 busy_ns, busy_at_ns, busy_now;
 #define X(field, ...) metrics_u64 field;
     METRICS_CREW_COUNTERS(X)
     METRICS_CREW_GAUGES(X)
 #undef X
 };
 
+/* What answers a route. */
+enum metrics_kind { METRICS_KIND_NEW, METRICS_KIND_UNKNOWN, METRICS_KIND_ASYNC, METRICS_KIND_DEF };
+
 /* A route of the application: with the GIL held. name is written before the counters count, and never changes. */
 struct metrics_route {
     _Atomic uint32_t is_named; /* released after name was written */
     char name[METRICS_ROUTE_SIZE];
-    /* The line of code at which its longest step that was looked at was found: "" = none was. place_number is odd while the rest is written. */
+    _Atomic uint32_t kind;     /* enum metrics_kind; each process looks anew */
+    /* The line of code at which a long step of it was found last: "" = none was. place_number is odd while the rest is written. */
     _Atomic uint32_t place_number;
-    metrics_u64 place_ns; /* for how long that step took */
+    metrics_u64 place_at_ns;
     char place[METRICS_PLACE_SIZE];
 #define X(field, ...) metrics_u64 field;
     METRICS_ROUTE_COUNTERS(X)
@@ -293,16 +299,17 @@ struct metrics *metrics_area(void);
 
 /* --- route.c ------------------------------------------------------------------------------------------ */
 
-/* A request of that route has ended. name: UTF-8, as the framework has it; of no bytes: none is told. place: the line of code that took the step of
- * place_ns, "" = not known. With the GIL. */
-void metrics_count_route(struct slice name, int status, const struct metrics_spent *spent,
-                         const char *place, int64_t place_ns);
+/* A request of that route has ended. name: UTF-8, as the framework has it; of no bytes: none is told. place: the line of code at which a long step of
+ * it was found, "" = not known. Returns the route. With the GIL. */
+struct metrics_route *metrics_count_route(struct slice name, int status,
+                                          const struct metrics_spent *spent, const char *place);
 
 /* A copy of a route's figures, or the sum of several: plain numbers. */
 struct metrics_route_sum {
     const char *name; /* in the area */
+    enum metrics_kind kind;
     char place[METRICS_PLACE_SIZE];
-    uint64_t place_ns;
+    uint64_t place_at_ns;
 #define X(field, ...) uint64_t field;
     METRICS_ROUTE_COUNTERS(X)
     METRICS_ROUTE_GAUGES(X)
@@ -312,6 +319,8 @@ struct metrics_route_sum {
 /* Of all workers, into routes[METRICS_ROUTES_MAX], the first of which is "other" and may have no requests. Returns how many there are. One
  * thread of the process at a time. */
 unsigned metrics_gather_routes(const struct metrics *m, struct metrics_route_sum *routes);
+/* For how long threads for requests have run calls, of all workers. */
+uint64_t metrics_busy_ns(const struct metrics *m, int64_t now_ns);
 
 /* --- blocked.c ---------------------------------------------------------------------------------------- */
 

@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "base/base.h"
+#include "base/clock.h"
 
 enum { HASHED = 4 * METRICS_ROUTES_MAX };
 
@@ -51,6 +52,8 @@ learn(void)
     for (routes_n = 1; routes_n < METRICS_ROUTES_MAX && known->routes[routes_n].is_named;
          routes_n++)
         places[place_of(slice_of(known->routes[routes_n].name))] = (uint8_t)routes_n;
+    for (unsigned i = 0; i < routes_n; i++)
+        atomic_store_explicit(&known->routes[i].kind, METRICS_KIND_NEW, memory_order_relaxed);
 }
 
 static struct metrics_route *
@@ -78,21 +81,19 @@ add(metrics_u64 *counter, int64_t n)
 }
 
 static void
-set_place(struct metrics_route *r, const char *place, int64_t ns)
+set_place(struct metrics_route *r, const char *place)
 {
-    if ((uint64_t)ns <= metrics_get(&r->place_ns))
-        return;
     uint32_t number = atomic_load_explicit(&r->place_number, memory_order_relaxed) | 1;
     atomic_store_explicit(&r->place_number, number, memory_order_relaxed);
     atomic_thread_fence(memory_order_release);
-    metrics_set(&r->place_ns, (uint64_t)ns);
+    metrics_set(&r->place_at_ns, (uint64_t)clock_ns());
     snprintf(r->place, sizeof(r->place), "%s", place);
     atomic_store_explicit(&r->place_number, number + 1, memory_order_release);
 }
 
-void
+struct metrics_route *
 metrics_count_route(struct slice name, int status, const struct metrics_spent *spent,
-                    const char *place, int64_t place_ns)
+                    const char *place)
 {
     struct metrics_route *r = find(name);
     metrics_add(&r->requests, 1);
@@ -108,37 +109,40 @@ metrics_count_route(struct slice name, int status, const struct metrics_spent *s
         if (UNLIKELY(steps->long_n > 0)) {
             metrics_add(&r->long_steps, steps->long_n);
             add(&r->long_step_ns, steps->long_ns);
+            add(&r->long_gil_ns, steps->long_gil_ns);
             if (place[0] != '\0')
-                set_place(r, place, place_ns);
+                set_place(r, place);
         }
     }
     const struct metrics_calls *calls = &spent->calls;
     if (calls->hops == 0)
-        return;
+        return r;
     metrics_add(&r->hops, calls->hops);
     add(&r->thread_ns, spent->thread_ns);
     add(&r->thread_cpu_ns, calls->cpu_ns);
     add(&r->slot_wait_ns, calls->wait_ns);
     add(&r->driver_ns, calls->driver_ns);
+    add(&r->looked_driver_gil_ns, calls->looked_driver_gil_ns);
     add(&r->looked_run_ns, calls->looked_ns[METRICS_LOOKED_RUN]);
     add(&r->looked_gil_ns, calls->looked_ns[METRICS_LOOKED_GIL]);
     add(&r->looked_net_ns, calls->looked_ns[METRICS_LOOKED_NET]);
     add(&r->looked_sleep_ns, calls->looked_ns[METRICS_LOOKED_SLEEP]);
     add(&r->looked_other_ns, calls->looked_ns[METRICS_LOOKED_OTHER]);
+    return r;
 }
 
 /* --- for readers: any process ------------------------------------------------------------------------- */
 
 /* False: it is just being written, or there is none. */
 static bool
-read_place(const struct metrics_route *r, char place[METRICS_PLACE_SIZE], uint64_t *ns)
+read_place(const struct metrics_route *r, char place[METRICS_PLACE_SIZE], uint64_t *at_ns)
 {
     uint32_t before = atomic_load_explicit(&r->place_number, memory_order_acquire);
     if (before == 0 || before % 2 != 0)
         return false;
     memcpy(place, r->place, METRICS_PLACE_SIZE);
     place[METRICS_PLACE_SIZE - 1] = '\0';
-    *ns = metrics_get(&r->place_ns);
+    *at_ns = metrics_get(&r->place_at_ns);
     atomic_thread_fence(memory_order_acquire);
     return atomic_load_explicit(&r->place_number, memory_order_relaxed) == before;
 }
@@ -147,7 +151,7 @@ static void
 add_route(struct metrics_route_sum *to, const struct metrics_route *from)
 {
     char place[METRICS_PLACE_SIZE];
-    uint64_t place_ns;
+    uint64_t at_ns;
 #define X(field, ...) to->field += metrics_get(&from->field);
     METRICS_ROUTE_COUNTERS(X)
 #undef X
@@ -156,10 +160,13 @@ add_route(struct metrics_route_sum *to, const struct metrics_route *from)
         to->field = metrics_get(&from->field);
     METRICS_ROUTE_GAUGES(X)
 #undef X
-    if (read_place(from, place, &place_ns) && place_ns > to->place_ns) {
+    if (read_place(from, place, &at_ns) && at_ns > to->place_at_ns) {
         memcpy(to->place, place, sizeof(place));
-        to->place_ns = place_ns;
+        to->place_at_ns = at_ns;
     }
+    enum metrics_kind kind = (enum metrics_kind)atomic_load_explicit(&from->kind, memory_order_relaxed);
+    if (kind > to->kind && kind <= METRICS_KIND_DEF)
+        to->kind = kind;
 }
 
 unsigned
@@ -191,4 +198,19 @@ metrics_gather_routes(const struct metrics *m, struct metrics_route_sum *routes)
         add_route(&routes[known_places[at]], r); /* routes[0] where there is no room */
     }
     return n;
+}
+
+uint64_t
+metrics_busy_ns(const struct metrics *m, int64_t now_ns)
+{
+    uint64_t sum = 0;
+    METRICS_EACH(b, (struct metrics *)m)
+    {
+        const struct metrics_crew *c = &b->pools[METRICS_POOL_REQUESTS].crew;
+        uint64_t at_ns = metrics_get(&c->busy_at_ns);
+        sum += metrics_get(&c->busy_ns);
+        if ((uint64_t)now_ns > at_ns)
+            sum += metrics_get(&c->busy_now) * ((uint64_t)now_ns - at_ns);
+    }
+    return sum;
 }

@@ -28,9 +28,10 @@ enum metrics_looked {
 /* On threads. */
 struct metrics_calls {
     uint32_t hops;
-    int64_t wait_ns;   /* for a thread, or a slot */
-    int64_t cpu_ns;    /* scaled up */
-    int64_t driver_ns; /* in a database's driver */
+    int64_t wait_ns;              /* for a thread, or a slot */
+    int64_t cpu_ns;               /* scaled up */
+    int64_t driver_ns;            /* in a database's driver */
+    int64_t looked_driver_gil_ns; /* of looked_ns[METRICS_LOOKED_GIL]: on its way back from there */
     int64_t looked_ns[METRICS_LOOKED_KINDS];
 };
 
@@ -38,9 +39,11 @@ struct metrics_calls {
 struct metrics_steps {
     int64_t ns, cpu_ns; /* scaled up */
     int64_t gil_ns;     /* the turns of its steps waited for the GIL; scaled up */
+    uint64_t gil_turn;  /* the last of those turns */
     int64_t max_ns;
     int64_t long_ns;
-    uint32_t long_n; /* steps of METRICS_LONG_STEP_NS and more */
+    int64_t long_gil_ns; /* of it: found waiting for the GIL, which it had lost */
+    uint32_t long_n;     /* steps of METRICS_LONG_STEP_NS and more */
 };
 
 #define METRICS_LONG_STEP_NS (10 * 1000 * 1000)
@@ -52,16 +55,27 @@ struct metrics_spent {
     struct metrics_steps steps;
 };
 
-/* A step of the loop has ended that stands for n of its like. */
+/* A step of the loop. */
+struct metrics_step {
+    int64_t ns, cpu_ns;
+    int64_t gil_ns;      /* what its turn has waited for the GIL, before it */
+    int64_t lost_ns;     /* of ns: it was found waiting for the GIL */
+    uint64_t turn;       /* which that was */
+    uint32_t stands_for; /* how many like it, with itself */
+};
+
 static inline void
-metrics_step(struct metrics_steps *s, int64_t ns, int64_t cpu_ns, int64_t gil_ns, uint32_t n)
+metrics_step(struct metrics_steps *s, const struct metrics_step *step)
 {
-    s->ns += ns * n;
-    s->cpu_ns += cpu_ns * n;
-    s->gil_ns += gil_ns * n;
-    s->max_ns = ns > s->max_ns ? ns : s->max_ns;
-    if (ns >= METRICS_LONG_STEP_NS) {
-        s->long_ns += ns;
+    s->ns += step->ns * step->stands_for;
+    s->cpu_ns += step->cpu_ns * step->stands_for;
+    if (s->gil_turn != step->turn) /* whoever has several steps in a turn has waited once */
+        s->gil_ns += step->gil_ns * step->stands_for;
+    s->gil_turn = step->turn;
+    s->max_ns = step->ns > s->max_ns ? step->ns : s->max_ns;
+    if (step->ns >= METRICS_LONG_STEP_NS) {
+        s->long_ns += step->ns;
+        s->long_gil_ns += step->lost_ns;
         s->long_n++;
     }
 }

@@ -85,12 +85,7 @@ py_context_set(PyObject *variable, struct slice text)
  *   3. with the GIL: posts from other threads, client->run(), due timers, ready handles (those ready at its start)
  *   4. client->flush()    output queued in 3 goes out in one batch with the next io_wait() */
 
-/* A step that has ended, and how many like it were not measured. */
-struct loop_step {
-    int64_t ns, cpu_ns;
-    int64_t gil_ns;      /* what its turn has waited for the GIL */
-    uint32_t stands_for; /* with itself */
-};
+struct metrics_step;
 
 /* The server's part of a turn. Every function may be NULL. */
 struct loop_client {
@@ -101,7 +96,7 @@ struct loop_client {
     int64_t (*next_ns)(void *self);   /* when turn() is due (monotonic): 0 = at once, -1 = only on events */
     /* Or NULL. A callback has ended, in that context: a contextvars.Context, borrowed. Of those below LOOP_LONG_STEP_NS only some are told. GIL held;
      * nothing may be raised, or run */
-    void (*step)(void *self, PyObject *context, const struct loop_step *step);
+    void (*step)(void *self, PyObject *context, const struct metrics_step *step);
 };
 
 enum { LOOP_LONG_STEP_NS = 1000 * 1000 };
@@ -188,7 +183,9 @@ bool loop_do_late(PyObject *loop, struct loop_late *late);
 int64_t loop_step_ns(PyObject *loop);
 
 /* The step that runs now, as if it ended: true where it is one of those that are told of. The loop's thread, GIL held. */
-bool loop_step_so_far(PyObject *loop, struct loop_step *out);
+bool loop_step_so_far(PyObject *loop, struct metrics_step *out);
+/* Of the step that began then: it was found waiting for the GIL, which stands for so much time. Any thread. */
+void loop_found_waiting(int64_t step_ns, int64_t ns);
 
 /* To be called between two steps of client->run(): hands output to the kernel where it has waited for long enough. The loop
  * does so itself between the handles that it runs. No Python runs. */

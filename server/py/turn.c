@@ -495,8 +495,23 @@ run_handle_debug(struct loop *l, PyObject *handle)
     return loop_tell_if_slow(l, handle);
 }
 
+/* Of the server's loop: the last step that was found waiting. */
+static struct {
+    _Atomic int64_t step_ns, ns;
+} found;
+
+void
+loop_found_waiting(int64_t step_ns, int64_t ns)
+{
+    if (atomic_load(&found.step_ns) != step_ns) {
+        atomic_store(&found.ns, 0);
+        atomic_store(&found.step_ns, step_ns);
+    }
+    atomic_fetch_add(&found.ns, ns);
+}
+
 bool
-loop_step_so_far(PyObject *loop, struct loop_step *out)
+loop_step_so_far(PyObject *loop, struct metrics_step *out)
 {
     struct loop *l = loop_of(loop);
     const struct meter *m = &l->meter;
@@ -506,10 +521,13 @@ loop_step_so_far(PyObject *loop, struct loop_step *out)
         return false;
     /* Of a long one that was not picked: without the time from the last look at the clock to its begin, which was the loop's too. */
     int64_t cpu_ns = meter_cpu_ns(m) - (l->step_ns - l->meter_ns);
-    *out = (struct loop_step){
+    int64_t lost_ns = is_long && atomic_load(&found.step_ns) == l->step_ns ? atomic_load(&found.ns) : 0;
+    *out = (struct metrics_step){
         .ns = ns,
         .cpu_ns = cpu_ns < 0 ? 0 : cpu_ns < ns ? cpu_ns : ns,
         .gil_ns = l->turn_gil_ns,
+        .lost_ns = lost_ns < ns ? lost_ns : ns,
+        .turn = metrics_get(&l->metrics->pulse.turns),
         .stands_for = is_long ? 1 : m->stands_for,
     };
     return true;
@@ -518,7 +536,7 @@ loop_step_so_far(PyObject *loop, struct loop_step *out)
 void
 loop_tell_step(struct loop *l, PyObject *context)
 {
-    struct loop_step step;
+    struct metrics_step step;
     if (LIKELY(!loop_step_so_far((PyObject *)l, &step)))
         return;
     for (size_t i = 0; i < l->clients_n && context != NULL; i++)

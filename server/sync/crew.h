@@ -93,6 +93,7 @@ struct crew {
     size_t optional_n; /* of these, with an optional job */
     size_t waiting;    /* leases in wait_new and wait_kept; read without the lock */
     size_t holding_n;
+    int64_t busy_at_ns; /* busy_n is counted up to then */
     size_t busy_n;    /* threads between begin and end of a job, the paused ones not */
     struct headway {
         int64_t begun_ns;  /* the last begin of a job */

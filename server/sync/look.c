@@ -22,6 +22,7 @@
 #include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #include "base/owned.h"
@@ -36,6 +37,7 @@ static struct {
     pthread_t thread;
     bool is_running;
     int stop; /* an eventfd */
+    int loop_tid;
     struct crew *crew;
     const char *gil_from, *gil_to; /* NULL: not known */
     uint64_t random;
@@ -56,6 +58,24 @@ is_socket(int fd)
     return fstat(fd, &st) == 0 && S_ISSOCK(st.st_mode);
 }
 
+/* Does it wait for a socket, or for a pipe of a process? */
+static enum metrics_looked
+polls_what(const char *text)
+{
+    char *rest;
+    struct pollfd fds[8];
+    void *from = (void *)(uintptr_t)strtoull(text, &rest, 16);
+    size_t n = (size_t)strtoull(rest, NULL, 16);
+    struct iovec mine = { fds, (n < ARRAY_LEN(fds) ? n : ARRAY_LEN(fds)) * sizeof(fds[0]) };
+    struct iovec its = { from, mine.iov_len };
+    /* It may return meanwhile, and the memory be another's, or gone: read as a stranger's. */
+    ssize_t got = n > 0 ? process_vm_readv(getpid(), &mine, 1, &its, 1, 0) : -1;
+    for (size_t i = 0; got > 0 && i < (size_t)got / sizeof(fds[0]); i++)
+        if (is_socket(fds[i].fd))
+            return METRICS_LOOKED_NET;
+    return METRICS_LOOKED_OTHER;
+}
+
 /* text: "running", or "NUMBER 0xARGUMENT ...", or "-1 ..." where it waits outside of any system call, for a page perhaps. */
 static enum metrics_looked
 judge(const char *text)
@@ -74,12 +94,13 @@ judge(const char *text)
     }
 #ifdef SYS_poll
     case SYS_poll:
-    case SYS_select:
-    case SYS_epoll_wait:
 #endif
     case SYS_ppoll:
-    case SYS_pselect6:
-    case SYS_epoll_pwait:
+        return polls_what(rest);
+#ifdef SYS_poll
+    case SYS_epoll_wait:
+#endif
+    case SYS_epoll_pwait: /* an event loop of its own, or a driver */
     case SYS_recvfrom:
     case SYS_recvmsg:
     case SYS_sendto:
@@ -133,6 +154,21 @@ look(int64_t since_ns)
     return n > 0;
 }
 
+/* The loop's, which may have lost the GIL in the middle of a step: who has it now keeps everybody waiting, and not that step. */
+static bool
+look_at_loop(int64_t now_ns, int64_t since_ns)
+{
+    const struct metrics_pulse *p = &metrics_here->pulse;
+    int64_t step_ns = (int64_t)metrics_get(&p->step_ns);
+    if (atomic_load_explicit(&p->doing, memory_order_relaxed) != METRICS_IN_PYTHON ||
+        now_ns - step_ns < LOOP_LONG_STEP_NS)
+        return false;
+    bool is_waiting = look_at(g.loop_tid) == METRICS_LOOKED_GIL;
+    if (is_waiting && (int64_t)metrics_get(&p->step_ns) == step_ns)
+        loop_found_waiting(step_ns, since_ns < now_ns - step_ns ? since_ns : now_ns - step_ns);
+    return is_waiting;
+}
+
 /* In the middle of it after `ns`: from a half of that to three halves. */
 static int64_t
 uneven(int64_t ns)
@@ -156,12 +192,12 @@ run(void *unused)
         if (ppoll(&fd, 1, &rest, NULL) > 0)
             return unused;
         int64_t now_ns = clock_ns();
-        /* A look that comes late, as we got no CPU or slept until somebody came, does not know what was before. */
-        int64_t since_ns = now_ns - last_ns < 2 * NEXT_NS ? now_ns - last_ns : NEXT_NS;
+        /* A look that comes late, as we got no CPU, does not know what was before. */
+        int64_t since_ns = now_ns - last_ns < 2 * REST_NS ? now_ns - last_ns : REST_NS;
         last_ns = now_ns;
         bool was_any = jobs != metrics_get(&g.crew->metrics->jobs);
         jobs = metrics_get(&g.crew->metrics->jobs);
-        if (look(since_ns) || was_any)
+        if (look(since_ns) | look_at_loop(now_ns, since_ns) | was_any)
             busy_ns = now_ns;
     }
 }
@@ -172,6 +208,7 @@ looks_start(PyObject *pool)
     if (g.is_running)
         return;
     g.crew = pool_crew(pool);
+    g.loop_tid = (int)syscall(SYS_gettid);
     (void)py_gil_memory(&g.gil_from, &g.gil_to);
     g.random = (uint64_t)clock_ns() | 1;
     g.stop = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);

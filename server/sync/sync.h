@@ -84,6 +84,7 @@ struct lease {
     uint64_t arrived;         /* its place in the queue */
     int64_t begun_ns, ran_ns; /* when its last job was begun; how long those took that have ended */
     int64_t driver_ns;        /* driver.c's: lease_driver_ns() */
+    bool is_in_driver;        /* driver.c's: its thread is */
     unsigned cancel_state;    /* driver.c's */
     int64_t wait_ns, slot_ns; /* since when it waits, or has its slot */
     uint64_t
@@ -182,7 +183,8 @@ int64_t lease_spent(struct lease *l, struct metrics_calls *calls);
 /* Inside a job's run(), on its thread: CPU that it has used so far, for as many jobs as it stands for; 0: it is not measured. */
 int64_t job_cpu_ns(void);
 
-/* Looks at what the pool's threads wait for, from a thread of its own, until looks_stop(); one pool a process. GIL held. */
+/* Looks at what the pool's threads wait for, from a thread of its own, until looks_stop(); one pool a process. GIL held, the loop's
+ * thread. */
 void looks_start(PyObject *pool);
 void looks_stop(void); /* a second call, and one without a start, are no-ops */
 void looks_forget(void); /* in a child that was forked: there is no thread */

@@ -387,7 +387,7 @@ on_next_ns(void *self)
 }
 
 static void
-on_step(void *self, PyObject *context, const struct loop_step *step)
+on_step(void *self, PyObject *context, const struct metrics_step *step)
 {
     (void)self;
     asgi_step(&w.asgi, context, step);

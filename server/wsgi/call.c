@@ -155,7 +155,7 @@ count(struct wsgi_names *n, struct exchange *ex, PyObject *environ)
     const char *text = route != NULL && PyUnicode_Check(route) ? PyUnicode_AsUTF8AndSize(route, &length) : NULL;
     if (UNLIKELY(route != NULL && text == NULL))
         PyErr_Clear();
-    metrics_count_route((struct slice){ text, text != NULL ? (size_t)length : 0 }, ex->answer.status, &spent, "", 0);
+    metrics_count_route((struct slice){ text, text != NULL ? (size_t)length : 0 }, ex->answer.status, &spent, "");
 }
 
 static void

@@ -58,6 +58,7 @@ def lookups_def(request):
 urlpatterns = [
     *(path(name.replace("_", "-"), view(getattr(advised, name))) for name in ("report", "report_async", "export", "feed", "feed_def", "fast")),
     path("orders", orders),
+    path("large-def", view(advised.feed_def)),
     path("lookups", lookups),
     path("lookups-def", lookups_def),
 ]

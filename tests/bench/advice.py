@@ -162,7 +162,7 @@ class Bench:
                 route = told["by"]["export"]
                 rates.append(rate["/export"])
                 if workers == 1:
-                    promised.append(route["gain"])
+                    promised.append(route["gain"] or 0)
                 print(f"  {workers} worker{'s' if workers > 1 else ''}: {rate['/export']:.1f} a second, with {route['busy_cpus']:.2f} CPUs")
         self.expect(route, "process")
         self.holds("requests a second more with a second worker", max(promised), max(two) - max(one), "")

@@ -77,14 +77,21 @@ def test_six_views(advised, app):
     for path in VIEWS:
         ask(s, path, 30, 1 if path in ("feed", "lookups") else 3)
     place = place_of(s, "feed")
+    # It is a load at which computing hurts: others wait for it.
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        later = pool.submit(advice, s, "--seconds", 4)
+        while not later.done():
+            list(pool.map(s.get, ["/export"] * 3))
+    busy = later.result()[1]["export"]
     told, routes = advice(s)
+    routes["export"] = busy
     assert {name: routes[name]["verdict"] for name in VIEWS} == {
         "report": "async", "export": "process", "feed": "def", "fast": "keep", "orders": "database", "lookups": "crossings",
     }, json.dumps(told, indent=1)  # fmt: skip
     report, export, feed, fast, orders, lookups = (routes[name] for name in VIEWS)
     assert 0.04 <= report["thread_s"] <= report["request_s"] and report["network_s"] > 0.6 * report["thread_s"]
     assert re.fullmatch(r"/report waits \d+ % of \d+ ms on sockets: make it async, frees [\d.]+ of 4 threads", report["text"]), report
-    assert report["gain_of"] == "threads freed" and 0 < report["gain"] <= report["busy_threads"]
+    assert report["gain_of"] == "threads freed" and 0 < report["gain"] <= report["busy_threads"] + 1e-5
     assert 0.02 < export["thread_cpu_s"] < 0.05
     assert re.match(r"/export burns \d+ % CPU, \d+ ms a request: keep it sync, give it a process; ", export["text"]), export
     assert export["gain"] == pytest.approx(1 / export["thread_cpu_s"], rel=0.01)
@@ -110,15 +117,16 @@ def test_parts_add_up_to_the_request(advised):
         on_thread = ("thread_cpu_s", "gil_s", "network_s", "sleep_s", "other_s", "unknown_s")
         assert sum(r[name] for name in on_thread) == pytest.approx(r["thread_s"], rel=0.01, abs=1e-5), r
         parts = sum(r[name] for name in ("queue_s", "thread_s", "loop_s", "loop_gil_s", "awaits_s"))
-        assert parts >= r["request_s"] * 0.99, r
+        assert parts <= r["request_s"] * 1.1 + 0.001, r  # nothing is counted twice
 
 
 def test_wait_for_a_thread(advised):
     s = advised(APPS["fastapi"], "--sync-threads-max", 4)
     ask(s, "report", 48, 12)
     told, routes = advice(s)
-    assert routes["report"]["queue_s"] > 0.02  # three of four wait for others
-    assert routes["report"]["crossings"] == pytest.approx(1, abs=1.01)
+    assert routes["report"]["queue_s"] > 0.02  # eight of twelve wait for others
+    assert routes["report"]["crossings"] == pytest.approx(2 if routes["report"]["crossings"] > 1.5 else 1, abs=0.1)  # its result is validated there
+    assert 0.5 < told["threads"]["busy"] <= 4
 
 
 def test_of_the_seconds_to_come(advised):
@@ -159,6 +167,30 @@ def test_it_survives_its_worker(advised):
     ask(s, "feed", 1)
     assert advice(s)[1]["feed"]["long_steps"] == before["long_steps"] + 1
     s.baseline()
+
+
+def test_a_reload_begins_anew(advised):
+    """What was advised before may be followed by now."""
+    s = advised(APPS["fastapi"])
+    ask(s, "feed", 20)
+    assert advice(s)[1]["feed"]["verdict"] == "def"
+    since = len(s.err.lines)
+    s.send_signal(signal.SIGHUP)
+    s.wait_log(r"reloaded in", since=since, timeout=60)
+    wire.eventually(lambda: not advice(s)[0]["routes"], 10 * harness.SLOW, "nothing is known yet")
+    ask(s, "fast", 1)
+    told, routes = advice(s)
+    assert set(routes) == {"fast"} and told["seconds"] < 60
+    s.baseline()
+
+
+@pytest.mark.parametrize("app", APPS)
+def test_what_is_def_is_not_to_be_made_def(advised, app):
+    """Its answer is what takes the loop, or its dependencies."""
+    s = advised(APPS[app])
+    ask(s, "large-def", 20)
+    row = advice(s)[1]["large-def"]
+    assert row["verdict"] != "def", row
 
 
 def test_two_workers_are_one(advised):
