@@ -1,6 +1,6 @@
 /* meter.h: of which steps of the loop, and of which jobs of a thread, the CPU is measured.
  *
- * Reading a thread's CPU clock is a system call, 0.2 us and more. So it is read around some of the spells only, picked at random, and each of
+ * Reading a thread's CPU clock is a system call, 0.2 to 1 us. So it is read around some of the spells only, picked at random, and each of
  * these stands for as many as were not picked. At random, as spells come in patterns: every other one may be long. How many are picked goes
  * by how many there were in the tenth of a second before: all of them, while they are few.
  *
@@ -17,7 +17,7 @@
 
 #define METER_WINDOW_NS (100 * NS_PER_MS)
 enum {
-    METER_PICKED_MAX = 64, /* of a window, about: 0.5 ms of CPU in a second */
+    METER_PICKED_MAX = 16, /* of a window, about: some 0.3 ms of CPU in a second */
     METER_STANDS_MAX = 1024,
 };
 
@@ -57,7 +57,7 @@ meter_begin(struct meter *m, int64_t now_ns)
         m->every = every;
         m->seen = 0;
         m->window_ns = now_ns + METER_WINDOW_NS;
-    } else if (UNLIKELY(m->every == 1 && m->seen > 4 * METER_PICKED_MAX)) {
+    } else if (UNLIKELY(m->every == 1 && m->seen > 8 * METER_PICKED_MAX)) {
         m->every = 16; /* many of a sudden */
     }
     m->seen++;

@@ -240,12 +240,14 @@ int loop_push(struct loop *l, PyObject *handle);
 
 int loop_check_open(struct loop *l); /* RuntimeError where it is closed */
 
+#define METER_OLD_NS (3 * NS_PER_MS)
+
 /* Whether its CPU will be measured. And the clock of CPU is read again where that is long ago, as it may become a long one. */
 static inline void
 loop_measure_step(struct loop *l)
 {
     meter_begin(&l->meter, l->step_ns);
-    if (l->meter.stands_for == 0 && l->step_ns - l->meter_ns >= LOOP_LONG_STEP_NS / 2) {
+    if (l->meter.stands_for == 0 && l->step_ns - l->meter_ns >= METER_OLD_NS) {
         l->meter.cpu_ns = meter_clock_ns();
         l->meter_ns = l->step_ns;
     } else if (l->meter.stands_for != 0) {
