@@ -34,7 +34,7 @@ import weakref
 
 import _ringcorn
 
-from . import anyio_threads, asgiref_threads, cancel, check, deadline, debug, drivers, freezing, greenlets, guard, live, log, otel, places, services, sqlalchemy_hints, websocket_lease
+from . import anyio_threads, asgiref_threads, cancel, check, deadline, debug, drivers, freezing, greenlets, guard, live, log, otel, places, services, sqlalchemy_hints, websocket_lease, wsgi_routes
 from .app import AppError
 from .database_count import DatabaseCount
 from .lifespan import Lifespan, LifespanFailed
@@ -344,6 +344,7 @@ class _Serving:
             self.app = django.install(self.app, self.loop, self.pool, self.options)
         DatabaseCount(self.loop, self.worker.count_databases).install()
         if self.is_wsgi:
+            wsgi_routes.install(self.app)
             return
         self.app = guard.wrap(self.app)
         self.websocket_app = websocket_lease.wrap(self.app, self.pool, self.options["sync_websocket"])

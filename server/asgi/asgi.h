@@ -82,7 +82,11 @@ PyObject *asgi_direct(struct asgi *a, struct wsgi *w, PyObject *pool, PyObject *
 /* For struct loop_client. */
 bool asgi_has_work(const struct asgi *a);
 int asgi_run(struct asgi *a);
-void asgi_long_step(struct asgi *a, PyObject *context, int64_t ns);
+void asgi_step(struct asgi *a, PyObject *context, const struct metrics_step *step);
+/* Whose step runs now, in that context; NULL: no request's. It runs no Python. Then, of that one: it was found at this line of code. GIL held,
+ * any thread. */
+const void *asgi_step_of(const struct asgi *a, PyObject *context);
+void asgi_place(const struct asgi *a, const void *of, const char *place);
 
 /* Cancels the task of every request in hand that was not cancelled before. May run Python. Returns how many. */
 size_t asgi_cancel_all(struct asgi *a);
@@ -117,11 +121,11 @@ struct cycle {
     struct list link;      /* asgi->cycles */
     struct list work;      /* asgi->work */
     struct list waits;     /* struct wait, suspended in receive() or send() */
-    PyObject *scope;       /* new: where routes are counted, http scopes; or NULL */
+    PyObject *scope;       /* new: of http, for its route; or NULL */
     PyObject *guard;       /* new: what ringcorn.guard keeps with it, see watched.c; or NULL */
     PyObject *early;       /* new: the body, where a thread had the request before (direct.c); or NULL */
     int64_t begun_ns;
-    int64_t step_max_ns;   /* its longest step on the loop, where routes are counted */
+    struct metrics_steps steps; /* on the loop */
     struct post lost;      /* from the finalizer to the loop */
     unsigned events;       /* enum http_event, not yet handled */
     bool body_is_told;     /* the last http.request message was handed out */
@@ -198,7 +202,7 @@ struct asgi_names {
     X(status) X(body) X(more_body) X(http) X(https) X(websocket) X(ws) X(wss) X(subprotocol) X(subprotocols)       \
     X(text) X(bytes) X(code) X(reason) X(tls) X(server_cert) X(client_cert_chain) X(client_cert_name)  \
     X(client_cert_error) X(tls_version) X(cipher_suite) X(file) X(offset) X(count) X(links) X(trailers)             \
-    X(more_trailers) X(info) X(route) X(request_id)
+    X(more_trailers) X(info) X(route) X(endpoint) X(request_id)
 #define X(name) PyObject *s_##name;
     ASGI_STRINGS(X)
 #undef X
@@ -280,8 +284,9 @@ bool cycle_is_stopped(const struct cycle *cycle);
 /* While something suspended in receive() or send() waits for the client, the server has a reference of its own: nothing else
  * need refer to the task then, and the collector would take cycle, task, coroutine and future for garbage. Brings that
  * reference in line with `waits`; the caller has a reference. */
-/* The request has ended: counts it by the route that the framework has left in its scope, if any. */
-void route_count(struct asgi *a, PyObject *scope, int status, int64_t begun_ns, int64_t thread_ns, int64_t step_ns);
+/* The request has ended: counts it by the route that the framework has left in its scope, if any. of: whose step asgi_place() may know; or NULL. */
+void route_count(struct asgi *a, PyObject *scope, int status, const struct metrics_spent *spent, const void *of);
+void route_forget(const void *of); /* it ends: nothing is known of its steps */
 void cycle_hold(struct cycle *cycle);
 void cycle_abandon(struct cycle *cycle);
 /* Has the client gone before its answer was complete, and the application neither read nor sent since? */

@@ -15,6 +15,9 @@
 
 #include <stdlib.h>
 
+#include "metrics/metrics.h"
+#include "sync/sync.h"
+
 static const char asgi_capsule[] = "_ringcorn.asgi";
 
 static void
@@ -88,6 +91,16 @@ call(struct direct *d, PyObject *context)
     }
 }
 
+/* By its route: what it has taken, up to here. */
+static void
+count(struct direct *d, PyObject *lease)
+{
+    struct metrics_spent spent = { .request_ns = clock_ns() - d->ex->begun_ns };
+    spent.thread_ns = lease_spent(lease_inside(lease), &spent.calls);
+    spent.calls.cpu_ns += job_cpu_ns();
+    route_count(d->asgi, d->scope, d->ex->answer.status, &spent, NULL);
+}
+
 static void
 serve(struct exchange *ex)
 {
@@ -117,8 +130,7 @@ serve(struct exchange *ex)
     if (LIKELY(!is_left)) {
         input_end(d->body);
         Py_CLEAR(d->lease);
-        if (UNLIKELY(a->http.conf->metrics_enabled))
-            route_count(a, d->scope, ex->answer.status, ex->begun_ns, clock_ns() - ex->called_ns, 0);
+        count(d, lease);
     }
     d->ex = NULL;
     ex->at = NULL; /* it may end before the loop knows */

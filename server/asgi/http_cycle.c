@@ -120,6 +120,17 @@ cycle_hold(struct cycle *cycle)
         Py_DECREF((PyObject *)cycle);
 }
 
+/* By its route: what it has taken. */
+static void
+count(struct cycle *cycle, PyObject *lease, int status)
+{
+    struct metrics_spent spent = { .steps = cycle->steps };
+    if (lease != NULL)
+        spent.thread_ns = lease_spent(lease_inside(lease), &spent.calls);
+    spent.request_ns = clock_ns() - cycle->begun_ns;
+    route_count(cycle->asgi, cycle->scope, status, &spent, cycle);
+}
+
 /* The request and its connection go their own ways. The application may still hold the cycle's receive and send. */
 static void
 cycle_part(struct cycle *cycle)
@@ -132,9 +143,9 @@ cycle_part(struct cycle *cycle)
     *h1_data(h) = NULL;
     cycle->h = NULL;
     live.cycles--;
-    if (cycle->scope != NULL)
-        route_count(cycle->asgi, cycle->scope, h1_status(h), cycle->begun_ns,
-                    lease != NULL ? lease_ran_ns(lease) : 0, cycle->step_max_ns);
+    if (LIKELY(cycle->scope != NULL))
+        count(cycle, lease, h1_status(h));
+    route_forget(cycle);
     h1_end(h);
     loop_note_request(cycle->asgi->loop, lease == NULL || !lease_was_used(lease));
     if (lease != NULL) {
@@ -230,7 +241,7 @@ cycle_new(struct asgi *a, struct h1 *h, const char *label)
     cycle->connect_is_told = cycle->disconnect_is_told = cycle->is_accepted = cycle->is_closed = false;
     cycle->is_websocket = h1_request(h)->is_websocket;
     cycle->begun_ns = a->http.net->now_ns;
-    cycle->step_max_ns = 0;
+    cycle->steps = (struct metrics_steps){ 0 };
     memcpy(cycle->label, label != NULL ? label : made, n);
     cycle->label[n] = '\0';
     PyObject_GC_Track(cycle);
@@ -325,12 +336,13 @@ static int
 run(struct cycle *cycle, PyObject *coro, PyObject *context, PyObject *scope)
 {
     struct asgi *a = cycle->asgi;
-    if (UNLIKELY(a->http.conf->metrics_enabled) && !cycle->is_websocket)
+    if (LIKELY(!cycle->is_websocket))
         Py_XSETREF(cycle->scope, Py_XNewRef(scope));
     PyObject *path = scope == NULL ? NULL : PyDict_GetItemWithError(scope, a->names->s_path); /* names the task */
     PY_OWNED PyObject *task = coro == NULL ? NULL : task_start(a->loop, coro, context, path);
-    if (UNLIKELY(cycle->scope != NULL)) /* the first step */
-        cycle->step_max_ns = clock_ns() - loop_step_ns(a->loop);
+    struct metrics_step step;
+    if (cycle->scope != NULL && loop_step_so_far(a->loop, &step))
+        metrics_step(&cycle->steps, &step);
     if (UNLIKELY(task == NULL))
         return cycle_refuse(cycle);
     if (cycle->h == NULL) /* ended by net's going down while it ran */

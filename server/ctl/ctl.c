@@ -29,6 +29,8 @@ static const struct command {
       "services: state, since when, restarts, last error" },
     { "blocks", "worker", false, " [WORKER]",
       "what has blocked the event loop: where, how often, for how long" },
+    { "advise", "seconds", false, " [SECONDS]",
+      "what would be better for each route; of the SECONDS from now on" },
     { "config", NULL, false, "", "the configuration in force, as YAML" },
     { "reload", NULL, false, "", "as SIGHUP; returns when it is over, with 1 where it failed" },
     { "scale", "workers", true, " N", "N workers from now on" },
@@ -140,6 +142,8 @@ ask(const struct conf *conf, const struct command *c, const char *value, bool is
         fwrite(line.p, 1, line.n, stdout);
     else if (yaml != NULL)
         fputs(yaml, stdout);
+    else if (strcmp(c->name, "advise") == 0)
+        ctl_print_advice(result, stdout);
     else if (strcmp(c->name, "tasks") == 0)
         ctl_print_tasks(result, stdout);
     else
@@ -228,7 +232,9 @@ ctl_main(int argc, char **argv)
     }
     bool is_json = !is_top && take_word(&argc, argv, "--json");
     const char *value = NULL;
-    if (c != NULL && c->argument != NULL && argc > 2 && argv[2][0] != '-') {
+    if (strcmp(name, "advise") == 0)
+        value = take_option(&argc, argv, "--seconds");
+    if (c != NULL && c->argument != NULL && value == NULL && argc > 2 && argv[2][0] != '-') {
         value = argv[2];
         memmove(argv + 2, argv + 3, (size_t)(argc - 2) * sizeof(*argv));
         argc--;

@@ -2,7 +2,7 @@
  *
  *   ctl.c      the command line
  *   ask.c      one exchange with the server over control.socket (master/ctl.h has the protocol)
- *   table.c    JSON as tables for people      tree.c  the tasks of workers, as a tree
+ *   table.c    JSON as tables for people      tree.c  the tasks of workers, as a tree      advise.c  verdicts
  *   top.c      the live view: the terminal, and asking again and again      top_view.c  what it shows
  *
  * One thread, no Python; errors are printed by log_operator(). */
@@ -49,6 +49,8 @@ int top_view_draw(const struct top_view *v, struct json_ref metrics, struct json
 
 /* An array of objects as a table, an object as lines of "name: value"; what is nested comes below, indented. */
 void ctl_print(struct json_ref value, FILE *out);
+/* The answer to `advise`. */
+void ctl_print_advice(struct json_ref advice, FILE *out);
 /* The answer to `tasks`. */
 void ctl_print_tasks(struct json_ref workers, FILE *out);
 

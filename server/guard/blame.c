@@ -31,7 +31,7 @@ static struct {
 
     atomic_llong wanted_ns; /* since when it waits for the GIL; 0 = it does not */
     /* With the GIL. */
-    PyObject *loop, *blocked, *over, *minute, *current_task; /* new */
+    PyObject *loop, *blocked, *over, *minute, *place, *current_task; /* new */
     PyObject *words; /* what blocked() has said of the block whose end comes next: new, or NULL */
     struct asgi *asgi;
     PyThreadState *loop_state;
@@ -168,12 +168,32 @@ tell_blocked(const struct guard_question *q, const void *holder, int64_t waited_
     alert(q, held_ns);
 }
 
+/* place(scene) -> "file:line" in UTF-8, or None: the application has no part in it. */
+static void
+note_place(const struct guard_question *q)
+{
+    struct guard_look now = guard_look();
+    if (!guard_is_same(&q->at, &now))
+        return;
+    const void *of = asgi_step_of(b.asgi, b.loop_state->context);
+    PY_OWNED PyObject *scene = of != NULL ? scene_of(b.loop_state) : NULL;
+    PY_OWNED PyObject *text = scene != NULL ? PyObject_CallOneArg(b.place, scene) : NULL;
+    if (text != NULL && PyBytes_Check(text))
+        asgi_place(b.asgi, of, PyBytes_AS_STRING(text));
+    else if (PyErr_Occurred())
+        PyErr_WriteUnraisable(b.place);
+}
+
 static void
 answer(const struct guard_question *q, const void *holder, int64_t waited_ns)
 {
     PyObject *fn = q->what == GUARD_OVER ? b.over : b.minute;
     if (q->what == GUARD_BLOCKED) {
         tell_blocked(q, holder, waited_ns);
+        return;
+    }
+    if (q->what == GUARD_PLACE) {
+        note_place(q);
         return;
     }
     if (q->what == GUARD_OVER) {
@@ -253,9 +273,11 @@ blame_start(PyObject *loop, struct asgi *asgi)
         b.blocked = PyObject_GetAttrString(module, "blocked");
         b.over = PyObject_GetAttrString(module, "over");
         b.minute = PyObject_GetAttrString(module, "minute");
+        b.place = PyObject_GetAttrString(module, "place");
         b.current_task = PyObject_GetAttrString(asyncio, "current_task");
     }
-    if (b.blocked == NULL || b.over == NULL || b.minute == NULL || b.current_task == NULL) {
+    if (b.blocked == NULL || b.over == NULL || b.minute == NULL || b.place == NULL ||
+        b.current_task == NULL) {
         PyErr_WriteUnraisable(module);
         return -ENOENT;
     }
@@ -290,6 +312,7 @@ blame_stop(void)
     Py_CLEAR(b.blocked);
     Py_CLEAR(b.over);
     Py_CLEAR(b.minute);
+    Py_CLEAR(b.place);
     Py_CLEAR(b.current_task);
     Py_CLEAR(b.words);
 }
@@ -299,5 +322,5 @@ void
 blame_forget(void)
 {
     b.is_running = false;
-    b.loop = b.blocked = b.over = b.minute = b.current_task = b.words = NULL;
+    b.loop = b.blocked = b.over = b.minute = b.place = b.current_task = b.words = NULL;
 }

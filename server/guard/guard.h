@@ -46,6 +46,7 @@ enum guard_ask {
     GUARD_BLOCKED, /* and still is */
     GUARD_OVER,    /* what was told of last has ended */
     GUARD_MINUTE,  /* a minute has passed since something was told */
+    GUARD_PLACE,   /* it takes a while: where is it? Nobody is told, but the figures of its route (asgi_place()) */
 };
 
 struct guard_question {

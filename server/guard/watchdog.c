@@ -30,6 +30,12 @@ enum {
 };
 static const int64_t minute_ns = 60 * NS_PER_S, window_ns = NS_PER_S;
 
+/* Steps that take so long have a place in the figures of their routes; five a second are looked at, as that takes the GIL. A step that has begun
+ * a while ago, when the watchdog happens to look, may become one. */
+#define PLACE_NS (METRICS_LONG_STEP_NS + METRICS_LONG_STEP_NS / 5)
+#define PLACE_WHILE_NS (NS_PER_MS)
+static const int64_t place_rest_ns = NS_PER_S / 5;
+
 static struct {
     pthread_t thread;
     bool is_running;
@@ -187,6 +193,22 @@ judge(const struct watched *w, int64_t now_ns, struct fare now)
     return slices > 0 && waited > ran && waited / slices < PIECE_NS ? FOR_THE_GIL : ITS_OWN;
 }
 
+/* Of a step that is not told of yet. Returns when to look for it again, at the latest. */
+static int64_t
+find_place(const struct watched *w, int64_t now_ns)
+{
+    static int64_t asked_ns;
+    int64_t held_ns = now_ns - w->at.since_ns;
+    if (w->level > 0 || w->at.wants_gil || held_ns < PLACE_WHILE_NS || now_ns - asked_ns < place_rest_ns ||
+        !atomic_load(&g.is_serving))
+        return INT64_MAX;
+    if (held_ns < PLACE_NS)
+        return w->at.since_ns + PLACE_NS;
+    asked_ns = now_ns;
+    blame_ask(&(struct guard_question){ .what = GUARD_PLACE, .at = w->at, .held_ns = held_ns });
+    return INT64_MAX;
+}
+
 /* One look. before: at the look before. Returns when to take the next. */
 static int64_t
 look(struct watched *w, int64_t now_ns, int64_t late_ns, struct fare before, struct fare now)
@@ -224,11 +246,12 @@ look(struct watched *w, int64_t now_ns, int64_t late_ns, struct fare before, str
         limit = limit_ns(w->level);
     }
     tell_gil(w, now_ns);
-    int64_t rest = limit - held_ns;
+    int64_t rest = limit - held_ns, place_ns = find_place(w, now_ns);
     int64_t most = w->level > 0 ? END_NS : g.block_ns; /* another step may begin just now */
     if (rest > most)
         rest = most;
-    return now_ns + (rest > REST_NS_MIN ? rest : REST_NS_MIN);
+    int64_t next_ns = now_ns + (rest > REST_NS_MIN ? rest : REST_NS_MIN);
+    return next_ns < place_ns ? next_ns : place_ns;
 }
 
 static void *

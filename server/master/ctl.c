@@ -473,6 +473,7 @@ void
 ctl_flush(struct master *m)
 {
     int64_t now_ns = clock_ns();
+    advise_turn(m, now_ns);
     LIST_FOR_EACH_SAFE(node, &m->ctl_jobs) {
         struct ctl_job *job = CONTAINER_OF(node, struct ctl_job, node);
         job->look(m, job, now_ns);
@@ -495,6 +496,7 @@ ctl_next_ns(const struct master *m)
 {
     const struct ctl *ctl = m->ctl;
     int64_t next = ctl != NULL && ctl->has_told; /* a time long past */
+    next = sooner(next, m->advise.at_ns);
     if (ctl != NULL && ctl->accept_at_ns != 0)
         next = sooner(next, ctl->accept_at_ns);
     if (ctl != NULL)

@@ -3,6 +3,7 @@
  *   ctl.c           the socket (control.socket) and who speaks on it
  *   ctl_commands.c  the table of commands; those that the master answers by itself
  *   ctl_ask.c       those that workers are asked for
+ *   advise.c        one of the first kind that may take its time: what would be better for each route
  *
  * On the socket both sides write JSON, one object a line:
  *     {"version":1,"command":"scale","arguments":{"workers":4}}
@@ -41,6 +42,7 @@ struct ctl_job {
     unsigned asked_n;
     const char *member;  /* of each worker's part */
     unsigned reload;     /* number of the one that it waits for */
+    struct advise_before *before; /* figures to compare with; advise.c */
 };
 
 /* Runs a command. args: an object or nothing. job is zeroed but for done and stays until that is called. */
@@ -55,6 +57,20 @@ void ctl_fail(struct master *m, struct ctl_job *job, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 /* Asks all workers (slot < 0) or one. kind: enum control_kind. */
 void ctl_ask(struct master *m, struct ctl_job *job, int kind, const char *member, int slot);
+/* Readings of the last ten minutes, a minute each, the oldest first; none where nobody can ask. They begin anew with each reload, and where
+ * another number of workers is wanted: what was before says nothing of what is now. */
+enum { ADVISE_PAST_MAX = 11 };
+struct advise_past {
+    struct advise_before *v[ADVISE_PAST_MAX];
+    unsigned n;
+    int64_t at_ns;                      /* the next; 0 = none was taken yet */
+    unsigned generation, wanted, ended; /* of the newest */
+};
+void advise_turn(struct master *m, int64_t now_ns);
+void advise_free(struct master *m);
+/* args: "seconds", or none. */
+void advise_do(struct master *m, struct ctl_job *job, struct json_ref args);
+void advise_forget(struct ctl_job *job);
 /* In a forked child: closes descriptors, no more. */
 void ctl_ask_forget(const struct ctl_job *job);
 

@@ -53,6 +53,7 @@ forget(struct ctl_job *job)
 {
     list_del(&job->node);
     ctl_ask_forget(job);
+    advise_forget(job);
     free(job->asked);
     job->asked = NULL;
     job->asked_n = 0;

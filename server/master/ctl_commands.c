@@ -392,6 +392,8 @@ static const struct {
       .asks = CONTROL_ASK_SERVICES },
     { "blocks", NULL, "worker", .help = "what has blocked the event loop: where, how often, for how long",
       .asks = CONTROL_ASK_BLOCKS },
+    { "advise", advise_do, "seconds",
+      .help = "what would be better for each route, and what it would gain: since the start, or of so many seconds from now on" },
     { "config", do_config, "", .help = "the configuration in force" },
     { "reload", do_reload, "", .help = "as SIGHUP; answers when it is over" },
     { "scale", do_scale, "workers", .help = "so many workers from now on" },

@@ -234,6 +234,7 @@ master_run(const struct master_args *args)
     watch_close(m.watch);
     notify_close(&m.notify);
     health_free(m.health);
+    advise_free(&m);
     ctl_free(m.ctl);
     m.ctl = NULL; /* children are freed below */
     sockets_fini(&m.sockets);

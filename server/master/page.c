@@ -17,7 +17,7 @@
 enum {
     SAMPLES_MAX = 300,
     SAMPLE_MS = 1000,
-    ASKING_MAX = 32, /* a tab asks for three things at a time */
+    ASKING_MAX = 32, /* a tab asks for four things at a time */
 };
 
 /* The page itself; the Makefile knows that this file depends on it. */
@@ -53,6 +53,7 @@ static const struct {
     { "/status.json", "metrics" },           { "/status/history.json", NULL },
     { "/status/requests.json", "requests" }, { "/status/tasks.json", "tasks" },
     { "/status/threads.json", "threads" },   { "/status/blocks.json", "blocks" },
+    { "/status/advise.json", "advise" },
 };
 
 static struct slice

@@ -3,7 +3,8 @@
  *     / and /status             the page (page/status.html, in the program)
  *     /status.json              the command `metrics` of ctl.h
  *     /status/history.json      the last minutes of the same, a sample a second: {"bounds_s": [...], "samples": [...]}
- *     /status/requests.json, /status/tasks.json, /status/threads.json, /status/blocks.json      as the commands
+ *     /status/requests.json, /status/tasks.json, /status/threads.json, /status/blocks.json,
+ *     /status/advise.json       as the commands
  *
  * The master's thread. */
 #ifndef RINGCORN_MASTER_PAGE_H

@@ -245,6 +245,7 @@ struct master {
     struct ctl *ctl;       /* NULL = neither control.socket nor metrics.page is set */
     struct events *events; /* NULL: no memory for them */
     struct list ctl_jobs;  /* commands that wait for something */
+    struct advise_past advise; /* readings of the last minutes */
     int64_t begun_ns;      /* clock_ns() at the start */
     struct metrics *metrics;
     int metrics_fd; /* its memfd */

@@ -78,6 +78,33 @@
 #define METRICS_GUARD_GAUGES(X)                                                                                           \
     X(loop_block_max_ns, "loop_block_max_seconds", "",                    "The longest of those blocks since the worker started.")
 
+/* Of a route of the application, of all workers together: sums over its requests, with the GIL; names that end in _ns are seconds for Prometheus.
+ * spent.h says where each comes from. */
+#define METRICS_ROUTE_COUNTERS(X)                                                                                         \
+    X(requests,         "route_requests",        "",                      "Requests by the application's route, of all workers; other = no route is told, or there are more than are told apart.") \
+    X(errors,           "route_errors",          "",                      "Requests by route that were answered 5xx.")    \
+    X(request_ns,       "route_duration_seconds", "",                     "Time of requests by route, from head to answer.") \
+    X(thread_ns,        "route_thread_seconds",  "",                      "Time that requests of a route have kept threads of the pool.") \
+    X(thread_cpu_ns,    "route_thread_cpu_seconds", "",                   "CPU of threads for a route, measured on some of its calls.") \
+    X(looked_gil_ns,    "route_thread_waits_seconds", "for=\"gil\"",      "Where threads were found when they were looked at, by what they waited for, as time.") \
+    X(looked_net_ns,    "route_thread_waits_seconds", "for=\"network\"",  "")                                             \
+    X(looked_sleep_ns,  "route_thread_waits_seconds", "for=\"sleep\"",    "")                                             \
+    X(looked_other_ns,  "route_thread_waits_seconds", "for=\"other\"",    "")                                             \
+    X(looked_run_ns,    "route_thread_waits_seconds", "for=\"nothing\"",  "")                                             \
+    X(slot_wait_ns,     "route_thread_queue_seconds", "",                 "What requests of a route have waited for a thread.") \
+    X(driver_ns,        "route_database_seconds", "",                     "Time that threads have spent in database drivers for a route, where those are known.") \
+    X(looked_driver_gil_ns, "route_database_gil_seconds", "",             "Where threads of a route were found waiting for the GIL on their way back from a database driver, as time.") \
+    X(hops,             "route_thread_calls",    "",                      "Calls to threads that requests of a route have made.") \
+    X(loop_ns,          "route_loop_seconds",    "",                      "Time that steps of the event loop have taken for a route, short ones measured on some of them.") \
+    X(loop_cpu_ns,      "route_loop_cpu_seconds", "",                     "CPU of those.")                                \
+    X(loop_gil_ns,      "route_loop_gil_seconds", "",                     "What steps for a route have waited until the event loop had the GIL.") \
+    X(long_steps,       "route_long_steps",      "",                      "Steps of the event loop of 10 ms and more, by route.") \
+    X(long_step_ns,     "route_long_step_seconds", "",                    "Time of those.") \
+    X(long_gil_ns,      "route_long_step_gil_seconds", "",                "Where those were found waiting for the GIL, which another thread had taken from them, as time.")
+
+#define METRICS_ROUTE_GAUGES(X)                                                                                           \
+    X(step_max_ns,      "route_step_max_seconds", "",                     "The longest step of the event loop that a request of a route has taken since the server started: everybody else waited.")
+
 /* Of databases (ringcorn.database_count): with the GIL. */
 #define METRICS_DATABASE_GAUGES(X)                                                                                        \
     X(connections,      "database_connections",  "",                      "Connections to databases that Django and SQLAlchemy have open.") \

@@ -141,6 +141,7 @@ clear_gauges(struct metrics_block *b)
     METRICS_LOOP_GAUGES(X)
 #undef X
     for (int i = 0; i < METRICS_POOLS; i++) {
+        metrics_set(&b->pools[i].crew.busy_now, 0);
 #define X(field, ...) metrics_set(&b->pools[i].crew.field, 0);
         METRICS_CREW_GAUGES(X)
 #undef X

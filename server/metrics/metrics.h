@@ -4,6 +4,8 @@
  *   list.h      the one list of counters and gauges: fields, names for Prometheus, help
  *   pulse.h     the heartbeat of the loop
  *   text.c      as text for Prometheus      route.c  requests by the application's route
+ *   spent.h     what one request has taken, and where that is known from
+ *   advice.c    what would be better for a route, judged by its figures
  *   blocked.c   what has blocked the loop, for the master to tell
  *
  *     struct metrics ── master   what the master alone writes: restarts and their reasons
@@ -31,14 +33,16 @@
 
 #include "base/slice.h"
 #include "metrics/list.h"
+#include "metrics/spent.h"
 
 enum {
-    METRICS_LAYOUT = 4,        /* changes with every change of a struct below */
+    METRICS_LAYOUT = 5,        /* changes with every change of a struct below */
     METRICS_SLOTS_MAX = 1024,  /* as many as there can be workers */
     METRICS_BLOCKS_MAX = 2048, /* untouched ones cost no memory */
     METRICS_BUCKETS = 18,      /* of a histogram, beside "more than all" */
     METRICS_ROUTES_MAX = 128,  /* of a worker; the first is "other" */
     METRICS_ROUTE_SIZE = 128,  /* bytes of a route's name, with its NUL */
+    METRICS_PLACE_SIZE = 128,  /* of a line of code's */
     METRICS_POOLS = 2,         /* enum metrics_pool */
 };
 
@@ -163,21 +167,30 @@ enum metrics_pool {
 /* Whoever holds the crew's mutex. */
 struct metrics_crew {
     struct metrics_histogram wait; /* of a request for a thread */
+    /* Threads that run calls, as time: up to busy_at_ns, and how many have run since. */
+    metrics_u64 busy_ns, busy_at_ns, busy_now;
 #define X(field, ...) metrics_u64 field;
     METRICS_CREW_COUNTERS(X)
     METRICS_CREW_GAUGES(X)
 #undef X
 };
 
+/* What answers a route. */
+enum metrics_kind { METRICS_KIND_NEW, METRICS_KIND_UNKNOWN, METRICS_KIND_ASYNC, METRICS_KIND_DEF };
+
 /* A route of the application: with the GIL held. name is written before the counters count, and never changes. */
 struct metrics_route {
     _Atomic uint32_t is_named; /* released after name was written */
     char name[METRICS_ROUTE_SIZE];
-    metrics_u64 requests;
-    metrics_u64 errors;     /* answered 5xx */
-    metrics_u64 request_ns; /* sum */
-    metrics_u64 thread_ns;  /* sum: on threads of the pool */
-    metrics_u64 step_max_ns; /* the longest step of the loop for one of them */
+    _Atomic uint32_t kind;     /* enum metrics_kind; each process looks anew */
+    /* The line of code at which a long step of it was found last: "" = none was. place_number is odd while the rest is written. */
+    _Atomic uint32_t place_number;
+    metrics_u64 place_at_ns;
+    char place[METRICS_PLACE_SIZE];
+#define X(field, ...) metrics_u64 field;
+    METRICS_ROUTE_COUNTERS(X)
+    METRICS_ROUTE_GAUGES(X)
+#undef X
 };
 
 /* With the GIL. */
@@ -286,10 +299,28 @@ struct metrics *metrics_area(void);
 
 /* --- route.c ------------------------------------------------------------------------------------------ */
 
-/* A request of that route has ended. name: UTF-8, as the framework has it. thread_ns: as much of it as threads of the pool ran for it; step_ns: its
- * longest step on the loop. With the GIL. */
-void metrics_count_route(struct slice name, int status, int64_t request_ns, int64_t thread_ns,
-                         int64_t step_ns);
+/* A request of that route has ended. name: UTF-8, as the framework has it; of no bytes: none is told. place: the line of code at which a long step of
+ * it was found, "" = not known. Returns the route. With the GIL. */
+struct metrics_route *metrics_count_route(struct slice name, int status,
+                                          const struct metrics_spent *spent, const char *place);
+
+/* A copy of a route's figures, or the sum of several: plain numbers. */
+struct metrics_route_sum {
+    const char *name; /* in the area */
+    enum metrics_kind kind;
+    char place[METRICS_PLACE_SIZE];
+    uint64_t place_at_ns;
+#define X(field, ...) uint64_t field;
+    METRICS_ROUTE_COUNTERS(X)
+    METRICS_ROUTE_GAUGES(X)
+#undef X
+};
+
+/* Of all workers, into routes[METRICS_ROUTES_MAX], the first of which is "other" and may have no requests. Returns how many there are. One
+ * thread of the process at a time. */
+unsigned metrics_gather_routes(const struct metrics *m, struct metrics_route_sum *routes);
+/* For how long threads for requests have run calls, of all workers. */
+uint64_t metrics_busy_ns(const struct metrics *m, int64_t now_ns);
 
 /* --- blocked.c ---------------------------------------------------------------------------------------- */
 

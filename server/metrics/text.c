@@ -24,7 +24,6 @@ enum {
     NONE = UINT16_MAX,
     MORE_MAX = 64,
     LABELS_MAX = MORE_MAX + 32,
-    ROUTES_HASHED = 4 * METRICS_ROUTES_MAX
 };
 
 enum type { COUNTER, GAUGE, HISTOGRAM, INFO };
@@ -370,57 +369,9 @@ static const struct line crew_gauges[] = { METRICS_CREW_GAUGES(CREW_LINE) };
 
 /* --- routes: of all workers together, as there are many ---------------------------------------------- */
 
-struct route {
-    const char *name; /* in the area */
-    uint64_t requests, errors, request_ns, thread_ns, step_max_ns;
-};
-
-static void
-add_route(struct route *to, const struct metrics_route *from)
-{
-    to->requests += metrics_get(&from->requests);
-    to->errors += metrics_get(&from->errors);
-    to->request_ns += metrics_get(&from->request_ns);
-    to->thread_ns += metrics_get(&from->thread_ns);
-    uint64_t step_ns = metrics_get(&from->step_max_ns);
-    to->step_max_ns = step_ns > to->step_max_ns ? step_ns : to->step_max_ns;
-}
-
-/* Into routes[], the first of which is "other". Returns how many there are. */
-static unsigned
-gather_routes(const struct text *t, struct route routes[METRICS_ROUTES_MAX])
-{
-    static uint16_t places[ROUTES_HASHED]; /* one thread at a time */
-    unsigned n = 1;
-    memset(places, 0, sizeof(places));
-    routes[0] = (struct route){ .name = "other" };
-    METRICS_EACH(b, (struct metrics *)t->m)
-    for (unsigned i = 0; i < METRICS_ROUTES_MAX; i++) {
-        const struct metrics_route *r = &b->routes[i];
-        if (!atomic_load_explicit(&r->is_named, memory_order_acquire)) {
-            if (i == 0)
-                continue; /* "other" may be nameless where later ones are not */
-            break;
-        }
-        if (i == 0) {
-            add_route(&routes[0], r);
-            continue;
-        }
-        unsigned at = (unsigned)slice_hash(0, slice_of(r->name)) % ROUTES_HASHED;
-        while (places[at] != 0 && strcmp(routes[places[at]].name, r->name) != 0)
-            at = (at + 1) % ROUTES_HASHED;
-        if (places[at] == 0 && n < METRICS_ROUTES_MAX) {
-            routes[n] = (struct route){ .name = r->name };
-            places[at] = (uint16_t)n++;
-        }
-        add_route(&routes[places[at]], r); /* routes[0] where there is no room */
-    }
-    return n;
-}
-
 /* A label's value: backslash, quote and line feed are escaped (what is no UTF-8 is not let in). */
 static const char *
-route_label(char out[2 * METRICS_ROUTE_SIZE + 16], const char *name)
+route_label(char out[2 * METRICS_ROUTE_SIZE + MORE_MAX], const char *name)
 {
     char *p = stpcpy(out, "route=\"");
     for (; *name != '\0'; name++) {
@@ -432,46 +383,44 @@ route_label(char out[2 * METRICS_ROUTE_SIZE + 16], const char *name)
     return out;
 }
 
+#define ROUTE_LINE(field, name, labels, help)                                                      \
+    { offsetof(struct metrics_route_sum, field), name, labels, help },
+
+static const struct line route_counters[] = { METRICS_ROUTE_COUNTERS(ROUTE_LINE) };
+static const struct line route_gauges[] = { METRICS_ROUTE_GAUGES(ROUTE_LINE) };
+
+static void
+put_route_lines(struct text *t, enum type type, const struct line *lines, size_t lines_n,
+                const struct metrics_route_sum *routes, unsigned n)
+{
+    char labels[2 * METRICS_ROUTE_SIZE + MORE_MAX];
+    for (size_t k = 0; k < lines_n; k++) {
+        size_t name_n = strlen(lines[k].family);
+        bool is_time = strcmp(lines[k].family + name_n - 8, "_seconds") == 0;
+        family(t, type, lines[k].family, lines[k].help);
+        for (unsigned i = routes[0].requests == 0; i < n; i++) {
+            uint64_t value;
+            memcpy(&value, (const char *)&routes[i] + lines[k].offset, sizeof(value));
+            route_label(labels, routes[i].name);
+            if (lines[k].labels[0] != '\0')
+                strcat(strcat(labels, ","), lines[k].labels);
+            if (is_time)
+                sample_s(t, labels, value);
+            else
+                sample(t, labels, value);
+        }
+    }
+}
+
 static void
 put_routes(struct text *t)
 {
-    struct route routes[METRICS_ROUTES_MAX];
-    char labels[2 * METRICS_ROUTE_SIZE + 16];
-    unsigned n = gather_routes(t, routes);
+    static struct metrics_route_sum routes[METRICS_ROUTES_MAX]; /* one thread at a time */
+    unsigned n = metrics_gather_routes(t->m, routes);
     if (n == 1 && routes[0].requests == 0)
-        return; /* no framework tells them */
-    static const struct {
-        enum type type;
-        bool is_time;
-        size_t offset;
-        const char *name, *help;
-    } of_route[] = {
-        { COUNTER, false, offsetof(struct route, requests), "route_requests",
-          "Requests by the application's route, of all workers; other = more than are told "
-          "apart." },
-        { COUNTER, false, offsetof(struct route, errors), "route_errors",
-          "Requests by route that were answered 5xx." },
-        { COUNTER, true, offsetof(struct route, request_ns), "route_duration_seconds",
-          "Time of requests by route, from head to answer." },
-        { COUNTER, true, offsetof(struct route, thread_ns), "route_thread_seconds",
-          "Time that requests of a route have kept threads of the pool." },
-        { GAUGE, true, offsetof(struct route, step_max_ns), "route_step_max_seconds",
-          "The longest step of the event loop that a request of a route has taken since the server "
-          "started: everybody else waited." },
-    };
-    for (size_t k = 0; k < ARRAY_LEN(of_route); k++) {
-        family(t, of_route[k].type, of_route[k].name, of_route[k].help);
-        for (unsigned i = 0; i < n; i++) {
-            uint64_t value;
-            memcpy(&value, (const char *)&routes[i] + of_route[k].offset, sizeof(value));
-            if (i == 0 && routes[0].requests == 0)
-                continue;
-            if (of_route[k].is_time)
-                sample_s(t, route_label(labels, routes[i].name), value);
-            else
-                sample(t, route_label(labels, routes[i].name), value);
-        }
-    }
+        return;
+    put_route_lines(t, COUNTER, route_counters, ARRAY_LEN(route_counters), routes, n);
+    put_route_lines(t, GAUGE, route_gauges, ARRAY_LEN(route_gauges), routes, n);
 }
 
 int

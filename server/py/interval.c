@@ -20,11 +20,17 @@
 #endif
 #endif
 
+/* All of it, as address() found it last. GIL. */
+static struct {
+    const char *from, *to;
+} known;
+
 /* Where the number lies; beside it, in *locked, the int that is 1 while somebody has the GIL, and in *holder, the thread state that has it or had
  * it last. NULL: not known. */
 static unsigned long *
 address(const int **locked, void *const **holder)
 {
+    known.from = NULL;
     *holder = NULL;
 #ifndef HAS_INTERNALS
     *locked = NULL;
@@ -48,6 +54,8 @@ address(const int **locked, void *const **holder)
         return NULL;
     }
 #endif
+    known.from = (const char *)gil;
+    known.to = (const char *)(gil + 1);
     *locked = (const int *)&gil->locked;
     *holder = (void *const *)&gil->last_holder;
     return &gil->interval;
@@ -134,4 +142,13 @@ py_gil_holder(void)
     if (interval_find() == NULL || address(&locked, &holder) == NULL)
         return NULL;
     return __atomic_load_n(holder, __ATOMIC_RELAXED) == (void *)PyThreadState_Get() ? holder : NULL;
+}
+
+bool
+py_gil_memory(const char **from, const char **to)
+{
+    bool is_known = py_gil_locked() != NULL;
+    *from = is_known ? known.from : NULL;
+    *to = is_known ? known.to : NULL;
+    return is_known;
 }

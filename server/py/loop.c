@@ -415,7 +415,10 @@ loop_attach(PyObject *loop, const struct loop_client *client, void *self)
     }
     l->clients[l->clients_n].client = client;
     l->clients[l->clients_n++].self = self;
-    l->tells_long_steps |= client->long_step != NULL;
+    if (client->step != NULL && !l->tells_steps) {
+        meter_init(&l->meter);
+        l->tells_steps = true;
+    }
     if (l->clients_n == 1 && l->io != NULL && pthread_equal(l->owner, pthread_self()))
         io_stay(l->io); /* loop_open_io() moves it no more */
     return 0;

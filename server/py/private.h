@@ -11,6 +11,7 @@
 #include <stdatomic.h>
 
 #include "base/base.h"
+#include "base/meter.h"
 #include "metrics/pulse.h"
 
 /* --- the module's state (module.c) ------------------------------------------------------------ */
@@ -190,6 +191,9 @@ struct loop {
     const int *gil_locked;         /* py_gil_locked(); NULL = not known */
     struct metrics_block *metrics; /* what it counts and notes, loop_count() */
     int64_t step_ns;
+    struct meter meter;  /* of its steps, while tells_steps */
+    int64_t meter_ns;    /* when meter.cpu_ns was read */
+    int64_t turn_gil_ns; /* what this turn has waited for the GIL */
     int64_t flushed_ns; /* when output was last handed to the kernel in this turn; 0 = not yet */
 
     /* From task_start(), borrowed: the call_soon() with this very context gives its callback here. */
@@ -212,7 +216,7 @@ struct loop {
     bool is_released;  /* the loop's thread: inside a turn, and it has given the GIL away */
     bool is_stopping;  /* read without the GIL, relaxed */
     bool is_debug;
-    bool tells_long_steps; /* a client wants to know */
+    bool tells_steps; /* a client wants to know what steps take */
 };
 
 extern PyType_Spec loop_spec;
@@ -238,18 +242,42 @@ int loop_push(struct loop *l, PyObject *handle);
 
 int loop_check_open(struct loop *l); /* RuntimeError where it is closed */
 
-/* A callback, or a request, is about to run. */
+#define METER_OLD_NS (3 * NS_PER_MS)
+
+/* Whether its CPU will be measured. And the clock of CPU is read again where that is long ago, as it may become a long one. */
 static inline void
-step_begin(struct loop *l)
+loop_measure_step(struct loop *l)
+{
+    meter_begin(&l->meter, l->step_ns);
+    if (l->meter.stands_for == 0 && l->step_ns - l->meter_ns >= METER_OLD_NS) {
+        l->meter.cpu_ns = meter_clock_ns();
+        l->meter_ns = l->step_ns;
+    } else if (l->meter.stands_for != 0) {
+        l->meter_ns = l->step_ns;
+    }
+}
+
+/* Something is about to run: what the server does for its requests, each of which is a step of its own. */
+static inline void
+step_begin_many(struct loop *l)
 {
     l->step_ns = clock_ns();
     pulse_step(l->metrics, l->step_ns);
 }
 
+/* A callback, or a request, is about to run. */
+static inline void
+step_begin(struct loop *l)
+{
+    step_begin_many(l);
+    if (LIKELY(l->tells_steps))
+        loop_measure_step(l);
+}
+
 /* Debug mode: says so where the step that object has had took long. -1 with an exception set. May run Python. */
 int loop_tell_if_slow(struct loop *l, PyObject *object);
-/* To the clients that want to know, where the step took long. */
-void loop_tell_long_step(struct loop *l, PyObject *context);
+/* To the clients that want to know. context: NULL = of none. */
+void loop_tell_step(struct loop *l, PyObject *context);
 /* RuntimeError: this is the child of a fork; -1. */
 int loop_fail_orphan(void);
 

@@ -85,6 +85,8 @@ py_context_set(PyObject *variable, struct slice text)
  *   3. with the GIL: posts from other threads, client->run(), due timers, ready handles (those ready at its start)
  *   4. client->flush()    output queued in 3 goes out in one batch with the next io_wait() */
 
+struct metrics_step;
+
 /* The server's part of a turn. Every function may be NULL. */
 struct loop_client {
     void (*turn)(void *self);         /* after io_wait() and posts of loop_post_io(); GIL state unknown: touch no Python */
@@ -92,8 +94,9 @@ struct loop_client {
     int (*run)(void *self);           /* GIL held. -1 with an exception set: run_forever() raises it */
     void (*flush)(void *self);        /* before io_wait(), and where output has waited; no Python */
     int64_t (*next_ns)(void *self);   /* when turn() is due (monotonic): 0 = at once, -1 = only on events */
-    /* Or NULL. A callback has taken LOOP_LONG_STEP_NS or more, in that context: a contextvars.Context, borrowed. GIL held; nothing may be raised, or run */
-    void (*long_step)(void *self, PyObject *context, int64_t ns);
+    /* Or NULL. A callback has ended, in that context: a contextvars.Context, borrowed. Of those below LOOP_LONG_STEP_NS only some are told. GIL held;
+     * nothing may be raised, or run */
+    void (*step)(void *self, PyObject *context, const struct metrics_step *step);
 };
 
 enum { LOOP_LONG_STEP_NS = 1000 * 1000 };
@@ -153,6 +156,9 @@ const int *py_gil_locked(void);
  * above. */
 void *const *py_gil_holder(void);
 
+/* The memory of CPython's GIL: threads that wait for it sleep on words in there. False, and NULL in both, as above. */
+bool py_gil_memory(const char **from, const char **to);
+
 /* Where the loop runs. Any thread, no GIL needed. */
 bool loop_runs_here(PyObject *loop);
 bool loop_runs_elsewhere(PyObject *loop); /* in another thread */
@@ -175,6 +181,11 @@ bool loop_do_late(PyObject *loop, struct loop_late *late);
 
 /* CLOCK_MONOTONIC when the callback that runs now was begun. */
 int64_t loop_step_ns(PyObject *loop);
+
+/* The step that runs now, as if it ended: true where it is one of those that are told of. The loop's thread, GIL held. */
+bool loop_step_so_far(PyObject *loop, struct metrics_step *out);
+/* Of the step that began then: it was found waiting for the GIL, which stands for so much time. Any thread. */
+void loop_found_waiting(int64_t step_ns, int64_t ns);
 
 /* To be called between two steps of client->run(): hands output to the kernel where it has waited for long enough. The loop
  * does so itself between the handles that it runs. No Python runs. */

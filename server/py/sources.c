@@ -149,8 +149,8 @@ source_run(struct loop *l, struct loop_source *s)
         return -1;
     if (UNLIKELY(l->is_debug) && loop_tell_if_slow(l, owner) < 0)
         return -1;
-    if (l->tells_long_steps && context != NULL)
-        loop_tell_long_step(l, context);
+    if (l->tells_steps && context != NULL)
+        loop_tell_step(l, context);
     return 0;
 }
 

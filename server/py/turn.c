@@ -333,7 +333,7 @@ clients_run(struct loop *l)
         void *self = l->clients[i].self;
         if (client->run == NULL || (client->has_work != NULL && !client->has_work(self)))
             continue;
-        step_begin(l);
+        step_begin_many(l);
         if (client->run(self) < 0)
             return -1;
     }
@@ -395,10 +395,12 @@ take_gil(struct loop *l, PyThreadState *released)
     int64_t wanted_ns = is_taken ? clock_ns() : 0;
     pulse_doing(l->metrics, METRICS_WANTS_GIL);
     gil_take(&l->gil, released);
-    if (is_taken)
-        metrics_observe(&l->metrics->loop.gil, clock_ns() - wanted_ns);
-    else
+    if (is_taken) {
+        l->turn_gil_ns = clock_ns() - wanted_ns;
+        metrics_observe(&l->metrics->loop.gil, l->turn_gil_ns);
+    } else {
         metrics_add(&l->metrics->loop.gil.buckets[0], 1);
+    }
     l->is_released = false;
 }
 
@@ -439,6 +441,7 @@ turn_io(struct loop *l)
     }
 
     pulse_doing(l->metrics, METRICS_IN_C);
+    l->turn_gil_ns = 0;
     sources_flush(l);
     for (;;) {
         clients_flush(l);
@@ -549,24 +552,64 @@ run_handle_debug(struct loop *l, PyObject *handle)
     return loop_tell_if_slow(l, handle);
 }
 
+/* Of the server's loop: the last step that was found waiting. */
+static struct {
+    _Atomic int64_t step_ns, ns;
+} found;
+
 void
-loop_tell_long_step(struct loop *l, PyObject *context)
+loop_found_waiting(int64_t step_ns, int64_t ns)
 {
+    if (atomic_load(&found.step_ns) != step_ns) {
+        atomic_store(&found.ns, 0);
+        atomic_store(&found.step_ns, step_ns);
+    }
+    atomic_fetch_add(&found.ns, ns);
+}
+
+bool
+loop_step_so_far(PyObject *loop, struct metrics_step *out)
+{
+    struct loop *l = loop_of(loop);
+    const struct meter *m = &l->meter;
     int64_t ns = clock_ns() - l->step_ns;
-    if (LIKELY(ns < LOOP_LONG_STEP_NS))
+    bool is_long = ns >= LOOP_LONG_STEP_NS;
+    if (LIKELY(!is_long && m->stands_for == 0))
+        return false;
+    /* Of a long one that was not picked: without the time from the last look at the clock to its begin, which was the loop's too. */
+    int64_t cpu_ns = meter_cpu_ns(m) - (l->step_ns - l->meter_ns);
+    int64_t lost_ns = is_long && atomic_load(&found.step_ns) == l->step_ns ? atomic_load(&found.ns) : 0;
+    *out = (struct metrics_step){
+        .ns = ns,
+        .cpu_ns = cpu_ns < 0 ? 0 : cpu_ns < ns ? cpu_ns : ns,
+        .gil_ns = l->turn_gil_ns,
+        .lost_ns = lost_ns < ns ? lost_ns : ns,
+        .turn = metrics_get(&l->metrics->pulse.turns),
+        .stands_for = is_long ? 1 : m->stands_for,
+    };
+    return true;
+}
+
+void
+loop_tell_step(struct loop *l, PyObject *context)
+{
+    struct metrics_step step;
+    if (LIKELY(!loop_step_so_far((PyObject *)l, &step)))
         return;
-    for (size_t i = 0; i < l->clients_n; i++)
-        if (l->clients[i].client->long_step != NULL)
-            l->clients[i].client->long_step(l->clients[i].self, context, ns);
+    for (size_t i = 0; i < l->clients_n && context != NULL; i++)
+        if (l->clients[i].client->step != NULL)
+            l->clients[i].client->step(l->clients[i].self, context, &step);
+    if (step.ns >= LOOP_LONG_STEP_NS) /* the next may be long, too */
+        l->meter_ns = 0;
 }
 
 /* Of a handle that has just run. What its step has taken is looked at before anything of it is dropped. */
 static void
-tell_long_step(struct loop *l, PyObject *handle)
+tell_step(struct loop *l, PyObject *handle)
 {
     PyTypeObject *type = Py_TYPE(handle);
     if (type == l->state->handle_type || type == l->state->timer_type)
-        loop_tell_long_step(l, ((struct handle *)handle)->context);
+        loop_tell_step(l, ((struct handle *)handle)->context);
 }
 
 int
@@ -591,8 +634,8 @@ run_ready(struct loop *l, size_t todo)
         }
         step_begin(l);
         int err = UNLIKELY(l->is_debug) ? run_handle_debug(l, handle) : run_handle(l, handle);
-        if (l->tells_long_steps && LIKELY(err == 0))
-            tell_long_step(l, handle);
+        if (LIKELY(l->tells_steps && err == 0))
+            tell_step(l, handle);
         Py_DECREF(handle);
         if (UNLIKELY(err < 0))
             return -1;

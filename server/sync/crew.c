@@ -378,6 +378,19 @@ detach(struct crew *c, struct lease *l)
     return t;
 }
 
+/* So many more run from now on, or fewer. */
+static void
+add_busy(struct crew *c, int n, int64_t now_ns)
+{
+    struct metrics_crew *m = c->metrics;
+    if (c->busy_n > 0)
+        metrics_add(&m->busy_ns, c->busy_n * (uint64_t)(now_ns - c->busy_at_ns));
+    c->busy_at_ns = now_ns;
+    c->busy_n += (size_t)n;
+    metrics_set(&m->busy_at_ns, (uint64_t)now_ns);
+    metrics_set(&m->busy_now, c->busy_n);
+}
+
 /* The lease has a thread that does nothing, a job that waits, and a slot unless the job runs apart. */
 static void
 begin(struct crew *c, struct lease *l)
@@ -387,14 +400,18 @@ begin(struct crew *c, struct lease *l)
     l->running = CONTAINER_OF(list_pop(&l->jobs), struct sync_job, link);
     l->slot_jobs++;
     c->queued--;
-    c->busy_n++;
     headway_begin(c);
+    add_busy(c, 1, c->headway.begun_ns);
     metrics_add(&c->metrics->jobs, 1);
-    if (l->is_waiting)
+    if (l->is_waiting) {
         metrics_observe(&c->metrics->wait, c->headway.begun_ns - l->wait_ns);
+        l->calls.wait_ns += c->headway.begun_ns - l->wait_ns;
+    }
+    l->calls.hops++;
     l->is_waiting = false;
     l->begun_ns = c->headway.begun_ns;
     t->next = l->running;
+    t->jobs++;
     t->loop = c->loop;
     t->is_expected = !l->running->is_batched && c->loop != NULL;
     if (t->is_expected)
@@ -682,7 +699,10 @@ crew_lease_init(struct lease *l, struct crew *c)
     l->delivering = 0;
     l->slot_ns = 0;
     l->slot_jobs = 0;
+    l->ran_ns = 0;
+    l->calls = (struct metrics_calls){ 0 };
     l->driver_ns = 0;
+    l->is_in_driver = false;
     l->cancel_state = 0;
     l->has_slot = l->is_closed = l->is_paused = l->is_resuming = l->gives_back = false;
     l->label[0] = '\0';
@@ -860,6 +880,45 @@ crew_lease_keep(struct lease *l)
 }
 
 void
+crew_lease_add(struct lease *l, int64_t cpu_ns)
+{
+    struct crew *c = l->crew;
+
+    pthread_mutex_lock(&c->lock);
+    l->calls.cpu_ns += cpu_ns;
+    pthread_mutex_unlock(&c->lock);
+}
+
+size_t
+crew_look_begin(struct crew *c, struct crew_look *looks, size_t max)
+{
+    size_t n = 0;
+
+    pthread_mutex_lock(&c->lock);
+    LIST_FOR_EACH(node, &c->held) {
+        struct lease *l = CONTAINER_OF(node, struct lease, held);
+        if (l->running != NULL && n < max)
+            looks[n++] = (struct crew_look){ l->thread, l->thread->jobs, l->thread->tid };
+    }
+    pthread_mutex_unlock(&c->lock);
+    return n;
+}
+
+void
+crew_look_end(struct crew *c, const struct crew_look *look, enum metrics_looked at, int64_t ns)
+{
+    LIST_FOR_EACH(node, &c->held) {
+        struct lease *l = CONTAINER_OF(node, struct lease, held);
+        if (l->running != NULL && l->thread == look->thread && l->thread->jobs == look->jobs)
+            l->calls.looked_ns[at] += ns;
+        else
+            continue;
+        if (at == METRICS_LOOKED_GIL && READ(l->is_in_driver))
+            l->calls.looked_driver_gil_ns += ns;
+    }
+}
+
+void
 crew_move(struct sync_job *job, struct lease *to, bool only_alone)
 {
     struct lease *from = job->lease;
@@ -874,6 +933,7 @@ crew_move(struct sync_job *job, struct lease *to, bool only_alone)
         list_add_tail(&c->held, &to->held);
         to->running = job;
         to->begun_ns = from->begun_ns;
+        to->calls = from->calls;
         to->cancel_state |= from->cancel_state;
         to->has_slot = from->has_slot;
         to->slot_ns = from->slot_ns;
@@ -904,8 +964,9 @@ finish(struct crew *c, struct sync_thread *t)
     struct lease *l = t->lease;
     bool has_more = !list_is_empty(&l->jobs);
 
-    c->busy_n -= !l->is_paused;
-    l->ran_ns += clock_ns() - l->begun_ns;
+    int64_t now_ns = clock_ns();
+    add_busy(c, l->is_paused ? 0 : -1, now_ns);
+    l->ran_ns += now_ns - l->begun_ns;
     t->steps_back = headway_steps_back(c);
     l->running = NULL;
     l->is_paused = false;
@@ -1003,7 +1064,7 @@ lease_pause(struct lease *l)
     crew_lock(c);
     if (!c->is_orphan && !l->is_paused) {
         l->is_paused = true;
-        c->busy_n--;
+        add_busy(c, -1, clock_ns());
         drop_slot(c, l);
         crew_dispatch(c);
     }
@@ -1022,7 +1083,7 @@ lease_resume(struct lease *l)
     }
     struct sync_thread *t = l->thread;
     l->is_paused = false;
-    c->busy_n++;
+    add_busy(c, 1, clock_ns());
     l->is_resuming = true;
     join_wait(c, l);
     crew_dispatch(c);

@@ -12,6 +12,7 @@
 #include <stdatomic.h>
 
 #include "base/base.h"
+#include "base/meter.h"
 #include "metrics/metrics.h"
 
 enum {
@@ -52,6 +53,7 @@ struct sync_thread {
     struct list wake; /* crew->wakes or crew->late_wakes */
     struct crew *crew;
     struct lease *lease;   /* whose it is; NULL = free */
+    uint64_t jobs;         /* begun: their number tells one from the next */
     struct sync_job *next; /* to run: handed over with the wake-up */
     PyObject *loop;        /* of next: borrowed from the job */
     unsigned orders;
@@ -69,8 +71,10 @@ struct sync_thread {
     atomic_uint sleep;     /* futex: an enum sleep. Any thread */
     struct lookout lookout; /* its own */
     bool is_expected;      /* of next: the loop counts on its result (loop_expect()) */
-    unsigned long ident;   /* constant, as the next */
+    unsigned long ident;   /* constant, as the next two */
+    int tid;               /* the kernel's number of it */
     PyThreadState *state;
+    struct meter meter;    /* its own: of which jobs the CPU is measured */
 };
 
 struct crew {
@@ -89,6 +93,7 @@ struct crew {
     size_t optional_n; /* of these, with an optional job */
     size_t waiting;    /* leases in wait_new and wait_kept; read without the lock */
     size_t holding_n;
+    int64_t busy_at_ns; /* busy_n is counted up to then */
     size_t busy_n;    /* threads between begin and end of a job, the paused ones not */
     struct headway {
         int64_t begun_ns;  /* the last begin of a job */
@@ -199,6 +204,8 @@ bool crew_has_queued(struct lease *l, struct sync_job *job); /* it has not begun
 void crew_lease_init(struct lease *l, struct crew *crew);    /* without counting it */
 void crew_lease_close(struct lease *l);
 void crew_lease_give_back(struct lease *l);
+/* Its job has used so much CPU. The job's thread. */
+void crew_lease_add(struct lease *l, int64_t cpu_ns);
 void crew_lease_keep(struct lease *l); /* takes back that of SUBMIT_LAST. Any thread */
 /* On the thread of job, which runs: job, thread and slot are to's from here on, which has none of them. only_alone: not where other jobs wait
  * for the same lease. */
@@ -236,6 +243,19 @@ void crew_drop(struct crew *c, struct list *jobs, enum sync_drop why);
 /* The crew is closed: what is queued will not run. The jobs are dropped on the loop's thread. Any thread; the caller has a reference to
  * the loop. */
 void crew_post_dropped(struct crew *c, PyObject *loop);
+
+/* --- look.c -------------------------------------------------------------------------------------- */
+
+/* A thread that runs a job, for who looks at it without the lock: which is the same job when `jobs` is the same. */
+struct crew_look {
+    const struct sync_thread *thread;
+    uint64_t jobs;
+    int tid;
+};
+/* Into looks[max]. Returns how many there are. Any thread. */
+size_t crew_look_begin(struct crew *c, struct crew_look *looks, size_t max);
+/* That one was found at it: ns more for its lease, if it runs the same job. Lock held. */
+void crew_look_end(struct crew *c, const struct crew_look *look, enum metrics_looked at, int64_t ns);
 
 /* --- headway.c: lock held --------------------------------------------------------------------------- */
 

@@ -341,6 +341,8 @@ meth_begin(PyObject *self, PyObject *const *args, Py_ssize_t n)
             return PyUnicode_FromString(why);
         }
     }
+    if (LIKELY(c->lease != NULL))
+        WRITE(c->lease->is_in_driver, true);
     Py_RETURN_NONE;
 }
 
@@ -372,6 +374,8 @@ meth_end(PyObject *self, PyObject *const *args, Py_ssize_t n)
     }
     wait_until_sent(c);
     c->depth = 0;
+    if (c->lease != NULL)
+        WRITE(c->lease->is_in_driver, false);
     if (c->lease != NULL)
         WRITE(c->lease->driver_ns, c->lease->driver_ns + clock_ns() - c->begun_ns);
     enum sync_cancel why = c->why;

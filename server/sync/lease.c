@@ -63,13 +63,20 @@ lease_was_used(PyObject *lease)
 }
 
 int64_t
-lease_ran_ns(PyObject *lease)
+lease_spent(struct lease *l, struct metrics_calls *calls)
 {
-    struct lease *l = &lease_of(lease)->lease;
     crew_lock(l->crew);
-    int64_t ran_ns = l->ran_ns;
-    crew_unlock(l->crew);
+    int64_t ran_ns = l->ran_ns + (l->running != NULL ? clock_ns() - l->begun_ns : 0);
+    *calls = l->calls;
+    pthread_mutex_unlock(&l->crew->lock);
+    calls->driver_ns = lease_driver_ns(l);
     return ran_ns;
+}
+
+PyObject *
+lease_request(PyObject *lease)
+{
+    return lease_of(lease)->request;
 }
 
 void

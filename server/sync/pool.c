@@ -325,9 +325,14 @@ pool_lease_in(PyObject *pool, PyObject *context)
 {
     struct pool *p = (struct pool *)pool;
     for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(p->context_vars); i++) {
-        PyObject *value = PyObject_GetItem(context, PyTuple_GET_ITEM(p->context_vars, i));
+        PyObject *variable = PyTuple_GET_ITEM(p->context_vars, i);
+        if (PySequence_Contains(context, variable) != 1) { /* a KeyError would be dear */
+            PyErr_Clear();
+            continue;
+        }
+        PyObject *value = PyObject_GetItem(context, variable);
         if (value == NULL) {
-            PyErr_Clear(); /* a KeyError */
+            PyErr_Clear();
             continue;
         }
         Py_DECREF(value); /* the context has it */

@@ -8,6 +8,7 @@
  *   job.c     a job that is a Python call, and its way back as a future
  *   pool.c    the type _ringcorn.Pool: a crew that Python sees
  *   lease.c   the type _ringcorn.Lease: a request's claim to one thread
+ *   look.c    what threads wait for, by looking at them now and then
  *   driver.c  the type _ringcorn.Drivers: what threads do in the drivers of databases, and who is to stop it
  *
  * A worker has two pools. `executor` (sync.executor_threads) runs calls that belong to nobody: run_in_executor(None, ...),
@@ -32,6 +33,8 @@
 #define RINGCORN_SYNC_H
 
 #include "py/py.h"
+
+#include "metrics/spent.h"
 
 struct metrics_crew;
 struct crew; /* the threads of one pool: plain memory, counted */
@@ -81,6 +84,7 @@ struct lease {
     uint64_t arrived;         /* its place in the queue */
     int64_t begun_ns, ran_ns; /* when its last job was begun; how long those took that have ended */
     int64_t driver_ns;        /* driver.c's: lease_driver_ns() */
+    bool is_in_driver;        /* driver.c's: its thread is */
     unsigned cancel_state;    /* driver.c's */
     int64_t wait_ns, slot_ns; /* since when it waits, or has its slot */
     uint64_t
@@ -92,6 +96,7 @@ struct lease {
     bool is_waiting;  /* since wait_ns, for its next job to begin */
     bool gives_back;  /* slot and thread, when its jobs are done */
     bool is_optional; /* waits for a thread, and its job is optional */
+    struct metrics_calls calls; /* what its jobs have taken beside ran_ns and driver_ns */
     char label[96];   /* who: "GET /path", for reports; "" = unknown */
 };
 
@@ -154,6 +159,7 @@ PyObject *pool_lease_in(PyObject *pool, PyObject *context);
 
 /* What Lease.request is: borrowed until it is set to NULL, which its owner does at the request's end at the latest. */
 void lease_set_request(PyObject *lease, PyObject *request);
+PyObject *lease_request(PyObject *lease); /* borrowed; NULL: none */
 
 /* As Lease.submit(fn, *args), on the loop's thread: a new future. */
 PyObject *lease_call(PyObject *lease, PyObject *fn, PyObject *const *args, Py_ssize_t n);
@@ -171,8 +177,17 @@ void lease_give_job(PyObject *lease, struct sync_job *job, struct lease *to);
 /* The request has ended: calls what Python has left in lease.at_end, once. May run Python. */
 void lease_tell_end(PyObject *lease);
 
-/* For how long threads have run jobs of it, ns. */
-int64_t lease_ran_ns(PyObject *lease);
+/* For how long threads have run jobs of it, ns, and what else is known of them. */
+int64_t lease_spent(struct lease *l, struct metrics_calls *calls);
+
+/* Inside a job's run(), on its thread: CPU that it has used so far, for as many jobs as it stands for; 0: it is not measured. */
+int64_t job_cpu_ns(void);
+
+/* Looks at what the pool's threads wait for, from a thread of its own, until looks_stop(); one pool a process. GIL held, the loop's
+ * thread. */
+void looks_start(PyObject *pool);
+void looks_stop(void); /* a second call, and one without a start, are no-ops */
+void looks_forget(void); /* in a child that was forked: there is no thread */
 
 /* It has had the right to run a job. */
 bool lease_was_used(PyObject *lease);

@@ -7,6 +7,9 @@
  * Runs on:  the pool's threads; threads_start(): the loop's thread, or another that submits, with the GIL. */
 #include "sync/private.h"
 
+#include <sys/syscall.h>
+#include <unistd.h>
+
 #define SOON_NS (NS_PER_MS)
 
 static const char crew_capsule[] = "_ringcorn.crew";
@@ -74,6 +77,13 @@ release_gil(struct sync_thread *t, bool *has_gil)
 
 static __thread struct sync_thread *in_job; /* this thread, while it runs a job */
 
+int64_t
+job_cpu_ns(void)
+{
+    const struct meter *m = in_job != NULL ? &in_job->meter : NULL;
+    return m != NULL && m->stands_for > 0 ? meter_cpu_ns(m) * m->stands_for : 0;
+}
+
 struct lease *
 thread_lease(void)
 {
@@ -89,9 +99,12 @@ run_job(struct crew *c, struct sync_thread *t, struct sync_job *job, bool *has_g
         t->is_new_to_lease = false;
         Py_XDECREF(run_hook(c->on_acquire));
     }
+    meter_begin(&t->meter, job->lease->begun_ns);
     job->run(job);
     if (UNLIKELY(c->on_job_end != NULL))
         Py_XDECREF(run_hook(c->on_job_end));
+    if (t->meter.stands_for > 0)
+        crew_lease_add(job->lease, meter_cpu_ns(&t->meter) * t->meter.stands_for);
     in_job = NULL;
     if (!job->is_batched)
         release_gil(t, has_gil);
@@ -114,7 +127,10 @@ work(PyObject *unused, PyObject *capsule)
     struct crew *c = PyCapsule_GetPointer(capsule, crew_capsule);
     if (c == NULL)
         return NULL;
-    struct sync_thread self = { .crew = c, .ident = PyThread_get_thread_ident() };
+    struct sync_thread self = { .crew = c,
+                                .ident = PyThread_get_thread_ident(),
+                                .tid = (int)syscall(SYS_gettid) };
+    meter_init(&self.meter);
     Py_XDECREF(run_hook(c->on_thread_start));
 
     struct sync_job *done = NULL; /* its result is posted when this thread counts as free again */

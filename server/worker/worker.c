@@ -389,10 +389,10 @@ on_next_ns(void *self)
 }
 
 static void
-on_long_step(void *self, PyObject *context, int64_t ns)
+on_step(void *self, PyObject *context, const struct metrics_step *step)
 {
     (void)self;
-    asgi_long_step(&w.asgi, context, ns);
+    asgi_step(&w.asgi, context, step);
 }
 
 static struct loop_client client = {
@@ -401,6 +401,7 @@ static struct loop_client client = {
     .run = on_run,
     .flush = on_flush,
     .next_ns = on_next_ns,
+    .step = on_step,
 };
 
 /* --- the module that ringcorn.worker is given ------------------------------------------------------------------------- */
@@ -419,6 +420,7 @@ forked_child(void)
     close(w.args->control);
     answer_forget();
     guard_forget();
+    looks_forget();
 }
 
 static PyObject *
@@ -455,7 +457,6 @@ worker_attach(PyObject *module, PyObject *loop)
     answer_attach(loop, &w.asgi, &w.wsgi.exchanges);
     if (pthread_atfork(NULL, NULL, forked_child) != 0)
         return PyErr_NoMemory();
-    client.long_step = conf->metrics_enabled ? on_long_step : NULL; /* for what routes take */
     loop_attach(loop, &client, &w);
     loop_count(loop, metrics_here);
     if (conf->guard_mode != CONF_GUARD_OFF && conf->guard_loop_block_ms > 0)
@@ -473,6 +474,8 @@ worker_count(PyObject *module, PyObject *args)
     if (!PyArg_ParseTuple(args, "Op", &pool, &is_executor))
         return NULL;
     pool_count(pool, &metrics_here->pools[is_executor ? METRICS_POOL_EXECUTOR : METRICS_POOL_REQUESTS].crew);
+    if (!is_executor)
+        looks_start(pool);
     Py_RETURN_NONE;
 }
 
@@ -691,6 +694,7 @@ worker_detach(PyObject *module, PyObject *unused)
     if (w.loop == NULL)
         Py_RETURN_NONE;
     guard_stop();
+    looks_stop();
     signals_attach(NULL, NULL, NULL);
     answer_attach(NULL, NULL, NULL);
     while (w.listeners_n > 0)

@@ -9,6 +9,8 @@
 
 #include <errno.h>
 
+#include "metrics/metrics.h"
+
 enum outcome {
     FAILED = -1, /* an exception is set */
     DONE = 0,    /* the body is complete */
@@ -141,6 +143,21 @@ call_close(struct wsgi_names *n, struct exchange *ex, PyObject *close)
     report(n, ex, exception, "exception in close()");
 }
 
+/* What the request has taken, up to here; by its route, where environ["ringcorn.route"] tells one. */
+static void
+count(struct wsgi_names *n, struct exchange *ex, PyObject *environ)
+{
+    struct metrics_spent spent = { .request_ns = clock_ns() - ex->begun_ns };
+    spent.thread_ns = lease_spent(&ex->lease, &spent.calls);
+    spent.calls.cpu_ns += job_cpu_ns();
+    PyObject *route = environ != NULL ? PyDict_GetItemWithError(environ, n->route_key) : NULL; /* the key is a str */
+    Py_ssize_t length = 0;
+    const char *text = route != NULL && PyUnicode_Check(route) ? PyUnicode_AsUTF8AndSize(route, &length) : NULL;
+    if (UNLIKELY(route != NULL && text == NULL))
+        PyErr_Clear();
+    metrics_count_route((struct slice){ text, text != NULL ? (size_t)length : 0 }, ex->answer.status, &spent, "");
+}
+
 static void
 call_app(struct wsgi *w, struct exchange *ex)
 {
@@ -173,6 +190,7 @@ call_app(struct wsgi *w, struct exchange *ex)
         input_end(input);
     if (start != NULL)
         start->ex = NULL;
+    count(n, ex, environ);
 }
 
 void

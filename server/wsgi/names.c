@@ -105,6 +105,7 @@ names_fill(struct wsgi_names *n, const struct conf *conf)
         (n->report = import_from("ringcorn.log", "request_failed")) == NULL ||
         (n->request_id = import_from("ringcorn.log", "request_id")) == NULL ||
         (n->request_id_key = PyUnicode_InternFromString("ringcorn.request_id")) == NULL ||
+        (n->route_key = PyUnicode_InternFromString("ringcorn.route")) == NULL ||
         (n->input_key = PyUnicode_InternFromString("wsgi.input")) == NULL ||
         (n->scheme_key = PyUnicode_InternFromString("wsgi.url_scheme")) == NULL ||
         (n->https = PyUnicode_InternFromString("https")) == NULL ||
@@ -164,6 +165,7 @@ wsgi_names_free(struct wsgi_names *n)
     Py_XDECREF(n->version_10);
     Py_XDECREF(n->request_id);
     Py_XDECREF(n->request_id_key);
+    Py_XDECREF(n->route_key);
     Py_XDECREF(n->input_key);
     Py_XDECREF(n->scheme_key);
     Py_XDECREF(n->https);

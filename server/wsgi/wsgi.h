@@ -319,6 +319,7 @@ struct wsgi_names {
     PyObject *report;       /* ringcorn.log.request_failed(label, exception, what, client_is_gone, request_id) */
     PyObject *request_id;   /* the context variable ringcorn.log.request_id */
     PyObject *request_id_key; /* "ringcorn.request_id" */
+    PyObject *route_key;      /* "ringcorn.route", by which the application may say what to count a request as */
     PyObject *disconnected; /* class ClientDisconnected(ConnectionResetError) */
     PyObject *input_key;    /* "wsgi.input" */
     PyObject *scheme_key;   /* "wsgi.url_scheme" */

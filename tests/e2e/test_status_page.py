@@ -13,6 +13,7 @@ import pytest
 import wire
 from ports import free_port
 from scrape import address
+from slow_server import SlowServer
 
 PAGE = ("--metrics-bind", "127.0.0.1:0", "--metrics-page")
 LOCAL = {"Host": "localhost"}
@@ -111,6 +112,41 @@ def test_blocks_by_stack(server, page):
     assert [(row[2], row[5]) for row in rows[1:]] == [("2", "GET /sleeps"), ("1", "GET /asks_database")]
 
 
+def test_what_would_be_better(server, page):
+    with SlowServer() as slow:
+        s = server("advised_fastapi:app", *PAGE, "--sync-threads", 4, env={"SLOW": slow.address, "BLOCK_MS": "30"})
+        page.open(at(s))
+        page.wait("points.length > 1")
+        assert page.evaluate("document.getElementById('advised').hidden")
+        for path in ("/report", "/feed", "/fast"):
+            for _ in range(20):
+                assert s.get(path).status == 200
+    cells = "Array.from(document.querySelectorAll('#advice tr'), r => Array.from(r.cells, c => c.textContent))"
+    page.wait(f"{cells}.length == 4 && {cells}.slice(1).every(c => c[4] == '20')")
+    rows = {row[0]: row for row in page.evaluate(cells)[1:]}
+    assert [rows[path][1] for path in ("/report", "/feed", "/fast")] == ["async", "def", "keep"], rows
+    assert "/feed blocks the loop for " in rows["/feed"][2] and "make it async" in rows["/report"][2]
+    assert "threads" in page.evaluate("document.getElementById('threads-say').textContent")
+
+    def sort(head):
+        page.evaluate(f"Array.from(document.querySelectorAll('#advice th button')).find(b => b.textContent.startsWith('{head}')).click()")
+        return [row[0] for row in page.evaluate(cells)[1:]]
+
+    assert sort("route") == ["/fast", "/feed", "/report"]
+    assert sort("route") == ["/report", "/feed", "/fast"]
+    assert sort("longest step")[0] == "/feed" and sort("longest step")[-1] == "/feed"
+    assert page.evaluate("document.querySelectorAll('#advice th[aria-sort=ascending]').length") == 1
+    page.evaluate("new Promise(done => setTimeout(done, 2500))")  # it has asked again, and is sorted as before
+    assert page.evaluate(cells)[-1][0] == "/feed"
+    # Pictures: the parts of each request make it up, each with its name; of all slots as much is filled as threads are busy.
+    pictures = page.evaluate("Array.from(document.querySelectorAll('#advice svg'), s => Array.from(s.children, r => [+r.getAttribute('width'), r.textContent]))")
+    assert len(pictures) == 3 and all(sum(width for width, _ in parts) == pytest.approx(100, abs=0.1) for parts in pictures), pictures
+    widest = {max(parts)[1].split(":")[0] for parts in pictures}
+    assert widest == {"network", "blocks the loop", "awaits"}, pictures
+    assert page.evaluate("document.querySelectorAll('#slots svg line').length") == 4  # between four slots, and what would do
+    assert page.evaluate("document.querySelector('#slots svg').clientWidth") > 100
+
+
 def test_it_goes_on_over_a_reload(server, page):
     s = server("raw:app", *PAGE)
     page.open(at(s))
@@ -176,7 +212,7 @@ def test_it_is_read_only_and_says_how_to_be_read(server):
     assert "script-src 'sha256-" in answer.get("content-security-policy")
     assert answer.get("x-content-type-options") == "nosniff"
     assert "http:" not in answer.text and "https:" not in answer.text  # nothing from elsewhere
-    for path in ("/", "/status", "/status.json", "/status/threads.json"):
+    for path in ("/", "/status", "/status.json", "/status/threads.json", "/status/advise.json"):
         answer = s.request("POST", path, LOCAL, address=where)
         assert (answer.status, answer.get("allow")) == (405, "GET, HEAD")
     for path in ("/status/stop.json", "/status/reload.json", "/status/", "/statusx"):

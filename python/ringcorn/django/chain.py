@@ -67,7 +67,7 @@ class _End(BaseHandler):
         else:
             match = request.resolver_match = guess.match
         if (scope := getattr(request, "scope", None)) is not None:  # Django's test client makes requests without one
-            scope["route"] = match.route  # for the metrics (server/asgi/route.c)
+            scope["route"], scope["endpoint"] = match.route, match.func  # for the metrics (server/asgi/route.c)
         if self.hands_over and is_async(match.func):
             request.__dict__[GUESS] = Found(match)
             raise AsyncView

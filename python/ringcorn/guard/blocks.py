@@ -4,7 +4,9 @@ Called by server/guard/blame.c on its own thread with the GIL, while the loop st
 application can hold.
 """
 
+import os
 import re
+import sys
 import threading
 import time
 
@@ -151,6 +153,21 @@ def blocked(seconds, level, scene, task, label, wants_gil):
         culprit.said_at = time.monotonic()
         emit(Event("block", message, label, its_id, file, line, function, seconds, cure, stack=_describe(places)))
     return tuple(text.encode("utf-8", "replace") for text in (by, label or "", where or name, cure))
+
+
+def place(scene):
+    """Of a step that takes a while, for the figures of its route: "file:line" of the line that is guilty, as short as it goes; or None."""
+    places, _, _ = scene
+    i = source.guilty(places)
+    if i is None:
+        return None
+    code, line, _ = places[i]
+    file = code.co_filename
+    for folder in (os.getcwd(), *filter(None, sys.path)):
+        if file.startswith(folder.rstrip("/") + "/"):
+            file = file[len(folder.rstrip("/")) + 1 :]
+            break
+    return f"{file}:{line}".encode("utf-8", "replace")
 
 
 def forget():
