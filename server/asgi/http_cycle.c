@@ -152,6 +152,7 @@ cycle_part(struct cycle *cycle)
         lease_set_request(lease, NULL);
         if (lease_why(lease_inside(lease)) == SYNC_CANCEL_NOT) /* else what its thread goes on with is to end all the same */
             lease_answered(lease_inside(lease));
+        lease_parted(lease_inside(lease));
         lease_end(lease);
     }
     cycle_hold(cycle);

@@ -26,7 +26,7 @@
 enum { CELLS_MAX = 8192 };
 
 /* The state of a lease: an enum sync_cancel, and these. */
-enum { LEASE_WHY = 3, LEASE_TOLD = 4, LEASE_ANSWERED = 8 };
+enum { LEASE_WHY = 3, LEASE_TOLD = 4, LEASE_ANSWERED = 8, LEASE_PARTED = 16 };
 
 struct cell {
     uint64_t number; /* of the operation */
@@ -42,6 +42,7 @@ struct cell {
     bool is_shared;               /* another thread uses the same connection */
     bool outlives_client;         /* ringcorn.guard.allow("disconnect") */
     enum sync_cancel why;         /* it was cancelled */
+    bool is_doubtful; /* nobody knows whether the cancellation is on its way: the connection must not be used again */
     atomic_bool is_cancelling;
     atomic_bool is_free; /* its thread has ended */
 };
@@ -122,17 +123,21 @@ wait_until_sent(struct cell *c)
     }
 }
 
-/* Is another thread in the middle of an operation on that connection? Then neither may be cancelled. */
+/* Is another thread in the middle of an operation on this one's connection? Then neither may be cancelled. mine: has its connection and depth, so
+ * that who begins meanwhile sees it. */
 static bool
-find_shared(const struct cell *mine, PyObject *connection)
+find_shared(const struct cell *mine)
 {
     bool is_shared = false;
     for (unsigned i = 0; i < known.n; i++) {
         struct cell *c = known.cells[i];
-        if (LIKELY(c->connection != connection || c == mine || c->depth == 0))
+        if (LIKELY(c->connection != mine->connection || c == mine || c->depth == 0))
             continue;
         c->is_shared = is_shared = true;
-        wait_until_sent(c); /* one that is on its way would hit us */
+        if (UNLIKELY(atomic_load(&c->is_cancelling))) { /* on its way: it would hit this one */
+            wait_until_sent(c);
+            i = (unsigned)-1; /* others may have come */
+        }
     }
     return is_shared;
 }
@@ -163,8 +168,14 @@ find_lease(const struct drivers *d, struct cell *c)
         c->lease = l;
         return;
     }
-    c->lease_owner = lease_in_context(d);
-    c->lease = c->lease_owner != NULL ? lease_inside(c->lease_owner) : NULL;
+    PY_OWNED PyObject *owner = lease_in_context(d);
+    if (owner == NULL)
+        return;
+    /* What a request has left behind (a task, which has its context) is not its own any more. */
+    if (__atomic_load_n(&lease_inside(owner)->cancel_state, __ATOMIC_SEQ_CST) & LEASE_PARTED)
+        return;
+    c->lease = lease_inside(owner);
+    c->lease_owner = py_take(&owner);
 }
 
 /* ringcorn.guard.allow("disconnect") */
@@ -204,16 +215,15 @@ set_state(struct lease *l, unsigned bits)
 
 /* Hands operations over. operations: steals, NULL with an exception set passes it on. */
 static void
-hand_over(const struct drivers *d, const struct lease *l, enum sync_cancel why,
-          PyObject *operations, bool is_late)
+hand_over(const struct drivers *d, const char *label, enum sync_cancel why, PyObject *operations,
+          bool is_late)
 {
     PY_OWNED PyObject *owned = operations;
     PY_OWNED PyObject *on_cancel = Py_XNewRef(d->on_cancel);
-    PY_OWNED PyObject *label =
-        owned != NULL ? PyUnicode_DecodeUTF8(l->label, (Py_ssize_t)strlen(l->label), "replace")
-                      : NULL;
-    PY_OWNED PyObject *done = label != NULL && on_cancel != NULL
-                                  ? PyObject_CallFunction(on_cancel, "OsOO", label, why_words[why],
+    PY_OWNED PyObject *text =
+        owned != NULL ? PyUnicode_DecodeUTF8(label, (Py_ssize_t)strlen(label), "replace") : NULL;
+    PY_OWNED PyObject *done = text != NULL && on_cancel != NULL
+                                  ? PyObject_CallFunction(on_cancel, "OsOO", text, why_words[why],
                                                           owned, is_late ? Py_True : Py_False)
                                   : NULL;
     if (done == NULL && PyErr_Occurred())
@@ -228,30 +238,58 @@ drivers_are_watched(void)
     return __atomic_load_n(&known.drivers, __ATOMIC_RELAXED) != NULL;
 }
 
+/* What runs for a request and may be cancelled. */
+struct running {
+    unsigned cell;
+    uint64_t number;
+};
+
+/* New; NULL with an exception set. */
+static PyObject *
+list_of(const struct running *found, unsigned n)
+{
+    PY_OWNED PyObject *list = PyList_New(0);
+    for (unsigned i = 0; list != NULL && i < n; i++) {
+        PY_OWNED PyObject *one =
+            Py_BuildValue("(IK)", found[i].cell, (unsigned long long)found[i].number);
+        if (one == NULL || PyList_Append(list, one) < 0)
+            return NULL;
+    }
+    return py_take(&list);
+}
+
+/* All is noted before anything of Python is made: that may let other threads run, which end their operations and the lease. */
 void
 lease_cancel(struct lease *l, enum sync_cancel why)
 {
     struct drivers *d = known.drivers;
     unsigned state = __atomic_load_n(&l->cancel_state, __ATOMIC_SEQ_CST);
-    if (d == NULL || d->on_cancel == NULL || (state & (LEASE_TOLD | LEASE_ANSWERED)) ||
+    if (d == NULL || d->on_cancel == NULL || (state & LEASE_ANSWERED) ||
         (state & LEASE_WHY) >= (unsigned)why)
         return;
-    PY_OWNED PyObject *self = Py_NewRef((PyObject *)d);
-    PY_OWNED PyObject *operations = PyList_New(0);
-    bool has_any = false;
+    struct running *found = known.n > 0 ? calloc(known.n, sizeof(*found)) : NULL;
+    char label[sizeof(l->label)];
+    unsigned n = 0;
+    memcpy(label, l->label, sizeof(label));
     __atomic_fetch_and(&l->cancel_state, ~(unsigned)LEASE_WHY, __ATOMIC_SEQ_CST);
     set_state(l, why);
-    for (unsigned i = 0; operations != NULL && i < known.n; i++) {
+    for (unsigned i = 0; found != NULL && i < known.n; i++) {
         const struct cell *c = known.cells[i];
-        if (c->lease != l || !may_cancel(c, why))
-            continue;
-        PY_OWNED PyObject *one = Py_BuildValue("(IK)", i, (unsigned long long)c->number);
-        if (one == NULL || PyList_Append(operations, one) < 0)
-            break;
-        has_any = true;
+        if (c->lease == l && may_cancel(c, why))
+            found[n++] = (struct running){ i, c->number };
     }
-    if (has_any || operations == NULL || PyErr_Occurred())
-        hand_over(d, l, why, PyErr_Occurred() ? NULL : py_take(&operations), false);
+    if (n > 0) {
+        PY_OWNED PyObject *self = Py_NewRef((PyObject *)d);
+        /* One that was told before is cleaning up, and gets the time for it. */
+        hand_over(d, label, why, list_of(found, n), (state & LEASE_TOLD) != 0);
+    }
+    free(found);
+}
+
+void
+lease_parted(struct lease *l)
+{
+    set_state(l, LEASE_PARTED);
 }
 
 void
@@ -286,8 +324,8 @@ refusal(const struct drivers *d, unsigned index, struct cell *c, bool goes_on)
     bool was_told = (state & LEASE_TOLD) != 0;
     if (!was_told && !goes_on)
         return why_words[why];
-    hand_over(d, c->lease, why, Py_BuildValue("[(IK)]", index, (unsigned long long)c->number),
-              was_told);
+    hand_over(d, c->lease->label, why,
+              Py_BuildValue("[(IK)]", index, (unsigned long long)c->number), was_told);
     return NULL;
 }
 
@@ -321,18 +359,19 @@ meth_begin(PyObject *self, PyObject *const *args, Py_ssize_t n)
         Py_RETURN_NONE;
     }
     PyObject *connection = args[0] != Py_None ? args[0] : NULL;
-    bool is_shared = connection != NULL && find_shared(c, connection);
     c->number++;
     c->depth = 1;
     c->is_inside = false;
-    c->is_shared = is_shared;
+    c->is_shared = c->is_doubtful = false;
     c->why = SYNC_CANCEL_NOT;
+    c->begun_ns = clock_ns();
     c->connection = Py_XNewRef(connection);
     c->driver = Py_NewRef(args[1]);
     c->statement = Py_NewRef(args[2]);
-    find_lease(d, c);
+    if (connection != NULL && find_shared(c))
+        c->is_shared = true;
+    find_lease(d, c); /* from here on it can be cancelled */
     c->outlives_client = c->lease != NULL && outlives_client(d);
-    c->begun_ns = clock_ns();
     if (UNLIKELY(c->lease != NULL && READ(c->lease->cancel_state) != 0)) {
         const char *why = refusal(d, index_of(c), c, n == 4 && args[3] == Py_True);
         if (why != NULL) {
@@ -379,10 +418,13 @@ meth_end(PyObject *self, PyObject *const *args, Py_ssize_t n)
     if (c->lease != NULL)
         WRITE(c->lease->driver_ns, c->lease->driver_ns + clock_ns() - c->begun_ns);
     enum sync_cancel why = c->why;
+    bool is_doubtful = c->is_doubtful;
     if (UNLIKELY(why != SYNC_CANCEL_NOT && n == 0 &&
                  c->lease != NULL)) /* it came too late, so nobody was told */
         __atomic_fetch_and(&c->lease->cancel_state, ~(unsigned)LEASE_TOLD, __ATOMIC_SEQ_CST);
     drop(c);
+    if (UNLIKELY(is_doubtful))
+        return PyUnicode_FromString("doubtful");
     return why != SYNC_CANCEL_NOT ? PyUnicode_FromString(why_words[why]) : Py_NewRef(Py_None);
 }
 
@@ -411,17 +453,23 @@ find(PyObject *const *args, Py_ssize_t n)
     return c != NULL && c->depth > 0 ? c : NULL;
 }
 
-/* (label, seconds, driver, connection, statement, ident): new. */
+/* (label, seconds, driver, connection, statement, ident): new. All is taken from the cell before anything is made: that may let the cell's thread run,
+ * which ends the operation. */
 static PyObject *
 about(const struct cell *c)
 {
-    const char *label = c->lease != NULL ? c->lease->label : "";
+    char label[sizeof(c->lease->label)] = "";
+    if (c->lease != NULL)
+        memcpy(label, c->lease->label, sizeof(label));
+    PY_OWNED PyObject *driver = Py_NewRef(c->driver);
+    PY_OWNED PyObject *connection = Py_NewRef(c->connection != NULL ? c->connection : Py_None);
+    PY_OWNED PyObject *statement = Py_NewRef(c->statement);
+    unsigned long ident = c->ident;
+    double seconds = (double)(clock_ns() - c->begun_ns) / NS_PER_S;
     PY_OWNED PyObject *text = PyUnicode_DecodeUTF8(label, (Py_ssize_t)strlen(label), "replace");
-    return text == NULL
-               ? NULL
-               : Py_BuildValue("(OdOOOk)", text, (double)(clock_ns() - c->begun_ns) / NS_PER_S,
-                               c->driver, c->connection != NULL ? c->connection : Py_None,
-                               c->statement, c->ident);
+    return text == NULL ? NULL
+                        : Py_BuildValue("(OdOOOk)", text, seconds, driver, connection, statement,
+                                        ident);
 }
 
 static PyObject *
@@ -452,7 +500,7 @@ meth_start_cancel(PyObject *self, PyObject *const *args, Py_ssize_t n)
     Py_RETURN_TRUE;
 }
 
-/* It was sent, or could not be: then the operation's end is its own. */
+/* finish_cancel(cell, number, was_sent=True). False: it could not be, and the operation's end is its own; None: nobody knows. */
 static PyObject *
 meth_finish_cancel(PyObject *self, PyObject *const *args, Py_ssize_t n)
 {
@@ -463,8 +511,11 @@ meth_finish_cancel(PyObject *self, PyObject *const *args, Py_ssize_t n)
         return NULL;
     if (c == NULL || !atomic_load(&c->is_cancelling))
         Py_RETURN_NONE;
-    if (!was_sent)
+    if (!was_sent) { /* nobody was told; the operation's end waits for us, so the lease is still there */
         c->why = SYNC_CANCEL_NOT;
+        c->is_doubtful = args[2] == Py_None;
+        __atomic_fetch_and(&c->lease->cancel_state, ~(unsigned)LEASE_TOLD, __ATOMIC_SEQ_CST);
+    }
     pthread_mutex_lock(&known.lock);
     atomic_store(&c->is_cancelling, false);
     pthread_cond_broadcast(&known.sent);
