@@ -23,15 +23,16 @@ from . import imports, log
 CANCEL_SECONDS = 5.0  # what the driver's way of cancelling gets
 SHOWN_MAX = 200  # characters of a statement, in a line of the log
 
-# What begins so, or ends so in its middle, is not touched: it ends soon by itself, and may be the end of somebody's work. SELECT 1 is how
+# What begins so, or ends so in its middle, is not touched: it ends soon by itself, and may be the end of somebody's work. Nothing of it
+# backtracks, whatever is given to it. SELECT 1 is how
 # Django and pools look whether a connection lives.
 _CONTROL = re.compile(
-    r"^\s*(?:--[^\n]*\n\s*|/\*.*?\*/\s*)*"
+    r"^\s*+(?>--[^\n]*+\n\s*+|/\*(?:[^*]|\*(?!/))*+\*/\s*+)*+"
     r"(?:begin|start|commit|end|rollback|abort|savepoint|release|prepare\s+transaction|set|reset|discard|deallocate|close|unlisten|listen|pragma)\b"
-    r"|;\s*(?:commit|rollback|abort|end|prepare\s+transaction)\b",
-    re.IGNORECASE | re.DOTALL,
+    r"|;\s*+(?:(?:commit|rollback|abort|prepare\s+transaction)\b|end\s*+(?:(?:work|transaction)\s*+)?;?\s*+\Z)",
+    re.IGNORECASE,
 )
-_LOOK = re.compile(r"\s*(?:select\s+1\s*)?;?\s*", re.IGNORECASE)
+_LOOK = re.compile(r"\s*+(?:select\s++1\s*+)?;?\s*+", re.IGNORECASE)
 
 WHY = {"gone": "its client has gone", "overdue": "it takes longer than timeouts.request", "leaving": "the worker leaves"}
 

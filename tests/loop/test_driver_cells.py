@@ -427,7 +427,7 @@ def test_wrong_arguments(watch, pool):
 @pytest.mark.parametrize(
     "text",
     ["COMMIT", " begin", "ROLLBACK TO SAVEPOINT a", "select 1", "", "SET TIME ZONE 'UTC'", "insert into a values (1); commit", "-- x\n end;",
-     "PREPARE TRANSACTION 'a'"],
+     "PREPARE TRANSACTION 'a'", "/* a **/ -- b\n/**/ commit", "select 2; end work;"],
 )  # fmt: skip
 def test_control_statements(text):
     assert drivers.is_control(text)
@@ -435,8 +435,10 @@ def test_control_statements(text):
 
 @pytest.mark.parametrize(
     "text",
-    ["SELECT 10", "SELECT pg_sleep(3)", "update commits set a = 1", "select 1, 2", "WITH a AS (SELECT 1) SELECT * FROM a", "PREPARE a AS SELECT 2"],
-)
+    ["SELECT 10", "SELECT pg_sleep(3)", "update commits set a = 1", "select 1, 2", "WITH a AS (SELECT 1) SELECT * FROM a", "PREPARE a AS SELECT 2",
+     "/* a */ UPDATE t /* b */ SET a = 1", "DO $$ BEGIN PERFORM pg_sleep(3);\nEND $$", "SELECT 'a; end of'", "-- COMMIT", "/* commit",
+     "/**/" * 200 + "SELECT 2", "/* */ -- \n" * 200 + "SELECT 2", " " * 100_000 + "SELECT 2"],
+)  # fmt: skip
 def test_queries(text):
     assert not drivers.is_control(text)
 
