@@ -146,18 +146,26 @@ class _Psycopg(_PostgreSQL):
         "BaseCopy": ("_read_gen", "_read_row_gen"),
     }  # fmt: skip
 
+    _MODULES = (
+        "psycopg._cursor_base", "psycopg.cursor",  # which of them it is depends on the version
+        "psycopg._server_cursor_base", "psycopg.server_cursor",
+        "psycopg._copy_base", "psycopg.copy",
+    )  # fmt: skip
+
     _GO_ON = ("_stream_fetchone_gen", "_read_gen", "_read_row_gen")
 
     def __init__(self, module):
         self.error = module.errors.QueryCanceled
         self.codes = tuple(self._codes())  # kept, so that their ids stay their own
+        if not any(code.co_name == "_execute_gen" for code in self.codes):
+            raise LookupError("psycopg.BaseCursor._execute_gen is not there")
         # Which it is, and whether it is a part of a query that runs already: to raise in its place would leave that in the connection.
         self.queries = {id(code): code.co_name in self._GO_ON for code in self.codes}
         # A connection that libpq 17 makes for it has a time limit, and is as safe as the one with the query.
         self.is_safe = hasattr(module.Connection, "cancel_safe") and _has_cancel_safe(module)
 
     def _codes(self):
-        for module in ("psycopg._cursor_base", "psycopg._server_cursor_base", "psycopg.server_cursor", "psycopg._copy_base", "psycopg.copy"):
+        for module in self._MODULES:
             for cls, names in self._GENERATORS.items():
                 found = getattr(sys.modules.get(module), cls, None)
                 for name in names:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextvars
+import sys
 import threading
 
 import pytest
@@ -441,6 +442,16 @@ def test_control_statements(text):
 )  # fmt: skip
 def test_queries(text):
     assert not drivers.is_control(text)
+
+
+def test_a_psycopg_without_what_is_hooked_is_told(monkeypatch):
+    psycopg = pytest.importorskip("psycopg")
+    names = {code.co_name for code in drivers._Psycopg(psycopg).codes}
+    monkeypatch.setitem(sys.modules, "psycopg._cursor_base", None)  # 3.1 has it in psycopg.cursor
+    assert {code.co_name for code in drivers._Psycopg(psycopg).codes} == names
+    monkeypatch.setattr(drivers._Psycopg, "_MODULES", ("psycopg.copy",))
+    with pytest.raises(LookupError, match="_execute_gen"):
+        drivers._Psycopg(psycopg)
 
 
 def test_what_the_log_shows_is_short():
