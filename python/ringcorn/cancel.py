@@ -87,6 +87,13 @@ class Canceller:
                 self._start()
             self.changed.notify()
 
+    def _leave_none_behind(self):
+        """Lock held. This thread may be away for long: another looks at what is left, now or when it is due."""
+        if self.orders and self.idle > 0:
+            self.changed.notify()
+        elif self.orders and len(self.threads) < THREADS_MAX:
+            self._start()
+
     def _start(self):
         thread = threading.Thread(target=self._work, name="ringcorn-cancel", daemon=True)
         self.threads.add(thread)
@@ -128,6 +135,7 @@ class Canceller:
                         return
                     continue
                 self.busy[order.server] += 1
+                self._leave_none_behind()
                 self.changed.release()
                 try:
                     self._cancel(order)

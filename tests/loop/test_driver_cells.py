@@ -375,6 +375,38 @@ def test_a_server_that_does_not_answer_keeps_no_other_waiting(pool, watch, cance
     run(main)
 
 
+def test_orders_that_come_at_once_for_one_idle_thread(pool, watch, canceller, run):
+    """It was told of both, and is away with the first."""
+
+    async def main():
+        dead, alive = Slow(hold=threading.Event()), Slow()
+        alive.name = "alive"
+        taken, begun = [], []
+        watch.on_cancel = lambda label, why, operations, is_late: taken.extend(operations)
+        for driver in (dead, alive):
+            lease, connection = pool.lease("GET /"), Connection()
+            begun.append((lease, lease.submit(query, watch, driver, connection)))
+            await off(connection.begun.wait, PATIENCE)
+            watch.give_up(lease, "gone")
+        with canceller.changed:
+            canceller._start()
+        while not canceller.idle:
+            await asyncio.sleep(0.01)
+        with canceller.changed:
+            for i, ((cell, number), driver) in enumerate(zip(taken, (dead, alive))):
+                canceller.orders.append((i, i, cancel._Order(cell, number, "gone", driver.name)))
+            canceller.changed.notify()
+        try:
+            assert await asyncio.wait_for(begun[1][1], PATIENCE) == ("ended", "gone")
+        finally:
+            dead.hold.set()
+        assert await begun[0][1] == ("ended", "gone")
+        for lease, _ in begun:
+            lease.close()
+
+    run(main)
+
+
 def test_threads_end_when_there_is_nothing_to_do(pool, watch, canceller, run, monkeypatch):
     monkeypatch.setattr(cancel, "IDLE_SECONDS", 0.05)
 
