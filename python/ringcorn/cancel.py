@@ -46,12 +46,12 @@ def stop():
 class _Order:
     """An operation that is to be cancelled."""
 
-    __slots__ = ("cell", "number", "why", "tries", "server", "was_sent")
+    __slots__ = ("cell", "number", "why", "tries", "server", "was_sent", "is_doubtful")
 
     def __init__(self, cell, number, why, server):
         self.cell, self.number, self.why, self.server = cell, number, why, server
         self.tries = 0
-        self.was_sent = False
+        self.was_sent = self.is_doubtful = False
 
 
 class Canceller:
@@ -169,7 +169,14 @@ class Canceller:
             except Exception as e:
                 error = e
             finally:
-                self.operations.finish_cancel(order.cell, order.number, error is None)
+                # A request that was sent may arrive later, whatever became of the wait for it: then the connection is closed at the end.
+                self.operations.finish_cancel(order.cell, order.number, True if error is None else None)
+            if error is not None and not order.is_doubtful:
+                order.is_doubtful = True
+                log.warning(
+                    "%s: a cancellation of its query has failed on its way, so its connection is closed at the query's end (%s: %s): %s",
+                    label or "unknown request", type(error).__name__, error, drivers.shown(text),
+                )  # fmt: skip
         if error is None and not order.was_sent:
             order.was_sent = True
             self.count(order.why)

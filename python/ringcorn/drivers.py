@@ -34,6 +34,8 @@ _CONTROL = re.compile(
 )
 _LOOK = re.compile(r"\s*+(?:select\s++1\s*+)?;?\s*+", re.IGNORECASE)
 
+DOUBTFUL = "doubtful"  # end(): a cancellation may be on its way yet
+
 WHY = {"gone": "its client has gone", "overdue": "it takes longer than timeouts.request", "leaving": "the worker leaves"}
 
 _drivers = _ringcorn.Drivers()
@@ -76,6 +78,7 @@ class Driver:
     """How one driver is dealt with."""
 
     name = "?"
+    error = ()  # the class of what a cancelled operation raises
 
     def text(self, statement):
         """SQL, without parameters; of any thread's statement."""
@@ -95,6 +98,38 @@ class Driver:
         """The driver's own exception, for what does not begin."""
         raise NotImplementedError
 
+    def is_cancellation(self, exception):
+        """Django's own exception has the driver's as its cause."""
+        return isinstance(exception, self.error) or isinstance(exception.__cause__, self.error)
+
+    def drop(self, connection):
+        """Nobody knows whether a cancellation of it comes yet: nothing may be run by it any more."""
+        connection.close()
+        _tell_django(connection)
+
+    def settle(self, connection):
+        """A cancellation was sent and has arrived: nothing of it may stay. Whether what the operation has found is lost by that."""
+        return False
+
+    def failed(self, exception, connection):
+        """In place of end(). An error of another kind tells nobody that the request was given up."""
+        is_told = self.is_cancellation(exception)
+        why = end(exception) if is_told else end()
+        if why == DOUBTFUL:
+            self.drop(connection)
+        elif why is not None:
+            self.settle(connection)
+            if is_told:
+                mark(exception, why)
+
+    def hit(self, why, connection, statement):
+        """An operation has succeeded, though it was to be cancelled."""
+        if why == DOUBTFUL:
+            self.drop(connection)
+        elif self.settle(connection):
+            _drivers.told()
+            raise mark(self.refusal(why), why)
+
     def begin(self, connection, statement):
         """Raises where the request was given up."""
         why = begin(connection, self, statement)
@@ -108,6 +143,17 @@ class Driver:
         label = _drivers.told()
         log.debug("%s: its next query is refused, as %s: %s", label, WHY[why], shown(self.text(statement)))
         raise mark(self.refusal(why), why)
+
+
+def _tell_django(connection):
+    """Its thread's wrapper of that connection has no connection then, and makes another."""
+    module = sys.modules.get("django.db")
+    try:
+        for wrapper in module.connections.all(initialized_only=True) if module is not None else ():
+            if wrapper.connection is connection:
+                wrapper.close()
+    except Exception as e:
+        log.debug("Django's connection is not given up: %r", e)
 
 
 def _text(statement):
@@ -185,6 +231,10 @@ class _Psycopg(_PostgreSQL):
         if not self.is_safe:
             super().reach(connection)
 
+    def drop(self, connection):
+        connection.pgconn.finish()  # close() may give it back to its pool
+        super().drop(connection)
+
     def cancel(self, connection):
         if self.is_safe:
             connection.cancel_safe(timeout=CANCEL_SECONDS)
@@ -220,6 +270,9 @@ class _SQLite(Driver):
 
     def refusal(self, why):
         return self.error("interrupted")
+
+    def is_cancellation(self, exception):
+        return super().is_cancellation(exception) and "interrupted" in str(exception)
 
     def cancel(self, connection):
         connection.interrupt()
@@ -266,10 +319,10 @@ def watch_psycopg():
         try:
             result = stock(self, gen, *args, **kwargs)
         except BaseException as e:
-            if (why := end(e)) is not None:
-                mark(e, why)
+            driver.failed(e, self)
             raise
-        end()
+        if (why := end()) is not None:
+            driver.hit(why, self, gen)
         return result
 
     psycopg.Connection.wait = wait
@@ -293,10 +346,10 @@ def _run(driver, connection, statement, fn, *args):
     try:
         result = fn(*args)
     except BaseException as e:
-        if (why := end(e)) is not None:
-            mark(e, why)
+        driver.failed(e, connection)
         raise
-    end()
+    if (why := end()) is not None:
+        driver.hit(why, connection, statement)
     return result
 
 
@@ -325,17 +378,18 @@ def _on_created(connection, **kwargs):
 
     def around(execute, sql, params, many, context):
         wrapper = context["connection"]
-        why = begin(wrapper.connection if type(driver) is not _Other else None, driver, sql)
+        connection = wrapper.connection
+        why = begin(connection if type(driver) is not _Other else None, driver, sql)
         if why is not None:
             with wrapper.wrap_database_errors:
                 driver.refused(why, sql)
         try:
             result = execute(sql, params, many, context)
         except BaseException as e:
-            if (why := end(e)) is not None:
-                mark(e, why)
+            driver.failed(e, connection)
             raise
-        end()
+        if (why := end()) is not None:
+            driver.hit(why, connection, sql)
         return result
 
     around.ringcorn_driver = driver

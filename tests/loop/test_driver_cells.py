@@ -346,7 +346,7 @@ def test_a_way_that_fails_tells_nobody(pool, watch, canceller, run):
         await off(driver.begun.wait, PATIENCE)
         await asyncio.sleep(0.1)
         connection.ends.set()
-        assert await future == ("ended", None) and canceller.counted == []
+        assert await future in (("ended", None), ("ended", drivers.DOUBTFUL)) and canceller.counted == []
         lease.close()
 
     run(main)
@@ -438,6 +438,78 @@ def test_a_part_of_a_query_that_runs_is_cancelled_and_not_refused(pool, watch, c
 
         assert await lease.submit(fetch) == "gone"
         lease.close()
+
+    run(main)
+
+
+class Failing(drivers.Driver):
+    error = InterruptedError
+
+    def cancel(self, connection):
+        connection.ends.set()
+
+    def refusal(self, why):
+        return self.error(why)
+
+
+class Closing:
+    closed = False
+
+    def close(self):
+        self.closed = True
+
+
+@pytest.mark.parametrize("error", [None, InterruptedError(), ValueError()])
+def test_a_doubtful_operation_ends_with_its_connection(monkeypatch, error):
+    def run():
+        if error is not None:
+            raise error
+        return 1
+
+    monkeypatch.setattr(drivers, "begin", lambda *args: None)
+    monkeypatch.setattr(drivers, "end", lambda *args: drivers.DOUBTFUL)
+    connection = Closing()
+    if error is None:
+        assert drivers._run(Failing(), connection, "SELECT 2", run) == 1
+    else:
+        with pytest.raises(type(error)) as caught:
+            drivers._run(Failing(), connection, "SELECT 2", run)
+        assert log.was_cancelled(caught.value) is None
+    assert connection.closed
+
+
+def test_an_error_of_another_kind_is_not_the_cancellation(pool, watch, canceller, run):
+    async def main():
+        lease, driver = pool.lease("GET /"), Failing()
+
+        def fail(connection, error):
+            connection.begun.set()
+            assert connection.ends.wait(PATIENCE)
+            raise error
+
+        def view(connections):
+            why = []
+            for error, connection in connections:
+                with pytest.raises(type(error)) as caught:
+                    drivers._run(driver, connection, "SELECT 2", fail, connection, error)
+                why.append(log.was_cancelled(caught.value))
+            return why
+
+        wrapped = ValueError()
+        wrapped.__cause__ = InterruptedError()
+        connection = Connection()
+        future = lease.submit(view, [(KeyError(), connection)])
+        await off(connection.begun.wait, PATIENCE)
+        watch.give_up(lease, "gone")
+        assert await future == [None]
+        assert await lease.submit(short, watch, driver) == "gone"  # it was not told
+        other, connection = pool.lease("GET /other"), Connection()
+        future = other.submit(view, [(wrapped, connection)])
+        await off(connection.begun.wait, PATIENCE)
+        watch.give_up(other, "gone")
+        assert await future == ["gone"]
+        for one in (lease, other):
+            one.close()
 
     run(main)
 
