@@ -12,9 +12,11 @@ a connection (Django, SQLAlchemy); connections that two threads use at once. Not
 """
 
 import functools
+import gc
 import re
 import socket
 import sys
+import weakref
 
 import _ringcorn
 
@@ -276,6 +278,34 @@ class _SQLite(Driver):
 
     def cancel(self, connection):
         connection.interrupt()
+
+    def settle(self, connection):
+        """interrupt() is in force as long as any statement of the connection is active, a cursor that is read by half for example: ROLLBACK
+        and whatever comes next would fail too. Such cursors are closed: SQLite means to end their statements as well.
+
+        (A progress handler would end one operation alone. It takes the GIL where it has SQLite's mutex, for which other threads wait with the
+        GIL in their hand when they use the same connection; and an application's own cannot be put back.)
+        """
+        if not self._is_interrupted(connection):
+            return False
+        for owned in gc.get_referents(connection):
+            for ref in list(owned) if type(owned) is list else ():
+                cursor = ref() if isinstance(ref, weakref.ref) else None
+                if hasattr(cursor, "close"):
+                    cursor.close()
+        if self._is_interrupted(connection):
+            log.warning("a connection of sqlite3 is closed, as an interruption stays in force there")
+            self.drop(connection)
+        return True
+
+    def _is_interrupted(self, connection):
+        try:
+            connection.execute("SELECT 1").close()
+        except self.error as e:
+            return "interrupted" in str(e)
+        except Exception:  # it was closed
+            pass
+        return False
 
 
 class _Other(Driver):

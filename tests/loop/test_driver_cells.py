@@ -2,6 +2,7 @@
 
 import asyncio
 import contextvars
+import sqlite3
 import sys
 import threading
 
@@ -512,6 +513,56 @@ def test_an_error_of_another_kind_is_not_the_cancellation(pool, watch, canceller
             one.close()
 
     run(main)
+
+
+COUNT = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 2000000000) SELECT max(i) FROM n"
+
+
+def test_an_interruption_of_sqlite_does_not_stay(pool, watch, canceller, run):
+    connection = sqlite3.connect(":memory:", check_same_thread=False)
+    connection.executescript("CREATE TABLE t(a); INSERT INTO t VALUES (1), (2), (3)")
+
+    async def main():
+        lease, driver, begun = pool.lease("GET /"), drivers.of_module(sqlite3), threading.Event()
+
+        def view():
+            connection.execute("INSERT INTO t VALUES (4)")
+            half = connection.execute("SELECT a FROM t")
+            half.fetchone()
+            cursor = connection.cursor()
+            begun.set()
+            with pytest.raises(sqlite3.OperationalError, match="interrupted") as caught:
+                drivers._run(driver, connection, COUNT, cursor.execute, COUNT)
+            connection.execute("ROLLBACK")
+            with pytest.raises(sqlite3.ProgrammingError, match="closed cursor"):
+                half.fetchone()
+            return log.was_cancelled(caught.value), connection.execute("SELECT a FROM t").fetchall()
+
+        future = lease.submit(view)
+        await off(begun.wait, PATIENCE)
+        while not watch.running():
+            await asyncio.sleep(0.01)
+        watch.give_up(lease, "gone")
+        assert await future == ("gone", [(1,), (2,), (3,)])
+        lease.close()
+
+    run(main)
+    connection.close()
+
+
+def test_an_interruption_of_sqlite_that_came_too_late():
+    """The operation has succeeded, what it found cannot be read: that is an error, and the request is told by it."""
+    connection, driver = sqlite3.connect(":memory:"), drivers.of_module(sqlite3)
+    cursor = connection.execute("SELECT 1 UNION SELECT 2")
+    connection.interrupt()
+    with pytest.raises(sqlite3.OperationalError, match="interrupted") as caught:
+        driver.hit("gone", connection, "SELECT 1 UNION SELECT 2")
+    assert log.was_cancelled(caught.value) == "gone"
+    assert connection.execute("SELECT 1").fetchall() == [(1,)]
+    connection.interrupt()
+    driver.hit("gone", connection, "SELECT 1")  # nothing was active
+    cursor.close()
+    connection.close()
 
 
 def test_wrong_arguments(watch, pool):
