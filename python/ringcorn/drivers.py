@@ -192,15 +192,17 @@ class _Psycopg(_PostgreSQL):
                        "_start_copy_gen"),
         "ServerCursorMixin": ("_declare_gen", "_fetch_gen", "_scroll_gen"),
         "BaseCopy": ("_read_gen", "_read_row_gen"),
+        "BasePipeline": ("_exit_gen",),  # of executemany()
     }  # fmt: skip
 
     _MODULES = (
         "psycopg._cursor_base", "psycopg.cursor",  # which of them it is depends on the version
         "psycopg._server_cursor_base", "psycopg.server_cursor",
         "psycopg._copy_base", "psycopg.copy",
+        "psycopg._pipeline_base", "psycopg._pipeline",
     )  # fmt: skip
 
-    _GO_ON = ("_stream_fetchone_gen", "_read_gen", "_read_row_gen")
+    _GO_ON = ("_stream_fetchone_gen", "_read_gen", "_read_row_gen", "_exit_gen")
 
     def __init__(self, module):
         self.error = module.errors.QueryCanceled
@@ -219,6 +221,11 @@ class _Psycopg(_PostgreSQL):
                 for name in names:
                     if hasattr(fn := getattr(found, name, None), "__code__"):
                         yield fn.__code__
+
+    @staticmethod
+    def is_own(pipeline):
+        """Has executemany() made it for itself? In an application's own, what is cancelled may be any that is queued, a COMMIT too."""
+        return type(getattr(pipeline, "_lock", None)).__name__ == "_DummyLock"
 
     def text(self, statement):
         """*statement*: a generator of psycopg's, perhaps one that runs."""
@@ -344,6 +351,8 @@ def watch_psycopg():
     @functools.wraps(stock)
     def wait(self, gen, *args, **kwargs):
         goes_on = queries.get(id(getattr(gen, "gi_code", None)))
+        if goes_on is not None and (pipeline := self._pipeline) is not None and not driver.is_own(pipeline):
+            goes_on = None
         if (why := begin(self if goes_on is not None else None, driver, gen, goes_on)) is not None:
             driver.refused(why, gen)
         try:
