@@ -46,12 +46,12 @@ def stop():
 class _Order:
     """An operation that is to be cancelled."""
 
-    __slots__ = ("cell", "number", "why", "tries", "server", "was_sent")
+    __slots__ = ("cell", "number", "why", "tries", "server", "was_sent", "is_doubtful")
 
     def __init__(self, cell, number, why, server):
         self.cell, self.number, self.why, self.server = cell, number, why, server
         self.tries = 0
-        self.was_sent = False
+        self.was_sent = self.is_doubtful = False
 
 
 class Canceller:
@@ -86,6 +86,13 @@ class Canceller:
             if self.idle == 0 and len(self.threads) < THREADS_MAX:
                 self._start()
             self.changed.notify()
+
+    def _leave_none_behind(self):
+        """Lock held. This thread may be away for long: another looks at what is left, now or when it is due."""
+        if self.orders and self.idle > 0:
+            self.changed.notify()
+        elif self.orders and len(self.threads) < THREADS_MAX:
+            self._start()
 
     def _start(self):
         thread = threading.Thread(target=self._work, name="ringcorn-cancel", daemon=True)
@@ -128,6 +135,7 @@ class Canceller:
                         return
                     continue
                 self.busy[order.server] += 1
+                self._leave_none_behind()
                 self.changed.release()
                 try:
                     self._cancel(order)
@@ -161,7 +169,14 @@ class Canceller:
             except Exception as e:
                 error = e
             finally:
-                self.operations.finish_cancel(order.cell, order.number, error is None)
+                # A request that was sent may arrive later, whatever became of the wait for it: then the connection is closed at the end.
+                self.operations.finish_cancel(order.cell, order.number, True if error is None else None)
+            if error is not None and not order.is_doubtful:
+                order.is_doubtful = True
+                log.warning(
+                    "%s: a cancellation of its query has failed on its way, so its connection is closed at the query's end (%s: %s): %s",
+                    label or "unknown request", type(error).__name__, error, drivers.shown(text),
+                )  # fmt: skip
         if error is None and not order.was_sent:
             order.was_sent = True
             self.count(order.why)

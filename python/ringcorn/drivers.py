@@ -12,9 +12,11 @@ a connection (Django, SQLAlchemy); connections that two threads use at once. Not
 """
 
 import functools
+import gc
 import re
 import socket
 import sys
+import weakref
 
 import _ringcorn
 
@@ -23,15 +25,18 @@ from . import imports, log
 CANCEL_SECONDS = 5.0  # what the driver's way of cancelling gets
 SHOWN_MAX = 200  # characters of a statement, in a line of the log
 
-# What begins so, or ends so in its middle, is not touched: it ends soon by itself, and may be the end of somebody's work. SELECT 1 is how
+# What begins so, or ends so in its middle, is not touched: it ends soon by itself, and may be the end of somebody's work. Nothing of it
+# backtracks, whatever is given to it. SELECT 1 is how
 # Django and pools look whether a connection lives.
 _CONTROL = re.compile(
-    r"^\s*(?:--[^\n]*\n\s*|/\*.*?\*/\s*)*"
+    r"^\s*+(?>--[^\n]*+\n\s*+|/\*(?:[^*]|\*(?!/))*+\*/\s*+)*+"
     r"(?:begin|start|commit|end|rollback|abort|savepoint|release|prepare\s+transaction|set|reset|discard|deallocate|close|unlisten|listen|pragma)\b"
-    r"|;\s*(?:commit|rollback|abort|end|prepare\s+transaction)\b",
-    re.IGNORECASE | re.DOTALL,
+    r"|;\s*+(?:(?:commit|rollback|abort|prepare\s+transaction)\b|end\s*+(?:(?:work|transaction)\s*+)?;?\s*+\Z)",
+    re.IGNORECASE,
 )
-_LOOK = re.compile(r"\s*(?:select\s+1\s*)?;?\s*", re.IGNORECASE)
+_LOOK = re.compile(r"\s*+(?:select\s++1\s*+)?;?\s*+", re.IGNORECASE)
+
+DOUBTFUL = "doubtful"  # end(): a cancellation may be on its way yet
 
 WHY = {"gone": "its client has gone", "overdue": "it takes longer than timeouts.request", "leaving": "the worker leaves"}
 
@@ -75,6 +80,7 @@ class Driver:
     """How one driver is dealt with."""
 
     name = "?"
+    error = ()  # the class of what a cancelled operation raises
 
     def text(self, statement):
         """SQL, without parameters; of any thread's statement."""
@@ -94,6 +100,38 @@ class Driver:
         """The driver's own exception, for what does not begin."""
         raise NotImplementedError
 
+    def is_cancellation(self, exception):
+        """Django's own exception has the driver's as its cause."""
+        return isinstance(exception, self.error) or isinstance(exception.__cause__, self.error)
+
+    def drop(self, connection):
+        """Nobody knows whether a cancellation of it comes yet: nothing may be run by it any more."""
+        connection.close()
+        _tell_django(connection)
+
+    def settle(self, connection):
+        """A cancellation was sent and has arrived: nothing of it may stay. Whether what the operation has found is lost by that."""
+        return False
+
+    def failed(self, exception, connection):
+        """In place of end(). An error of another kind tells nobody that the request was given up."""
+        is_told = self.is_cancellation(exception)
+        why = end(exception) if is_told else end()
+        if why == DOUBTFUL:
+            self.drop(connection)
+        elif why is not None:
+            self.settle(connection)
+            if is_told:
+                mark(exception, why)
+
+    def hit(self, why, connection, statement):
+        """An operation has succeeded, though it was to be cancelled."""
+        if why == DOUBTFUL:
+            self.drop(connection)
+        elif self.settle(connection):
+            _drivers.told()
+            raise mark(self.refusal(why), why)
+
     def begin(self, connection, statement):
         """Raises where the request was given up."""
         why = begin(connection, self, statement)
@@ -107,6 +145,17 @@ class Driver:
         label = _drivers.told()
         log.debug("%s: its next query is refused, as %s: %s", label, WHY[why], shown(self.text(statement)))
         raise mark(self.refusal(why), why)
+
+
+def _tell_django(connection):
+    """Its thread's wrapper of that connection has no connection then, and makes another."""
+    module = sys.modules.get("django.db")
+    try:
+        for wrapper in module.connections.all(initialized_only=True) if module is not None else ():
+            if wrapper.connection is connection:
+                wrapper.close()
+    except Exception as e:
+        log.debug("Django's connection is not given up: %r", e)
 
 
 def _text(statement):
@@ -143,25 +192,40 @@ class _Psycopg(_PostgreSQL):
                        "_start_copy_gen"),
         "ServerCursorMixin": ("_declare_gen", "_fetch_gen", "_scroll_gen"),
         "BaseCopy": ("_read_gen", "_read_row_gen"),
+        "BasePipeline": ("_exit_gen",),  # of executemany()
     }  # fmt: skip
 
-    _GO_ON = ("_stream_fetchone_gen", "_read_gen", "_read_row_gen")
+    _MODULES = (
+        "psycopg._cursor_base", "psycopg.cursor",  # which of them it is depends on the version
+        "psycopg._server_cursor_base", "psycopg.server_cursor",
+        "psycopg._copy_base", "psycopg.copy",
+        "psycopg._pipeline_base", "psycopg._pipeline",
+    )  # fmt: skip
+
+    _GO_ON = ("_stream_fetchone_gen", "_read_gen", "_read_row_gen", "_exit_gen")
 
     def __init__(self, module):
         self.error = module.errors.QueryCanceled
         self.codes = tuple(self._codes())  # kept, so that their ids stay their own
+        if not any(code.co_name == "_execute_gen" for code in self.codes):
+            raise LookupError("psycopg.BaseCursor._execute_gen is not there")
         # Which it is, and whether it is a part of a query that runs already: to raise in its place would leave that in the connection.
         self.queries = {id(code): code.co_name in self._GO_ON for code in self.codes}
         # A connection that libpq 17 makes for it has a time limit, and is as safe as the one with the query.
         self.is_safe = hasattr(module.Connection, "cancel_safe") and _has_cancel_safe(module)
 
     def _codes(self):
-        for module in ("psycopg._cursor_base", "psycopg._server_cursor_base", "psycopg.server_cursor", "psycopg._copy_base", "psycopg.copy"):
+        for module in self._MODULES:
             for cls, names in self._GENERATORS.items():
                 found = getattr(sys.modules.get(module), cls, None)
                 for name in names:
                     if hasattr(fn := getattr(found, name, None), "__code__"):
                         yield fn.__code__
+
+    @staticmethod
+    def is_own(pipeline):
+        """Has executemany() made it for itself? In an application's own, what is cancelled may be any that is queued, a COMMIT too."""
+        return type(getattr(pipeline, "_lock", None)).__name__ == "_DummyLock"
 
     def text(self, statement):
         """*statement*: a generator of psycopg's, perhaps one that runs."""
@@ -175,6 +239,10 @@ class _Psycopg(_PostgreSQL):
     def reach(self, connection):
         if not self.is_safe:
             super().reach(connection)
+
+    def drop(self, connection):
+        connection.pgconn.finish()  # close() may give it back to its pool
+        super().drop(connection)
 
     def cancel(self, connection):
         if self.is_safe:
@@ -212,8 +280,39 @@ class _SQLite(Driver):
     def refusal(self, why):
         return self.error("interrupted")
 
+    def is_cancellation(self, exception):
+        return super().is_cancellation(exception) and "interrupted" in str(exception)
+
     def cancel(self, connection):
         connection.interrupt()
+
+    def settle(self, connection):
+        """interrupt() is in force as long as any statement of the connection is active, a cursor that is read by half for example: ROLLBACK
+        and whatever comes next would fail too. Such cursors are closed: SQLite means to end their statements as well.
+
+        (A progress handler would end one operation alone. It takes the GIL where it has SQLite's mutex, for which other threads wait with the
+        GIL in their hand when they use the same connection; and an application's own cannot be put back.)
+        """
+        if not self._is_interrupted(connection):
+            return False
+        for owned in gc.get_referents(connection):
+            for ref in list(owned) if type(owned) is list else ():
+                cursor = ref() if isinstance(ref, weakref.ref) else None
+                if hasattr(cursor, "close"):
+                    cursor.close()
+        if self._is_interrupted(connection):
+            log.warning("a connection of sqlite3 is closed, as an interruption stays in force there")
+            self.drop(connection)
+        return True
+
+    def _is_interrupted(self, connection):
+        try:
+            connection.execute("SELECT 1").close()
+        except self.error as e:
+            return "interrupted" in str(e)
+        except Exception:  # it was closed
+            pass
+        return False
 
 
 class _Other(Driver):
@@ -252,15 +351,17 @@ def watch_psycopg():
     @functools.wraps(stock)
     def wait(self, gen, *args, **kwargs):
         goes_on = queries.get(id(getattr(gen, "gi_code", None)))
+        if goes_on is not None and (pipeline := self._pipeline) is not None and not driver.is_own(pipeline):
+            goes_on = None
         if (why := begin(self if goes_on is not None else None, driver, gen, goes_on)) is not None:
             driver.refused(why, gen)
         try:
             result = stock(self, gen, *args, **kwargs)
         except BaseException as e:
-            if (why := end(e)) is not None:
-                mark(e, why)
+            driver.failed(e, self)
             raise
-        end()
+        if (why := end()) is not None:
+            driver.hit(why, self, gen)
         return result
 
     psycopg.Connection.wait = wait
@@ -284,10 +385,10 @@ def _run(driver, connection, statement, fn, *args):
     try:
         result = fn(*args)
     except BaseException as e:
-        if (why := end(e)) is not None:
-            mark(e, why)
+        driver.failed(e, connection)
         raise
-    end()
+    if (why := end()) is not None:
+        driver.hit(why, connection, statement)
     return result
 
 
@@ -316,17 +417,18 @@ def _on_created(connection, **kwargs):
 
     def around(execute, sql, params, many, context):
         wrapper = context["connection"]
-        why = begin(wrapper.connection if type(driver) is not _Other else None, driver, sql)
+        connection = wrapper.connection
+        why = begin(connection if type(driver) is not _Other else None, driver, sql)
         if why is not None:
             with wrapper.wrap_database_errors:
                 driver.refused(why, sql)
         try:
             result = execute(sql, params, many, context)
         except BaseException as e:
-            if (why := end(e)) is not None:
-                mark(e, why)
+            driver.failed(e, connection)
             raise
-        end()
+        if (why := end()) is not None:
+            driver.hit(why, connection, sql)
         return result
 
     around.ringcorn_driver = driver

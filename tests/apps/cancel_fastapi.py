@@ -75,6 +75,26 @@ async def in_thread(s: float, id: str = ""):
     return await asyncio.to_thread(sleep, s, id)
 
 
+@app.get("/many")
+def many(s: float, id: str = "", pipeline: bool = False):
+    """executemany() waits where it leaves its pipeline; in a pipeline of the application's nothing is cancelled."""
+    with engine.connect() as connection:
+        raw = connection.connection.driver_connection
+        cursor = raw.cursor()
+        state[id] = "running"
+        try:
+            if pipeline:
+                with raw.pipeline():
+                    cursor.execute("SELECT pg_sleep(%s)", (s,))
+            else:
+                cursor.executemany("SELECT pg_sleep(%s)", [(s,)] * 2)
+        except Exception as e:
+            state[id] = type(e).__name__
+            raise
+        state[id] = "done"
+        return {"pid": raw.info.backend_pid}
+
+
 @app.get("/limited")
 @ringcorn.timeout(0.5)
 def limited(s: float, id: str = ""):

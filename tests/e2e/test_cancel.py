@@ -156,6 +156,19 @@ def test_the_query_of_an_endpoint_ends_with_its_client(fast, path, took):
     assert "Traceback" not in s.log
 
 
+@pytest.mark.parametrize("fast", ["psycopg"], indirect=True)
+def test_executemany_and_pipelines(fast):
+    s = fast(threads=1)
+    pid = s.get("/many?s=0&id=0").json()["pid"]
+    leave(s, begin(s, f"/many?s={LONG}&id=1"))
+    wire.eventually(lambda: fast_state(s, "1") == "QueryCanceled", SOON, "the endpoint's error")
+    begin(s, "/many?s=1.5&id=2&pipeline=1").close()
+    wire.eventually(lambda: fast_state(s, "2") == "done", SOON, "the whole of the pipeline")
+    assert s.get("/many?s=0&id=3").json() == {"pid": pid}
+    s.wait_log(r"GET /many: its query was cancelled after \d+\.\d s")
+    assert s.log.count("its query was cancelled") == 1
+
+
 def test_sqlite(fast, took):
     s = fast()
     client = s.connect()

@@ -2,6 +2,8 @@
 
 import asyncio
 import contextvars
+import sqlite3
+import sys
 import threading
 
 import pytest
@@ -345,7 +347,7 @@ def test_a_way_that_fails_tells_nobody(pool, watch, canceller, run):
         await off(driver.begun.wait, PATIENCE)
         await asyncio.sleep(0.1)
         connection.ends.set()
-        assert await future == ("ended", None) and canceller.counted == []
+        assert await future in (("ended", None), ("ended", drivers.DOUBTFUL)) and canceller.counted == []
         lease.close()
 
     run(main)
@@ -369,6 +371,38 @@ def test_a_server_that_does_not_answer_keeps_no_other_waiting(pool, watch, cance
         dead.hold.set()
         assert [await one for one in futures] == [("ended", "gone")] * 3
         for lease, _ in [*stuck, (other, None)]:
+            lease.close()
+
+    run(main)
+
+
+def test_orders_that_come_at_once_for_one_idle_thread(pool, watch, canceller, run):
+    """It was told of both, and is away with the first."""
+
+    async def main():
+        dead, alive = Slow(hold=threading.Event()), Slow()
+        alive.name = "alive"
+        taken, begun = [], []
+        watch.on_cancel = lambda label, why, operations, is_late: taken.extend(operations)
+        for driver in (dead, alive):
+            lease, connection = pool.lease("GET /"), Connection()
+            begun.append((lease, lease.submit(query, watch, driver, connection)))
+            await off(connection.begun.wait, PATIENCE)
+            watch.give_up(lease, "gone")
+        with canceller.changed:
+            canceller._start()
+        while not canceller.idle:
+            await asyncio.sleep(0.01)
+        with canceller.changed:
+            for i, ((cell, number), driver) in enumerate(zip(taken, (dead, alive))):
+                canceller.orders.append((i, i, cancel._Order(cell, number, "gone", driver.name)))
+            canceller.changed.notify()
+        try:
+            assert await asyncio.wait_for(begun[1][1], PATIENCE) == ("ended", "gone")
+        finally:
+            dead.hold.set()
+        assert await begun[0][1] == ("ended", "gone")
+        for lease, _ in begun:
             lease.close()
 
     run(main)
@@ -409,6 +443,128 @@ def test_a_part_of_a_query_that_runs_is_cancelled_and_not_refused(pool, watch, c
     run(main)
 
 
+class Failing(drivers.Driver):
+    error = InterruptedError
+
+    def cancel(self, connection):
+        connection.ends.set()
+
+    def refusal(self, why):
+        return self.error(why)
+
+
+class Closing:
+    closed = False
+
+    def close(self):
+        self.closed = True
+
+
+@pytest.mark.parametrize("error", [None, InterruptedError(), ValueError()])
+def test_a_doubtful_operation_ends_with_its_connection(monkeypatch, error):
+    def run():
+        if error is not None:
+            raise error
+        return 1
+
+    monkeypatch.setattr(drivers, "begin", lambda *args: None)
+    monkeypatch.setattr(drivers, "end", lambda *args: drivers.DOUBTFUL)
+    connection = Closing()
+    if error is None:
+        assert drivers._run(Failing(), connection, "SELECT 2", run) == 1
+    else:
+        with pytest.raises(type(error)) as caught:
+            drivers._run(Failing(), connection, "SELECT 2", run)
+        assert log.was_cancelled(caught.value) is None
+    assert connection.closed
+
+
+def test_an_error_of_another_kind_is_not_the_cancellation(pool, watch, canceller, run):
+    async def main():
+        lease, driver = pool.lease("GET /"), Failing()
+
+        def fail(connection, error):
+            connection.begun.set()
+            assert connection.ends.wait(PATIENCE)
+            raise error
+
+        def view(connections):
+            why = []
+            for error, connection in connections:
+                with pytest.raises(type(error)) as caught:
+                    drivers._run(driver, connection, "SELECT 2", fail, connection, error)
+                why.append(log.was_cancelled(caught.value))
+            return why
+
+        wrapped = ValueError()
+        wrapped.__cause__ = InterruptedError()
+        connection = Connection()
+        future = lease.submit(view, [(KeyError(), connection)])
+        await off(connection.begun.wait, PATIENCE)
+        watch.give_up(lease, "gone")
+        assert await future == [None]
+        assert await lease.submit(short, watch, driver) == "gone"  # it was not told
+        other, connection = pool.lease("GET /other"), Connection()
+        future = other.submit(view, [(wrapped, connection)])
+        await off(connection.begun.wait, PATIENCE)
+        watch.give_up(other, "gone")
+        assert await future == ["gone"]
+        for one in (lease, other):
+            one.close()
+
+    run(main)
+
+
+COUNT = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 2000000000) SELECT max(i) FROM n"
+
+
+def test_an_interruption_of_sqlite_does_not_stay(pool, watch, canceller, run):
+    connection = sqlite3.connect(":memory:", check_same_thread=False)
+    connection.executescript("CREATE TABLE t(a); INSERT INTO t VALUES (1), (2), (3)")
+
+    async def main():
+        lease, driver, begun = pool.lease("GET /"), drivers.of_module(sqlite3), threading.Event()
+
+        def view():
+            connection.execute("INSERT INTO t VALUES (4)")
+            half = connection.execute("SELECT a FROM t")
+            half.fetchone()
+            cursor = connection.cursor()
+            begun.set()
+            with pytest.raises(sqlite3.OperationalError, match="interrupted") as caught:
+                drivers._run(driver, connection, COUNT, cursor.execute, COUNT)
+            connection.execute("ROLLBACK")
+            with pytest.raises(sqlite3.ProgrammingError, match="closed cursor"):
+                half.fetchone()
+            return log.was_cancelled(caught.value), connection.execute("SELECT a FROM t").fetchall()
+
+        future = lease.submit(view)
+        await off(begun.wait, PATIENCE)
+        while not watch.running():
+            await asyncio.sleep(0.01)
+        watch.give_up(lease, "gone")
+        assert await future == ("gone", [(1,), (2,), (3,)])
+        lease.close()
+
+    run(main)
+    connection.close()
+
+
+def test_an_interruption_of_sqlite_that_came_too_late():
+    """The operation has succeeded, what it found cannot be read: that is an error, and the request is told by it."""
+    connection, driver = sqlite3.connect(":memory:"), drivers.of_module(sqlite3)
+    cursor = connection.execute("SELECT 1 UNION SELECT 2")
+    connection.interrupt()
+    with pytest.raises(sqlite3.OperationalError, match="interrupted") as caught:
+        driver.hit("gone", connection, "SELECT 1 UNION SELECT 2")
+    assert log.was_cancelled(caught.value) == "gone"
+    assert connection.execute("SELECT 1").fetchall() == [(1,)]
+    connection.interrupt()
+    driver.hit("gone", connection, "SELECT 1")  # nothing was active
+    cursor.close()
+    connection.close()
+
+
 def test_wrong_arguments(watch, pool):
     with pytest.raises(TypeError):
         watch.begin(None)
@@ -427,7 +583,7 @@ def test_wrong_arguments(watch, pool):
 @pytest.mark.parametrize(
     "text",
     ["COMMIT", " begin", "ROLLBACK TO SAVEPOINT a", "select 1", "", "SET TIME ZONE 'UTC'", "insert into a values (1); commit", "-- x\n end;",
-     "PREPARE TRANSACTION 'a'"],
+     "PREPARE TRANSACTION 'a'", "/* a **/ -- b\n/**/ commit", "select 2; end work;"],
 )  # fmt: skip
 def test_control_statements(text):
     assert drivers.is_control(text)
@@ -435,10 +591,22 @@ def test_control_statements(text):
 
 @pytest.mark.parametrize(
     "text",
-    ["SELECT 10", "SELECT pg_sleep(3)", "update commits set a = 1", "select 1, 2", "WITH a AS (SELECT 1) SELECT * FROM a", "PREPARE a AS SELECT 2"],
-)
+    ["SELECT 10", "SELECT pg_sleep(3)", "update commits set a = 1", "select 1, 2", "WITH a AS (SELECT 1) SELECT * FROM a", "PREPARE a AS SELECT 2",
+     "/* a */ UPDATE t /* b */ SET a = 1", "DO $$ BEGIN PERFORM pg_sleep(3);\nEND $$", "SELECT 'a; end of'", "-- COMMIT", "/* commit",
+     "/**/" * 200 + "SELECT 2", "/* */ -- \n" * 200 + "SELECT 2", " " * 100_000 + "SELECT 2"],
+)  # fmt: skip
 def test_queries(text):
     assert not drivers.is_control(text)
+
+
+def test_a_psycopg_without_what_is_hooked_is_told(monkeypatch):
+    psycopg = pytest.importorskip("psycopg")
+    names = {code.co_name for code in drivers._Psycopg(psycopg).codes}
+    monkeypatch.setitem(sys.modules, "psycopg._cursor_base", None)  # 3.1 has it in psycopg.cursor
+    assert {code.co_name for code in drivers._Psycopg(psycopg).codes} == names
+    monkeypatch.setattr(drivers._Psycopg, "_MODULES", ("psycopg.copy",))
+    with pytest.raises(LookupError, match="_execute_gen"):
+        drivers._Psycopg(psycopg)
 
 
 def test_what_the_log_shows_is_short():
