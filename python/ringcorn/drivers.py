@@ -136,11 +136,19 @@ class Driver:
         """Raises where the request was given up."""
         why = begin(connection, self, statement)
         if why is not None:
-            self.refused(why, statement)
+            self.refused(why, connection, statement)
 
-    def refused(self, why, statement):
+    def is_in_transaction(self, connection):
+        """Whether one is open. Python only, of this thread's connection."""
+        return False
+
+    def refused(self, why, connection, statement):
         if is_control(self.text(statement)):
             begin(None, self, statement)
+            return
+        if connection is not None and self.is_in_transaction(connection):
+            # It begins and is cancelled: only then does the transaction fail with it, whoever keeps the error to himself.
+            begin(connection, self, statement, True)
             return
         label = _drivers.told()
         log.debug("%s: its next query is refused, as %s: %s", label, WHY[why], shown(self.text(statement)))
@@ -167,6 +175,9 @@ def _text(statement):
         return str(statement)
 
 
+_IDLE = 0  # libpq's PQTRANS_IDLE
+
+
 class _PostgreSQL(Driver):
     def server(self, connection):
         try:
@@ -179,6 +190,12 @@ class _PostgreSQL(Driver):
         _, host, port = found if isinstance(found := self.server(connection), tuple) else (None, "", 0)
         if host and not host.startswith(("/", "@")):
             socket.create_connection((host, port), CANCEL_SECONDS).close()
+
+    def is_in_transaction(self, connection):
+        try:
+            return connection.info.transaction_status != _IDLE
+        except Exception:  # it was closed meanwhile
+            return False
 
     def refusal(self, why):
         return self.error(f"canceling statement due to user request: {WHY[why]}")
@@ -354,7 +371,7 @@ def watch_psycopg():
         if goes_on is not None and (pipeline := self._pipeline) is not None and not driver.is_own(pipeline):
             goes_on = None
         if (why := begin(self if goes_on is not None else None, driver, gen, goes_on)) is not None:
-            driver.refused(why, gen)
+            driver.refused(why, self, gen)
         try:
             result = stock(self, gen, *args, **kwargs)
         except BaseException as e:
@@ -421,7 +438,7 @@ def _on_created(connection, **kwargs):
         why = begin(connection if type(driver) is not _Other else None, driver, sql)
         if why is not None:
             with wrapper.wrap_database_errors:
-                driver.refused(why, sql)
+                driver.refused(why, wrapper.connection, sql)
         try:
             result = execute(sql, params, many, context)
         except BaseException as e:

@@ -513,7 +513,7 @@ meth_finish_cancel(PyObject *self, PyObject *const *args, Py_ssize_t n)
         Py_RETURN_NONE;
     if (!was_sent) { /* nobody was told; the operation's end waits for us, so the lease is still there */
         c->why = SYNC_CANCEL_NOT;
-        c->is_doubtful = args[2] == Py_None;
+        c->is_doubtful |= args[2] == Py_None;
         __atomic_fetch_and(&c->lease->cancel_state, ~(unsigned)LEASE_TOLD, __ATOMIC_SEQ_CST);
     }
     pthread_mutex_lock(&known.lock);
