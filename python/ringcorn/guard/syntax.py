@@ -37,9 +37,9 @@ def _children(node):
                     yield field, inner
 
 
-def _around(file, line):
-    """[(statement, the field of it that has the line)], outermost first."""
-    node, path = _tree(file), []
+def _around(node, line):
+    """[(statement, the field of it that has the line)] below *node*, outermost first."""
+    path = []
     while node is not None:
         field, inner = next(((f, c) for f, c in _children(node) if c.lineno <= line <= c.end_lineno), (None, None))
         if isinstance(node, _BLOCKS):
@@ -53,20 +53,21 @@ def _around(file, line):
 @_kept
 def has_cleanup(file, line):
     """Whether something is left to do where the function ends at this line."""
-    return any(field in ("body", "handlers", "finalbody") for _, field in _around(file, line))
+    return any(field in ("body", "handlers", "finalbody") for _, field in _around(_tree(file), line))
 
 
 @_kept
 def is_cleaning(file, before, now):
     """Whether line *now* is in what cleans up after an exception at line *before*: `except`, `finally`, the end of a `with`."""
-    fields = dict(_around(file, before))
-    return any(fields.get(node) in _CLEANS.get(field, ()) for node, field in _around(file, now))
+    tree = _tree(file)
+    fields = dict(_around(tree, before))
+    return any(fields.get(node) in _CLEANS.get(field, ()) for node, field in _around(tree, now))
 
 
 @_kept
 def swallows(file, line):
     """The line that keeps a CancelledError raised at *line* inside the function; None where there is none to be seen."""
-    for node, field in reversed(_around(file, line)):
+    for node, field in reversed(_around(_tree(file), line)):
         if field != "body":
             continue
         if isinstance(node, (ast.With, ast.AsyncWith)):
