@@ -1,4 +1,4 @@
-"""Creates and fills the tables, once for each PostgreSQL: tables.py, with the settings' environment."""
+"""Creates and fills the tables, where they are not there yet: tables.py, with the settings' environment."""
 
 import os
 
@@ -12,6 +12,7 @@ if __name__ == "__main__":
     from django.db import connection
     from shop.models import Item
 
-    with connection.schema_editor() as editor:
-        editor.create_model(Item)
-    Item.objects.bulk_create(Item(name=f"item {i}", price=i) for i in range(ITEMS))
+    if Item._meta.db_table not in connection.introspection.table_names():
+        with connection.schema_editor() as editor:
+            editor.create_model(Item)
+        Item.objects.bulk_create(Item(name=f"item {i}", price=i) for i in range(ITEMS))
