@@ -125,7 +125,7 @@ def test_what_is_no_seed_is_refused(seed):
 
 
 def test_one_worker():
-    done = subprocess.run([harness.BIN, "--shake=1", "--workers=2", "raw:app"], capture_output=True, text=True)
+    done = subprocess.run([harness.BIN, "--shake=1", "--workers=2", "raw:app"], capture_output=True, text=True, env=harness.environment())
     assert done.returncode == 2 and "shake has one worker" in done.stderr
-    done = subprocess.run([harness.BIN, "--shake=1", "--workers=auto", "--print-config", "raw:app"], capture_output=True, text=True)
+    done = subprocess.run([harness.BIN, "--shake=1", "--workers=auto", "--print-config", "raw:app"], capture_output=True, text=True, env=harness.environment())
     assert done.returncode == 0 and re.search(r"^workers: 1\b", done.stdout, re.M) and re.search(r"^shake: ", done.stdout, re.M)
