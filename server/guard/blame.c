@@ -12,6 +12,7 @@
 #include <sys/prctl.h>
 
 #include "base/base.h"
+#include "base/thread.h"
 #include "metrics/metrics.h"
 
 enum {
@@ -287,11 +288,7 @@ blame_start(PyObject *loop, struct asgi *asgi)
     b.gil_holder = py_gil_holder();
     b.must_stop = b.is_alerted = false;
     b.first = b.n = 0;
-    sigset_t all, before;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    int err = pthread_create(&b.thread, NULL, run, NULL);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    int err = thread_start(&b.thread, run, NULL);
     b.is_running = err == 0;
     return -err;
 }

@@ -17,6 +17,7 @@
 
 #include "base/base.h"
 #include "base/owned.h"
+#include "base/thread.h"
 #include "metrics/metrics.h"
 
 static const int64_t later_ns[] = { NS_PER_S, 10 * NS_PER_S }; /* told of again after so long */
@@ -306,11 +307,7 @@ guard_start(PyObject *loop, struct asgi *asgi, int64_t block_ns)
     g.stop = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     int err = g.stop < 0 ? -errno : blame_start(loop, asgi);
     if (err == 0) {
-        sigset_t all, before;
-        sigfillset(&all);
-        pthread_sigmask(SIG_SETMASK, &all, &before);
-        err = -pthread_create(&g.thread, NULL, run, NULL);
-        pthread_sigmask(SIG_SETMASK, &before, NULL);
+        err = -thread_start(&g.thread, run, NULL);
         g.is_running = err == 0;
     }
     if (err < 0) {

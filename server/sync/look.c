@@ -25,6 +25,7 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
+#include "base/thread.h"
 #include "base/owned.h"
 
 enum { LOOKS_MAX = 256 }; /* threads at a time; of more, these stand for none of the others */
@@ -213,13 +214,8 @@ looks_start(PyObject *pool)
     g.random = (uint64_t)clock_ns() | 1;
     g.stop = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     int err = g.stop < 0 ? errno : 0;
-    if (err == 0) {
-        sigset_t all, before;
-        sigfillset(&all);
-        pthread_sigmask(SIG_SETMASK, &all, &before);
-        err = pthread_create(&g.thread, NULL, run, NULL);
-        pthread_sigmask(SIG_SETMASK, &before, NULL);
-    }
+    if (err == 0)
+        err = thread_start(&g.thread, run, NULL);
     g.is_running = err == 0;
     if (g.is_running) {
         atomic_fetch_add(&g.crew->refs, 1);

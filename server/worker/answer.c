@@ -14,6 +14,7 @@
 #include <sys/eventfd.h>
 #include <sys/prctl.h>
 
+#include "base/thread.h"
 #include "base/json.h"
 #include "worker/worker.h"
 
@@ -324,11 +325,7 @@ answer_start(int asks)
         return;
     a.fd = asks;
     a.stop = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    sigset_t all, before;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    int err = a.stop < 0 ? errno : pthread_create(&a.thread, NULL, run, NULL);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    int err = a.stop < 0 ? errno : thread_start(&a.thread, run, NULL);
     a.is_running = err == 0;
     if (err != 0)
         log_warning("this worker cannot answer ringcornctl: %s", strerror(err));
