@@ -675,7 +675,7 @@ def test_hypothesis_shrinks_to_what_matters():
         return False
 
     least = find(shake.seeds(), fails, settings=settings(database=None, derandomize=True))
-    assert least.kinds == {"order"} and least.number < 64
+    assert least.kinds == {"order"}  # its number is the least of its neighbours only: Hypothesis does not try them all
 
     @settings(database=None, derandomize=True, max_examples=20)
     @given(shake.seeds(kinds=["awaits", "hops"]))
