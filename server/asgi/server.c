@@ -211,6 +211,8 @@ asgi_cancel_all(struct asgi *a)
     }
     for (Py_ssize_t i = 0; i < PyList_GET_SIZE(leases); i++)
         lease_cancel(lease_inside(PyList_GET_ITEM(leases, i)), SYNC_CANCEL_LEAVING);
+    if (a->pool != NULL) /* WebSockets have theirs for themselves, and calls outside of requests have some */
+        pool_cancel_held(a->pool, SYNC_CANCEL_LEAVING);
     for (Py_ssize_t i = 0; i < PyList_GET_SIZE(tasks); i++) {
         /* What was cancelled before cleans up now: a second time would break that off. */
         PY_OWNED PyObject *times = PyObject_CallMethodNoArgs(PyList_GET_ITEM(tasks, i), a->names->cancelling);

@@ -286,6 +286,33 @@ lease_cancel(struct lease *l, enum sync_cancel why)
     free(found);
 }
 
+/* The next that has a thread and is neither answered nor given up for as grave a reason. Borrowed: for as long as nothing of Python runs. */
+static struct lease *
+next_held(struct crew *c, enum sync_cancel why)
+{
+    struct lease *found = NULL;
+    crew_lock(c);
+    LIST_FOR_EACH(node, &c->held) {
+        struct lease *l = CONTAINER_OF(node, struct lease, held);
+        unsigned state = __atomic_load_n(&l->cancel_state, __ATOMIC_SEQ_CST);
+        if (found == NULL && !(state & LEASE_ANSWERED) && (state & LEASE_WHY) < (unsigned)why)
+            found = l;
+    }
+    crew_unlock(c);
+    return found;
+}
+
+void
+pool_cancel_held(PyObject *pool, enum sync_cancel why)
+{
+    PY_OWNED PyObject *self = Py_NewRef(pool);
+    struct lease *l;
+    /* Each is given up once, so this comes to an end. */
+    while (known.drivers != NULL && known.drivers->on_cancel != NULL &&
+           (l = next_held(pool_crew(self), why)) != NULL)
+        lease_cancel(l, why);
+}
+
 void
 lease_parted(struct lease *l)
 {

@@ -137,6 +137,8 @@ bool drivers_are_watched(void);
 /* What its threads do in drivers is cancelled, soon, by other threads; where they do nothing now, the next they begin is refused. l: of a
  * request that is not answered; a sync_job's is stable for who has the GIL. May run Python. */
 void lease_cancel(struct lease *l, enum sync_cancel why);
+/* All that have a thread of the pool's, whosever they are, but those that are answered. pool: a _ringcorn.Pool. May run Python. */
+void pool_cancel_held(PyObject *pool, enum sync_cancel why);
 /* It is over: what has only inherited its context is not its own any more. What its threads still run for it is. Any thread, no GIL needed. */
 void lease_parted(struct lease *l);
 /* Its answer is complete: nothing of it is cancelled any more. Any thread, no GIL needed. */

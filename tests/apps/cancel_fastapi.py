@@ -11,7 +11,8 @@ import threading
 import types
 
 import ringcorn
-from fastapi import FastAPI
+from asgiref.sync import sync_to_async
+from fastapi import FastAPI, WebSocket
 from sqlalchemy import create_engine, text
 from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
 
@@ -73,6 +74,14 @@ def slow_post(s: float, id: str = ""):
 @app.get("/thread")
 async def in_thread(s: float, id: str = ""):
     return await asyncio.to_thread(sleep, s, id)
+
+
+@app.websocket("/ws")
+async def websocket(websocket: WebSocket):
+    """Each message is a query's seconds."""
+    await websocket.accept()
+    while True:
+        await websocket.send_json(await sync_to_async(sleep)(float(await websocket.receive_text()), "ws"))
 
 
 @app.get("/many")

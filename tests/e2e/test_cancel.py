@@ -12,6 +12,7 @@ import pytest
 
 import harness
 import wire
+from frames import Socket
 from test_django_postgres import project, shared, state, tables  # noqa: F401 (fixtures)
 
 LONG = 30.0  # seconds of a query that nobody will see the end of
@@ -264,6 +265,19 @@ def test_the_end_of_the_drain(project, entry, target):  # noqa: F811
     s.wait_log(rf"GET {target}: its query was cancelled after \d\.\d s, as the worker leaves: SELECT")
     assert s.wait_exit(SOON) == 0
     assert "left behind" not in s.log
+
+
+def test_the_calls_of_a_websocket_end_with_the_drain(fast):
+    s = fast("--timeouts-graceful", "1s", "--websocket-drain", "off", threads=1)
+    client = Socket(s.connect(), "/ws")
+    assert b"pid" in client.text("0").read()[1]
+    client.text(str(LONG))
+    wire.eventually(lambda: not is_idle(s.pg, s.name), SOON, "it sleeps")
+    s.send_signal(signal.SIGTERM)
+    s.wait_log(r": its query was cancelled after \d+\.\d s, as the worker leaves: SELECT")
+    assert s.wait_exit(SOON) == 0
+    client.wire.close()
+    assert "left behind" not in s.log and "Traceback" not in s.log
 
 
 # ------------------------------------------------------------------ the keys
