@@ -17,9 +17,11 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
 
 app = FastAPI()
-engine = create_engine(
-    os.environ["DATABASE_URL"], pool_size=8, max_overflow=0, connect_args={"application_name": os.environ.get("APPLICATION_NAME", "cancel")}
-)
+DATABASE_URL = os.environ["DATABASE_URL"]
+connect_args = {"application_name": os.environ.get("APPLICATION_NAME", "cancel")}
+if DATABASE_URL.startswith("postgresql+psycopg:"):
+    connect_args["prepare_threshold"] = None  # what is prepared belongs to one connection, and PgBouncer has others
+engine = create_engine(DATABASE_URL, pool_size=8, max_overflow=0, connect_args=connect_args)
 local = create_engine("sqlite://", connect_args={"check_same_thread": False})
 state = {}
 COUNT = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {}) SELECT max(i) FROM n"
