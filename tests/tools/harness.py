@@ -430,8 +430,7 @@ class Server:
         delay = 0.01
         while problems := self.leftovers():
             if time.monotonic() > deadline:
-                others = peers.of_port(self.port) if isinstance(self.address, tuple) else []
-                raise AssertionError("; ".join(problems + others) + "\n" + self.report)
+                raise AssertionError("; ".join(problems + peers.of_processes(self.workers())) + "\n" + self.report)
             time.sleep(delay)
             delay = min(delay * 2, 0.2)
 
