@@ -252,7 +252,7 @@ class Site:
         await self.until(lambda: len(self.run.pg.pids(self.application)) == THREADS, 5, f"{THREADS} connections")
         return {
             "pid": pid, "requests": self.load.counts["sent"], "references": census["references"], "blocks": census["blocks"],
-            "objects": census["objects"], "types": census["types"],
+            "objects": census["objects"], "types": census["types"], "handles": census["handles"],
             "same": {
                 "objects of requests": {**census["of_requests"], "live handles": handles}, "threads of Python": census["names"], "threads": threads_of(pid),
                 "objects of threads": {name: census["types"].get(name, 0) for name in ("Thread", "WorkerThread")},
@@ -296,8 +296,9 @@ class Site:
             await asyncio.sleep(1)
             rest = await self.at_rest()
         else:
-            described = [f"{name}:\n{await self.describe(name)}" for name in (more[0][0], "exceptions")]
-            raise AssertionError("\n".join([f"{self.name}: more at rest than once before: {more}", *described]))
+            described = [f"{name}:\n{await self.describe(name)}" for name in (more[0][0].split()[-1], "exceptions")]
+            handles = f"handles: {rest['handles']}, before {rests[-1]['handles']}"
+            raise AssertionError("\n".join([f"{self.name}: more at rest than once before: {more}", handles, *described]))
         rests.append(rest)
         self.total["rests"] += 1
         first, before = rests[0], rests[-2] if len(rests) > 1 else rest

@@ -67,6 +67,12 @@ def forget_foreign():
         del threading._active[ident]
 
 
+def handles():
+    """What is queued or has a timer, by what it calls; None: it was cancelled, and is still in the heap."""
+    found = [one for one in gc.get_objects() if type(one).__name__ in ("Handle", "TimerHandle")]
+    return sorted(f"{type(one).__name__} {getattr(one._callback, '__qualname__', one._callback)}" for one in found)
+
+
 def names():
     own = [thread.name.rstrip("0123456789") for thread in threading.enumerate() if not isinstance(thread, threading._DummyThread)]
     return sorted(own) + ["foreign"] * (threading.active_count() - len(own) - FOREIGN_MAX)
@@ -132,6 +138,7 @@ def count():
         "of_requests": {name: counts[name] for name in OF_REQUESTS if counts[name]},
         "types": dict(counts),
         "names": names(),
+        "handles": handles(),
     }
 
 
