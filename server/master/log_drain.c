@@ -2,6 +2,9 @@
  *
  * Runs on:  the thread; the functions of the header on the main thread. `lock` guards all but the sinks, which are the thread's alone. The
  *           thread holds it while it moves lines from rings to sinks (memory to memory), never while it waits or writes.
+ * fork():   a lock that another thread holds at that moment stays locked in the child for ever: the allocator's, a library's, a sanitizer's.
+ *           So the main thread forks with `lock` held, and without it the thread makes system calls alone. Its first steps are the C
+ *           library's, which allocates; therefore it is waited for when it starts.
  * Always:   a source that has ended is freed by the thread, once its ring is empty. */
 #include "log_drain.h"
 
@@ -58,12 +61,13 @@ struct sink {
 struct log_drain {
     pthread_t thread;
     pthread_mutex_t lock;
-    pthread_cond_t flushed;
+    pthread_cond_t flushed; /* or begun */
     int wake_fd;
     struct list sources;
     struct log_source *own; /* the master's, one of them */
     struct sink error, access;
     bool is_one; /* both are the same file: all goes by error, so that there is one order */
+    bool has_begun;
     bool is_stopping;
     uint64_t asked, done; /* numbers of flushes */
     uint64_t written;     /* bytes, or given up */
@@ -340,6 +344,10 @@ static void *
 run(void *self)
 {
     struct log_drain *d = self;
+    pthread_mutex_lock(&d->lock);
+    d->has_begun = true;
+    pthread_cond_broadcast(&d->flushed);
+    pthread_mutex_unlock(&d->lock);
     for (;;) {
         pthread_mutex_lock(&d->lock);
         uint64_t asked = d->asked;
@@ -423,6 +431,10 @@ log_drain_start(void)
         return NULL;
     }
     pthread_setname_np(d->thread, "ringcorn-logs");
+    pthread_mutex_lock(&d->lock);
+    while (!d->has_begun)
+        pthread_cond_wait(&d->flushed, &d->lock);
+    pthread_mutex_unlock(&d->lock);
     (void)log_set_ring(d->own->ring, d->wake_fd);
     return d;
 }

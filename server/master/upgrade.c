@@ -158,12 +158,14 @@ begin(struct master *m)
     }
     log_info("SIGUSR2: starting %s; the workers here serve until its workers do", u->program);
     fflush(NULL);
+    log_drain_hold(m->logs.drain);
     pid_t self = getpid(), pid = fork();
     if (pid == 0) {
         close(ends[0]);
         execute(m, description, ends[1], self);
     }
     int err = errno;
+    log_drain_release(m->logs.drain);
     close(ends[1]);
     if (pid < 0) {
         close(ends[0]);

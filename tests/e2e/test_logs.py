@@ -4,6 +4,7 @@ import json
 import os
 import pty
 import re
+import shutil
 import signal
 import subprocess
 import threading
@@ -393,3 +394,56 @@ def test_what_is_served_is_said(server):
     s = server("starlette_app:app")
     s.wait_log(r"info: ringcorn \S+ serves starlette_app:app \(ASGI, Starlette [\d.]+\) with CPython 3\.\d+\.\d+, I/O by (io_uring|epoll)$")
     s.wait_log(r"listening on http://127\.0\.0\.1:\d+ with 1 worker")
+
+
+# An allocator (or a sanitizer) whose lock a thread holds while it begins, and a child wants: what is held at a fork stays so in the child.
+HELD_BY_A_NEW_THREAD = """
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <poll.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static void *(*first)(void *);
+
+static void *
+begin(void *arg)
+{
+    poll(NULL, 0, 500);
+    pthread_mutex_unlock(&lock);
+    return first(arg);
+}
+
+int
+pthread_create(pthread_t *out, const pthread_attr_t *attr, void *(*run)(void *), void *arg)
+{
+    int (*real)(pthread_t *, const pthread_attr_t *, void *(*)(void *), void *) = dlsym(RTLD_NEXT, "pthread_create");
+    if (first != NULL)
+        return real(out, attr, run, arg);
+    first = run;
+    pthread_mutex_lock(&lock); /* for the new thread, which is about to come to it */
+    return real(out, attr, begin, arg);
+}
+
+pid_t
+fork(void)
+{
+    pid_t (*real)(void) = dlsym(RTLD_NEXT, "fork"), pid = real();
+    if (pid == 0) {
+        pthread_mutex_lock(&lock);
+        pthread_mutex_unlock(&lock);
+    }
+    return pid;
+}
+"""
+
+
+@pytest.mark.skipif(shutil.which("cc") is None or harness.SANITIZED, reason="takes a C compiler, and the place of a sanitizer")
+def test_no_worker_is_forked_while_the_thread_of_the_logs_begins(server, tmp_path):
+    (tmp_path / "held.c").write_text(HELD_BY_A_NEW_THREAD)
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", tmp_path / "held.so", tmp_path / "held.c"], check=True)
+    s = server("raw:app", "--timeout-startup", "5s", env={"LD_PRELOAD": tmp_path / "held.so"})
+    assert s.get("/hello").status == 200
+    assert "is not ready after" not in s.log

@@ -24,7 +24,7 @@ import wire
 ROOT = Path(__file__).resolve().parents[2]
 APPS = ROOT / "tests" / "apps"
 BIN = Path(os.environ.get("RINGCORN_BIN", ROOT / "build" / "ringcorn")).absolute()
-SANITIZED = any(word in str(BIN) for word in ("asan", "tsan"))
+SANITIZED = any(word in BIN.parent.name for word in ("asan", "tsan"))
 SLOW = 5 if SANITIZED else 1  # patience, as a factor
 
 LISTENING = re.compile(r"listening (?:on|at) (?:https?://)?(unix:\S+|\[[0-9a-fA-F:.]+\]:\d+|[^\s:]+:\d+)")
