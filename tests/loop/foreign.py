@@ -1,6 +1,6 @@
 """The suites of others, run on Ringcorn's event loop: what runs on asyncio runs here.
 
-    tests/loop/foreign.py [--io epoll|io_uring] [--keep] [--python PYTHON] [--tests ARGUMENTS] [NAME ...]
+    tests/loop/foreign.py [--io epoll|io_uring] [--keep] [--jobs N] [--python PYTHON] [--tests ARGUMENTS] [NAME ...]
 
 SUITES names them, with the version of each. Sources and virtual environments lie in build/foreign/, which --keep leaves there, with what the stock loop's
 run gave, for the next time. Each suite runs once on asyncio's own loop and once on ours on each backend (foreign_site/sitecustomize.py makes ours
@@ -25,7 +25,9 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -41,6 +43,7 @@ SILENT_SECONDS_MAX = TEST_SECONDS_MAX + 60  # nothing is heard of any test for s
 START_SECONDS_MAX = 300  # before the first test
 RUNS_MAX = 20  # a run that breaks off is gone on with behind the test that broke it
 AGAIN = 2  # times that a test which fails here alone is repeated
+STOPPING = threading.Event()  # by a signal
 
 
 @dataclass
@@ -187,6 +190,9 @@ def fetch(name, suite, folder, pip):
 # ------------------------------------------------------------------ what the suites talk to
 
 
+SETTING_UP = threading.Lock()
+
+
 @contextlib.contextmanager
 def service(suite, folder):
     """(variables for the run, arguments for pytest)."""
@@ -198,7 +204,9 @@ def service(suite, folder):
         with Postgres(max_prepared_transactions=10, max_connections=200) as server:
             yield {"PSYCOPG_TEST_DSN": server.dsn}, []
     elif suite.service == "postgres-tools":
-        yield {"PGINSTALLATION": str(postgres_tools(folder / "postgres")), "LC_ALL": "C.UTF-8"}, []
+        with SETTING_UP:
+            tools = postgres_tools(folder / "postgres")
+        yield {"PGINSTALLATION": str(tools), "LC_ALL": "C.UTF-8"}, []
     elif suite.service == "redis":
         from redis_server import Redis
 
@@ -208,7 +216,8 @@ def service(suite, folder):
         from redis_server import Redis, Sentinel
 
         # Where a test has the port in its text it is this one: should it be taken, those fail on both loops.
-        tls = redis_certificates(folder)
+        with SETTING_UP:
+            tls = redis_certificates(folder)
         port = str(free_port())
         options = ["--enable-debug-command", "yes", "--tls-port", port, *tls]
         with Redis(*options, port=6379) as server, Sentinel(server, "redis-py-test") as one, Sentinel(server, "redis-py-test") as two:
@@ -226,7 +235,10 @@ def service(suite, folder):
 def redis_certificates(folder):
     """Where redis-py's suite looks for them, and Redis' options for its own: made by the suite's Python, which has what it takes."""
     made = folder / "source/dockers/standalone/tls"
-    made.mkdir(parents=True, exist_ok=True)
+    options = ["--tls-cert-file", made / "redis.crt", "--tls-key-file", made / "redis.key", "--tls-ca-cert-file", made / "ca.crt", "--tls-auth-clients", "optional"]
+    if made.exists():
+        return options
+    made.mkdir(parents=True)
     code = """
 import sys, certs
 from pathlib import Path
@@ -239,7 +251,7 @@ for name, number, client in (("redis", 0, False), ("client", 1, True), ("test_us
     (folder / f"{name}.key").write_bytes(made.key_pem())
 """
     subprocess.run([folder / "venv/bin/python", "-c", code, made], env={**os.environ, "PYTHONPATH": str(TOOLS)}, check=True)
-    return ["--tls-cert-file", made / "redis.crt", "--tls-key-file", made / "redis.key", "--tls-ca-cert-file", made / "ca.crt", "--tls-auth-clients", "optional"]
+    return options
 
 
 def postgres_tools(folder):
@@ -248,7 +260,9 @@ def postgres_tools(folder):
 
     if os.geteuid() != 0:
         return programs()
-    folder.mkdir(exist_ok=True)
+    if folder.exists():
+        return folder
+    folder.mkdir()
     for program in programs().iterdir():
         script = folder / program.name
         # The data folder is made by the suite, so by root; what is in it (and beside it, the sockets) must be PostgreSQL's.
@@ -300,7 +314,7 @@ def wait(process, report, limit):
     """Until it ends, or its time is over, or it says nothing any more."""
     until = time.monotonic() + limit
     size, silent_until = -1, time.monotonic() + START_SECONDS_MAX
-    while time.monotonic() < min(until, silent_until):
+    while time.monotonic() < min(until, silent_until) and not STOPPING.is_set():
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(0.5)
             return
@@ -336,11 +350,10 @@ def run(python, where, suite, extra, more, folder, io, only=None):
     whole = False
     for _ in range(RUNS_MAX):
         whole = run_once(python, where, suite, extra, env, report, until - time.monotonic())
-        if whole or time.monotonic() >= until:
+        if whole or time.monotonic() >= until or STOPPING.is_set():
             break
         if not report.exists():
-            print(report.with_suffix(".log").read_text()[-4000:])
-            raise SystemExit(f"the suite did not start: {' '.join(map(str, suite.tests))}")
+            raise RuntimeError(f"it did not start: {' '.join(map(str, suite.tests))}\n{report.with_suffix('.log').read_text()[-4000:]}")
     outcomes = {}
     for line in read(report):
         if line["what"] == "start":
@@ -363,63 +376,73 @@ def said(outcomes):
     return ", ".join(f"{outcomes.count(each)} {each}" for each in ("passed", "failed", "skipped"))
 
 
-def judge(name, suite, ios, python, keep):
+def judge(name, suite, ios, python, keep, jobs):
     """(passed, failed) on ours."""
     python, where = prepare(name, suite, python)
     folder = BUILD / name
+    kept = folder / "stock.json"
+    of = [*suite.tests, *suite.apart, str(suite.env)]
+    stock = json.loads(kept.read_text()) if keep and kept.exists() else {}
+
+    def go(io, only=None):
+        with service(suite, folder) as (more, extra):
+            return run(python, where, suite, extra, more, folder, io, only)
+
+    with ThreadPoolExecutor(jobs) as pool:
+        running = {io: pool.submit(go, io) for io in ([*ios] if stock.get("of") == of else ["stock", *ios])}
+    if STOPPING.is_set():
+        return 0, 0
     passed = failed = 0
-    with service(suite, folder) as (more, extra):
-        kept = folder / "stock.json"
-        of = [*suite.tests, *suite.apart, str(suite.env)]
-        stock = json.loads(kept.read_text()) if keep and kept.exists() else {}
-        if stock.get("of") != of:
-            outcomes, named, _, whole = run(python, where, suite, extra, more, folder, "stock")
-            # What a busy machine made fail there would not be looked at here.
-            if once := [named[test] for test, outcome in outcomes.items() if outcome == "failed" and test in named]:
-                repeated = run(python, where, suite, extra, more, folder, "stock", once)[0]
-                outcomes |= {test: outcome for test, outcome in repeated.items() if outcome == "passed"}
-            stock = {"of": of, "outcomes": outcomes}
-            if whole:
-                kept.write_text(json.dumps(stock))
-            else:
-                print(f"{name}: the run on the stock loop did not come to its end", flush=True)
-                failed += 1
-        stock = stock["outcomes"]
-        there = list(stock.values())
-        for io in ios:
-            ours, named, loops, whole = run(python, where, suite, extra, more, folder, io)
-            lost, unsteady = worse(stock, ours), []
-            if again := [named[test] for test in lost if test in named]:
-                steady = set(lost)
-                for _ in range(AGAIN):
-                    repeated = run(python, where, suite, extra, more, folder, io, again)[0]
-                    steady = {test for test in steady if repeated.get(test) == "passed"}
-                unsteady = sorted(steady)
-            lost = [test for test in lost if test not in unsteady]
-            here = list(ours.values())
-            print(
-                f"{suite.pin} {io}: {said(here)} (stock: {said(there)}), {loops} loops, failures that the stock loop does not have: {len(lost)}",
-                flush=True,
-            )
-            for test in unsteady:
-                print(f"  unsteady, passes alone: {test}", flush=True)
-            for test in lost:
-                print(f"  FAILED {test} ({ours.get(test, 'not run')} here, {stock.get(test, 'not there')} on the stock loop)", flush=True)
-            if not whole:
-                print("  FAILED the run did not come to its end", flush=True)
-                failed += 1
-            if not loops:
-                print("  FAILED no loop of ours was made", flush=True)
-                failed += 1
-            passed += here.count("passed") + len(unsteady)
-            failed += len(lost)
+    if "stock" in running:
+        outcomes, named, _, whole = running.pop("stock").result()
+        # What a busy machine made fail there would not be looked at here.
+        if once := [named[test] for test, outcome in outcomes.items() if outcome == "failed" and test in named]:
+            repeated = go("stock", once)[0]
+            outcomes |= {test: outcome for test, outcome in repeated.items() if outcome == "passed"}
+        stock = {"of": of, "outcomes": outcomes}
+        if whole:
+            kept.write_text(json.dumps(stock))
+        else:
+            print(f"{name}: the run on the stock loop did not come to its end", flush=True)
+            failed += 1
+    stock = stock["outcomes"]
+    for io, future in running.items():
+        ours, named, loops, whole = future.result()
+        lost, unsteady = worse(stock, ours), []
+        if again := [named[test] for test in lost if test in named]:
+            steady = set(lost)
+            for _ in range(AGAIN):
+                repeated = go(io, again)[0]
+                steady = {test for test in steady if repeated.get(test) == "passed"}
+            unsteady = sorted(steady)
+        lost = [test for test in lost if test not in unsteady]
+        here, there = list(ours.values()), list(stock.values())
+        print(f"{suite.pin} {io}: {said(here)} (stock: {said(there)}), {loops} loops, failures that the stock loop does not have: {len(lost)}", flush=True)
+        for test in unsteady:
+            print(f"  unsteady, passes alone: {test}", flush=True)
+        for test in lost:
+            print(f"  FAILED {test} ({ours.get(test, 'not run')} here, {stock.get(test, 'not there')} on the stock loop)", flush=True)
+        if not whole:
+            print("  FAILED the run did not come to its end", flush=True)
+            failed += 1
+        if not loops:
+            print("  FAILED no loop of ours was made", flush=True)
+            failed += 1
+        passed += here.count("passed") + len(unsteady)
+        failed += len(lost)
     return passed, failed
+
+
+def stop(signum, frame):
+    STOPPING.set()
+    sys.exit(128 + signum)
 
 
 def main():
     global EXTENSION
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--io", choices=("epoll", "io_uring"), action="append")
+    parser.add_argument("-j", "--jobs", type=int, default=1, help="runs of a suite side by side: stock, epoll, io_uring; what fails is repeated alone then")
     parser.add_argument("--keep", action="store_true", help="leave build/foreign there, and use what is there")
     parser.add_argument("--python", default="python3", help="that the suites run on; its extension must be built (make PYTHON=...)")
     parser.add_argument("--extension", type=Path, help="folder of _ringcorn and ringcorn, in place of the one in build/")
@@ -435,13 +458,14 @@ def main():
     EXTENSION = next((place for place in places if (place / f"_ringcorn{suffix}").exists()), None)
     if EXTENSION is None:
         parser.error(f"no extension for {args.python} (_ringcorn{suffix}) in {', '.join(map(str, places))}: make PYTHON={args.python}")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is ended
+    for each in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(each, stop)  # so that what was started is ended
     passed = failed = 0
     for name in args.names or SUITES:
         suite = dataclasses.replace(SUITES[name], tests=shlex.split(args.tests)) if args.tests else SUITES[name]
         try:
-            one = judge(name, suite, args.io or ["epoll", "io_uring"], args.python, args.keep)
-        except subprocess.CalledProcessError as e:
+            one = judge(name, suite, args.io or ["epoll", "io_uring"], args.python, args.keep, args.jobs)
+        except (subprocess.SubprocessError, RuntimeError, OSError) as e:
             print(f"{name}: not run, {e}", flush=True)
             one = 0, 1
         passed, failed = passed + one[0], failed + one[1]
