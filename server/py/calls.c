@@ -160,7 +160,10 @@ calls_at(PyObject *self, PyObject *const *args, Py_ssize_t n, PyObject *kwnames)
         return NULL;
     if (UNLIKELY(l->is_debug) && check_debug(l, args[1], l->state->s_call_at, true) < 0)
         return NULL;
-    return call_at(l, when, args, n, context);
+    PyObject *timer = call_at(l, when, args, n, context);
+    if (timer != NULL)
+        ((struct timer_handle *)timer)->is_whole = PyLong_Check(args[0]);
+    return timer;
 }
 
 PyObject *

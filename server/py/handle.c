@@ -193,6 +193,7 @@ timer_new(struct loop *l, double when, PyObject *callback, PyObject *const *args
         return NULL;
     struct timer_handle *t = (struct timer_handle *)h;
     t->when = when;
+    t->is_whole = false;
     int err = handle_fill(h, l, callback, args, n, context);
     PyObject_GC_Track(h);
     if (err < 0) {
@@ -342,10 +343,24 @@ meth_run(PyObject *self, PyObject *unused)
 }
 
 static PyObject *
+when_of(const struct timer_handle *t)
+{
+    return t->is_whole ? PyLong_FromDouble(t->when) : PyFloat_FromDouble(t->when);
+}
+
+static PyObject *
 meth_when(PyObject *self, PyObject *unused)
 {
     (void)unused;
-    return PyFloat_FromDouble(((struct timer_handle *)self)->when);
+    return when_of((struct timer_handle *)self);
+}
+
+/* asyncio's own name of it, which some read. */
+static PyObject *
+get_when(PyObject *self, void *unused)
+{
+    (void)unused;
+    return when_of((struct timer_handle *)self);
 }
 
 static PyObject *
@@ -523,6 +538,14 @@ static PyGetSetDef handle_getset[] = {
     { NULL, NULL, NULL, NULL, NULL },
 };
 
+static PyGetSetDef timer_getset[] = {
+    { "_when", get_when, NULL, NULL, NULL },
+    { "_callback", get_callback, NULL, NULL, NULL },
+    { "_args", get_args, NULL, NULL, NULL },
+    { "_source_traceback", get_traceback, NULL, NULL, NULL },
+    { NULL, NULL, NULL, NULL, NULL },
+};
+
 static PyType_Slot handle_slots[] = {
     { Py_tp_doc, "A callback to run once; made by call_soon() and its like." },
     { Py_tp_dealloc, handle_dealloc },
@@ -557,7 +580,7 @@ static PyType_Slot timer_slots[] = {
     { Py_tp_hash, timer_hash },
     { Py_tp_methods, timer_methods },
     { Py_tp_members, timer_members },
-    { Py_tp_getset, handle_getset },
+    { Py_tp_getset, timer_getset },
     { 0, NULL },
 };
 

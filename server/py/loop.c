@@ -201,7 +201,11 @@ loop_create_future(PyObject *loop)
         }
     }
     /* A dict made once: by vectorcall the type would build one for every future. */
-    return PyObject_Call(l->state->future_type, l->state->empty_tuple, l->future_kwargs);
+    PyObject *future =
+        PyObject_Call(l->state->future_type, l->state->empty_tuple, l->future_kwargs);
+    if (UNLIKELY(l->is_closed))
+        Py_CLEAR(l->future_kwargs); /* as forget_kwargs() says; none comes after close() */
+    return future;
 }
 
 static PyObject *
@@ -540,6 +544,14 @@ loop_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     return (PyObject *)l;
 }
 
+/* They name the loop: it would stay until the collector comes. */
+static void
+forget_kwargs(struct loop *l)
+{
+    Py_CLEAR(l->future_kwargs);
+    Py_CLEAR(l->task_kwargs);
+}
+
 static int
 loop_clear(PyObject *self)
 {
@@ -556,8 +568,7 @@ loop_clear(PyObject *self)
     Py_CLEAR(l->current_handle);
     Py_CLEAR(l->default_executor);
     Py_CLEAR(l->pool);
-    Py_CLEAR(l->future_kwargs);
-    Py_CLEAR(l->task_kwargs);
+    forget_kwargs(l);
     shake_clear(l);
     return 0;
 }
@@ -603,6 +614,7 @@ meth_close_core(PyObject *self, PyObject *unused)
     fds_clear(l);
     sources_clear(l);
     fds_free(l);
+    forget_kwargs(l);
     shake_clear(l);
     Py_RETURN_NONE;
 }

@@ -72,6 +72,7 @@ struct timer_handle {
     struct handle base;
     double when;               /* seconds on loop.time()'s clock */
     bool scheduled;            /* in the loop's heap, which holds a reference */
+    bool is_whole;             /* when was given as an int, and is told as one */
     struct timer_handle *next; /* a chain of handles to release */
 };
 

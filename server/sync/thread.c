@@ -144,7 +144,7 @@ work(PyObject *unused, PyObject *capsule)
         enum next next = crew_next(c, &self, done, &orders);
         if (done != NULL) {
             is_soon = is_expected && loop_looks_out(loop);
-            bool gives_way = has_gil && loop_asks_for_gil(loop);
+            bool gives_way = has_gil && loop != NULL && loop_asks_for_gil(loop);
             done->end(done);
             done = NULL;
             if (gives_way)
@@ -152,13 +152,17 @@ work(PyObject *unused, PyObject *capsule)
         }
         switch (next) {
         case NEXT_JOB: {
-            loop = self.loop; /* whoever made the job keeps it alive until end() */
+            /* Whoever made the job keeps it alive until end(). NULL: the job waited still when its pool went, and the crew goes on
+             * without the loop. */
+            loop = self.loop;
             is_expected = self.is_expected;
             done = self.next;
             self.next = NULL;
-            loop_helper_begin(loop);
+            if (LIKELY(loop != NULL))
+                loop_helper_begin(loop);
             run_job(c, &self, done, &has_gil);
-            loop_helper_end(loop);
+            if (LIKELY(loop != NULL))
+                loop_helper_end(loop);
             if (is_expected)
                 loop_expect(loop, -1);
             break;

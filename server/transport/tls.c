@@ -938,6 +938,7 @@ static PyMethodDef tls_methods[] = {
 };
 
 static PyMemberDef tls_members[] = {
+    { "_sslcontext", Py_T_OBJECT_EX, offsetof(struct pytls, context), Py_READONLY, NULL },
     { "__weaklistoffset__", Py_T_PYSSIZET, offsetof(struct pytls, weakrefs), Py_READONLY, NULL },
     { NULL, 0, 0, 0, NULL },
 };

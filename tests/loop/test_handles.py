@@ -327,3 +327,55 @@ def test_unknown_backend():
 
     with pytest.raises(ValueError, match="must be 'auto', 'io_uring' or 'epoll'"):
         ringcorn.loop.new_event_loop("kqueue")
+
+
+async def use_nothing():
+    pass
+
+
+async def use_futures():
+    future = asyncio.get_running_loop().create_future()
+    future.set_result(None)
+    await future
+
+
+async def use_tasks():
+    await asyncio.gather(*[asyncio.sleep(0.001) for _ in range(3)])
+
+
+async def use_a_thread():
+    await asyncio.get_running_loop().run_in_executor(None, int)
+
+
+async def use_a_server():
+    server = await asyncio.start_server(lambda reader, writer: writer.close(), "127.0.0.1", 0)
+    reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+    assert await reader.read() == b""
+    writer.close()
+    await writer.wait_closed()
+    server.close()
+    await asyncio.sleep(0.01)
+
+
+async def leave_something():
+    asyncio.get_running_loop().call_later(100, print)
+    asyncio.get_running_loop().call_soon(asyncio.get_running_loop().create_future)
+
+
+@pytest.mark.parametrize("use", [use_nothing, use_futures, use_tasks, use_a_thread, use_a_server, leave_something])
+def test_a_closed_loop_goes_without_the_collector(usable_io, use):
+    """As asyncio's own does, which Tornado's suite sees to."""
+    import ringcorn.loop
+
+    gc.collect()
+    gc.disable()
+    try:
+        loop = ringcorn.loop.new_event_loop(usable_io)
+        loop.run_until_complete(use())
+        loop.close()
+        assert not loop.create_future().done()
+        gone = weakref.ref(loop)
+        loop = None
+        assert gone() is None
+    finally:
+        gc.enable()

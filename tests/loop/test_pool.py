@@ -260,6 +260,38 @@ def test_results_after_the_end_of_the_loop_are_dropped(loop):
     assert _ringcorn.live()["jobs"] == 0
 
 
+def test_jobs_that_wait_are_done_though_loop_and_pool_are_gone(usable_io):
+    """As with a ThreadPoolExecutor, whose shutdown(wait=False) close() calls."""
+    loop = ringcorn.loop.new_event_loop(usable_io)
+    may_end, all_done, done = threading.Event(), threading.Event(), []
+
+    def job(n):
+        may_end.wait(30)
+        done.append(n)
+        if len(done) == 100:
+            all_done.set()
+
+    async def main():
+        futures = [loop.run_in_executor(None, job, n) for n in range(100)]
+        assert threading.active_count() < 90  # the rest waits
+        return futures
+
+    futures = loop.run_until_complete(main())
+    threads = [thread for thread in threading.enumerate() if thread.name.startswith("ringcorn-executor-")]
+    gone = weakref.ref(loop._executor_pool)
+    loop.close()
+    loop = None
+    del futures
+    gc.collect()
+    assert gone() is None
+    may_end.set()
+    assert all_done.wait(30)
+    assert sorted(done) == list(range(100))
+    for thread in threads:
+        thread.join(30)
+        assert not thread.is_alive()
+
+
 def test_wrong_arguments(loop):
     with pytest.raises(TypeError, match="loop must be"):
         _ringcorn.Pool(object(), 1, "x")

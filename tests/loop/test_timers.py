@@ -119,6 +119,20 @@ def test_when_compare_and_hash(loop):
     assert not a._scheduled
 
 
+def test_when_is_told_as_it_was_given(loop):
+    """aiohttp rounds up to whole seconds, and looks at asyncio's own name of it."""
+    whole, part = loop.call_at(10**9, print), loop.call_at(1e9 + 0.5, print)
+    later = loop.call_later(10**9, print)
+    assert repr(whole.when()) == repr(whole._when) == "1000000000"
+    assert repr(part.when()) == repr(part._when) == "1000000000.5"
+    assert type(later.when()) is float
+    for timer in (whole, part, later):
+        timer.cancel()
+    again = loop.call_at(1e9, print)  # in memory that was whole's, perhaps
+    assert type(again.when()) is float
+    again.cancel()
+
+
 def test_a_loop_with_a_timer_sleeps(loop):
     began = time.process_time()
     run_for(loop, 0.3)

@@ -286,6 +286,7 @@ def test_the_transport_is_one_of_asyncios(run, serving, trusting):
         assert type(transport) is _ringcorn.SSLTransport
         assert isinstance(transport, asyncio.Transport) and isinstance(transport, asyncio.transports._FlowControlMixin)
         assert isinstance(transport._ssl_protocol, asyncio.BufferedProtocol)
+        assert transport._ssl_protocol._sslcontext is trusting
         assert transport._start_tls_compatible and transport.can_write_eof() is False
         with pytest.raises(NotImplementedError):
             transport.write_eof()

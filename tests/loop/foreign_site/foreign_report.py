@@ -5,6 +5,7 @@ RINGCORN_FOREIGN_ONLY names a file with the tests to run, one a line; unset, all
 runner silences.
 """
 
+import gc
 import json
 import logging
 import os
@@ -37,6 +38,12 @@ def pytest_collection_modifyitems(config, items):
     if left:
         config.hook.pytest_deselected(items=left)
         items[:] = keep
+
+
+def pytest_collection_finish(session):
+    # Some suites collect garbage after each test. That of thousands of tests, which stay to the end, would be most of the time.
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_collectreport(report):
