@@ -42,9 +42,7 @@ struct h1_req {
     struct h1 *h;
     struct list link;  /* gate.c: waiting or left; streams.c: to be told to leave */
     struct list timed; /* gate.c: has timeouts.request; or the time of its own has come */
-    struct timer own;  /* gate.c: a time of its own, in place of that */
-    int64_t timeout_ms;       /* what it has, for the log; 0 = none */
-    const char *timeout_name; /* where that was said */
+    struct own_time *own; /* gate.c: that, in place of timeouts.request; or NULL */
     struct http_request req;
     void *data;
     /* for the access log, from h1_head_done() on: what is kept of the head; of the answer's head */
@@ -178,7 +176,6 @@ bool h1_answer_static(struct h1 *h);
 /* Whether the application may have the request now. Else it waits for its turn, or has been answered with
  * 503 and is over: *h may be freed. */
 bool gate_passes(struct h1 *h);
-void gate_init(struct h1_req *r);    /* of a new one */
 void gate_leave(struct h1 *h);       /* h1_end(), or a WebSocket is accepted: it counts no more */
 void gate_client_left(struct h1 *h); /* of one that waits */
 
