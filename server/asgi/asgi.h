@@ -110,9 +110,17 @@ int asgi_add_types(PyObject *module);
 
 enum { CYCLE_LABEL_SIZE = 64 }; /* "GET /path", cut, for reports */
 
-/* One request. A Python object because its receive and send outlive us when the application keeps them. */
+/* What there is of no WebSocket. */
+struct cycle_http {
+    PyObject *scope; /* new: for its route; or NULL */
+    PyObject *early; /* new: the body, where a thread had the request before (direct.c); or NULL */
+    struct metrics_steps steps; /* on the loop */
+};
+
+/* One request. A Python object because its receive and send outlive us when the application keeps them. No larger than it must be: there may be
+ * thousands, of idle WebSockets. */
 struct cycle {
-    PyObject_VAR_HEAD      /* of the label */
+    PyObject_VAR_HEAD      /* of what is behind it */
     vectorcallfunc call;   /* the task's done callback is the cycle itself */
     struct asgi *asgi;     /* NULL once ended */
     struct h1 *h;          /* NULL once ended */
@@ -121,13 +129,10 @@ struct cycle {
     struct list link;      /* asgi->cycles */
     struct list work;      /* asgi->work */
     struct list waits;     /* struct wait, suspended in receive() or send() */
-    PyObject *scope;       /* new: of http, for its route; or NULL */
     PyObject *guard;       /* new: what ringcorn.guard keeps with it, see watched.c; or NULL */
-    PyObject *early;       /* new: the body, where a thread had the request before (direct.c); or NULL */
     int64_t begun_ns;
-    struct metrics_steps steps; /* on the loop */
     struct post lost;      /* from the finalizer to the loop */
-    unsigned events;       /* enum http_event, not yet handled */
+    uint8_t events;        /* enum http_event, not yet handled */
     bool body_is_told;     /* the last http.request message was handed out */
     bool knows_gone;       /* the application was told that the client has gone, or has sent since */
     bool is_full;          /* more than the high-water mark is unsent; until HTTP_DRAINED */
@@ -142,8 +147,14 @@ struct cycle {
     bool connect_is_told, disconnect_is_told;
     bool is_accepted;      /* websocket.accept was sent */
     bool is_closed;        /* websocket.close was */
-    char label[];          /* no larger than it must be: there may be thousands of cycles; at most CYCLE_LABEL_SIZE */
+    struct cycle_http http[]; /* one; of a WebSocket none. Behind it the label, with its NUL at most CYCLE_LABEL_SIZE */
 };
+
+static inline char *
+cycle_label(const struct cycle *cycle)
+{
+    return (char *)(cycle->http + !cycle->is_websocket);
+}
 
 /* A callable bound to a cycle: receive or send. */
 struct channel {
@@ -211,7 +222,7 @@ struct asgi_names {
     PyObject *ws_connect, *ws_receive, *ws_disconnect, *ws_accept, *ws_send, *ws_close;
     PyObject *ws_response, *ws_response_start, *ws_response_body;
     PyObject *response_pathsend, *response_zerocopysend, *response_early_hint, *response_trailers, *response_debug;
-    PyObject *extensions_template; /* of an HTTP/1.1 request; each is a dict, {} */
+    PyObject *extensions_template, *ws_extensions_template; /* of an HTTP/1.1 request, of a WebSocket; each is a dict, {} */
     PyObject *tell, *seek;         /* method names */
     PyObject *version_10, *version_11;
     PyObject *loop_kwname, *context_kwname; /* ("loop",), ("context",) */

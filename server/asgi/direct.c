@@ -193,7 +193,7 @@ take_over(struct asgi *a, struct exchange *ex)
     }
     cycle->begun_ns = begun_ns;
     cycle->lease = py_take(&d->lease);
-    cycle->early = py_take(&early);
+    cycle->http->early = py_take(&early);
     cycle->body_is_told = d->left != NULL;
     return cycle_resume(cycle, d->scope, d->left, d->context);
 }

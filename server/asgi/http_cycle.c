@@ -48,10 +48,10 @@ report(struct cycle *cycle, PyObject *exception, const char *what)
 {
     struct slice id = h1_request(cycle->h)->id;
     PY_OWNED PyObject *done = PyObject_CallFunction(
-        cycle->asgi->names->report, "sOsOz#", cycle->label, exception != NULL ? exception : Py_None, what,
+        cycle->asgi->names->report, "sOsOz#", cycle_label(cycle), exception != NULL ? exception : Py_None, what,
         is_parted(cycle) ? Py_True : Py_False, id.p, (Py_ssize_t)id.n);
     if (done == NULL) {
-        log_about(LOG_ERROR, id, "%s: %s", cycle->label, what);
+        log_about(LOG_ERROR, id, "%s: %s", cycle_label(cycle), what);
         PyErr_WriteUnraisable(cycle->asgi->names->report);
     }
 }
@@ -64,10 +64,10 @@ report_refused(struct cycle *cycle, PyObject *exception)
     PyObject *refused = cycle->asgi->names->refused;
     bool is_answer = cycle->is_refused || !h1_is_sending(cycle->h);
     PY_OWNED PyObject *is_cause =
-        PyObject_CallFunction(refused, "sOOO", cycle->label, cycle->asgi->pool,
+        PyObject_CallFunction(refused, "sOOO", cycle_label(cycle), cycle->asgi->pool,
                               exception != NULL ? exception : Py_None, is_answer ? Py_True : Py_False);
     if (is_cause == NULL) {
-        log_error("%s: no thread was free", cycle->label);
+        log_error("%s: no thread was free", cycle_label(cycle));
         PyErr_WriteUnraisable(refused);
     }
     return is_cause == Py_True;
@@ -124,11 +124,11 @@ cycle_hold(struct cycle *cycle)
 static void
 count(struct cycle *cycle, PyObject *lease, int status)
 {
-    struct metrics_spent spent = { .steps = cycle->steps };
+    struct metrics_spent spent = { .steps = cycle->http->steps };
     if (lease != NULL)
         spent.thread_ns = lease_spent(lease_inside(lease), &spent.calls);
     spent.request_ns = clock_ns() - cycle->begun_ns;
-    route_count(cycle->asgi, cycle->scope, status, &spent, cycle);
+    route_count(cycle->asgi, cycle->http->scope, status, &spent, cycle);
 }
 
 /* The request and its connection go their own ways. The application may still hold the cycle's receive and send. */
@@ -143,7 +143,7 @@ cycle_part(struct cycle *cycle)
     *h1_data(h) = NULL;
     cycle->h = NULL;
     live.cycles--;
-    if (LIKELY(cycle->scope != NULL))
+    if (LIKELY(!cycle->is_websocket && cycle->http->scope != NULL))
         count(cycle, lease, h1_status(h));
     route_forget(cycle);
     h1_end(h);
@@ -156,7 +156,8 @@ cycle_part(struct cycle *cycle)
         lease_end(lease);
     }
     cycle_hold(cycle);
-    Py_CLEAR(cycle->scope); /* last: may run Python */
+    if (!cycle->is_websocket)
+        Py_CLEAR(cycle->http->scope); /* last: may run Python */
     Py_CLEAR(cycle->task);
     if (lease != NULL)
         lease_tell_end(lease);
@@ -175,13 +176,13 @@ cycle_end(struct cycle *cycle, PyObject *task, PyObject *exception)
         if (is_refused)
             ; /* said */
         else if (cycle_is_stopped(cycle))
-            log_about(LOG_WARNING, h1_request(h)->id, "%s: cancelled, the worker is stopping", cycle->label);
+            log_about(LOG_WARNING, h1_request(h)->id, "%s: cancelled, the worker is stopping", cycle_label(cycle));
         else if (!was_cancelled)
             report(cycle, raised, h1_is_sending(h) && !cycle->is_accepted ? "exception after the response had begun" : "exception");
         else if (cycle->is_overdue)
             ; /* said, see below */
         else if (cycle->is_cancelled)
-            log_about(LOG_WARNING, h1_request(h)->id, "%s: cancelled, the worker is stopping", cycle->label);
+            log_about(LOG_WARNING, h1_request(h)->id, "%s: cancelled, the worker is stopping", cycle_label(cycle));
         else if (!h1_is_gone(h))
             report(cycle, raised, "the application cancelled its own task");
         fail(cycle, is_refused || cycle_is_stopped(cycle) ? 503 : 500);
@@ -201,7 +202,7 @@ cycle_end(struct cycle *cycle, PyObject *task, PyObject *exception)
 void
 cycle_abandon(struct cycle *cycle)
 {
-    log_about(LOG_WARNING, h1_request(cycle->h)->id, "%s: left behind, its task did not end", cycle->label);
+    log_about(LOG_WARNING, h1_request(cycle->h)->id, "%s: left behind, its task did not end", cycle_label(cycle));
     fail(cycle, 500);
     close_websocket(cycle, cycle->asgi->http.conf->ws_drain_code);
     cycle_part(cycle);
@@ -225,13 +226,15 @@ cycle_new(struct asgi *a, struct h1 *h, const char *label)
 {
     char made[CYCLE_LABEL_SIZE];
     size_t n = label != NULL ? strnlen(label, sizeof(made) - 1) : label_fill(made, h1_request(h));
-    struct cycle *cycle = PyObject_GC_NewVar(struct cycle, a->names->cycle_type, (Py_ssize_t)n + 1);
+    bool is_websocket = h1_request(h)->is_websocket;
+    size_t behind = (is_websocket ? 0 : sizeof(struct cycle_http)) + n + 1;
+    struct cycle *cycle = PyObject_GC_NewVar(struct cycle, a->names->cycle_type, (Py_ssize_t)behind);
     if (cycle == NULL)
         return NULL;
     cycle->call = cycle_done;
     cycle->asgi = a;
     cycle->h = h;
-    cycle->task = cycle->lease = cycle->early = cycle->scope = cycle->guard = NULL;
+    cycle->task = cycle->lease = cycle->guard = NULL;
     list_init(&cycle->link);
     list_init(&cycle->work);
     list_init(&cycle->waits);
@@ -240,11 +243,12 @@ cycle_new(struct asgi *a, struct h1 *h, const char *label)
     cycle->body_is_told = cycle->is_full = cycle->is_cancelled = cycle->is_refused = cycle->is_held = false;
     cycle->expects_trailers = cycle->is_body_sent = false;
     cycle->connect_is_told = cycle->disconnect_is_told = cycle->is_accepted = cycle->is_closed = false;
-    cycle->is_websocket = h1_request(h)->is_websocket;
+    cycle->is_websocket = is_websocket;
     cycle->begun_ns = a->http.net->now_ns;
-    cycle->steps = (struct metrics_steps){ 0 };
-    memcpy(cycle->label, label != NULL ? label : made, n);
-    cycle->label[n] = '\0';
+    if (LIKELY(!is_websocket))
+        *cycle->http = (struct cycle_http){ 0 };
+    memcpy(cycle_label(cycle), label != NULL ? label : made, n);
+    cycle_label(cycle)[n] = '\0';
     PyObject_GC_Track(cycle);
     *h1_data(h) = cycle;
     list_add_tail(&a->cycles, &cycle->link);
@@ -276,7 +280,7 @@ call_in(struct cycle *cycle, PyObject *context, PyObject *fn, PyObject *scope)
     if (LIKELY(err == 0))
         err = watched_begin(cycle);
     if (LIKELY(cycle->lease == NULL) && err == 0 && !cycle->is_websocket) /* whose leases are ringcorn.websocket_lease's */
-        cycle->lease = pool_enter(a->pool, cycle->label);
+        cycle->lease = pool_enter(a->pool, cycle_label(cycle));
     if (cycle->lease != NULL)
         lease_set_request(cycle->lease, (PyObject *)cycle);
     h1_called(cycle->h, called_ns(a));
@@ -317,7 +321,7 @@ static void
 cancel_queries(struct cycle *cycle)
 {
     struct h1 *h = cycle->h;
-    const char *label = cycle->label;
+    const char *label = cycle_label(cycle);
     if (!drivers_are_watched() || cycle->lease == NULL || cycle->is_websocket || cycle->is_leaving || h1_is_finished(h))
         return;
     if (conf_cancels(cycle->asgi->http.conf, label, strcspn(label, " ")))
@@ -338,12 +342,12 @@ run(struct cycle *cycle, PyObject *coro, PyObject *context, PyObject *scope)
 {
     struct asgi *a = cycle->asgi;
     if (LIKELY(!cycle->is_websocket))
-        Py_XSETREF(cycle->scope, Py_XNewRef(scope));
+        Py_XSETREF(cycle->http->scope, Py_XNewRef(scope));
     PyObject *path = scope == NULL ? NULL : PyDict_GetItemWithError(scope, a->names->s_path); /* names the task */
     PY_OWNED PyObject *task = coro == NULL ? NULL : task_start(a->loop, coro, context, path);
     struct metrics_step step;
-    if (cycle->scope != NULL && loop_step_so_far(a->loop, &step))
-        metrics_step(&cycle->steps, &step);
+    if (LIKELY(!cycle->is_websocket) && cycle->http->scope != NULL && loop_step_so_far(a->loop, &step))
+        metrics_step(&cycle->http->steps, &step);
     if (UNLIKELY(task == NULL))
         return cycle_refuse(cycle);
     if (cycle->h == NULL) /* ended by net's going down while it ran */
@@ -404,7 +408,7 @@ cancel_overdue(struct cycle *cycle)
     PY_OWNED PyObject *task = Py_NewRef(cycle->task);
     cycle->is_overdue = true;
     PY_OWNED PyObject *said = PyObject_CallFunction(
-        a->names->overdue, "sdiOOs", cycle->label, (double)(a->http.net->now_ns - cycle->begun_ns) / NS_PER_S,
+        a->names->overdue, "sdiOOs", cycle_label(cycle), (double)(a->http.net->now_ns - cycle->begun_ns) / NS_PER_S,
         h1_overdue(cycle->h), task, a->pool, h1_timeout_name(cycle->h));
     if (said == NULL)
         PyErr_WriteUnraisable(a->names->overdue);
@@ -437,8 +441,9 @@ cycle_traverse(PyObject *self, visitproc visit, void *arg)
     Py_VISIT(Py_TYPE(self));
     Py_VISIT(((struct cycle *)self)->task);
     Py_VISIT(((struct cycle *)self)->lease);
-    Py_VISIT(((struct cycle *)self)->scope);
     Py_VISIT(((struct cycle *)self)->guard);
+    if (!((struct cycle *)self)->is_websocket)
+        Py_VISIT(((struct cycle *)self)->http->scope);
     return 0;
 }
 
@@ -447,9 +452,11 @@ cycle_clear(PyObject *self)
 {
     Py_CLEAR(((struct cycle *)self)->task);
     Py_CLEAR(((struct cycle *)self)->lease);
-    Py_CLEAR(((struct cycle *)self)->early);
-    Py_CLEAR(((struct cycle *)self)->scope);
     Py_CLEAR(((struct cycle *)self)->guard);
+    if (((struct cycle *)self)->is_websocket)
+        return 0;
+    Py_CLEAR(((struct cycle *)self)->http->early);
+    Py_CLEAR(((struct cycle *)self)->http->scope);
     return 0;
 }
 
@@ -503,7 +510,7 @@ static PyType_Slot cycle_slots[] = {
 
 PyType_Spec cycle_spec = {
     .name = "_ringcorn._Cycle",
-    .basicsize = offsetof(struct cycle, label),
+    .basicsize = offsetof(struct cycle, http),
     .itemsize = 1,
     .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_HAVE_VECTORCALL |
              Py_TPFLAGS_DISALLOW_INSTANTIATION | Py_TPFLAGS_IMMUTABLETYPE,

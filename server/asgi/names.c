@@ -82,6 +82,9 @@ make_templates(struct asgi_names *n, const struct conf *conf)
     for (size_t i = 0; i < ARRAY_LEN(extensions) && extensions[i] != NULL; i++)
         if (py_dict_give(n->extensions_template, extensions[i], PyDict_New()) < 0)
             return -1;
+    if ((n->ws_extensions_template = PyDict_New()) == NULL ||
+        py_dict_give(n->ws_extensions_template, n->ws_response, PyDict_New()) < 0)
+        return -1;
     return PyDict_SetItem(n->disconnect_template, n->s_type, n->http_disconnect);
 }
 
@@ -217,7 +220,7 @@ names_free(struct asgi_names *n)
         &n->ws_response,     &n->ws_response_start, &n->ws_response_body, &n->context_kwname,
         &n->result,          &n->future_blocking,   &n->name_ws_key,       &n->response_pathsend,
         &n->response_zerocopysend, &n->response_early_hint, &n->response_trailers, &n->response_debug,
-        &n->extensions_template, &n->tell,          &n->seek,
+        &n->extensions_template, &n->ws_extensions_template, &n->tell,          &n->seek,
     };
     for (size_t i = 0; i < ARRAY_LEN(rest); i++)
         Py_CLEAR(*rest[i]);

@@ -91,13 +91,13 @@ receive_last(struct cycle *cycle)
 static PyObject *
 early_message(struct cycle *cycle)
 {
-    PyObject *early = cycle->early;
+    PyObject *early = cycle->http->early;
     const struct slice body = { PyBytes_AS_STRING(early), (size_t)PyBytes_GET_SIZE(early) };
     PY_OWNED PyObject *message = body_message(cycle->asgi->names, body, true);
     if (message == NULL || put_trailers(cycle, message) < 0)
         return NULL;
     cycle->body_is_told = true;
-    Py_CLEAR(cycle->early);
+    Py_CLEAR(cycle->http->early);
     return py_take(&message);
 }
 
@@ -108,7 +108,7 @@ receive_next(struct cycle *cycle)
     struct h1 *h = cycle->h;
     if (cycle->is_websocket)
         return ws_receive_next(cycle);
-    if (UNLIKELY(cycle->early != NULL) && !h1_is_finished(h))
+    if (UNLIKELY(cycle->http->early != NULL) && !h1_is_finished(h))
         return early_message(cycle);
     if (!cycle->body_is_told && !h1_is_finished(h)) { /* after the answer nobody waits for the rest of a body */
         struct slice body = h1_body(h);
@@ -190,7 +190,7 @@ channel_repr(PyObject *self)
 {
     struct channel *c = (struct channel *)self;
     return PyUnicode_FromFormat("<%s of %s>", c->call == receive_call ? "receive" : "send",
-                                c->cycle != NULL ? c->cycle->label : "a request that ended");
+                                c->cycle != NULL ? cycle_label(c->cycle) : "a request that ended");
 }
 
 static PyMemberDef channel_members[] = {

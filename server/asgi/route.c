@@ -84,8 +84,8 @@ void
 asgi_step(struct asgi *a, PyObject *context, const struct metrics_step *step)
 {
     struct cycle *cycle = cycle_in(a, context);
-    if (cycle != NULL)
-        metrics_step(&cycle->steps, step);
+    if (cycle != NULL && !cycle->is_websocket)
+        metrics_step(&cycle->http->steps, step);
 }
 
 const void *

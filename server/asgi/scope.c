@@ -203,8 +203,8 @@ subprotocols_new(const struct http_request *r)
 static PyObject *
 extensions_new(struct asgi_names *n, const struct http_request *r, PyObject *tls)
 {
-    PY_OWNED PyObject *extensions = r->is_websocket ? PyDict_New() : PyDict_Copy(n->extensions_template);
-    if (extensions == NULL || (r->is_websocket && py_dict_give(extensions, n->ws_response, PyDict_New()) < 0) ||
+    PY_OWNED PyObject *extensions = PyDict_Copy(r->is_websocket ? n->ws_extensions_template : n->extensions_template);
+    if (extensions == NULL ||
         (UNLIKELY(r->version_minor == 0 && !r->is_websocket) && PyDict_DelItem(extensions, n->response_early_hint) < 0) ||
         (UNLIKELY(r->takes_trailers) && !r->is_websocket &&
          py_dict_give(extensions, n->response_trailers, PyDict_New()) < 0) ||

@@ -244,7 +244,7 @@ send_debug(struct cycle *cycle, PyObject *event)
     const char *utf8 = text == NULL ? NULL : PyUnicode_AsUTF8(text);
     if (utf8 == NULL)
         return NULL;
-    log_debug("%s: %s", cycle->label, utf8);
+    log_debug("%s: %s", cycle_label(cycle), utf8);
     return wait_value(cycle, NULL);
 }
 

@@ -48,7 +48,7 @@ on_event(struct http_app *http, struct h1 *h, unsigned events)
     struct cycle *cycle = *h1_data(h);
     if (cycle == NULL)
         return; /* still in the begun queue: cycle_start() looks for itself */
-    cycle->events |= events;
+    cycle->events |= (uint8_t)events;
     if (list_is_empty(&cycle->work))
         list_add_tail(&a->work, &cycle->work);
 }
@@ -258,8 +258,8 @@ asgi_report_signal_safe(const struct asgi *a, size_t max)
             line[n++] = digits[--k];
         memcpy(line + n, " s: ", 4);
         n += 4;
-        size_t label = strnlen(cycle->label, CYCLE_LABEL_SIZE - 1);
-        memcpy(line + n, cycle->label, label);
+        size_t label = strnlen(cycle_label(cycle), CYCLE_LABEL_SIZE - 1);
+        memcpy(line + n, cycle_label(cycle), label);
         line[n + label] = '\0';
         if (max-- == 0) {
             log_signal_safe("in hand: and more");
@@ -277,7 +277,7 @@ asgi_in_hand(const struct asgi *a)
         return NULL;
     LIST_FOR_EACH(node, &a->cycles) {
         const struct cycle *cycle = CONTAINER_OF(node, struct cycle, link);
-        PY_OWNED PyObject *text = PyUnicode_DecodeUTF8(cycle->label, (Py_ssize_t)strlen(cycle->label),
+        PY_OWNED PyObject *text = PyUnicode_DecodeUTF8(cycle_label(cycle), (Py_ssize_t)strlen(cycle_label(cycle)),
                                                        "replace");
         if (text == NULL || PyList_Append(out, text) < 0)
             return NULL;

@@ -103,7 +103,7 @@ static PyObject *
 get_label(PyObject *self, void *unused)
 {
     (void)unused;
-    const char *label = ((struct cycle *)self)->label;
+    const char *label = cycle_label((struct cycle *)self);
     return PyUnicode_DecodeUTF8(label, (Py_ssize_t)strlen(label), "replace");
 }
 

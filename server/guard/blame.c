@@ -80,7 +80,7 @@ guard_request_of(const struct asgi *asgi, PyObject *task)
     for (const struct list *node = asgi->cycles.next; node != &asgi->cycles; node = node->next) {
         const struct cycle *cycle = CONTAINER_OF(node, struct cycle, link);
         if (cycle->task == NULL || cycle->task == task)
-            return PyUnicode_FromString(cycle->label);
+            return PyUnicode_FromString(cycle_label(cycle));
     }
     Py_RETURN_NONE;
 }

@@ -9,18 +9,41 @@
  * Requests begin here in http_turn() and not in h1_end(), so that an end never runs into a beginning inside the application's own code.
  *
  * Both bounds are the same for all requests, so whoever came first is due first: a list, and one look at its head. A request with a time of its
- * own, by timeouts.routes or as the application says (h1_limit()), hangs in the wheel of connections' deadlines instead. */
+ * own, by timeouts.routes or as the application says (h1_limit()), hangs in the wheel of connections' deadlines instead; it alone pays for that. */
 #include <stdio.h>
+#include <stdlib.h>
 
 #include "h1.h"
 #include "metrics/metrics.h"
 
 enum { SAID_EVERY_S = 1 }; /* overload comes in swarms */
 
+/* A request's time of its own, until gate_leave(). */
+struct own_time {
+    struct timer timer;
+    struct h1_req *r;
+    int64_t ms;       /* 0 = no limit */
+    const char *name; /* where that is said */
+};
+
 static struct h1_req *
 first_of(struct list *list)
 {
     return list_is_empty(list) ? NULL : CONTAINER_OF(list->next, struct h1_req, link);
+}
+
+static int64_t
+timeout_ms(const struct h1 *h)
+{
+    return UNLIKELY(h->r->own != NULL) ? h->r->own->ms : h->app->conf->timeout_request_ms;
+}
+
+const char *
+h1_timeout_name(const struct h1 *h)
+{
+    if (timeout_ms(h) == 0)
+        return NULL;
+    return h->r->own != NULL ? h->r->own->name : "timeouts.request";
 }
 
 enum refusal { FULL, WAITED_IN_QUEUE, OVERDUE_IN_QUEUE };
@@ -40,7 +63,7 @@ say_refused(struct h1 *h, enum refusal how)
     if (how == WAITED_IN_QUEUE)
         snprintf(why, sizeof(why), "it has waited for limits.queue_timeout (%.1f s)", (double)conf->limit_queue_timeout_ms / 1000);
     else if (how == OVERDUE_IN_QUEUE)
-        snprintf(why, sizeof(why), "it has waited for %s (%.1f s)", h->r->timeout_name, (double)h->r->timeout_ms / 1000);
+        snprintf(why, sizeof(why), "it has waited for %s (%.1f s)", h1_timeout_name(h), (double)timeout_ms(h) / 1000);
     else
         snprintf(why, sizeof(why), "limits.queue (%u) of them wait", conf->limit_queue);
     log_warning("%.*s: 503, limits.concurrency (%u) requests are in hand and %s (%u such request%s since the last line)", (int)h->r->what_n,
@@ -68,15 +91,9 @@ admit(struct h1 *h)
 static void
 on_own_time(struct timer *timer)
 {
-    struct h1_req *r = CONTAINER_OF(timer, struct h1_req, own);
+    struct h1_req *r = CONTAINER_OF(timer, struct own_time, timer)->r;
     list_del(&r->timed);
     list_add_tail(&r->h->app->own.gate.due, &r->timed);
-}
-
-void
-gate_init(struct h1_req *r)
-{
-    timer_init(&r->own, on_own_time);
 }
 
 /* It has no time any more. */
@@ -84,21 +101,36 @@ static void
 untime(struct h1 *h)
 {
     list_del(&h->r->timed);
-    if (UNLIKELY(h->r->own.due_ns != 0))
-        timer_clear(&h->app->net->wheel, &h->r->own);
+    if (UNLIKELY(h->r->own != NULL))
+        timer_clear(&h->app->net->wheel, &h->r->own->timer);
+}
+
+/* False: no memory for it. */
+static bool
+has_own_time(struct h1_req *r)
+{
+    if (r->own != NULL)
+        return true;
+    if ((r->own = calloc(1, sizeof(*r->own))) == NULL) {
+        log_error("%.*s: no memory for a timeout of its own", (int)r->what_n, r->what);
+        return false;
+    }
+    timer_init(&r->own->timer, on_own_time);
+    r->own->r = r;
+    return true;
 }
 
 void
 h1_limit(struct h1 *h, int64_t ms, const char *name)
 {
     struct h1_req *r = h->r;
-    if (r->is_overdue || !h->app->is_gated || h->state == H1_WEBSOCKET)
+    if (r->is_overdue || !h->app->is_gated || h->state == H1_WEBSOCKET || !has_own_time(r))
         return;
     untime(h);
-    r->timeout_ms = ms;
-    r->timeout_name = ms > 0 ? name : NULL;
+    r->own->ms = ms;
+    r->own->name = name;
     if (ms > 0)
-        timer_set(&h->app->net->wheel, &r->own, r->began_ns + ms * NS_PER_MS);
+        timer_set(&h->app->net->wheel, &r->own->timer, r->began_ns + ms * NS_PER_MS);
 }
 
 static void
@@ -107,13 +139,10 @@ time_request(struct h1 *h)
     const struct conf *conf = h->app->conf;
     struct h1_req *r = h->r;
     int64_t own_ms = UNLIKELY(conf->timeout_routes.n > 0) ? conf_route_timeout_ms(conf, r->req.path.p, r->req.path.n) : -1;
-    if (UNLIKELY(own_ms >= 0)) {
+    if (UNLIKELY(own_ms >= 0))
         h1_limit(h, own_ms, "timeouts.routes");
-    } else if (conf->timeout_request_ms > 0) {
-        r->timeout_ms = conf->timeout_request_ms;
-        r->timeout_name = "timeouts.request";
+    if (LIKELY(r->own == NULL) && conf->timeout_request_ms > 0)
         list_add_tail(&h->app->own.gate.timed, &r->timed);
-    }
 }
 
 bool
@@ -151,6 +180,8 @@ gate_leave(struct h1 *h)
     struct h1_req *r = h->r;
     struct http_gate *g = &h->app->own.gate;
     untime(h);
+    free(r->own);
+    r->own = NULL;
     list_del(&r->link);
     if (r->is_counted)
         g->running--;

@@ -635,12 +635,6 @@ h1_tls_about(struct h1 *h)
     return conn_tls_about(&h->conn);
 }
 
-const char *
-h1_timeout_name(const struct h1 *h)
-{
-    return h->r->timeout_name;
-}
-
 int
 h1_overdue(const struct h1 *h)
 {

@@ -10,7 +10,7 @@ enum {
     H1_LIMIT_OFF = 1024 * 1024, /* request line and head when their limits are off */
     H1_LEADING_CRLF_MAX = 2,    /* empty lines before a request (RFC 9112 section 2.2) */
     H1_HEADS_KEPT = 128,        /* parsed heads kept for reuse, some 3 KiB each */
-    H1_REQS_KEPT = 1024,        /* struct h1_req kept for reuse, some 350 bytes each */
+    H1_REQS_KEPT = 1024,        /* struct h1_req kept for reuse, some 480 bytes each */
     H1_BODY_HIGH = 64 * 1024,   /* untaken body bytes above which reading stops */
     /* an untaken rest of a body up to this is read and dropped to keep the connection */
     H1_SKIP_BODY_MAX = 64 * 1024,
@@ -38,13 +38,13 @@ struct head; /* h1_head.c: parser and headers, while a head is incomplete or in 
 /* One request, from its first byte until the next is awaited: kept apart so that an idle connection
  * is small. */
 struct h1_req {
-    struct h1_req *next; /* in the free list */
-    struct h1 *h;
+    union {
+        struct h1 *h;
+        struct h1_req *next; /* in the free list */
+    };
     struct list link;  /* gate.c: waiting or left; streams.c: to be told to leave */
     struct list timed; /* gate.c: has timeouts.request; or the time of its own has come */
-    struct timer own;  /* gate.c: a time of its own, in place of that */
-    int64_t timeout_ms;       /* what it has, for the log; 0 = none */
-    const char *timeout_name; /* where that was said */
+    struct own_time *own; /* gate.c: that, in place of timeouts.request; or NULL */
     struct http_request req;
     void *data;
     /* for the access log, from h1_head_done() on: what is kept of the head; of the answer's head */
@@ -53,12 +53,17 @@ struct h1_req {
     char *host;       /* a Host that had to be put together: forwarded.c's */
     struct h1_ws *ws; /* NULL unless req.is_websocket */
     int64_t began_ns;
-    int64_t leave_ns; /* streams.c */
+    union {
+        int64_t leave_ns;   /* streams.c, while it is answered */
+        uint64_t skip_from; /* body_got when SKIP_BODY began */
+    };
     /* body in: in->data[body_start..body_end) is decoded and not taken; conn.in_start is where
      * undecoded input begins */
-    uint64_t body_left; /* of Content-Length, bytes not arrived */
-    uint64_t body_got;  /* decoded so far */
-    struct chunked chunked;
+    union {
+        uint64_t body_left; /* of Content-Length, bytes not arrived */
+        struct chunked chunked; /* is_chunked_in; {0} at first, as that */
+    };
+    uint64_t body_got; /* decoded so far */
     uint32_t body_start, body_end;
     int64_t want_ns;   /* since when the app waits */
     int64_t waited_ns; /* sum of such times before */
@@ -66,10 +71,10 @@ struct h1_req {
     /* answer out */
     uint64_t length;    /* its Content-Length, UINT64_MAX = not given */
     uint64_t sent;      /* body bytes taken from the app */
-    uint64_t skip_from; /* body_got when SKIP_BODY began */
     char *out;          /* room for the head that was taken and not yet sent */
     uint32_t out_n, out_room;
     uint16_t status;
+    uint16_t overdue_status; /* gate.c */
     uint8_t what_n;
     uint8_t method;                                  /* enum metrics_method */
     bool is_tallied;                                 /* in the metrics */
@@ -90,7 +95,6 @@ struct h1_req {
     bool is_noted;          /* it has its line */
     bool is_counted, is_waiting; /* gate.c: the application has it; it waits for that */
     bool is_overdue;             /* gate.c */
-    uint16_t overdue_status;     /* gate.c */
     bool refused;           /* we answered in the application's place: to it the client is gone */
     char what[H1_WHAT_MAX]; /* "GET /path", perhaps cut, for log lines */
     char id[];              /* req.id: H1_ID_MAX bytes where requests have one, else none */
@@ -178,7 +182,6 @@ bool h1_answer_static(struct h1 *h);
 /* Whether the application may have the request now. Else it waits for its turn, or has been answered with
  * 503 and is over: *h may be freed. */
 bool gate_passes(struct h1 *h);
-void gate_init(struct h1_req *r);    /* of a new one */
 void gate_leave(struct h1 *h);       /* h1_end(), or a WebSocket is accepted: it counts no more */
 void gate_client_left(struct h1 *h); /* of one that waits */
 

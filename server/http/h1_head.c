@@ -84,7 +84,6 @@ h1_req_take(struct h1 *h)
     memset(r, 0, sizeof(*r));
     list_init(&r->link);
     list_init(&r->timed);
-    gate_init(r);
     r->h = h;
     h->r = r;
     return 0;

@@ -229,7 +229,7 @@ void h1_hang_up(struct h1 *h);
  * answer had begun, and the connection was closed. */
 int h1_overdue(const struct h1 *h);
 /* It has so long, from its head on, to be answered, in place of what it had; 0 = no limit. name: where that is said, for the log; constant.
- * The loop's thread, any GIL state; a request in hand. */
+ * Without memory for it, it keeps what it had, and the log says so. The loop's thread, any GIL state; a request in hand. */
 void h1_limit(struct h1 *h, int64_t ms, const char *name);
 /* Where its time is said: "timeouts.request". NULL: it has no limit. */
 const char *h1_timeout_name(const struct h1 *h);

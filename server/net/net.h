@@ -255,6 +255,7 @@ struct conn {
     bool opened;       /* the protocol knows of it */
     bool awaits_proxy; /* the PROXY protocol's header has not come yet: nobody reads before that */
     bool is_guest;     /* public: it came by a socket that was given back; see listener_give_back() */
+    uint16_t peer_port;    /* network order; here, where it fits between others */
     uint32_t out_reserved; /* bytes of conn_out() not yet committed, 0 = none */
     struct list all, dirty, resume;
     struct tls *tls; /* NULL: plain */
@@ -271,7 +272,6 @@ struct conn {
     struct outq out;             /* plain bytes: what is sent, or made into TLS records */
     size_t out_bytes;            /* public: committed and not yet sent */
     struct net_proxied *proxied; /* public: NULL where no proxy said anything */
-    uint16_t peer_port;          /* network order */
 };
 
 /* Whether output rose above NET_HIGH_WATER and has not fallen below NET_LOW_WATER since: drained()

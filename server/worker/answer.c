@@ -89,7 +89,7 @@ put_requests(struct json *j, const struct asgi *asgi, const struct exchanges *ex
         const struct cycle *cycle = CONTAINER_OF(node, struct cycle, link);
         unsigned long ident = 0;
         const char *state = state_of(cycle, &ident);
-        put_request(j, cycle->label, cycle->is_websocket ? "websocket" : "async",
+        put_request(j, cycle_label(cycle), cycle->is_websocket ? "websocket" : "async",
                     now_ns - cycle->begun_ns, state, ident);
     }
     for (struct list *node = exchanges->all.next; node != &exchanges->all && left > 0;

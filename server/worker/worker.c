@@ -597,7 +597,7 @@ worker_requests(PyObject *module, PyObject *unused)
         const struct cycle *cycle = CONTAINER_OF(node, struct cycle, link);
         PY_OWNED PyObject *one =
             Py_BuildValue("OOsd", cycle->task != NULL ? cycle->task : Py_None,
-                          cycle->lease != NULL ? cycle->lease : Py_None, cycle->label,
+                          cycle->lease != NULL ? cycle->lease : Py_None, cycle_label(cycle),
                           (double)(now_ns - cycle->begun_ns) / NS_PER_S);
         if (one == NULL || PyList_Append(found, one) < 0)
             Py_CLEAR(found);

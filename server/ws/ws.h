@@ -142,8 +142,8 @@ struct ws {
     bool in_message;  /* its last frame is still to come */
     bool is_deflated; /* the message in hand */
     bool is_over;     /* WS_CLOSED or WS_FAILED was told */
-    uint16_t code;    /* of WS_CLOSED or WS_FAILED */
     uint8_t control_n;
+    uint16_t code; /* of WS_CLOSED or WS_FAILED */
 };
 
 void ws_init(struct ws *ws, struct ws_shared *shared, const struct ws_agreed *agreed);

@@ -8,7 +8,7 @@ from common import ask, memory_kib, on_uvicorn, raise_descriptor_limit, serving,
 
 APP = "ws_app:app"
 FIRST = 1000  # pay for arenas, free lists and tables that grow once, and stay: nothing of theirs is used again by the others
-BYTES_EACH_MAX = 4352  # 4,096 is the aim and was kept until requests had figures by route and times of their own: 4,118 to 4,202 since
+BYTES_EACH_MAX = 4096  # with what the application keeps of each
 PEER_SECONDS = 20
 
 
