@@ -26,7 +26,11 @@
 struct io;
 struct io_op;
 
-enum { IO_MORE = 1 }; /* flags of a completion: this operation stays armed */
+/* Flags of a completion. */
+enum {
+    IO_MORE = 1,   /* this operation stays armed */
+    IO_UNSURE = 2, /* of io_watch(): POLLPRI may be missing */
+};
 
 /* res: as each arming call says; negative = -errno. */
 typedef void (*io_fn)(struct io_op *op, int res, unsigned flags);
@@ -122,7 +126,10 @@ void io_accept_with_care(struct io *io, struct io_op *op, int listen_fd);
 
 /* Tell when a connected socket becomes readable or its peer is gone, until cancelled. res: POLLIN | POLLRDHUP | POLLHUP |
  * POLLERR, of which any may be set; and POLLPRI while urgent data of TCP is there, at which a read stops short. Edge-like: one completion per arrival; unread data is not announced again, except by
- * the way when something else happens to the socket. */
+ * the way when something else happens to the socket.
+ *
+ * The ring does not look for urgent data where it tells of a single arrival (IO_UNSURE). But urgent data arrives twice, by itself and as the
+ * bytes around it: look for it (poll(2)) when two such completions came before a read, or one and there was nothing to read. */
 void io_watch(struct io *io, struct io_op *op, int fd);
 
 /* The same for a descriptor whose output is seldom waited for: a datagram that has gone out, room in a pipe, do not wake the loop. (io_watch() on

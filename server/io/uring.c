@@ -26,7 +26,10 @@
 enum { UD_IGNORE = 1, UD_WAKE = 2, UD_PROBE = 3, UD_LAST = 15 };
 
 enum {
-    WATCH_MASK = POLLIN | POLLPRI | POLLRDHUP | POLLHUP | POLLERR,
+    WATCH_MASK = POLLIN | POLLRDHUP | POLLHUP | POLLERR,
+    /* The kernel tells of one arrival in the words of the socket that woke it, which say POLLPRI and POLLRDBAND whatever has come; of several at once, or of
+     * what was there before, it says what it finds. TCP has no POLLRDBAND then: that tells the two apart. */
+    URGENT_MASK = POLLPRI | POLLRDBAND,
     /* The kernel's own words for an interrupted system call, which it does not mean to show: a worker's open() does. */
     ERESTARTSYS_ = 512,
     ERESTART_LAST_ = 516,
@@ -272,7 +275,7 @@ arm_now(struct uring *r, struct io_op *op)
         break;
     case IO_KIND_WATCH:
         io_uring_prep_poll_multishot(sqe, op->fd,
-                                     POLLIN | (op->watch.in_only ? 0 : POLLPRI) | POLLRDHUP);
+                                     POLLIN | (op->watch.in_only ? 0 : URGENT_MASK) | POLLRDHUP);
         break;
     case IO_KIND_POLL:
         io_uring_prep_poll_add(sqe, op->fd, op->mask);
@@ -546,8 +549,9 @@ watch_done(struct uring *r, struct io_op *op, int res, bool more)
         return io_end(&r->io, op, res);
     if (!more)
         arm_later(r, op);
-    res &= WATCH_MASK;
-    return res != 0 ? io_more(&r->io, op, res) : 0;
+    bool is_unsure = (res & POLLRDBAND) != 0;
+    res &= is_unsure ? WATCH_MASK : WATCH_MASK | POLLPRI;
+    return res != 0 ? io_more_with(&r->io, op, res, is_unsure ? IO_UNSURE : 0) : 0;
 }
 
 /* epoll refuses files that cannot be polled; the ring calls them ready for ever. */

@@ -75,6 +75,7 @@ struct stream {
     bool is_reader;   /* asyncio's own StreamReaderProtocol */
     bool is_tcp;      /* a short read is the last */
     bool has_urgent;  /* the loop's thread: of TCP, at which reads stop: they no longer are */
+    unsigned unsure_n; /* the loop's thread: completions with IO_UNSURE since the last read */
 };
 
 static inline struct stream *

@@ -4,6 +4,7 @@
 #include "transport/stream.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <stdlib.h>
 
 /* Half of it, and the next read is expected to be as long. */
@@ -20,11 +21,24 @@ receive(struct stream *t, void *p, size_t cap)
     return n < 0 ? -errno : n;
 }
 
+/* Urgent data is there? io_watch() has not looked. */
+static void
+look_for_urgent(struct stream *t)
+{
+    struct pollfd p = { .fd = t->fd, .events = POLLPRI };
+    t->unsure_n = 0;
+    if (poll(&p, 1, 0) > 0 && (p.revents & POLLPRI))
+        t->has_urgent = true;
+}
+
 /* After n of cap bytes: is more to be read, which no event will tell of? */
 static bool
 has_more(struct stream *t, size_t n, size_t cap)
 {
     char c;
+    if (UNLIKELY(t->unsure_n > 1))
+        look_for_urgent(t);
+    t->unsure_n = 0;
     if (n == cap || t->may_end)
         return true;
     /* A short read of TCP has found the end of the queue, or urgent data. One of a unix socket may have ended at a descriptor that was sent along. */
@@ -53,8 +67,11 @@ on_none(struct stream *t, ssize_t n)
 {
     if (n == 0)
         return on_eof(t);
-    if (n == -EAGAIN)
+    if (n == -EAGAIN) {
+        if (t->unsure_n > 0)
+            look_for_urgent(t);
         return 0;
+    }
     errno = (int)-n;
     PyErr_SetFromErrno(PyExc_OSError);
     return stream_fatal(t, "Fatal read error on socket transport");

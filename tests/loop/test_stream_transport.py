@@ -657,9 +657,10 @@ def test_closed_in_connection_made(run, pair):
     run(main)
 
 
+@pytest.mark.parametrize("apart", [False, True])
 @pytest.mark.parametrize("inline", [False, True])
 @pytest.mark.parametrize("kind", [Recorder, Buffered, asyncio.StreamReader])
-def test_urgent_data(run, kind, inline):
+def test_urgent_data(run, kind, inline, apart):
     """A read stops at it, and no event tells of what is behind."""
 
     async def main():
@@ -672,7 +673,11 @@ def test_urgent_data(run, kind, inline):
         peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         for i in range(3):
             peer.send(b"before")
+            if apart:
+                await asyncio.sleep(0.01)
             peer.send(b"!", socket.MSG_OOB)
+            if apart:
+                await asyncio.sleep(0.01)
             peer.send(b"behind")
             expected = b"before!behind" if inline else b"beforebehind"
             if kind is asyncio.StreamReader:
