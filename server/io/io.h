@@ -72,6 +72,7 @@ struct io_op {
         struct {
             bool changing; /* a cancel is under way so that it can be armed with another mask */
             bool checked;  /* this descriptor can be polled at all */
+            bool has_fired; /* and was not put off since */
         } poll;
     };
 };
@@ -138,7 +139,7 @@ void io_watch(struct io *io, struct io_op *op, int fd);
 void io_watch_in(struct io *io, struct io_op *op, int fd);
 
 /* Tell while a descriptor is ready, level-triggered, until cancelled: one completion (with IO_MORE) a wait for as long as
- * it stays ready. mask: POLLIN, POLLOUT, either or both. res: what is ready (with POLLERR, POLLHUP as they come), or -errno (-EBADF,
+ * it stays ready, or every second one of those with timeout 0. mask: POLLIN, POLLOUT, either or both. res: what is ready (with POLLERR, POLLHUP as they come), or -errno (-EBADF,
  * -EPERM for a regular file) without IO_MORE. A mask of 0 still tells POLLERR and POLLHUP. Made for asyncio's add_reader() and add_writer(): arming and changing cost no system call of
  * their own on the ring. One armed io_poll() a descriptor. */
 void io_poll(struct io *io, struct io_op *op, int fd, uint32_t mask);
