@@ -129,17 +129,23 @@ io_wake_seen(struct io *io)
         atomic_exchange(&io->woken, false);
 }
 
-/* One completion that is not the last. */
+/* One completion that is not the last; flags beside IO_MORE. */
 static inline int
-io_more(struct io *io, struct io_op *op, int res)
+io_more_with(struct io *io, struct io_op *op, int res, unsigned flags)
 {
     if (UNLIKELY(io->closing)) {
         if (op->kind == IO_KIND_ACCEPT && res >= 0)
             close(res);
         return 0;
     }
-    op->fn(op, res, IO_MORE);
+    op->fn(op, res, IO_MORE | flags);
     return 1;
+}
+
+static inline int
+io_more(struct io *io, struct io_op *op, int res)
+{
+    return io_more_with(io, op, res, 0);
 }
 
 /* The last completion; op may be gone when this returns. */

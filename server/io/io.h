@@ -26,7 +26,11 @@
 struct io;
 struct io_op;
 
-enum { IO_MORE = 1 }; /* flags of a completion: this operation stays armed */
+/* Flags of a completion. */
+enum {
+    IO_MORE = 1,   /* this operation stays armed */
+    IO_UNSURE = 2, /* of io_watch(): POLLPRI may be missing */
+};
 
 /* res: as each arming call says; negative = -errno. */
 typedef void (*io_fn)(struct io_op *op, int res, unsigned flags);
@@ -68,6 +72,7 @@ struct io_op {
         struct {
             bool changing; /* a cancel is under way so that it can be armed with another mask */
             bool checked;  /* this descriptor can be polled at all */
+            bool has_fired; /* and was not put off since */
         } poll;
     };
 };
@@ -122,7 +127,10 @@ void io_accept_with_care(struct io *io, struct io_op *op, int listen_fd);
 
 /* Tell when a connected socket becomes readable or its peer is gone, until cancelled. res: POLLIN | POLLRDHUP | POLLHUP |
  * POLLERR, of which any may be set; and POLLPRI while urgent data of TCP is there, at which a read stops short. Edge-like: one completion per arrival; unread data is not announced again, except by
- * the way when something else happens to the socket. */
+ * the way when something else happens to the socket.
+ *
+ * The ring does not look for urgent data where it tells of a single arrival (IO_UNSURE). But urgent data arrives twice, by itself and as the
+ * bytes around it: look for it (poll(2)) when two such completions came before a read, or one and there was nothing to read. */
 void io_watch(struct io *io, struct io_op *op, int fd);
 
 /* The same for a descriptor whose output is seldom waited for: a datagram that has gone out, room in a pipe, do not wake the loop. (io_watch() on
@@ -131,7 +139,7 @@ void io_watch(struct io *io, struct io_op *op, int fd);
 void io_watch_in(struct io *io, struct io_op *op, int fd);
 
 /* Tell while a descriptor is ready, level-triggered, until cancelled: one completion (with IO_MORE) a wait for as long as
- * it stays ready. mask: POLLIN, POLLOUT, either or both. res: what is ready (with POLLERR, POLLHUP as they come), or -errno (-EBADF,
+ * it stays ready, or every second one of those with timeout 0. mask: POLLIN, POLLOUT, either or both. res: what is ready (with POLLERR, POLLHUP as they come), or -errno (-EBADF,
  * -EPERM for a regular file) without IO_MORE. A mask of 0 still tells POLLERR and POLLHUP. Made for asyncio's add_reader() and add_writer(): arming and changing cost no system call of
  * their own on the ring. One armed io_poll() a descriptor. */
 void io_poll(struct io *io, struct io_op *op, int fd, uint32_t mask);

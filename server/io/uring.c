@@ -26,7 +26,10 @@
 enum { UD_IGNORE = 1, UD_WAKE = 2, UD_PROBE = 3, UD_LAST = 15 };
 
 enum {
-    WATCH_MASK = POLLIN | POLLPRI | POLLRDHUP | POLLHUP | POLLERR,
+    WATCH_MASK = POLLIN | POLLRDHUP | POLLHUP | POLLERR,
+    /* The kernel tells of one arrival in the words of the socket that woke it, which say POLLPRI and POLLRDBAND whatever has come; of several at once, or of
+     * what was there before, it says what it finds. TCP has no POLLRDBAND then: that tells the two apart. */
+    URGENT_MASK = POLLPRI | POLLRDBAND,
     /* The kernel's own words for an interrupted system call, which it does not mean to show: a worker's open() does. */
     ERESTARTSYS_ = 512,
     ERESTART_LAST_ = 516,
@@ -272,7 +275,7 @@ arm_now(struct uring *r, struct io_op *op)
         break;
     case IO_KIND_WATCH:
         io_uring_prep_poll_multishot(sqe, op->fd,
-                                     POLLIN | (op->watch.in_only ? 0 : POLLPRI) | POLLRDHUP);
+                                     POLLIN | (op->watch.in_only ? 0 : URGENT_MASK) | POLLRDHUP);
         break;
     case IO_KIND_POLL:
         io_uring_prep_poll_add(sqe, op->fd, op->mask);
@@ -546,8 +549,9 @@ watch_done(struct uring *r, struct io_op *op, int res, bool more)
         return io_end(&r->io, op, res);
     if (!more)
         arm_later(r, op);
-    res &= WATCH_MASK;
-    return res != 0 ? io_more(&r->io, op, res) : 0;
+    bool is_unsure = (res & POLLRDBAND) != 0;
+    res &= is_unsure ? WATCH_MASK : WATCH_MASK | POLLPRI;
+    return res != 0 ? io_more_with(&r->io, op, res, is_unsure ? IO_UNSURE : 0) : 0;
 }
 
 /* epoll refuses files that cannot be polled; the ring calls them ready for ever. */
@@ -576,6 +580,7 @@ poll_done(struct uring *r, struct io_op *op, int res)
     }
     /* Armed again at the start of the next wait, after the owner has read: that is what makes it level-triggered. */
     arm_later(r, op);
+    op->poll.has_fired = true;
     res &= (int)(op->mask | POLLERR | POLLHUP);
     return res != 0 ? io_more(&r->io, op, res) : 0;
 }
@@ -697,10 +702,22 @@ dispatch(struct uring *r, unsigned *taken)
 
 /* --- waiting -------------------------------------------------------------------------------------------------------*/
 
+/* Who was told of readiness often wants no more of it, once a coroutine has run that waited for it: asyncio's sock_recv(), psycopg. Where the owner
+ * only looks, as it has work at hand, a poll is armed again in the wait after: then that costs no submission, and no cancel. */
+static bool
+put_off(struct io_op *op)
+{
+    if (op->kind != IO_KIND_POLL || !op->poll.has_fired)
+        return false;
+    op->poll.has_fired = false;
+    return true;
+}
+
 /* Queues what waited for this moment. Returns false when the kernel had no room for all of it. */
 static bool
-arm_all(struct uring *r)
+arm_all(struct uring *r, bool only_looks)
 {
+    struct list later;
     if (UNLIKELY(!r->wake_armed)) {
         struct io_uring_sqe *sqe = sqe_get(r);
         if (sqe == NULL)
@@ -714,11 +731,17 @@ arm_all(struct uring *r)
         if (!cancel_now(r, CONTAINER_OF(node, struct io_op, link)))
             return false;
     }
-    while ((node = list_pop(&r->to_arm)) != NULL) {
-        if (!arm_now(r, CONTAINER_OF(node, struct io_op, link)))
-            return false;
+    list_init(&later);
+    bool has_room = true;
+    while (has_room && (node = list_pop(&r->to_arm)) != NULL) {
+        struct io_op *op = CONTAINER_OF(node, struct io_op, link);
+        if (only_looks && put_off(op))
+            list_add_tail(&later, &op->link);
+        else
+            has_room = arm_now(r, op);
     }
-    return true;
+    list_splice(&r->to_arm, &later);
+    return has_room;
 }
 
 static struct __kernel_timespec
@@ -754,7 +777,7 @@ uring_wait(struct io *io, int64_t timeout_ns)
     DEBUG_ASSERT(r->owner == gettid());
     r->turn++;
     files_try(r);
-    if (!arm_all(r) && (timeout_ns < 0 || timeout_ns > STUCK_MS * NS_PER_MS))
+    if (!arm_all(r, timeout_ns == 0) && (timeout_ns < 0 || timeout_ns > STUCK_MS * NS_PER_MS))
         timeout_ns = STUCK_MS * NS_PER_MS;
     if (io_uring_cq_ready(&r->u) > 0 || !list_is_empty(&io->done) || r->stash_n > 0)
         timeout_ns = 0;

@@ -42,7 +42,9 @@ on_watch(struct io_op *op, int res, unsigned flags)
         t->events |= STREAM_READ;
     if (has_failed || (res > 0 && (res & (POLLRDHUP | POLLHUP | POLLERR))))
         t->may_end = true;
-    if (UNLIKELY(res > 0 && (res & POLLPRI)))
+    if (flags & IO_UNSURE)
+        t->unsure_n++;
+    else if (UNLIKELY(res > 0 && (res & POLLPRI)))
         t->has_urgent = true;
     loop_source_ready(t->loop, &t->source);
 }

@@ -1,7 +1,8 @@
 /* stream.h: the transport of a connected stream socket: what stream*.c share with each other and with nobody else.
  *
  * Reading. The socket is watched (io_watch(): one completion an arrival). run() receives once a turn, into a buffer that all share, and gives
- * the protocol one bytes object of the right size; what is left is for the next turn. pause_reading() leaves the watch alone: only when
+ * the protocol one bytes object of the right size; where the latest reads were long, straight into that object (or into the buffer of asyncio's own
+ * StreamReader), with room for as much and a little more; what is left is for the next turn. pause_reading() leaves the watch alone: only when
  * something arrives in a pause is it cancelled, to be armed again by resume_reading().
  *
  * Writing. What is written while the loop runs goes out at the end of phase 3 (struct loop_source, flush), in one
@@ -41,6 +42,7 @@ struct stream {
     struct loop_source source;
     struct io_op watch, room; /* the loop's thread */
     unsigned events;          /* the loop's thread: enum stream_event */
+    unsigned unsure_n; /* the loop's thread: completions with IO_UNSURE since the last read */
     bool
         may_end; /* the loop's thread: the peer has ended, or the socket has failed: receive until it says so */
 
@@ -48,7 +50,9 @@ struct stream {
     PyObject *st_owner;
     PyObject *loop; /* new; stays until the end, unlike asyncio's _loop */
     PyObject *sock, *protocol, *server, *empty_waiter; /* new, or NULL */
-    size_t read_size; /* of the next read, where it is likely to be a long one; else 0 */
+    unsigned read_size;   /* of the next read, where it is likely to be a long one; else 0 */
+    unsigned shorter_n;   /* reads in a row that needed less */
+    unsigned shorter_max; /* the most that these needed */
     int fd;
     int conn_lost; /* connection_lost() is called or will be; asyncio's count of writes after it */
 

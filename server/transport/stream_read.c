@@ -4,10 +4,13 @@
 #include "transport/stream.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <stdlib.h>
 
-/* Half of it, and the next read is expected to be as long. */
-enum { READ_DIRECT_MIN = 16 * 1024 };
+enum {
+    READ_LONG = 8 * 1024, /* after such a read the next one is expected to be long, too */
+    SHORTER_MAX = 16,     /* reads in a row that needed less, and the next ones are expected to */
+};
 
 /* recv(2), at most cap bytes; -errno. */
 static ssize_t
@@ -20,11 +23,24 @@ receive(struct stream *t, void *p, size_t cap)
     return n < 0 ? -errno : n;
 }
 
+/* Urgent data is there? io_watch() has not looked. */
+static void
+look_for_urgent(struct stream *t)
+{
+    struct pollfd p = { .fd = t->fd, .events = POLLPRI };
+    t->unsure_n = 0;
+    if (poll(&p, 1, 0) > 0 && (p.revents & POLLPRI))
+        t->has_urgent = true;
+}
+
 /* After n of cap bytes: is more to be read, which no event will tell of? */
 static bool
 has_more(struct stream *t, size_t n, size_t cap)
 {
     char c;
+    if (UNLIKELY(t->unsure_n > 1))
+        look_for_urgent(t);
+    t->unsure_n = 0;
     if (n == cap || t->may_end)
         return true;
     /* A short read of TCP has found the end of the queue, or urgent data. One of a unix socket may have ended at a descriptor that was sent along. */
@@ -53,8 +69,11 @@ on_none(struct stream *t, ssize_t n)
 {
     if (n == 0)
         return on_eof(t);
-    if (n == -EAGAIN)
+    if (n == -EAGAIN) {
+        if (t->unsure_n > 0)
+            look_for_urgent(t);
         return 0;
+    }
     errno = (int)-n;
     PyErr_SetFromErrno(PyExc_OSError);
     return stream_fatal(t, "Fatal read error on socket transport");
@@ -121,16 +140,6 @@ read_tls(struct stream *t)
     return err == 0 ? 0 : stream_fatal(t, "Fatal error: protocol.buffer_updated() call failed.");
 }
 
-/* The size of a read after one of n bytes. */
-static size_t
-size_after(size_t n)
-{
-    size_t size = READ_DIRECT_MIN;
-    while (size <= n && size < TRANSPORT_SCRATCH)
-        size *= 2;
-    return size;
-}
-
 /* One that is likely to be long: straight into its bytes object, which is made shorter afterwards. New; NULL where there is none, with *n as of
  * receive(), or where *n is positive an exception is set. */
 static PyObject *
@@ -162,13 +171,33 @@ receive_short(struct stream *t, ssize_t *n)
     return data;
 }
 
+/* What a read should have room for after one of n of cap bytes: a little more, as one that is filled is not the last; 0: nothing long is expected. */
+static unsigned
+size_after(size_t n, size_t cap)
+{
+    if (n < READ_LONG)
+        return 0;
+    size_t size = n == cap ? 2 * n : n + n / 16;
+    return size < TRANSPORT_SCRATCH ? (unsigned)size : TRANSPORT_SCRATCH;
+}
+
 /* Notes what follows from a read of n of cap bytes. */
 static void
 has_read(struct stream *t, size_t n, size_t cap)
 {
     if (has_more(t, n, cap))
         read_again(t);
-    t->read_size = n >= READ_DIRECT_MIN / 2 ? size_after(n) : 0;
+    unsigned size = size_after(n, cap);
+    if (size >= t->read_size) {
+        t->read_size = size;
+    } else {
+        /* Not less at once: messages of which one came in two pieces would be read in two pieces for ever. */
+        t->shorter_max = size > t->shorter_max ? size : t->shorter_max;
+        if (++t->shorter_n < SHORTER_MAX)
+            return;
+        t->read_size = t->shorter_max;
+    }
+    t->shorter_n = t->shorter_max = 0;
 }
 
 static int
@@ -188,23 +217,35 @@ read_data(struct stream *t)
     return done != NULL ? 0 : stream_fatal(t, "Fatal error: protocol.data_received() call failed.");
 }
 
-/* Into the reader's buffer. */
+/* Into the reader's buffer. One that is likely to be long goes there straight: the buffer is made as long as that may be, and shorter afterwards. */
 static int
 read_into(struct stream *t, PyObject *reader, PyObject *buffer)
 {
-    char *scratch = transport_scratch_take(t->st);
-    if (scratch == NULL)
-        return -1;
-    ssize_t n = receive(t, scratch, TRANSPORT_SCRATCH);
     Py_ssize_t old = PyByteArray_GET_SIZE(buffer);
-    int err = n > 0 ? PyByteArray_Resize(buffer, old + n) : 0;
-    if (n > 0 && err == 0)
-        memcpy(PyByteArray_AS_STRING(buffer) + old, scratch, (size_t)n);
-    transport_scratch_give(t->st, scratch);
-    if (n <= 0)
+    size_t cap = t->read_size;
+    ssize_t n;
+    int err = 0;
+    if (cap > 0 && UNLIKELY(PyByteArray_Resize(buffer, old + (Py_ssize_t)cap) < 0)) {
+        PyErr_Clear(); /* no memory, or it is lent to somebody: that matters only if there is something to read */
+        cap = 0;
+    }
+    if (cap > 0) {
+        n = receive(t, PyByteArray_AS_STRING(buffer) + old, cap);
+        err = PyByteArray_Resize(buffer, n > 0 ? old + n : old);
+    } else {
+        char *scratch = transport_scratch_take(t->st);
+        if (scratch == NULL)
+            return -1;
+        cap = TRANSPORT_SCRATCH;
+        n = receive(t, scratch, cap);
+        if (n > 0 && (err = PyByteArray_Resize(buffer, old + n)) == 0)
+            memcpy(PyByteArray_AS_STRING(buffer) + old, scratch, (size_t)n);
+        transport_scratch_give(t->st, scratch);
+    }
+    if (err == 0 && n <= 0)
         return on_none(t, n);
     if (err == 0) {
-        has_read(t, (size_t)n, TRANSPORT_SCRATCH);
+        has_read(t, (size_t)n, cap);
         err = stream_fed(t, reader, buffer);
     }
     return err == 0 ? 0 : stream_fatal(t, "Fatal error: protocol.data_received() call failed.");
@@ -224,9 +265,7 @@ stream_read_ready(struct stream *t)
         return read_tls(t);
     if (t->is_buffered)
         return read_buffered(t);
-    /* Long reads are cheaper by way of their bytes object: they are copied once less, and a bytearray that grows by what might come, so that
-     * recv() could write into it, costs more than either (100 KiB, ten connections: 1.03 of uvloop's CPU, 0.88 by the shared buffer, 0.84). */
-    if (t->is_reader && t->read_size == 0) {
+    if (t->is_reader) {
         PY_OWNED PyObject *buffer = NULL;
         PY_OWNED PyObject *reader = stream_reader(t, &buffer);
         if (reader != NULL)

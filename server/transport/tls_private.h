@@ -69,10 +69,10 @@ enum {
     TLS_RECORD_MAX = TLS_RECORD_HEAD + 16 * 1024 + 2048,
     /* The most that is decrypted into one piece, and so given to data_received() at once; and the
      * most that is fed at once where it can be decrypted. */
-    TLS_READ_MAX = 64 * 1024,
+    TLS_READ_MAX = 128 * 1024,
     /* So much is encrypted, or somewhat more, before it is handed to the transport below: what may
      * pile up there, and stays in the processor's cache. */
-    TLS_WRITE_SLICE = 64 * 1024,
+    TLS_WRITE_SLICE = 128 * 1024,
     /* What a transport that is not ours reads into. */
     TLS_BUFFER_SIZE = 64 * 1024,
     /* asyncio.constants */

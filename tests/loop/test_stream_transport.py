@@ -657,9 +657,10 @@ def test_closed_in_connection_made(run, pair):
     run(main)
 
 
+@pytest.mark.parametrize("apart", [False, True])
 @pytest.mark.parametrize("inline", [False, True])
 @pytest.mark.parametrize("kind", [Recorder, Buffered, asyncio.StreamReader])
-def test_urgent_data(run, kind, inline):
+def test_urgent_data(run, kind, inline, apart):
     """A read stops at it, and no event tells of what is behind."""
 
     async def main():
@@ -672,7 +673,11 @@ def test_urgent_data(run, kind, inline):
         peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         for i in range(3):
             peer.send(b"before")
+            if apart:
+                await asyncio.sleep(0.01)
             peer.send(b"!", socket.MSG_OOB)
+            if apart:
+                await asyncio.sleep(0.01)
             peer.send(b"behind")
             expected = b"before!behind" if inline else b"beforebehind"
             if kind is asyncio.StreamReader:
@@ -855,6 +860,60 @@ def test_the_context_is_the_transports_own(run, pair):
     run(main)
 
 
+@pytest.mark.parametrize("kind", [Recorder, asyncio.StreamReader])
+def test_reads_are_as_long_as_messages(run, kind):
+    """Also after one that came in two pieces, and after shorter ones; and what is read is what was sent."""
+
+    async def main():
+        ours, peer = socket.socketpair()
+        ours.setblocking(False)
+        pieces = []
+        if kind is asyncio.StreamReader:
+            transport, protocol, reader = await streams(ours, limit=1 << 20)
+        else:
+            transport, protocol = await connect(ours)
+            protocol.on_data = pieces.append
+
+        async def message(*sizes):
+            """The sizes of what it was read in; the next piece is sent when the one before has been read."""
+            pieces.clear()
+            for size in sizes:
+                sent = os.urandom(size)
+                peer.sendall(sent)
+                if kind is asyncio.StreamReader:
+                    got = b""
+                    while len(got) < size:
+                        pieces.append(await reader.read(1 << 20))
+                        got += pieces[-1]
+                    assert got == sent
+                else:
+                    protocol.data = b""
+                    await protocol.has(size)
+                    assert protocol.data == sent
+            return [len(piece) for piece in pieces]
+
+        await message(100_000)
+        await message(65_536, 34_464)
+        for _ in range(3):
+            assert await message(100_000) == [100_000]
+        for _ in range(15):
+            assert await message(100) == [100]
+        assert await message(100_000) == [100_000]
+        for _ in range(40):
+            assert await message(10_000) == [10_000]
+        for _ in range(3):
+            await message(100_000)
+        assert await message(100_000) == [100_000]
+        if kind is asyncio.StreamReader:
+            transport.close()
+            await protocol._get_close_waiter(None)
+        else:
+            await closed(transport, protocol)
+        peer.close()
+
+    run(main)
+
+
 # --- asyncio's streams, which are fed without Python ---------------------------------------------
 
 
@@ -938,11 +997,34 @@ def test_another_feed_data_is_called(run, pair, monkeypatch, where):
     run(main)
 
 
-def test_what_feed_data_would_raise_is_raised(run, loop, pair):
+@pytest.mark.parametrize("long", [False, True])
+def test_the_end_while_somebody_has_the_buffer(run, pair, long):
+    """It has nothing to do with the buffer, however long the read was meant to be."""
     ours, peer = pair
 
     async def main():
         transport, protocol, reader = await streams(ours)
+        for _ in range(3):
+            peer.send(b"x" * 20_000 if long else b"x")
+            await reader.readexactly(20_000 if long else 1)
+        with memoryview(reader._buffer):
+            peer.close()
+            assert await reader.read() == b"" and reader.at_eof()
+        transport.close()
+        await protocol._get_close_waiter(None)
+
+    run(main)
+
+
+@pytest.mark.parametrize("long", [False, True])
+def test_what_feed_data_would_raise_is_raised(run, loop, pair, long):
+    ours, peer = pair
+
+    async def main():
+        transport, protocol, reader = await streams(ours)
+        if long:
+            peer.send(b"x" * 20_000)
+            await reader.readexactly(20_000)
         with memoryview(reader._buffer):  # so it cannot grow
             peer.send(b"data")
             while not transport.is_closing():

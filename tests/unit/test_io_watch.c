@@ -87,6 +87,48 @@ test_reset(void)
 }
 
 static void
+note_unsure(struct rec *rec, int res, unsigned flags)
+{
+    (void)res;
+    *(int *)rec->arg += (flags & IO_UNSURE) != 0;
+}
+
+/* Urgent data of TCP is told of, or there were two completions that leave it open; data that is not urgent is never called so. */
+static void
+test_urgent(void)
+{
+    int p[2], unsure = 0;
+    char buf[16];
+    struct rec r;
+    make_tcp_pair(p);
+    rec_init(&r, rec_fn);
+    r.hook = note_unsure;
+    r.arg = &unsure;
+    io_watch(io, &r.op, p[0]);
+    settle();
+    for (int i = 0; i < 10; i++) {
+        r.calls = 0;
+        ok(send(p[1], "plain", 5, 0) == 5, "%s: sent", io_is);
+        WAIT_UNTIL(r.calls > 0);
+        ok(r.calls == 1 && read(p[0], buf, sizeof(buf)) == 5, "%s: and announced once", io_is);
+    }
+    ok(!(r.bits & (POLLPRI | POLLRDBAND)), "%s: as what it is (%x)", io_is, (unsigned)r.bits);
+    for (int i = 0; i < 10; i++) {
+        r.bits = unsure = 0;
+        ok(send(p[1], "!", 1, MSG_OOB) == 1, "%s: urgent data is sent", io_is);
+        WAIT_UNTIL((r.bits & POLLPRI) || unsure > 1);
+        ok((r.bits & POLLPRI) || unsure > 1, "%s: it is told of, or left open (%x, %d)", io_is,
+           (unsigned)r.bits, unsure);
+        ok(!(r.bits & POLLRDBAND), "%s: and nothing else", io_is);
+        ok(recv(p[0], buf, sizeof(buf), MSG_OOB) == 1, "%s: read", io_is);
+    }
+    io_cancel(io, &r.op);
+    WAIT_UNTIL(r.ends);
+    close(p[0]);
+    close(p[1]);
+}
+
+static void
 test_many(void)
 {
     enum { N = 300 };
@@ -209,6 +251,7 @@ main(void)
     EACH_BACKEND(test_data_and_end);
     EACH_BACKEND(test_readable_before);
     EACH_BACKEND(test_reset);
+    EACH_BACKEND(test_urgent);
     EACH_BACKEND(test_many);
     EACH_BACKEND(test_flood);
     EACH_BACKEND(test_bad_descriptor);
