@@ -68,6 +68,7 @@ struct io_op {
         struct {
             bool changing; /* a cancel is under way so that it can be armed with another mask */
             bool checked;  /* this descriptor can be polled at all */
+            int by;        /* the ring's: polled in place of a listening socket; or -1 */
         } poll;
     };
 };
