@@ -73,6 +73,7 @@ struct io_op {
             bool changing; /* a cancel is under way so that it can be armed with another mask */
             bool checked;  /* this descriptor can be polled at all */
             bool has_fired; /* and was not put off since */
+            int by;        /* the ring's: polled in place of a listening socket; or -1 */
         } poll;
     };
 };

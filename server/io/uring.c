@@ -16,6 +16,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
@@ -278,7 +280,7 @@ arm_now(struct uring *r, struct io_op *op)
                                      POLLIN | (op->watch.in_only ? 0 : URGENT_MASK) | POLLRDHUP);
         break;
     case IO_KIND_POLL:
-        io_uring_prep_poll_add(sqe, op->fd, op->mask);
+        io_uring_prep_poll_add(sqe, op->poll.by >= 0 ? op->poll.by : op->fd, op->mask);
         break;
     case IO_KIND_SEND:
         if (op->send.file >= 0)
@@ -317,10 +319,41 @@ cancel_now(struct uring *r, struct io_op *op)
     return true;
 }
 
+/* A request holds its file, and the kernel drops the requests of a process that was killed after its parent has been told: for some
+ * milliseconds a port stays taken, and takes connections, of which an io without a ring leaves nothing. So a listening socket is polled by
+ * an epoll descriptor of its own, which does not hold what is in it. Where none is to be had the socket itself is polled. */
+static void
+poll_begin(struct io_op *op)
+{
+    int is_listening = 0;
+    if (op->mask != POLLIN ||
+        getsockopt(op->fd, SOL_SOCKET, SO_ACCEPTCONN, &is_listening, &(socklen_t){ sizeof(int) }) < 0 ||
+        !is_listening)
+        return;
+    int by = epoll_create1(EPOLL_CLOEXEC);
+    if (by < 0)
+        return;
+    if (epoll_ctl(by, EPOLL_CTL_ADD, op->fd, &(struct epoll_event){ .events = EPOLLIN }) < 0)
+        close(by);
+    else
+        op->poll.by = by;
+}
+
+static void
+poll_drop(struct io_op *op)
+{
+    if (op->kind == IO_KIND_POLL && op->poll.by >= 0) {
+        close(op->poll.by);
+        op->poll.by = -1;
+    }
+}
+
 static void
 uring_arm(struct io *io, struct io_op *op)
 {
     struct uring *r = uring_of(io);
+    if (op->kind == IO_KIND_POLL)
+        poll_begin(op);
     if (op->kind == IO_KIND_SEND && op->send.file >= 0) {
         op->state = IO_WAITING;
         list_add_tail(&r->files, &op->link);
@@ -350,6 +383,7 @@ static void
 uring_poll_change(struct io *io, struct io_op *op)
 {
     struct uring *r = uring_of(io);
+    poll_drop(op); /* it is of POLLIN alone */
     if (op->state == IO_WAITING || op->poll.changing)
         return; /* will be armed with op->mask */
     struct io_uring_sqe *sqe = sqe_unsent(r, op);
@@ -382,6 +416,7 @@ uring_cancel(struct io *io, struct io_op *op)
         io->queued--;
     if (op->kind == IO_KIND_FILE)
         file_drop_held(CONTAINER_OF(op, struct io_file, op));
+    poll_drop(op);
     io_finish(io, op, -ECANCELED);
 }
 
@@ -564,19 +599,26 @@ is_pollable(int fd)
 }
 
 static int
+poll_end(struct uring *r, struct io_op *op, int res)
+{
+    poll_drop(op);
+    return io_end(&r->io, op, res);
+}
+
+static int
 poll_done(struct uring *r, struct io_op *op, int res)
 {
     if (op->cancelled)
-        return io_end(&r->io, op, -ECANCELED);
+        return poll_end(r, op, -ECANCELED);
     if (res == -ECANCELED && op->poll.changing)
         res = 0;
     op->poll.changing = false;
     if (res < 0)
-        return io_end(&r->io, op, res);
+        return poll_end(r, op, res);
     if (res > 0 && !op->poll.checked) {
         op->poll.checked = true;
         if (!is_pollable(op->fd))
-            return io_end(&r->io, op, -EPERM);
+            return poll_end(r, op, -EPERM);
     }
     /* Armed again at the start of the next wait, after the owner has read: that is what makes it level-triggered. */
     arm_later(r, op);
@@ -804,6 +846,16 @@ uring_wait(struct io *io, int64_t timeout_ns)
 
 /* --- opening and closing -------------------------------------------------------------------------------------------*/
 
+/* What is armed still and will see no end. */
+static void
+drop_all(struct uring *r, bool is_forked)
+{
+    LIST_FOR_EACH(node, &r->io.all) {
+        poll_drop(CONTAINER_OF(node, struct io_op, all));
+    }
+    io_drop_all(&r->io, is_forked);
+}
+
 static void
 uring_free(struct uring *r)
 {
@@ -837,7 +889,7 @@ uring_close(struct io *io)
         if (r->stash[i].res >= 0)
             close(r->stash[i].res);
     }
-    io_drop_all(io, false);
+    drop_all(r, false);
     io_uring_queue_exit(&r->u);
     uring_free(r);
 }
@@ -855,7 +907,7 @@ static void
 uring_abandon(struct io *io)
 {
     struct uring *r = uring_of(io);
-    io_drop_all(io, true);
+    drop_all(r, true);
     close(r->u.ring_fd);
     uring_free(r);
 }

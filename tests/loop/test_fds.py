@@ -440,3 +440,43 @@ def test_a_socket_that_nobody_removed_goes_with_the_loop(usable_io):
     loop.close()
     gc.collect()
     assert kept() is None
+
+
+@pytest.mark.parametrize("family", ["inet", "unix"])
+def test_a_killed_process_leaves_no_listener(usable_io, tmp_path, family):
+    """Who has waited for its end finds the port free. (What io_uring works on is let go of later than that.)"""
+    code = """
+import asyncio, sys
+import ringcorn.loop
+
+async def main():
+    listener = sys.argv[2]
+    if listener.isdigit():
+        await asyncio.start_server(lambda reader, writer: None, "127.0.0.1", int(listener))
+    else:
+        await asyncio.start_unix_server(lambda reader, writer: None, listener)
+    await asyncio.sleep(0)
+    print("ready", flush=True)
+    await asyncio.sleep(60)
+
+ringcorn.loop.new_event_loop(sys.argv[1]).run_until_complete(main())
+"""
+    for n in range(8):
+        if family == "inet":
+            with socket.socket() as s:
+                s.bind(("127.0.0.1", 0))
+                address = s.getsockname()
+            listener, kind = str(address[1]), socket.AF_INET
+        else:
+            listener = address = str(tmp_path / f"listener-{n}")
+            kind = socket.AF_UNIX
+        env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+        process = subprocess.Popen([sys.executable, "-c", code, usable_io, listener], stdout=subprocess.PIPE, env=env)
+        with process, socket.socket(kind) as client:
+            assert process.stdout.readline() == b"ready\n"
+            client.connect(address)
+            process.kill()
+            process.wait(30)
+            with socket.socket(kind) as late:
+                with pytest.raises(ConnectionRefusedError):
+                    late.connect(address)

@@ -2,7 +2,8 @@
 
 RINGCORN_FOREIGN_REPORT is the file. Tests that it names already are left out: a run that broke off is gone on with behind the test that broke it.
 RINGCORN_FOREIGN_ONLY names a file with the tests to run, one a line; unset, all of them. RINGCORN_FOREIGN_QUIET names a logger that the suite's own
-runner silences.
+runner silences. RINGCORN_FOREIGN_FREEZE is for suites that collect garbage after each test: looking through thousands of tests, which stay to the
+end, would be most of the time. (Not for others: Hypothesis asks the collector who refers to an object.)
 """
 
 import gc
@@ -41,9 +42,9 @@ def pytest_collection_modifyitems(config, items):
 
 
 def pytest_collection_finish(session):
-    # Some suites collect garbage after each test. That of thousands of tests, which stay to the end, would be most of the time.
-    gc.collect()
-    gc.freeze()
+    if os.environ.get("RINGCORN_FOREIGN_FREEZE"):
+        gc.collect()
+        gc.freeze()
 
 
 def pytest_collectreport(report):
