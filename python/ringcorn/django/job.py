@@ -41,7 +41,7 @@ class Job:
                 copy_context().run(signals.request_started.send, sender=plan.sender, scope=scope)
             else:
                 signals.request_started.send(sender=plan.sender, scope=scope)
-        request, response = self.handler.create_request(scope, self.body)
+        request, response = plan.create_request(self.handler, scope, self.body)
         self.request = request
         self.inside = copy_context()
         if request is not None:
