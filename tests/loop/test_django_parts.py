@@ -156,3 +156,99 @@ def test_a_converter_of_the_project_is_asked_each_time():
         assert asked == ["x"] * 3 and ours._looked_at[2] is None
         print("done")
     """)
+
+
+def test_what_is_connected_is_seen_as_django_sees_it():
+    run("""
+        from django.db import connections
+        from django.core.cache import caches
+        from ringcorn.django import holders
+        assert holders._is_known and holders.held_by is holders._look
+        def same():
+            found = holders.open_connections()
+            assert len(found) == len(connections.all(initialized_only=True)) and all(a is b for a, b in zip(found, connections.all(initialized_only=True)))
+            return len(found)
+        def rounds():
+            assert same() == 0
+            connections["kept"]
+            assert same() == 1
+            connections["default"].cursor().close()
+            assert same() == 2
+            del connections["kept"]
+            assert same() == 1
+        thread = threading.Thread(target=rounds)
+        thread.start(), thread.join()
+        rounds()
+        async def on_a_loop():
+            assert same() == 0  # the connections of coroutines are others
+        asyncio.run(on_a_loop())
+        assert same() == 1
+        context = contextvars.copy_context()
+        assert context.run(holders.held_by, caches._connections) == {}
+        context.run(caches.__getitem__, "default")
+        assert list(context.run(holders.held_by, caches._connections)) == ["default"] and holders.held_by(caches._connections) == {}
+        print("done")
+    """)
+
+
+def test_a_response_is_closed_as_django_closes_it():
+    run("""
+        from django.core.cache import caches
+        from django.core.signals import request_finished
+        from django.db import connections
+        from django.dispatch import Signal
+        from ringcorn.django import signals as ours
+        assert ours._is_known
+        def respond(cls=HttpResponse):
+            response = cls()
+            response._handler_class = ASGIHandler
+            calls = []
+            def fails():
+                calls.append("fails")
+                raise ValueError
+            response._resource_closers += [fails, lambda: calls.append("closer")]
+            return response, calls
+        def finish(cls=HttpResponse):
+            response, calls = respond(cls)
+            ours.close_response(response)
+            assert calls == ["fails", "closer"] and response.closed and response._resource_closers == []
+        sent, stock = [], Signal.send
+        finish()
+        # What is used is closed, and only that.
+        connections["default"].ensure_connection(), connections["kept"].ensure_connection(), caches["default"], set_urlconf("somewhere")
+        finish()
+        assert connections["default"].connection is None and connections["kept"].connection is not None and closed == [threading.get_ident()]
+        assert get_urlconf() is None
+        # Who listens hears it.
+        def listener(sender, **kwargs):
+            sent.append(sender)
+        request_finished.connect(listener)
+        connections["default"].ensure_connection()
+        finish()
+        assert sent == [ASGIHandler] and connections["default"].connection is None
+        request_finished.disconnect(listener)
+        finish()
+        assert sent == [ASGIHandler]
+        request_finished.connect(listener)
+        del listener  # the signal had a weak reference: nobody keeps it
+        finish()
+        assert sent == [ASGIHandler]
+        # One that closes itself, by its class or by its own.
+        class Own(HttpResponse):
+            def close(self):
+                sent.append("own")
+                super().close()
+        finish(Own)
+        response, _ = respond()
+        response.close = lambda: sent.append("its own")
+        ours.close_response(response)
+        assert sent == [ASGIHandler, "own", "its own"]
+        # An agent that watches signals.
+        def send(self, *args, **kwargs):
+            sent.append("watched")
+            return stock(self, *args, **kwargs)
+        Signal.send = send
+        finish()
+        assert sent[3:] == ["watched"]
+        print("done")
+    """)

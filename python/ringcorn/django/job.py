@@ -12,6 +12,7 @@ from django.urls import set_script_prefix
 from .. import log
 from . import answer, contexts, urls
 from .chain import GUESS, AsyncView
+from .signals import close_response
 
 
 class Job:
@@ -70,7 +71,7 @@ class Job:
         """After the answer, or after it was given up. Also where run() was not called or has failed."""
         try:
             if self.response is not None:
-                self.response.close()
+                close_response(self.response)
         finally:
             self.body.close()
 
