@@ -7,7 +7,6 @@ from contextvars import copy_context
 
 from django.core import signals
 from django.http import FileResponse
-from django.urls import set_script_prefix
 
 from .. import log
 from . import answer, contexts, urls
@@ -36,7 +35,7 @@ class Job:
     def run(self):
         """To the response, or to the view where that turns out to be a coroutine function."""
         plan, scope = self.plan, self.scope
-        set_script_prefix(urls.script_prefix(scope))
+        urls.enter(urls.script_prefix(scope))
         if signals.request_started.receivers and not self.is_started:
             if contexts.RECEIVERS_ARE_APART:
                 copy_context().run(signals.request_started.send, sender=plan.sender, scope=scope)

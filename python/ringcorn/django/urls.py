@@ -9,11 +9,11 @@ from contextvars import copy_context
 
 from asgiref.sync import iscoroutinefunction
 from django.conf import settings
-from django.urls import converters, get_resolver, resolvers
+from django.urls import base, converters, get_resolver, resolvers, set_urlconf
 from django.urls.resolvers import RegexPattern, ResolverMatch, RoutePattern, URLPattern, URLResolver
 from django.utils import translation
 
-from . import genuine
+from . import genuine, holders
 
 VIEWS_MAX = 10_000  # views whose kind is remembered
 MATCHES_MAX = 512  # paths whose resolution is remembered
@@ -66,6 +66,19 @@ class Found:
 def script_prefix(scope):
     """As Django's get_script_prefix(), which was a method before 5.0."""
     return settings.FORCE_SCRIPT_NAME or scope.get("root_path", "") or ""
+
+
+def enter(prefix):
+    """set_script_prefix(prefix)."""
+    holders.put(base._prefixes, "value", prefix if prefix.endswith("/") else prefix + "/")
+
+
+def use_default():
+    """set_urlconf(settings.ROOT_URLCONF)."""
+    if urlconf := settings.ROOT_URLCONF:
+        holders.put(base._urlconfs, "value", urlconf)
+    else:
+        set_urlconf(None)
 
 
 def guess(scope):
