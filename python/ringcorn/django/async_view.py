@@ -23,7 +23,7 @@ async def serve(handler, plan, guess, scope, receive, send, trips):
     set_script_prefix(urls.script_prefix(scope))
     if signals.request_started.receivers:
         await plan.send_started(trips, scope)
-    request, response = handler.create_request(scope, file)
+    request, response = plan.create_request(handler, scope, file)
     outside = copy_context()
     if request is None:
         file.close()

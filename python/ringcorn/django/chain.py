@@ -19,7 +19,7 @@ from django.core.handlers.base import BaseHandler
 from django.urls import set_urlconf
 from django.utils.log import log_response
 
-from . import calm
+from . import calm, urls
 from .hops import NoThread
 from .recognise import NotUnderstood
 from .segment import Segment, respond_to
@@ -27,6 +27,11 @@ from .urls import Found, is_async
 
 GUESS = "_ringcorn_guess"  # attribute of a request until it is resolved
 _ASYNC_VIEW = object()
+# What BaseHandler.get_response() works with.
+_GET_RESPONSE = (
+    "set_urlconf", "settings", "ROOT_URLCONF", "_middleware_chain", "_resource_closers", "append", "close", "status_code", "log_response",
+    "reason_phrase", "path",
+)  # fmt: skip
 
 
 class AsyncView(BaseException):
@@ -120,6 +125,17 @@ class SyncChain(_End):
                 below, plain = exception.convert_exception_to_response(instance), []
             self.note_hooks(instance)
         self._middleware_chain = _sync_segment(Segment(plain, trips), below)
+
+    if BaseHandler.get_response.__code__.co_names == _GET_RESPONSE:
+
+        def get_response(self, request):
+            """Django's own, with a shorter way to set_urlconf()."""
+            urls.use_default()
+            response = self._middleware_chain(request)
+            response._resource_closers.append(request.close)
+            if response.status_code >= 400:
+                _log(request, response)
+            return response
 
 
 def _sync_segment(segment, below):

@@ -21,6 +21,7 @@ except ImportError:  # Django outside the server, in tests
 restore = asgiref_sync._restore_context  # of what another context has, into the current one
 # From 3.13 on what asgiref.local.Local holds belongs to a thread: it must be told that it has moved.
 MOVES = hasattr(asgiref_sync, "_rehome")
+_Storage = getattr(asgiref_sync, "_Storage", None)
 _thread = SyncToAsync.threadlocal
 
 
@@ -29,8 +30,10 @@ def enter_thread(loop, context, inner_tasks):
     _thread.main_event_loop = loop
     _thread.main_event_loop_pid = os.getpid()
     _thread.task_context = inner_tasks
-    if MOVES:
-        restore(context)
+    if MOVES:  # as restore(), which looks at every variable twice: inside *context* there is nothing else to bring
+        for variable, value in context.items():
+            if type(value) is _Storage:
+                variable.set(asgiref_sync._rehome(value))
 
 
 def _job(loop, context, inner_tasks, fn, args):

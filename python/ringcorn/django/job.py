@@ -7,11 +7,11 @@ from contextvars import copy_context
 
 from django.core import signals
 from django.http import FileResponse
-from django.urls import set_script_prefix
 
 from .. import log
 from . import answer, contexts, urls
 from .chain import GUESS, AsyncView
+from .signals import close_response
 
 
 class Job:
@@ -35,13 +35,13 @@ class Job:
     def run(self):
         """To the response, or to the view where that turns out to be a coroutine function."""
         plan, scope = self.plan, self.scope
-        set_script_prefix(urls.script_prefix(scope))
+        urls.enter(urls.script_prefix(scope))
         if signals.request_started.receivers and not self.is_started:
             if contexts.RECEIVERS_ARE_APART:
                 copy_context().run(signals.request_started.send, sender=plan.sender, scope=scope)
             else:
                 signals.request_started.send(sender=plan.sender, scope=scope)
-        request, response = self.handler.create_request(scope, self.body)
+        request, response = plan.create_request(self.handler, scope, self.body)
         self.request = request
         self.inside = copy_context()
         if request is not None:
@@ -70,7 +70,7 @@ class Job:
         """After the answer, or after it was given up. Also where run() was not called or has failed."""
         try:
             if self.response is not None:
-                self.response.close()
+                close_response(self.response)
         finally:
             self.body.close()
 

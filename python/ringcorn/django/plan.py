@@ -8,7 +8,7 @@ from django.core.handlers.asgi import ASGIHandler
 from django.http import FileResponse
 
 from .. import log
-from . import hops, recognise
+from . import hops, recognise, request
 from .chain import AsyncChain, SyncChain
 from .recognise import NotUnderstood
 from .signals import HAS_ASEND, has_nothing_to_finish
@@ -27,6 +27,7 @@ class Plan:
         self.why_not_sync = self.why_not_async = None
         self.sync_chain = self.async_chain = None
         self.sync_by_async = False  # sync views go through the async chain
+        self._make_request = request.maker(handler)
         self._building = threading.Lock()
         try:
             recognise.check_handler(handler)
@@ -71,7 +72,12 @@ class Plan:
         log.warning("Django: from now on its own path is taken, as %s", why)
         return why
 
-    # --- signals and responses, as Django's handler
+    # --- requests, signals and responses, as Django's handler
+
+    def create_request(self, handler, scope, body):
+        """(request, None), or (None, the response that says why not)."""
+        made = self._make_request(scope, body)
+        return (made, None) if made is not None else handler.create_request(scope, body)
 
     def adopt(self, response):
         response._handler_class = self.sender

@@ -7,15 +7,21 @@ from django.core import signals
 from django.core.cache import caches, close_caches
 from django.core.cache.backends.base import BaseCache
 from django.core.handlers.base import reset_urlconf
-from django.db import close_old_connections, connections, reset_queries
+from django.db import close_old_connections, reset_queries
+from django.dispatch import Signal
+from django.http.response import HttpResponseBase
+from django.urls import base as urls_base
+from django.urls import set_urlconf
 
 from ..guard import orm
+from . import genuine
+from .holders import held_by, open_connections
 
 
 class Receivers:
     """What is to know about the receivers of a signal; looked up again when they change."""
 
-    __slots__ = ("signal", "own", "seen", "are_own", "have_async")
+    __slots__ = ("signal", "own", "seen", "live", "are_own", "have_async")
 
     def __init__(self, signal, own):
         self.signal = signal
@@ -25,11 +31,13 @@ class Receivers:
     def look(self):
         receivers = self.signal.receivers
         if receivers != self.seen:
-            self.seen = list(receivers)
+            seen = list(receivers)
             # A receiver is the second part of an entry, mostly as a weak reference; from 5.0 on the last says whether it is a coroutine function.
-            live = [each[1]() if isinstance(each[1], weakref.ReferenceType) else each[1] for each in self.seen]
+            live = [each[1]() if isinstance(each[1], weakref.ReferenceType) else each[1] for each in seen]
             self.are_own = all(each is None or each in self.own for each in live)
-            self.have_async = HAS_ASEND and any(each[-1] for each in self.seen)
+            self.live = [each for each in live if each is not None] if self.are_own else ()  # others are not kept alive
+            self.have_async = HAS_ASEND and any(each[-1] for each in seen)
+            self.seen = seen  # last: other threads look too
         return self
 
 
@@ -63,6 +71,55 @@ def move_start():
 
 def _begin():
     """Both in one pass."""
-    for connection in connections.all(initialized_only=True):
+    for connection in open_connections():
         connection.queries_log.clear()
         connection.close_if_unusable_or_obsolete()
+
+
+# --- request_finished, after an answer
+
+
+def _close_old_connections():
+    for connection in open_connections():
+        connection.close_if_unusable_or_obsolete()
+
+
+def _close_caches():
+    if held_by(caches._connections) != {}:  # also where that is not known
+        caches.close_all()
+
+
+def _reset_urlconf():
+    if held_by(urls_base._urlconfs) != {}:
+        set_urlconf(None)
+
+
+# What Django's receivers do, without a look for what mostly is not there.
+_SHORT = {close_old_connections: _close_old_connections, close_caches: _close_caches, reset_urlconf: _reset_urlconf, orm.on_finished: orm.on_finished}
+
+_close, _send, _live_receivers = HttpResponseBase.close, Signal.send, Signal._live_receivers
+_is_known = (
+    _close.__code__.co_names == ("_resource_closers", "Exception", "clear", "closed", "signals", "request_finished", "send", "_handler_class")
+    and genuine.is_genuine(_close, "django.http.response", "HttpResponseBase.close")
+    and genuine.replaced(Signal) is None
+)  # fmt: skip
+
+
+def close_response(response):
+    """response.close(), which ends with request_finished. Where only Django's own hear of it they need not be called by way of the signal, which
+    looks for its receivers each time."""
+    if (
+        not _is_known or type(response).close is not _close or "close" in vars(response) or not finished.look().are_own
+        or Signal.send is not _send or Signal._live_receivers is not _live_receivers or type(signals.request_finished) is not Signal
+    ):  # fmt: skip
+        response.close()
+        return
+    for closer in response._resource_closers:
+        try:
+            closer()
+        except Exception:  # as Django
+            pass
+    response._resource_closers.clear()
+    response.closed = True
+    for receiver in finished.live:
+        _SHORT[receiver]()

@@ -18,6 +18,7 @@ from . import Event, databases, emit, fail, is_allowed, is_news, source, whose
 
 _ORM = "use the ORM's asynchronous methods (aget(), acount(), async for), or await sync_to_async()"
 _THREAD = "use sync_to_async() as it is, with thread_sensitive=True: it runs on the request's thread"
+_holders = None  # ringcorn.django.holders, once there is a request
 _LEFT = "leave atomic() where it was entered (with), and commit() or rollback() after set_autocommit(False)"
 
 
@@ -200,9 +201,10 @@ def on_started(**kwargs):
 
 def on_finished(**kwargs):
     """The first receiver of request_finished."""
-    from django.db import connections
-
-    for connection in connections.all(initialized_only=True):
+    global _holders
+    if _holders is None:
+        from ..django import holders as _holders
+    for connection in _holders.open_connections():
         if connection.connection is not None:
             _look_at_end(connection)
 
