@@ -296,6 +296,7 @@ io_poll(struct io *io, struct io_op *op, int fd, uint32_t mask)
     io_begin(io, op, IO_KIND_POLL, fd, mask);
     op->poll.changing = false;
     op->poll.checked = false;
+    op->poll.has_fired = false;
     io->v->arm(io, op);
 }
 
