@@ -42,6 +42,40 @@ test_level(void)
     close(p[0]);
 }
 
+/* Who only looks is told in every second look at least; and the last of what was told is not lost to a change or a cancel between two looks. */
+static void
+test_looks(void)
+{
+    int p[2], calls = 0;
+    struct rec r;
+    make_pair(p);
+    rec_init(&r, rec_fn);
+    io_poll(io, &r.op, p[0], POLLIN);
+    ok(write(p[1], "abc", 3) == 3, "%s: written", io_is);
+    WAIT_UNTIL(r.calls > 0);
+    for (int i = 0; i < 20; i++) {
+        calls = r.calls;
+        io_wait(io, 0);
+        io_wait(io, 0);
+        if (r.calls == calls)
+            break;
+    }
+    ok(r.calls > calls, "%s: every two looks tell of it (%d)", io_is, r.calls);
+    io_poll_change(io, &r.op, POLLOUT);
+    r.bits = 0;
+    WAIT_UNTIL(r.bits & POLLOUT);
+    io_wait(io, 0);
+    ok(r.bits == POLLOUT, "%s: what is asked for then is told of (%x)", io_is, (unsigned)r.bits);
+    io_cancel(io, &r.op);
+    WAIT_UNTIL(r.ends);
+    ok(r.ends == 1 && r.res == -ECANCELED, "%s: and cancelled between two looks it ends", io_is);
+    calls = r.calls;
+    settle();
+    ok(r.calls == calls, "%s: for good", io_is);
+    close(p[0]);
+    close(p[1]);
+}
+
 /* The callback that reads everything sees each arrival once. */
 static void
 on_read_all(struct rec *r, int res, unsigned flags)
@@ -283,6 +317,7 @@ int
 main(void)
 {
     EACH_BACKEND(test_level);
+    EACH_BACKEND(test_looks);
     EACH_BACKEND(test_consumed_in_callback);
     EACH_BACKEND(test_change);
     EACH_BACKEND(test_empty_mask);
