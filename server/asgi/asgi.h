@@ -231,6 +231,7 @@ struct asgi_names {
     PyObject *methods[8];     /* GET, HEAD, POST, ... as str */
     struct header_cache *headers;
     PyObject *name_ws_key;    /* b"sec-websocket-key" */
+    PyObject *client_host;    /* of the last connection's client: ASCII, or NULL */
     PyObject *server_tuple;   /* of the last connection's local address */
     char server_text[108];    /* the same as text */
     size_t server_text_n;
