@@ -136,17 +136,18 @@ struct cycle {
     bool body_is_told;     /* the last http.request message was handed out */
     bool knows_gone;       /* the application was told that the client has gone, or has sent since */
     bool is_full;          /* more than the high-water mark is unsent; until HTTP_DRAINED */
-    bool is_cancelled;     /* by us, at the drain's end */
-    bool is_leaving;       /* an event stream, told http.disconnect as the worker leaves */
-    bool is_overdue;       /* and so: it took longer than timeouts.request */
-    bool is_refused;       /* 503 was sent in place of the application's own error: see send_start() */
     bool is_held;          /* see cycle_hold() */
-    bool expects_trailers; /* http.response.start said so, and the client takes them */
-    bool is_body_sent;     /* of such an answer, with its trailers still to come */
     bool is_websocket;
-    bool connect_is_told, disconnect_is_told;
-    bool is_accepted;      /* websocket.accept was sent */
-    bool is_closed;        /* websocket.close was */
+    /* seldom looked at */
+    bool is_cancelled : 1;     /* by us, at the drain's end */
+    bool is_leaving : 1;       /* an event stream, told http.disconnect as the worker leaves */
+    bool is_overdue : 1;       /* and so: it took longer than timeouts.request */
+    bool is_refused : 1;       /* 503 was sent in place of the application's own error: see send_start() */
+    bool expects_trailers : 1; /* http.response.start said so, and the client takes them */
+    bool is_body_sent : 1;     /* of such an answer, with its trailers still to come */
+    bool connect_is_told : 1, disconnect_is_told : 1;
+    bool is_accepted : 1;      /* websocket.accept was sent */
+    bool is_closed : 1;        /* websocket.close was */
     struct cycle_http http[]; /* one; of a WebSocket none. Behind it the label, with its NUL at most CYCLE_LABEL_SIZE */
 };
 
@@ -231,6 +232,7 @@ struct asgi_names {
     PyObject *methods[8];     /* GET, HEAD, POST, ... as str */
     struct header_cache *headers;
     PyObject *name_ws_key;    /* b"sec-websocket-key" */
+    PyObject *client_host;    /* of the last connection's client: ASCII, or NULL */
     PyObject *server_tuple;   /* of the last connection's local address */
     char server_text[108];    /* the same as text */
     size_t server_text_n;

@@ -213,7 +213,7 @@ names_free(struct asgi_names *n)
         &n->response_start,  &n->response_body,     &n->version_10,       &n->version_11,
         &n->exception,       &n->add_done_callback, &n->cancel,           &n->set_result,
         &n->cancelling,
-        &n->request_id,      &n->done,            &n->server_tuple,      &n->report,           &n->loop_kwname,  &n->refused,
+        &n->request_id,      &n->done,            &n->server_tuple,      &n->client_host, &n->report,           &n->loop_kwname,  &n->refused,
         &n->overdue,         &n->guard_request,     &n->guard_gone,       &n->guard_cancel,  &n->guard_ended,
         &n->as_coroutine,    &n->websocket_template, &n->ws_connect,      &n->ws_receive,
         &n->ws_disconnect,   &n->ws_accept,         &n->ws_send,          &n->ws_close,

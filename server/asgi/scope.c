@@ -16,6 +16,29 @@ address_new(struct slice text, unsigned port, bool is_path)
     return Py_BuildValue("(s#I)", text.p, (Py_ssize_t)text.n, port);
 }
 
+/* The client's address as a str, new: that of the connection before, where it is the same one. Behind a proxy nearly all are, and thousands of
+ * WebSockets then have one between them. */
+static PyObject *
+client_host_new(struct asgi_names *n, struct slice text)
+{
+    PyObject *last = n->client_host;
+    if (last != NULL && (size_t)PyUnicode_GET_LENGTH(last) == text.n && memcmp(PyUnicode_1BYTE_DATA(last), text.p, text.n) == 0)
+        return Py_NewRef(last);
+    PyObject *host = PyUnicode_DecodeUTF8(text.p, (Py_ssize_t)text.n, "strict");
+    if (host != NULL && PyUnicode_IS_ASCII(host))
+        Py_XSETREF(n->client_host, Py_NewRef(host));
+    return host;
+}
+
+static PyObject *
+client_new(struct asgi_names *n, const struct exchange_ends *ends)
+{
+    if (ends->client.n == 0)
+        return Py_NewRef(Py_None);
+    PY_OWNED PyObject *host = client_host_new(n, ends->client);
+    return host == NULL ? NULL : Py_BuildValue("(OI)", host, ends->client_port);
+}
+
 static bool
 is_usual_server(const struct asgi_names *n, const struct exchange_ends *ends)
 {
@@ -67,7 +90,7 @@ tls_new(struct asgi_names *n, const struct tls_about *about)
 PyObject *
 scope_ends(struct asgi_names *n, const struct exchange_ends *ends)
 {
-    PY_OWNED PyObject *client = address_new(ends->client, ends->client_port, false);
+    PY_OWNED PyObject *client = client_new(n, ends);
     PY_OWNED PyObject *tls = client == NULL ? NULL : tls_new(n, ends->tls);
     if (tls == NULL)
         return NULL;

@@ -10,7 +10,7 @@ enum {
     H1_LIMIT_OFF = 1024 * 1024, /* request line and head when their limits are off */
     H1_LEADING_CRLF_MAX = 2,    /* empty lines before a request (RFC 9112 section 2.2) */
     H1_HEADS_KEPT = 128,        /* parsed heads kept for reuse, some 3 KiB each */
-    H1_REQS_KEPT = 1024,        /* struct h1_req kept for reuse, some 480 bytes each */
+    H1_REQS_KEPT = 1024,        /* struct h1_req kept for reuse, some 530 bytes each */
     H1_BODY_HIGH = 64 * 1024,   /* untaken body bytes above which reading stops */
     /* an untaken rest of a body up to this is read and dropped to keep the connection */
     H1_SKIP_BODY_MAX = 64 * 1024,
@@ -35,6 +35,30 @@ enum h1_state { H1_HEAD, H1_IN_HAND, H1_WEBSOCKET, H1_SKIP_BODY, H1_CLOSED, H1_S
 
 struct head; /* h1_head.c: parser and headers, while a head is incomplete or in use by the app */
 
+/* h1_ws.c: a WebSocket, from its opening request on; {0} where a request is none. */
+struct h1_ws {
+    struct ws ws;
+    struct ws_message *last; /* not yet taken: a ring, its next is the first; or NULL */
+    size_t queued_bytes;
+    unsigned queued;
+    uint16_t code; /* in WS_OVER: the peer's, or WS_ABNORMAL */
+    uint8_t state; /* enum ws_state */
+    uint8_t reason_n;
+    uint8_t ending;  /* WS_CLOSED or WS_FAILED was read: nothing more is */
+    bool want;       /* the application waits for HTTP_MESSAGE */
+    bool has_sent;   /* since the last tick */
+    bool in_hand;    /* the application took a message, and has not asked for the next */
+    bool is_leaving; /* the drain's Close is due, and waits for the answer to what has come */
+    char *reason; /* the peer's; in WS_ASKED the subprotocols it offers: a list that ends in NUL */
+    union {
+        char accept[WS_ACCEPT_LEN]; /* in WS_ASKED */
+        struct {
+            /* When what is due; 0 = never. One deadline of the connection stands for the earliest. */
+            int64_t tick_ns, pong_ns, close_ns, drain_ns;
+        };
+    };
+};
+
 /* One request, from its first byte until the next is awaited: kept apart so that an idle connection
  * is small. */
 struct h1_req {
@@ -49,9 +73,7 @@ struct h1_req {
     void *data;
     /* for the access log, from h1_head_done() on: what is kept of the head; of the answer's head */
     struct access_kept *kept, *kept_sent;
-    struct buf trailers; /* of its body, as they came; http.trailers */
     char *host;       /* a Host that had to be put together: forwarded.c's */
-    struct h1_ws *ws; /* NULL unless req.is_websocket */
     int64_t began_ns;
     union {
         int64_t leave_ns;   /* streams.c, while it is answered */
@@ -59,14 +81,20 @@ struct h1_req {
     };
     /* body in: in->data[body_start..body_end) is decoded and not taken; conn.in_start is where
      * undecoded input begins */
-    union {
-        uint64_t body_left; /* of Content-Length, bytes not arrived */
-        struct chunked chunked; /* is_chunked_in; {0} at first, as that */
-    };
-    uint64_t body_got; /* decoded so far */
     uint32_t body_start, body_end;
-    int64_t want_ns;   /* since when the app waits */
-    int64_t waited_ns; /* sum of such times before */
+    union {
+        struct {
+            union {
+                uint64_t body_left; /* of Content-Length, bytes not arrived */
+                struct chunked chunked; /* is_chunked_in; {0} at first, as that */
+            };
+            uint64_t body_got; /* decoded so far */
+            int64_t want_ns;   /* since when the app waits */
+            int64_t waited_ns; /* sum of such times before */
+            struct buf trailers; /* as they came; http.trailers */
+        };
+        struct h1_ws ws; /* req.is_websocket: it has no body, whatever the answer is */
+    };
     int64_t called_ns; /* when the application was called; 0 = not yet */
     /* answer out */
     uint64_t length;    /* its Content-Length, UINT64_MAX = not given */
@@ -192,12 +220,11 @@ void streams_turn(struct http_app *app);
 int64_t streams_next_ns(const struct http_app *app); /* -1 = never */
 
 /* h1_ws.c */
-struct h1_ws;
 void h1_ws_configure(struct http_app *app);
 /* Of a request with Upgrade: websocket. is_upgrade: Connection says so too. 0 or the status to
  * refuse with. */
 int h1_ws_check(struct h1 *h, bool is_upgrade);
-void h1_ws_free(struct h1_ws *w);
+void h1_ws_fini(struct h1_ws *w); /* of a request with is_websocket */
 void h1_ws_readable(struct h1 *h);
 void h1_ws_timeout(struct h1 *h);
 void h1_ws_broken(struct h1 *h);

@@ -81,7 +81,7 @@ h1_req_take(struct h1 *h)
     } else if ((r = malloc(sizeof(*r) + (h->app->conf->request_id ? H1_ID_MAX : 0))) == NULL) {
         return -ENOMEM;
     }
-    memset(r, 0, sizeof(*r));
+    memset(r, 0, offsetof(struct h1_req, what)); /* behind that: text, of what_n and req.id's length */
     list_init(&r->link);
     list_init(&r->timed);
     r->h = h;
@@ -100,9 +100,10 @@ h1_req_give(struct h1 *h)
     free(r->kept);
     free(r->kept_sent);
     free(r->host);
-    buf_free(&r->trailers);
-    if (r->ws != NULL)
-        h1_ws_free(r->ws);
+    if (UNLIKELY(r->req.is_websocket))
+        h1_ws_fini(&r->ws);
+    else
+        buf_free(&r->trailers);
     if (own->free_reqs_n >= H1_REQS_KEPT) {
         free(r);
         return;

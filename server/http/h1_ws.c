@@ -5,7 +5,10 @@
  *                         `--its Close (answered), a fault of its, the end of the stream--^
  *
  * Whole messages wait in a list until the application takes them; when there are too many, or they
- * are too large, the connection is read no further. Frames that are not messages cost no Python. */
+ * are too large, the connection is read no further. Frames that are not messages cost no Python.
+ *
+ * struct h1_ws (h1.h) lies in its request where others have their body: an idle WebSocket has no
+ * memory of its own here. */
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -24,29 +27,6 @@ enum {
 };
 
 enum ws_state { WS_ASKED, WS_OPEN, WS_CLOSING, WS_OVER };
-
-struct h1_ws {
-    struct ws ws;
-    struct ws_message *first, **last; /* not yet taken */
-    size_t queued_bytes;
-    unsigned queued;
-    uint16_t code; /* in WS_OVER: the peer's, or WS_ABNORMAL */
-    uint8_t state; /* enum ws_state */
-    uint8_t reason_n;
-    uint8_t ending;  /* WS_CLOSED or WS_FAILED was read: nothing more is */
-    bool want;       /* the application waits for HTTP_MESSAGE */
-    bool has_sent;   /* since the last tick */
-    bool in_hand;    /* the application took a message, and has not asked for the next */
-    bool is_leaving; /* the drain's Close is due, and waits for the answer to what has come */
-    char *reason; /* the peer's; in WS_ASKED the subprotocols it offers: a list that ends in NUL */
-    union {
-        char accept[WS_ACCEPT_LEN]; /* in WS_ASKED */
-        struct {
-            /* When what is due; 0 = never. One deadline of the connection stands for the earliest. */
-            int64_t tick_ns, pong_ns, close_ns, drain_ns;
-        };
-    };
-};
 
 /* --- the opening request ------------------------------------------------------------------------- */
 
@@ -120,43 +100,57 @@ h1_ws_check(struct h1 *h, bool is_upgrade)
     int status = ws_handshake_end(&hs);
     if (status != 0)
         return status;
-    struct h1_ws *w = calloc(1, sizeof(*w));
-    if (w == NULL)
+    struct h1_ws *w = &h->r->ws;
+    if (keep_subprotocols(w, req) < 0)
         return 503;
-    if (keep_subprotocols(w, req) < 0) {
-        free(w);
-        return 503;
-    }
     ws_init(&w->ws, shared, &hs.agreed);
-    w->last = &w->first;
     w->code = WS_ABNORMAL;
     memcpy(w->accept, hs.accept, sizeof(w->accept));
-    h->r->ws = w;
     req->is_websocket = true;
     return 0;
 }
 
 static void
+put_last(struct h1_ws *w, struct ws_message *m)
+{
+    m->next = w->last != NULL ? w->last->next : m;
+    if (w->last != NULL)
+        w->last->next = m;
+    w->last = m;
+    w->queued++;
+    w->queued_bytes += m->n;
+}
+
+/* The caller's to free(); NULL = none waits. */
+static struct ws_message *
+take_first(struct h1_ws *w)
+{
+    if (w->last == NULL)
+        return NULL;
+    struct ws_message *m = w->last->next;
+    if (m == w->last)
+        w->last = NULL;
+    else
+        w->last->next = m->next;
+    m->next = NULL;
+    w->queued--;
+    w->queued_bytes -= m->n;
+    return m;
+}
+
+static void
 forget_messages(struct h1_ws *w)
 {
-    for (struct ws_message *m; (m = w->first) != NULL;) {
-        w->first = m->next;
+    for (struct ws_message *m; (m = take_first(w)) != NULL;)
         free(m);
-    }
-    w->last = &w->first;
-    w->queued = 0;
-    w->queued_bytes = 0;
 }
 
 void
-h1_ws_free(struct h1_ws *w)
+h1_ws_fini(struct h1_ws *w)
 {
-    if (w == NULL)
-        return;
     forget_messages(w);
     ws_fini(&w->ws);
     free(w->reason);
-    free(w);
 }
 
 /* --- time ---------------------------------------------------------------------------------------- */
@@ -170,7 +164,7 @@ now_of(struct h1 *h)
 static void
 arm(struct h1 *h)
 {
-    const struct h1_ws *w = h->r->ws;
+    const struct h1_ws *w = &h->r->ws;
     const int64_t dues[] = { w->tick_ns, w->pong_ns, w->close_ns, w->drain_ns };
     int64_t due = 0;
     for (size_t i = 0; i < ARRAY_LEN(dues); i++) {
@@ -228,7 +222,7 @@ enum http_write
 h1_ws_send(struct h1 *h, bool is_text, const char *p, size_t n, void *owner)
 {
     struct conn *c = &h->conn;
-    struct h1_ws *w = h->r->ws;
+    struct h1_ws *w = &h->r->ws;
     enum ws_kind kind = is_text ? WS_TEXT : WS_BINARY;
     struct slice squeezed;
     if (w->state != WS_OPEN || c->broken || c->state != CONN_OPEN) {
@@ -268,7 +262,7 @@ h1_ws_send(struct h1 *h, bool is_text, const char *p, size_t n, void *owner)
 static void
 end(struct h1 *h, unsigned code, struct slice reason)
 {
-    struct h1_ws *w = h->r->ws;
+    struct h1_ws *w = &h->r->ws;
     if (w->state != WS_ASKED) {
         tally_closed(code);
         access_note(h);
@@ -295,7 +289,7 @@ end_and_finish(struct h1 *h, unsigned code, struct slice reason, bool linger)
 static void
 end_as_read(struct h1 *h)
 {
-    struct h1_ws *w = h->r->ws;
+    struct h1_ws *w = &h->r->ws;
     bool is_close = w->ending == WS_CLOSED;
     struct slice reason = is_close ? ws_control(&w->ws) : SLICE("");
     if (w->state == WS_OPEN)
@@ -307,7 +301,7 @@ end_as_read(struct h1 *h)
 void
 h1_ws_broken(struct h1 *h)
 {
-    struct h1_ws *w = h->r->ws;
+    struct h1_ws *w = &h->r->ws;
     bool is_close = w->ending == WS_CLOSED;
     if (w->state != WS_OVER)
         end(h, is_close ? w->ws.code : WS_ABNORMAL, is_close ? ws_control(&w->ws) : SLICE(""));
@@ -316,7 +310,7 @@ h1_ws_broken(struct h1 *h)
 static void
 begin_close(struct h1 *h, unsigned code, struct slice reason)
 {
-    struct h1_ws *w = h->r->ws;
+    struct h1_ws *w = &h->r->ws;
     put_close(h, code, reason);
     if (h->conn.broken)
         return;
@@ -330,11 +324,11 @@ begin_close(struct h1 *h, unsigned code, struct slice reason)
 void
 h1_ws_close(struct h1 *h, unsigned code, struct slice reason)
 {
-    if (h->r->ws->state != WS_OPEN)
+    if (h->r->ws.state != WS_OPEN)
         return;
     h->app->net->now_ns = clock_ns();
-    forget_messages(h->r->ws); /* nobody asks for them any more */
-    if (h->r->ws->ending != WS_NOTHING) {
+    forget_messages(&h->r->ws); /* nobody asks for them any more */
+    if (h->r->ws.ending != WS_NOTHING) {
         end_as_read(h);
         return;
     }
@@ -345,9 +339,9 @@ h1_ws_close(struct h1 *h, unsigned code, struct slice reason)
 void
 h1_ws_part(struct h1 *h)
 {
-    if (h->r->ws->state == WS_OPEN && h->r->ws->ending != WS_NOTHING)
+    if (h->r->ws.state == WS_OPEN && h->r->ws.ending != WS_NOTHING)
         end_as_read(h);
-    else if (h->r->ws->state == WS_OPEN && !h->conn.broken)
+    else if (h->r->ws.state == WS_OPEN && !h->conn.broken)
         put_close(h, h->app->draining ? h->app->conf->ws_drain_code : WS_NORMAL, SLICE(""));
 }
 
@@ -356,7 +350,7 @@ h1_ws_part(struct h1 *h)
 static bool
 reads_on(struct h1 *h)
 {
-    const struct h1_ws *w = h->r->ws;
+    const struct h1_ws *w = &h->r->ws;
     if (w->ending != WS_NOTHING)
         return false;
     if (w->state == WS_CLOSING)
@@ -369,7 +363,7 @@ reads_on(struct h1 *h)
 static bool
 is_busy(const struct h1 *h)
 {
-    const struct h1_ws *w = h->r->ws;
+    const struct h1_ws *w = &h->r->ws;
     return w->queued > 0 || w->in_hand || w->ws.in_message || w->ws.frame != NULL ||
            h->conn.in != NULL || h->conn.readable;
 }
@@ -377,7 +371,7 @@ is_busy(const struct h1 *h)
 static void
 leave_when_idle(struct h1 *h)
 {
-    const struct h1_ws *w = h->r->ws;
+    const struct h1_ws *w = &h->r->ws;
     if (w->is_leaving && w->state == WS_OPEN && w->ending == WS_NOTHING && !is_busy(h))
         begin_close(h, h->app->conf->ws_drain_code, SLICE(""));
 }
@@ -385,7 +379,7 @@ leave_when_idle(struct h1 *h)
 static void
 take_message(struct h1 *h)
 {
-    struct h1_ws *w = h->r->ws;
+    struct h1_ws *w = &h->r->ws;
     struct ws_message *m = ws_take(&w->ws);
     tally_message(true, m->n);
     if (w->state != WS_OPEN) {
@@ -399,10 +393,7 @@ take_message(struct h1 *h)
             m->cap = m->n;
         }
     }
-    *w->last = m;
-    w->last = &m->next;
-    w->queued++;
-    w->queued_bytes += m->n;
+    put_last(w, m);
     if (w->want) {
         w->want = false;
         h->app->event(h->app, h, HTTP_MESSAGE);
@@ -413,7 +404,7 @@ static void
 feed(struct h1 *h)
 {
     struct conn *c = &h->conn;
-    struct h1_ws *w = h->r->ws;
+    struct h1_ws *w = &h->r->ws;
     struct slice input = { "", 0 };
     if (c->in != NULL)
         input = (struct slice){ c->in->data + c->in_start, c->in_end - c->in_start };
@@ -459,7 +450,7 @@ void
 h1_ws_readable(struct h1 *h)
 {
     struct conn *c = &h->conn;
-    struct h1_ws *w = h->r->ws;
+    struct h1_ws *w = &h->r->ws;
     if (w->state == WS_OVER || !reads_on(h))
         return;
     feed(h); /* what was left when reading stopped */
@@ -488,7 +479,7 @@ h1_ws_readable(struct h1 *h)
 void
 h1_ws_timeout(struct h1 *h)
 {
-    struct h1_ws *w = h->r->ws;
+    struct h1_ws *w = &h->r->ws;
     const struct conf *conf = h->app->conf;
     int64_t now = now_of(h);
     if (w->state == WS_OVER)
@@ -554,9 +545,9 @@ h1_ws_drain(struct http_app *app)
         n += h1_of(CONTAINER_OF(node, struct conn, all))->state == H1_WEBSOCKET;
     LIST_FOR_EACH(node, &app->net->conns) {
         struct h1 *h = h1_of(CONTAINER_OF(node, struct conn, all));
-        if (h->state != H1_WEBSOCKET || h->r->ws->state != WS_OPEN)
+        if (h->state != H1_WEBSOCKET || h->r->ws.state != WS_OPEN)
             continue;
-        h->r->ws->drain_ns = now_of(h) + 1 + spread_ms * NS_PER_MS / n * i++;
+        h->r->ws.drain_ns = now_of(h) + 1 + spread_ms * NS_PER_MS / n * i++;
         arm(h);
     }
 }
@@ -592,7 +583,7 @@ h1_ws_accept(struct h1 *h, struct slice subprotocol, const struct http_header *h
     struct http_app *app = h->app;
     struct conn *c = &h->conn;
     struct h1_req *r = h->r;
-    struct h1_ws *w = r->ws;
+    struct h1_ws *w = &r->ws;
     bool has_date = false, has_server = false;
     if (h1_is_broken(h))
         return HTTP_BROKEN;
@@ -665,9 +656,8 @@ h1_ws_accept(struct h1 *h, struct slice subprotocol, const struct http_header *h
 struct ws_message *
 h1_ws_next(struct h1 *h)
 {
-    struct h1_ws *w = h->r->ws;
-    struct ws_message *m = w->first;
-    if (m == NULL) {
+    struct h1_ws *w = &h->r->ws;
+    if (w->last == NULL) {
         w->in_hand = false;
         if (w->ending != WS_NOTHING && w->state == WS_OPEN) {
             end_as_read(h);
@@ -680,11 +670,7 @@ h1_ws_next(struct h1 *h)
     }
     bool stood_still = !reads_on(h);
     w->in_hand = true;
-    if ((w->first = m->next) == NULL)
-        w->last = &w->first;
-    m->next = NULL;
-    w->queued--;
-    w->queued_bytes -= m->n;
+    struct ws_message *m = take_first(w);
     if (stood_still && reads_on(h))
         conn_resume(&h->conn);
     return m;
@@ -693,7 +679,7 @@ h1_ws_next(struct h1 *h)
 bool
 h1_ws_is_over(const struct h1 *h, unsigned *code, struct slice *reason)
 {
-    const struct h1_ws *w = h->r->ws;
+    const struct h1_ws *w = &h->r->ws;
     *code = w->code;
     *reason = (struct slice){ w->reason != NULL ? w->reason : "", w->reason_n };
     if (w->state == WS_ASKED)
@@ -704,5 +690,5 @@ h1_ws_is_over(const struct h1 *h, unsigned *code, struct slice *reason)
 bool
 h1_ws_is_open(const struct h1 *h)
 {
-    return h->r->ws->state == WS_OPEN && !h->conn.broken;
+    return h->r->ws.state == WS_OPEN && !h->conn.broken;
 }

@@ -1,5 +1,8 @@
 """The HTTP connection scope: every key and type of the ASGI specification (HTTP 2.5)."""
 
+import json
+import socket
+
 import pytest
 
 import wire
@@ -125,6 +128,16 @@ def test_ipv6(server):
     s = server("raw:app", bind="[::1]:0")
     scope, client = show(s)
     assert _pair(scope["client"]) == ["::1", client[1]] and _pair(scope["server"]) == ["::1", s.port]
+
+
+def test_clients_that_alternate(s):
+    """The last client's address is kept for the next connection: each scope has its own for all that."""
+    for host in ["127.0.0.1", "127.0.0.2", "127.0.0.2", "127.0.0.12", "127.0.0.1", "127.0.0.1"]:
+        with socket.create_connection(s.address, 10, source_address=(host, 0)) as sock:
+            port = sock.getsockname()[1]
+            sock.sendall(b"GET /scope HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            answer = b"".join(iter(lambda: sock.recv(65536), b""))
+        assert _pair(json.loads(answer.partition(b"\r\n\r\n")[2])["client"]) == [host, port]
 
 
 def test_unix_socket(server, tmp_path):
