@@ -105,7 +105,7 @@ def _state(request):
 
 def maker(handler):
     """make(), where it makes what *handler* does; else a function that returns None."""
-    if handler.request_class is not ASGIRequest or genuine.replaced(ASGIRequest) is not None or genuine.replaced(HttpRequest) is not None:
+    if getattr(handler, "request_class", None) is not ASGIRequest or genuine.replaced(ASGIRequest) is not None or genuine.replaced(HttpRequest) is not None:
         return _make_none
     try:
         for example in _EXAMPLES:
