@@ -206,7 +206,7 @@ def test_reload_is_not_answered_for_an_earlier_one(server, tmp_path):
     s = server("changing:app", "--python-path", tmp_path, config=f"control:\n  socket: {path}\n")
     app.write_text("import time\ntime.sleep(1.5)\nfrom raw import app\n")
     s.send_signal(signal.SIGHUP)
-    s.wait_log("SIGHUP: reloading")
+    wire.eventually(lambda: len(s.workers()) > 1, 5 * harness.SLOW, "a worker by the configuration that was read")
     (s.cwd / "ringcorn.yaml").write_text("workers: many\n")
     with Control(path) as c:
         assert "the reload failed" in c.refused("reload")

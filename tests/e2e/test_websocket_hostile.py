@@ -169,7 +169,7 @@ def test_promises_cost_nothing(measured):
         one.wire.send(head)
     s.get("/pid")
     (worker,) = s.workers()
-    assert s.live(worker)["conns"] == MANY
+    wire.eventually(lambda: s.live(worker)["conns"] == MANY, 5 * harness.SLOW, "that request's connection is gone")
     for one in clients:
         one.wire.close()
     assert disconnects(s, "b", MANY) == [(1006, "")] * MANY
