@@ -82,8 +82,8 @@ def test_requests_are_as_django_makes_them():
         assert make(twice, None) is None and make({**twice, "headers": [(b"a_b", b"c")]}, None) is None
         # No end of names.
         for i in range(2 * requests.NAMES_MAX):
-            assert (make({**twice, "headers": [(b"x-%d" % i, b"1")]}, None) is not None) == (len(requests._keys) < requests.NAMES_MAX or b"x-%d" % i in requests._keys)
-        assert len(requests._keys) == requests.NAMES_MAX
+            assert make({**twice, "headers": [(b"x-%d" % i, b"1")]}, None).META[f"HTTP_X_{i}"] == "1"
+            assert len(requests._keys) <= requests.NAMES_MAX
         print("done")
     """)
 
@@ -103,57 +103,6 @@ def test_requests_are_djangos_where_something_was_replaced():
         ASGIRequest.__init__ = stock
         requests._EXAMPLES += ({"headers": [(b"cookie", b"a"), (b"cookie", b"b")]},)  # another Django may differ
         assert requests.maker(Handler)(requests._SCOPE, None) is None
-        print("done")
-    """)
-
-
-def test_resolutions_are_remembered_and_nobody_shares_them():
-    run("""
-        from ringcorn.django import urls as ours
-        WHICH = "12345678-1234-1234-1234-123456789abc"
-        PATHS = ["/plain/", "/number/7/some-slug/", "/old/12/", "/named/2024/", "/named/2024/5/", f"/in/a/{WHICH}/", "/in/b/c/d", "/nothing/", "/"]
-        def of(text):
-            guess = ours.guess({"path": text, "root_path": ""})
-            return guess.match
-        def stock(text):
-            try:
-                return get_resolver().resolve(text)
-            except Exception:
-                return None
-        assert ours._look_at(get_resolver())[1] is not None
-        for text in PATHS * 3:
-            match = of(text)
-            assert (match is None) == (stock(text) is None), text
-            if match is None:
-                continue
-            assert vars(match) == vars(stock(text)) and type(match) is type(stock(text)), text
-            assert list(match) == list(stock(text))
-            # Middleware may change what is the request's own.
-            match.kwargs["changed"] = match.captured_kwargs["changed"] = match.extra_kwargs["changed"] = True
-            match.namespaces.append("changed"), match.app_names.append("changed"), match.tried.append("changed")
-            match.route = "changed"
-        assert len(ours._looked_at[2]) == len(PATHS) - 2
-        for i in range(2 * ours.MATCHES_MAX):
-            assert of(f"/number/{i}/a/").kwargs == {"n": i, "s": "a", "extra": 1}
-            assert len(ours._looked_at[2]) <= ours.MATCHES_MAX
-        assert of("/in/b/" + "c" * 500).kwargs["rest"] == "c" * 500 and "/in/b/" + "c" * 500 not in ours._looked_at[2]
-        before = of("/plain/").func
-        def other(request): pass
-        urls.urlpatterns = [path("plain/", other)]
-        clear_url_caches()
-        assert of("/plain/").func is other and before is view
-        print("done")
-    """)
-
-
-def test_a_converter_of_the_project_is_asked_each_time():
-    run("""
-        from ringcorn.django import urls as ours
-        urls.urlpatterns.append(path("deep/", include([path("<asking:what>/", view)])))
-        for _ in range(3):
-            assert ours.guess({"path": "/deep/x/", "root_path": ""}).match.kwargs == {"what": "x"}
-            ours.guess({"path": "/plain/", "root_path": ""})
-        assert asked == ["x"] * 3 and ours._looked_at[2] is None
         print("done")
     """)
 

@@ -12,7 +12,7 @@ AHEAD = 2**18  # bytes that a stream's iterator may be ahead of the client
 
 def head(response):
     """The headers, as Django's send_response() encodes them. Any thread."""
-    if type(response.headers) is ResponseHeaders and type(response).items is HttpResponseBase.items:
+    if type(response.headers) is ResponseHeaders and getattr(type(response), "items", None) is HttpResponseBase.items:
         headers = [(name.encode("ascii"), value.encode("latin1")) for name, value in response.headers._store.values()]
     else:
         headers = []

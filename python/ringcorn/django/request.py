@@ -26,8 +26,10 @@ def _learn(headers):
     """False where a name is for Django to judge."""
     for name, _ in headers:
         if name not in _keys:
-            if type(name) is not bytes or b"_" in name or len(name) > NAME_MAX or len(_keys) >= NAMES_MAX:
+            if type(name) is not bytes or b"_" in name or len(name) > NAME_MAX:
                 return False
+            if len(_keys) >= NAMES_MAX:
+                _keys.clear()  # somebody makes them up; those that come again are learnt again
             text = name.decode("latin1")
             key = text.upper().replace("-", "_")
             _keys[name] = key if text in ("content-length", "content-type") else "HTTP_" + key

@@ -2,6 +2,7 @@
 
 import os
 import weakref
+from typing import NamedTuple
 
 from django.core import signals
 from django.core.cache import caches, close_caches
@@ -9,6 +10,7 @@ from django.core.cache.backends.base import BaseCache
 from django.core.handlers.base import reset_urlconf
 from django.db import close_old_connections, reset_queries
 from django.dispatch import Signal
+from django.dispatch.dispatcher import NONE_ID
 from django.http.response import HttpResponseBase
 from django.urls import base as urls_base
 from django.urls import set_urlconf
@@ -18,27 +20,35 @@ from . import genuine
 from .holders import held_by, open_connections
 
 
+class Seen(NamedTuple):
+    receivers: list
+    are_own: bool  # all are Django's, or ours
+    live: tuple  # then: they
+    have_async: bool
+
+
 class Receivers:
     """What is to know about the receivers of a signal; looked up again when they change."""
 
-    __slots__ = ("signal", "own", "seen", "live", "are_own", "have_async")
+    __slots__ = ("signal", "own", "last")
 
     def __init__(self, signal, own):
         self.signal = signal
         self.own = own  # Django's
-        self.seen = None
+        self.last = Seen([], True, (), False)
 
     def look(self):
-        receivers = self.signal.receivers
-        if receivers != self.seen:
+        """A Seen, which stays as it is: other threads look too."""
+        last, receivers = self.last, self.signal.receivers
+        if receivers != last.receivers:
             seen = list(receivers)
             # A receiver is the second part of an entry, mostly as a weak reference; from 5.0 on the last says whether it is a coroutine function.
             live = [each[1]() if isinstance(each[1], weakref.ReferenceType) else each[1] for each in seen]
-            self.are_own = all(each is None or each in self.own for each in live)
-            self.live = [each for each in live if each is not None] if self.are_own else ()  # others are not kept alive
-            self.have_async = HAS_ASEND and any(each[-1] for each in seen)
-            self.seen = seen  # last: other threads look too
-        return self
+            # The first part is (its id, its sender's): one that hears some senders alone is for the signal to ask.
+            are_own = all(each is None or each in self.own for each in live) and all(each[0][1] == NONE_ID for each in seen)
+            live = tuple(each for each in live if each is not None) if are_own else ()  # others are not kept alive
+            self.last = last = Seen(seen, are_own, live, HAS_ASEND and any(each[-1] for each in seen))
+        return last
 
 
 _ALLOWS_UNSAFE = bool(os.environ.get("DJANGO_ALLOW_ASYNC_UNSAFE"))
@@ -105,13 +115,23 @@ _is_known = (
 )  # fmt: skip
 
 
+def _has_short_close(response):
+    cls = type(response)
+    return issubclass(cls, HttpResponseBase) and cls.close is _close and "close" not in vars(response)
+
+
+def _tells(signal):
+    """Whether it would call its receivers in the stock way."""
+    return (
+        signal is finished.signal and type(signal) is Signal and Signal.send is _send and Signal._live_receivers is _live_receivers
+        and "send" not in vars(signal) and "_live_receivers" not in vars(signal)
+    )  # fmt: skip
+
+
 def close_response(response):
     """response.close(), which ends with request_finished. Where only Django's own hear of it they need not be called by way of the signal, which
     looks for its receivers each time."""
-    if (
-        not _is_known or type(response).close is not _close or "close" in vars(response) or not finished.look().are_own
-        or Signal.send is not _send or Signal._live_receivers is not _live_receivers or type(signals.request_finished) is not Signal
-    ):  # fmt: skip
+    if not _is_known or not _has_short_close(response):
         response.close()
         return
     for closer in response._resource_closers:
@@ -121,5 +141,9 @@ def close_response(response):
             pass
     response._resource_closers.clear()
     response.closed = True
-    for receiver in finished.live:
+    seen = finished.look()  # after the closers, which may have connected one
+    if not seen.are_own or not _tells(signals.request_finished):
+        signals.request_finished.send(sender=response._handler_class)
+        return
+    for receiver in seen.live:
         _SHORT[receiver]()

@@ -4,20 +4,17 @@ It is a guess: middleware may set another URLconf or another language. The chain
 nothing has changed.
 """
 
-import types
 from contextvars import copy_context
 
 from asgiref.sync import iscoroutinefunction
 from django.conf import settings
-from django.urls import base, converters, get_resolver, resolvers, set_urlconf
-from django.urls.resolvers import RegexPattern, ResolverMatch, RoutePattern, URLPattern, URLResolver
+from django.urls import base, get_resolver, set_urlconf
+from django.urls.resolvers import RegexPattern, RoutePattern
 from django.utils import translation
 
-from . import genuine, holders
+from . import holders
 
 VIEWS_MAX = 10_000  # views whose kind is remembered
-MATCHES_MAX = 512  # paths whose resolution is remembered
-PATH_MAX = 200
 
 _kinds = {}  # view -> whether it is a coroutine function
 
@@ -88,11 +85,11 @@ def guess(scope):
         path = path.removeprefix(prefix)
     try:
         resolver = get_resolver()
-        speaks, matches = _look_at(resolver)
+        speaks = _speaks(resolver)
     except Exception:  # a URLconf that cannot be imported: for Django to say
         return _look_up(None, path, None)
     if not speaks:
-        return _look_up(resolver, path, None, matches)
+        return _look_up(resolver, path, None)
     language = translation.get_language_from_path(path)
     if language in _loaded_catalogues():
         return copy_context().run(_look_up_in, language, resolver, path)
@@ -105,11 +102,11 @@ def _look_up_in(language, resolver, path):
     return _look_up(resolver, path, translation.get_language())
 
 
-def _look_up(resolver, path, language, matches=None):
+def _look_up(resolver, path, language):
     g = Guess()
     g.resolver, g.path, g.language = resolver, path, language
     try:
-        g.match = resolver.resolve(path) if matches is None else _resolve(resolver, path, matches)
+        g.match = resolver.resolve(path)
     except Exception:  # not found; or a converter that may not run here: the chains will see
         g.match = None
         g.is_async = False
@@ -118,60 +115,16 @@ def _look_up(resolver, path, language, matches=None):
     return g
 
 
-def _resolve(resolver, path, matches):
-    """What resolver.resolve(path) returns or raises. Django asks one pattern after the other; what a path has led to is remembered here."""
-    known = matches.get(path)
-    if known is not None:
-        state, own = known
-        match = ResolverMatch.__new__(ResolverMatch)
-        match.__dict__ = state = state.copy()
-        for name in own:
-            state[name] = state[name].copy()
-        return match
-    match = resolver.resolve(path)
-    if type(match) is ResolverMatch and len(path) <= PATH_MAX:
-        state = vars(match).copy()
-        # A request may change its own: middleware is given the arguments of the view.
-        own = tuple(name for name, value in state.items() if type(value) in (dict, list))
-        for name in own:
-            state[name] = state[name].copy()
-        if len(matches) >= MATCHES_MAX:
-            matches.clear()
-        matches[path] = state, own
-    return match
+_spoken = (None, False)  # a resolver, and whether what it finds depends on the language
 
 
-_looked_at = (None, False, None)  # a resolver, whether what it finds depends on the language, and {path: what it has found}, or None
-
-
-def _look_at(resolver):
-    """(whether what it finds depends on the language, what _resolve() remembers of it, or None where it is to be asked each time)."""
-    global _looked_at
-    known, speaks, matches = _looked_at
+def _speaks(resolver):
+    global _spoken
+    known, answer = _spoken
     if resolver is not known:
-        speaks = settings.USE_I18N and any(map(_is_spoken, _patterns(resolver)))
-        _looked_at = resolver, speaks, (matches := {} if _is_constant(resolver) else None)
-    return speaks, matches
-
-
-_CONVERTERS = {getattr(converters, name) for name in ("IntConverter", "StringConverter", "UUIDConverter", "SlugConverter", "PathConverter")}
-
-
-def _is_constant(resolver):
-    """Whether a path leads to the same each time: nothing of the project's own, which might ask a database, looks at it."""
-    left, found = [resolver], set()
-    while left:
-        one = left.pop()
-        pattern = one.pattern
-        if type(one) not in (URLResolver, URLPattern) or _is_spoken(pattern):
-            return False
-        found |= {type(one), type(pattern), *map(type, pattern.converters.values())}
-        left += getattr(one, "url_patterns", ())
-    return all((kind in _CONVERTERS or kind.__module__ == resolvers.__name__) and _is_genuine(kind) for kind in found)
-
-
-def _is_genuine(kind):
-    return all(genuine.replaced(cls) is None for cls in kind.__mro__ if any(isinstance(value, types.FunctionType) for value in vars(cls).values()))
+        answer = settings.USE_I18N and any(map(_is_spoken, _patterns(resolver)))
+        _spoken = resolver, answer
+    return answer
 
 
 def _patterns(resolver):
