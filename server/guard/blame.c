@@ -169,18 +169,33 @@ tell_blocked(const struct guard_question *q, const void *holder, int64_t waited_
     alert(q, held_ns);
 }
 
-/* place(scene) -> "file:line" in UTF-8, or None: the application has no part in it. */
+/* Where a step is that takes a while: found at once, told of later. */
+struct place {
+    const void *of;  /* asgi_step_of() */
+    PyObject *scene; /* new, or NULL */
+};
+
+/* Only C runs. */
 static void
-note_place(const struct guard_question *q)
+see_place(const struct guard_question *q, struct place *place)
 {
     struct guard_look now = guard_look();
     if (!guard_is_same(&q->at, &now))
         return;
-    const void *of = asgi_step_of(b.asgi, b.loop_state->context);
-    PY_OWNED PyObject *scene = of != NULL ? scene_of(b.loop_state) : NULL;
+    place->of = asgi_step_of(b.asgi, b.loop_state->context);
+    Py_XSETREF(place->scene, place->of != NULL ? scene_of(b.loop_state) : NULL);
+    if (PyErr_Occurred())
+        PyErr_WriteUnraisable(b.place);
+}
+
+/* place(scene) -> "file:line" in UTF-8, or None: the application has no part in it. */
+static void
+note_place(struct place *place)
+{
+    PY_OWNED PyObject *scene = py_take(&place->scene);
     PY_OWNED PyObject *text = scene != NULL ? PyObject_CallOneArg(b.place, scene) : NULL;
     if (text != NULL && PyBytes_Check(text))
-        asgi_place(b.asgi, of, PyBytes_AS_STRING(text));
+        asgi_place(b.asgi, place->of, PyBytes_AS_STRING(text));
     else if (PyErr_Occurred())
         PyErr_WriteUnraisable(b.place);
 }
@@ -191,10 +206,6 @@ answer(const struct guard_question *q, const void *holder, int64_t waited_ns)
     PyObject *fn = q->what == GUARD_OVER ? b.over : b.minute;
     if (q->what == GUARD_BLOCKED) {
         tell_blocked(q, holder, waited_ns);
-        return;
-    }
-    if (q->what == GUARD_PLACE) {
-        note_place(q);
         return;
     }
     if (q->what == GUARD_OVER) {
@@ -212,13 +223,14 @@ answer(const struct guard_question *q, const void *holder, int64_t waited_ns)
 
 /* --- the thread ------------------------------------------------------------------------------------ */
 
+/* may_wait: until there is one, or until it must stop. */
 static bool
-next_question(struct guard_question *out)
+next_question(struct guard_question *out, bool may_wait)
 {
     pthread_mutex_lock(&b.lock);
-    while (b.n == 0 && !b.must_stop)
+    while (may_wait && b.n == 0 && !b.must_stop)
         pthread_cond_wait(&b.asked, &b.lock);
-    bool is_one = !b.must_stop;
+    bool is_one = b.n > 0 && !b.must_stop;
     if (is_one) {
         *out = b.questions[b.first];
         b.first = (b.first + 1) % QUESTIONS_MAX;
@@ -233,7 +245,7 @@ run(void *unused)
 {
     struct guard_question q;
     (void)prctl(PR_SET_NAME, "ringcorn-blame");
-    while (next_question(&q)) {
+    while (next_question(&q, true)) {
         /* Before we ask for the GIL: who has it now, or had it last. Compared only, with threads that live then. */
         const void *holder =
             b.gil_holder != NULL ? __atomic_load_n(b.gil_holder, __ATOMIC_RELAXED) : NULL;
@@ -241,7 +253,16 @@ run(void *unused)
         atomic_store(&b.wanted_ns, wanted_ns);
         PyGILState_STATE gil = PyGILState_Ensure();
         atomic_store(&b.wanted_ns, 0);
-        answer(&q, holder, clock_ns() - wanted_ns);
+        /* Also what was asked while we waited, as the step ends when its thread has the GIL again. What runs Python may give that away, so
+         * blocks come first. */
+        struct place place = { 0 };
+        do {
+            if (q.what == GUARD_PLACE)
+                see_place(&q, &place);
+            else
+                answer(&q, holder, clock_ns() - (q.asked_ns > wanted_ns ? q.asked_ns : wanted_ns));
+        } while (next_question(&q, false));
+        note_place(&place);
         PyGILState_Release(gil);
     }
     return unused;
@@ -252,7 +273,9 @@ blame_ask(const struct guard_question *question)
 {
     pthread_mutex_lock(&b.lock);
     if (b.n < QUESTIONS_MAX) {
-        b.questions[(b.first + b.n++) % QUESTIONS_MAX] = *question;
+        struct guard_question *last = &b.questions[(b.first + b.n++) % QUESTIONS_MAX];
+        *last = *question;
+        last->asked_ns = clock_ns();
         pthread_cond_signal(&b.asked);
     }
     pthread_mutex_unlock(&b.lock);

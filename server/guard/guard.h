@@ -53,6 +53,7 @@ struct guard_question {
     enum guard_ask what;
     struct guard_look at;
     int64_t held_ns;
+    int64_t asked_ns; /* blame_ask() sets it */
     unsigned level; /* 0: for the first time; 1, 2: after 1 s and 10 s */
     bool is_serving; /* somebody may wait: guard_serving() */
 };
