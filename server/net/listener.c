@@ -13,7 +13,10 @@
 #include "metrics/metrics.h"
 #include "net.h"
 
-enum { ERRORS_LOGGED_EVERY_S = 10 };
+enum {
+    ERRORS_LOGGED_EVERY_S = 10,
+    LAST_LOOK_MAX = 64, /* connections taken when it closes */
+};
 
 struct listener {
     struct list link;
@@ -88,6 +91,21 @@ starved(struct net *net, int err)
     listeners_adjust(net);
 }
 
+/* The kernel wakes one of those that wait at a socket (an accept of io_uring, EPOLLEXCLUSIVE). If that was this one, and it was cancelled
+ * before it could accept, nobody else is woken for what lies in the queue, until another connection comes. */
+static void
+look_at_last(struct listener *l)
+{
+    for (unsigned i = 0; i < LAST_LOOK_MAX; i++) {
+        int fd = accept4(l->fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+        struct conn *c = fd >= 0 ? conn_open(l->net, fd, l->family, l->is_tls) : NULL;
+        if (fd < 0)
+            return;
+        if (c != NULL)
+            c->is_guest = l->is_given_back;
+    }
+}
+
 static void
 on_accept(struct io_op *op, int res, unsigned flags)
 {
@@ -102,6 +120,7 @@ on_accept(struct io_op *op, int res, unsigned flags)
     if (flags & IO_MORE)
         return;
     if (l->closing) {
+        look_at_last(l);
         listener_free(l);
         return;
     }

@@ -205,8 +205,9 @@ struct listener;
 /* fd is duplicated for the listener. Accepting starts at once. is_tls: what is accepted begins with
  * a handshake; net_set_tls() came before. Returns NULL when memory or descriptors ran out. */
 struct listener *listener_open(struct net *net, int fd, bool is_tls);
-/* Stops accepting, after taking what is already in a completion; the kernel's queue stays for
- * whoever else listens. The pointer is the net's from here on. */
+/* Stops accepting, after taking what is already in a completion, and what is in the kernel's queue when that has stopped, up to 64: nobody
+ * else may have been woken for it. What comes later is for whoever else listens. The pointer is the net's from here on: it is off
+ * net->listeners when nothing can come by it any more. */
 void listener_close(struct listener *l);
 /* The same, of a sibling's socket, when that is there again. What came by it is is_guest from now on,
  * and should not be kept longer than the answers in hand: a proxy takes its connections to this socket

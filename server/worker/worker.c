@@ -277,6 +277,7 @@ on_turn(void *self)
         say_served();
     /* A quick end does not wait for clients that linger. */
     if (w.is_draining && !w.drained_is_told && w.asgi.http.in_hand == 0 &&
+        list_is_empty(&w.net.listeners) && /* what was still accepting may bring connections */
         !exchanges_are_at_threads(&w.wsgi.exchanges) && (w.net.conns_n == 0 || w.is_quitting)) {
         w.drained_is_told = true;
         guard_serving(false);

@@ -537,6 +537,26 @@ test_listener_close(struct fix *f)
     fix_settle(f);
 }
 
+/* A sibling that shares the socket is woken for none of these: the kernel has woken the one that closes. */
+static void
+test_listener_close_at_once(struct fix *f)
+{
+    int fds[3];
+    for (size_t i = 0; i < ARRAY_LEN(fds); i++)
+        fds[i] = fix_connect(f);
+    listener_close(f->listener);
+    fix_settle(f);
+    ok(list_is_empty(&f->app.net.listeners), "the listener is gone");
+    bool served = true;
+    for (size_t i = 0; i < ARRAY_LEN(fds); i++)
+        served = is_served(f, fds[i]) && served;
+    ok(served, "what was in the queue when it closed is served");
+    f->listener = listener_open(&f->app.net, f->listen_fd, false);
+    for (size_t i = 0; i < ARRAY_LEN(fds); i++)
+        close(fds[i]);
+    fix_settle(f);
+}
+
 static void
 test_peer(struct fix *f)
 {
@@ -581,6 +601,7 @@ test_common(enum io_backend backend, const char *name)
         { "limits.connections", test_conns_max, 0 },
         { "no descriptors", test_no_descriptors, AF_INET },
         { "listener", test_listener_close, AF_INET },
+        { "listener at once", test_listener_close_at_once, 0 },
     };
     for (size_t i = 0; i < ARRAY_LEN(tests); i++) {
         for (int k = 0; k < 2; k++) {
