@@ -91,6 +91,17 @@ starved(struct net *net, int err)
     listeners_adjust(net);
 }
 
+static void
+take(struct listener *l, int fd)
+{
+    struct conn *c = conn_open(l->net, fd, l->family, l->is_tls);
+    if (c == NULL)
+        return;
+    if (!l->closing)
+        c->listener = l;
+    c->is_guest = l->is_given_back;
+}
+
 /* The kernel wakes one of those that wait at a socket (an accept of io_uring, EPOLLEXCLUSIVE). If that was this one, and it was cancelled
  * before it could accept, nobody else is woken for what lies in the queue, until another connection comes. */
 static void
@@ -98,11 +109,9 @@ look_at_last(struct listener *l)
 {
     for (unsigned i = 0; i < LAST_LOOK_MAX; i++) {
         int fd = accept4(l->fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
-        struct conn *c = fd >= 0 ? conn_open(l->net, fd, l->family, l->is_tls) : NULL;
         if (fd < 0)
             return;
-        if (c != NULL)
-            c->is_guest = l->is_given_back;
+        take(l, fd);
     }
 }
 
@@ -112,11 +121,8 @@ on_accept(struct io_op *op, int res, unsigned flags)
     struct listener *l = CONTAINER_OF(op, struct listener, accept);
     struct net *net = l->net;
     net_woken(net);
-    struct conn *c = res >= 0 ? conn_open(net, res, l->family, l->is_tls) : NULL;
-    if (c != NULL && !l->closing)
-        c->listener = l;
-    if (c != NULL)
-        c->is_guest = l->is_given_back;
+    if (res >= 0)
+        take(l, res);
     if (flags & IO_MORE)
         return;
     if (l->closing) {
