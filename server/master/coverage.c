@@ -69,6 +69,25 @@ tell_no_more(struct child *c, struct told *t)
         *t = c->told[--c->told_n];
 }
 
+/* Whether nobody else accepts from c's own socket as one who is alone does: such an accept in the ring is woken first, also while that
+ * worker's loop is blocked, whether it was told to go or not. */
+static bool
+is_alone(const struct master *m, const struct child *c)
+{
+    if (upgrade_is_beside(m))
+        return false;
+    CHILDREN_EACH(other, m)
+        if (other != c && other->slot == c->slot && other->was_ready)
+            return false;
+    return true;
+}
+
+static void
+tell_alone(struct child *c, struct told *t)
+{
+    t->is_alone = control_send(c->control, CONTROL_ALONE, t->id, -1) == 0;
+}
+
 static void
 cover(struct master *m, const struct list *bounds)
 {
@@ -88,6 +107,9 @@ cover(struct master *m, const struct list *bounds)
                     tell(c, b, k);
                 else if (!should && t != NULL)
                     tell_no_more(c, t);
+                else if (t != NULL && t->is_accepting && !t->is_alone && k->slot == (int)c->slot &&
+                         is_alone(m, c))
+                    tell_alone(c, t);
             }
         }
 }

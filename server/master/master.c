@@ -85,7 +85,6 @@ next_ns(const struct master *m)
     next = sooner(next, upgrade_next_ns(m));
     next = sooner(next, events_next_ns(m));
     next = sooner(next, sooner(recycle_next_ns(m), watchdog_next_ns(m)));
-    next = sooner(next, services_next_ns(m));
     next = sooner(next, watch_next_ns(m->watch));
     next = sooner(next, preload_next_ns(m));
     CHILDREN_EACH(c, m)

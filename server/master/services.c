@@ -8,12 +8,9 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "base/base.h"
 #include "state.h"
-
-enum { BEFORE_LOOK_MS = 100 };
 
 static struct service *
 find(const struct master *m, const char *name)
@@ -74,23 +71,11 @@ choose(const struct master *m)
     return best;
 }
 
-/* Whether the workers of the master before this one may still run them: it has begun this process, and waits for them. When it has ended,
- * somebody else is the parent. */
-static bool
-is_before(struct master *m)
-{
-    if (upgrade_is_taking(m))
-        m->services_before = m->upgrade.handover.from;
-    else if (m->services_before != getppid())
-        m->services_before = 0;
-    return m->services_before != 0;
-}
-
 void
 services_tick(struct master *m)
 {
     const struct conf *conf = m->now.conf;
-    if (is_before(m) || m->stop.state != STOP_NONE)
+    if (upgrade_is_beside(m) || m->stop.state != STOP_NONE)
         return;
     for (size_t i = 0; i < conf->services_n; i++) {
         if (conf->services[i].scope != CONF_SCOPE_ONE)
@@ -108,14 +93,6 @@ services_tick(struct master *m)
         s->over_in = 0;
         log_debug("service %s: given to worker %u (pid %d)", s->name, c->slot, (int)c->pid);
     }
-}
-
-int64_t
-services_next_ns(const struct master *m)
-{
-    return m->services_before != 0 && !upgrade_is_taking(m)
-               ? clock_ns() + BEFORE_LOOK_MS * NS_PER_MS
-               : 0;
 }
 
 void

@@ -72,6 +72,7 @@ struct ctl_source {
 struct told {
     int32_t id;
     bool is_accepting; /* it answered */
+    bool is_alone;     /* it knows that it is the only one */
 };
 
 /* One worker process. */
@@ -229,7 +230,6 @@ struct master {
     struct slot *slots;
     struct service *services; /* of this configuration and, while workers hold them, of earlier ones */
     unsigned services_n;
-    pid_t services_before; /* the master whose place this one takes: its workers may still run them; 0 = none */
     unsigned slots_n; /* slots that have sockets: never less */
     unsigned wanted;  /* workers that should be: slots 0..wanted-1 */
     bool was_ready;   /* some worker was, once */
@@ -337,7 +337,6 @@ int64_t slots_next_ns(const struct master *m);
 /* Gives services that nobody runs to workers. */
 void services_tick(struct master *m);
 /* The next look, while another master's workers may still run them; 0 = none. */
-int64_t services_next_ns(const struct master *m);
 /* The worker does not run its service id any more. is_over: nor is another to run it. */
 void services_said(struct master *m, struct child *c, int32_t id, bool is_over);
 /* It has died. */
@@ -422,6 +421,9 @@ upgrade_is_taking(const struct master *m)
 {
     return m->upgrade.state >= UPGRADE_TAKING;
 }
+/* Whether the master whose place this one takes, or has taken, is still there: its workers may
+ * accept, and run services. It is this one's parent until it ends, and its end wakes this one. */
+bool upgrade_is_beside(const struct master *m);
 /* How many workers it should have that takes over: as many as the other one unless its `workers` is another. */
 unsigned upgrade_wanted(const struct master *m);
 /* At the end. */

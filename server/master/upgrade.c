@@ -20,6 +20,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -73,7 +74,14 @@ upgrade_open(struct master *m)
     u->channel = u->handover.channel;
     u->begun_ns = clock_ns();
     sockets_adopt(&m->sockets, &u->handover.app);
+    (void)prctl(PR_SET_PDEATHSIG, SIGCHLD); /* upgrade_is_beside() is another then */
     return 0;
+}
+
+bool
+upgrade_is_beside(const struct master *m)
+{
+    return m->upgrade.handover.from > 0 && getppid() == m->upgrade.handover.from;
 }
 
 unsigned

@@ -26,7 +26,7 @@ struct listener {
     uint8_t family;
     bool closing, is_given_back;
     bool is_tls;
-    bool is_shared; /* perhaps: nothing says that each worker has one of its own (SO_REUSEPORT) */
+    bool is_shared; /* perhaps: nobody said that no other process accepts from it */
     bool with_care; /* how it was armed last */
     bool is_paused; /* it may not accept; for the metrics */
 };
@@ -48,8 +48,9 @@ may_accept(const struct listener *l)
 }
 
 /* With less room than the kernel's queue may hold, the limit is kept by accepting with care. And where
- * workers share a socket: an accept that stays armed in the ring is the first that the kernel asks, for
- * every connection, and one worker of all had them all. */
+ * processes share a socket: an accept that stays armed in the ring is the one that the kernel wakes, for
+ * every connection: one worker of all had them all, and while its loop was blocked nobody had any. Who accepts with care
+ * is woken beside it. */
 static bool
 must_care(const struct listener *l)
 {
@@ -185,9 +186,7 @@ listener_open(struct net *net, int fd, bool is_tls)
      * of them. */
     if (addr.ss_family == AF_INET || addr.ss_family == AF_INET6)
         setsockopt(own, IPPROTO_TCP, TCP_NODELAY, &(int){ 1 }, sizeof(int));
-    int is_own = 0;
-    n = sizeof(is_own);
-    l->is_shared = getsockopt(own, SOL_SOCKET, SO_REUSEPORT, &is_own, &n) < 0 || !is_own;
+    l->is_shared = true;
     l->net = net;
     l->fd = fd_take(&own);
     l->family = (uint8_t)addr.ss_family;
@@ -197,6 +196,13 @@ listener_open(struct net *net, int fd, bool is_tls)
     if (may_accept(l))
         listen_again(l);
     return l;
+}
+
+void
+listener_alone(struct listener *l)
+{
+    l->is_shared = false;
+    listeners_adjust(l->net);
 }
 
 void

@@ -205,6 +205,9 @@ struct listener;
 /* fd is duplicated for the listener. Accepting starts at once. is_tls: what is accepted begins with
  * a handshake; net_set_tls() came before. Returns NULL when memory or descriptors ran out. */
 struct listener *listener_open(struct net *net, int fd, bool is_tls);
+/* No other process accepts from this socket. Until this is said it accepts with care (io.h): one that shares the socket and whose loop is
+ * blocked could otherwise keep every connection from it. One that shares it later is for that one to take care of. */
+void listener_alone(struct listener *l);
 /* Stops accepting, after taking what is already in a completion, and what is in the kernel's queue when that has stopped, up to 64: nobody
  * else may have been woken for it. What comes later is for whoever else listens. The pointer is the net's from here on: it is off
  * net->listeners when nothing can come by it any more. */

@@ -105,6 +105,14 @@ unlisten_id(int32_t id)
 }
 
 static void
+have_alone(int32_t id)
+{
+    for (size_t i = 0; i < w.listeners_n; i++)
+        if (w.listeners[i].id == id)
+            listener_alone(w.listeners[i].listener);
+}
+
+static void
 drain(enum worker_event how, enum control_why why)
 {
     if (how == EVENT_QUIT && !w.is_quitting) {
@@ -173,6 +181,9 @@ on_control(struct io_op *op, int res, unsigned flags)
             break;
         case CONTROL_UNLISTEN:
             unlisten_id(msg.id);
+            break;
+        case CONTROL_ALONE:
+            have_alone(msg.id);
             break;
         case CONTROL_UNREADY:
             w.asgi.http.is_unready = true;

@@ -28,6 +28,7 @@ enum control_kind {
         'T', /* certificates and keys for new handshakes are in the attached memfd (net/tls.h) */
     CONTROL_UNLISTEN =
         'U', /* stop accepting from socket id: somebody else does. Connections that came by it end after their answers */
+    CONTROL_ALONE = 'M', /* no other process accepts from socket id. One that comes later does it with care (net.h, listener_alone()) */
     CONTROL_UNREADY = 'Y',  /* the server is about to stop: health.ready says 503, nothing else changes */
     CONTROL_DRAIN = 'D',    /* graceful: stop accepting, answer what there is, leave; id: enum control_why */
     CONTROL_QUIT = 'Q',     /* quick: as DRAIN, but requests are cancelled at once */

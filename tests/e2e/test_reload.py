@@ -1,11 +1,13 @@
 """Signals and real workers: new code, logs, one worker more or less. test_master.py has every way to fail; tests/stress the load."""
 
+import contextlib
 import os
 import signal
 import socket
 import time
 
 import harness
+import pytest
 import wire
 from ports import free_port
 
@@ -41,12 +43,19 @@ def version(s, **kwargs):
     return s.get("/", **kwargs).text.split()[0]
 
 
-def reload(s):
-    """Until the old workers are gone: told to drain, they may still take what has just arrived."""
+@contextlib.contextmanager
+def reloading(s):
+    """Inside, the old workers may be there still: told to drain, they may take what has just arrived."""
     since, old = len(s.err.lines), s.workers()
     s.send_signal(signal.SIGHUP)
     s.wait_log(r"reloaded in", since=since)
-    wire.eventually(lambda: len(s.workers()) == 2 and not set(old) & set(s.workers()), 5 * harness.SLOW, "new workers only")
+    yield
+    wire.eventually(lambda: len(s.workers()) == len(old) and not set(old) & set(s.workers()), 5 * harness.SLOW, "new workers only")
+
+
+def reload(s):
+    with reloading(s):
+        pass
 
 
 def test_reload_brings_new_code(server, tmp_path):
@@ -55,6 +64,29 @@ def test_reload_brings_new_code(server, tmp_path):
     reload(s)
     assert {version(s) for _ in range(20)} == {"version2"}
     s.baseline()
+
+
+@pytest.mark.parametrize("how", ["reload", "upgrade"])
+def test_an_old_worker_whose_loop_is_blocked_keeps_no_connection(server, tmp_path, how):
+    """Its accept may still be armed in the ring, where the kernel wakes one of those that wait at a socket."""
+    begun, end = tmp_path / "begun", tmp_path / "end"
+    blocks = f"""    if scope["path"] == "/block":
+        import time
+        open({str(begun)!r}, "w").close()
+        while not os.path.exists({str(end)!r}):
+            time.sleep(0.01)
+"""
+    write_app(tmp_path, "v1", APP.format(version="v1").replace("    body =", blocks + "    body ="))
+    s = server("changing:app", "--app-dir", tmp_path, app_dir=None)
+    s.baseline()
+    with s.connect() as held:
+        held.send(b"GET /block HTTP/1.1\r\nHost: h\r\n\r\n")
+        wire.eventually(begun.exists, 5 * harness.SLOW, "a blocked loop")
+        write_app(tmp_path, "version2")
+        with s.upgrading() if how == "upgrade" else reloading(s):
+            assert [version(s) for _ in range(5)] == ["version2"] * 5
+            end.touch()
+            assert held.response().text.split()[0] == "v1"
 
 
 def test_reload_of_broken_code_keeps_the_old(server, tmp_path):

@@ -4,6 +4,7 @@ Environment: RINGCORN_BIN is the program under test (build/ringcorn by default).
 names, each line behind its test: whoever changes them sees what they say in all tests, which are the most applications that we have.
 """
 
+import contextlib
 import ctypes
 import errno
 import http.client
@@ -320,17 +321,23 @@ class Server:
         self.out.join(5)
         return self.stopped
 
-    def upgrade(self, timeout=20):
-        """SIGUSR2, until the next program has taken over and the one before has ended."""
-        since, adopted = len(self.err.lines), None
+    @contextlib.contextmanager
+    def upgrading(self, timeout=20):
+        """SIGUSR2; inside, the next program has taken over and the one before may be there still."""
+        since = len(self.err.lines)
         self.send_signal(signal.SIGUSR2)
         adopted = Adopted(int(self.wait_log(r"process (\d+) has taken over", timeout, since)[1]))
+        yield
         try:
             code = self.process.wait(timeout * SLOW)
         except subprocess.TimeoutExpired:
             raise AssertionError(f"the old master is still there after {timeout * SLOW} s:\n{self.report}") from None
         self.process, self.pid = adopted, adopted.pid
         assert code == 0, f"the old master ended with {code}\n{self.report}"
+
+    def upgrade(self, timeout=20):
+        with self.upgrading(timeout):
+            pass
 
     def stop(self, signum=signal.SIGTERM, timeout=10):
         if self.process.poll() is None:
