@@ -1,6 +1,5 @@
 /* c_app.h: an application in plain C behind struct http_app, as asgi/ is one in Python: begin() and
- * event() only note what happened, c_app_run() works it off later. For unit tests, for fuzzing, and
- * to measure the server without Python.
+ * event() only note what happened, c_app_run() works it off later. For unit tests and fuzzing.
  *
  *   /hello    "hello"                                /echo     the body, when all of it has come
  *   /scope    what was parsed, one thing a line      /mirror   the body as it comes
