@@ -59,9 +59,8 @@ struct file_op *op_new(struct files *files, enum io_file_what what, enum op_give
 PyObject *op_result(struct file_op *op);
 
 /* IO_FILE_CALL */
-int call_names(
-    struct io_file
-        *file); /* of directory file->path, or fd where that is NULL, into memory: see result.c */
+/* of directory file->path, or fd where that is NULL, into memory: see result.c */
+int call_names(struct io_file *file);
 int call_link(struct io_file *file);     /* readlinkat() */
 int call_seek(struct io_file *file);     /* lseek(fd, at, flags), which comes back in at */
 int call_truncate(struct io_file *file); /* truncate(path, at) */

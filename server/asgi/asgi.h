@@ -40,44 +40,46 @@ struct asgi_queue {
 
 /* One application behind one loop. Embedded in the worker; plain memory. */
 struct asgi {
-    struct http_app http; /* first: http/ hands its address back to us */
-    PyObject *loop;       /* borrowed from the worker until asgi_abandon() */
-    pthread_t thread;     /* the loop's */
-    PyObject *app;        /* new */
+    struct http_app http;    /* first: http/ hands its address back to us */
+    PyObject *loop;          /* borrowed from the worker until asgi_abandon() */
+    pthread_t thread;        /* the loop's */
+    PyObject *app;           /* new */
     PyObject *websocket_app; /* new: for WebSocket scopes, whose leases are shorter */
-    PyObject *context;    /* new: the lifespan's; every request runs in a copy */
-    PyObject *state;      /* new: the lifespan's state, copied per request */
-    PyObject *pool;       /* new: the _ringcorn.Pool of thread-sensitive code */
+    PyObject *context;       /* new: the lifespan's; every request runs in a copy */
+    PyObject *state;         /* new: the lifespan's state, copied per request */
+    PyObject *pool;          /* new: the _ringcorn.Pool of thread-sensitive code */
     struct asgi_names *names;
-    struct list cycles;      /* running, oldest first */
-    struct cycle *first;     /* the one that takes its first step now, or NULL */
-    struct list work;        /* cycles with events to handle */
-    struct asgi_queue begun; /* struct h1 * whose head has been parsed */
-    struct asgi_queue trash; /* owners (see send.c) to be released with the GIL held */
+    struct list cycles;          /* running, oldest first */
+    struct cycle *first;         /* the one that takes its first step now, or NULL */
+    struct list work;            /* cycles with events to handle */
+    struct asgi_queue begun;     /* struct h1 * whose head has been parsed */
+    struct asgi_queue trash;     /* owners (see send.c) to be released with the GIL held */
     struct exchanges *exchanges; /* of the direct path; NULL = there is none. See asgi_direct() */
     struct wsgi_names *wsgi_names;
-    PyObject *direct;        /* new: direct(exchange), as the next */
+    PyObject *direct; /* new: direct(exchange), as the next */
     PyObject *not_mine;
     struct guesses *guesses;
-    struct list returned;    /* exchanges that their threads gave back to the loop */
-    bool has_run_out;        /* an array could not grow: begun requests were refused since, said once */
+    struct list returned; /* exchanges that their threads gave back to the loop */
+    bool has_run_out; /* an array could not grow: begun requests were refused since, said once */
 };
 
 /* Sets up the struct. conf and net outlive it. Returns 0 or -1 with an exception set. */
-int asgi_init(struct asgi *a, PyObject *loop, const struct conf *conf, struct net *net, int access_fd);
+int asgi_init(struct asgi *a, PyObject *loop, const struct conf *conf, struct net *net,
+              int access_fd);
 /* The net is closed already (net_fini), so no callback comes any more. */
 void asgi_fini(struct asgi *a);
 
 /* app, websocket_app: any ASGI 3 callables. context, state, pool: as in struct asgi. */
-int asgi_serve(struct asgi *a, PyObject *app, PyObject *websocket_app, PyObject *context, PyObject *state,
-               PyObject *pool);
+int asgi_serve(struct asgi *a, PyObject *app, PyObject *websocket_app, PyObject *context,
+               PyObject *state, PyObject *pool);
 
 /* Requests whose path led to synchronous code before go to a thread at once, with no task and no GIL on the loop: direct(exchange) is called
  * there (_ringcorn.Exchange, direct_type.c). It returns None where it has answered; not_mine where it has done nothing, and the request is the
  * application's after all; or a function(receive, send) whose coroutine goes on with it on the loop. w: opened by this; pool: a
  * _ringcorn.Pool. Before asgi_serve(). Returns a new function(scope, is_sync), by which the application says what it has found on the
  * loop; NULL with an exception set. */
-PyObject *asgi_direct(struct asgi *a, struct wsgi *w, PyObject *pool, PyObject *direct, PyObject *not_mine);
+PyObject *asgi_direct(struct asgi *a, struct wsgi *w, PyObject *pool, PyObject *direct,
+                      PyObject *not_mine);
 
 /* For struct loop_client. */
 bool asgi_has_work(const struct asgi *a);
@@ -120,35 +122,38 @@ struct cycle_http {
 /* One request. A Python object because its receive and send outlive us when the application keeps them. No larger than it must be: there may be
  * thousands, of idle WebSockets. */
 struct cycle {
-    PyObject_VAR_HEAD      /* of what is behind it */
-    vectorcallfunc call;   /* the task's done callback is the cycle itself */
-    struct asgi *asgi;     /* NULL once ended */
-    struct h1 *h;          /* NULL once ended */
-    PyObject *task;        /* new; NULL before the start and after the end */
-    PyObject *lease;       /* new; the request's thread for synchronous code, NULL where nothing wants one */
-    struct list link;      /* asgi->cycles */
-    struct list work;      /* asgi->work */
-    struct list waits;     /* struct wait, suspended in receive() or send() */
-    PyObject *guard;       /* new: what ringcorn.guard keeps with it, see watched.c; or NULL */
+    PyObject_VAR_HEAD    /* of what is behind it */
+    vectorcallfunc call; /* the task's done callback is the cycle itself */
+    struct asgi *asgi;   /* NULL once ended */
+    struct h1 *h;        /* NULL once ended */
+    PyObject *task;      /* new; NULL before the start and after the end */
+    /* new; the request's thread for synchronous code, NULL where nothing wants one */
+    PyObject *lease;
+    struct list link;  /* asgi->cycles */
+    struct list work;  /* asgi->work */
+    struct list waits; /* struct wait, suspended in receive() or send() */
+    PyObject *guard;   /* new: what ringcorn.guard keeps with it, see watched.c; or NULL */
     int64_t begun_ns;
-    struct post lost;      /* from the finalizer to the loop */
-    uint8_t events;        /* enum http_event, not yet handled */
-    bool body_is_told;     /* the last http.request message was handed out */
-    bool knows_gone;       /* the application was told that the client has gone, or has sent since */
-    bool is_full;          /* more than the high-water mark is unsent; until HTTP_DRAINED */
-    bool is_held;          /* see cycle_hold() */
+    struct post lost;  /* from the finalizer to the loop */
+    uint8_t events;    /* enum http_event, not yet handled */
+    bool body_is_told; /* the last http.request message was handed out */
+    bool knows_gone;   /* the application was told that the client has gone, or has sent since */
+    bool is_full;      /* more than the high-water mark is unsent; until HTTP_DRAINED */
+    bool is_held;      /* see cycle_hold() */
     bool is_websocket;
     /* seldom looked at */
-    bool is_cancelled : 1;     /* by us, at the drain's end */
-    bool is_leaving : 1;       /* an event stream, told http.disconnect as the worker leaves */
-    bool is_overdue : 1;       /* and so: it took longer than timeouts.request */
-    bool is_refused : 1;       /* 503 was sent in place of the application's own error: see send_start() */
+    bool is_cancelled : 1; /* by us, at the drain's end */
+    bool is_leaving : 1;   /* an event stream, told http.disconnect as the worker leaves */
+    bool is_overdue : 1;   /* and so: it took longer than timeouts.request */
+    /* 503 was sent in place of the application's own error: see send_start() */
+    bool is_refused : 1;
     bool expects_trailers : 1; /* http.response.start said so, and the client takes them */
     bool is_body_sent : 1;     /* of such an answer, with its trailers still to come */
     bool connect_is_told : 1, disconnect_is_told : 1;
-    bool is_accepted : 1;      /* websocket.accept was sent */
-    bool is_closed : 1;        /* websocket.close was */
-    struct cycle_http http[]; /* one; of a WebSocket none. Behind it the label, with its NUL at most CYCLE_LABEL_SIZE */
+    bool is_accepted : 1; /* websocket.accept was sent */
+    bool is_closed : 1;   /* websocket.close was */
+    /* one; of a WebSocket none. Behind it the label, with its NUL at most CYCLE_LABEL_SIZE */
+    struct cycle_http http[];
 };
 
 static inline char *
@@ -171,12 +176,12 @@ enum wait_kind { WAIT_VALUE, WAIT_RECEIVE, WAIT_DRAIN, WAIT_SEND };
  * not suspend. */
 struct wait {
     PyObject_HEAD
-    struct list link;     /* cycle->waits while suspended */
-    struct cycle *cycle;  /* new, or NULL */
-    PyObject *value;      /* WAIT_VALUE: the result, WAIT_SEND: the message, new; NULL = None */
-    PyObject *future;     /* while suspended: what the task waits for, new */
+    struct list link;    /* cycle->waits while suspended */
+    struct cycle *cycle; /* new, or NULL */
+    PyObject *value;     /* WAIT_VALUE: the result, WAIT_SEND: the message, new; NULL = None */
+    PyObject *future;    /* while suspended: what the task waits for, new */
     enum wait_kind kind;
-    bool must_yield;      /* suspend once although satisfied: the step has run for too long */
+    bool must_yield; /* suspend once although satisfied: the step has run for too long */
 };
 
 /* A request on a thread, _ringcorn.Exchange. */
@@ -196,15 +201,15 @@ struct asgi_names {
     /* types, borrowed from the module that names holds */
     PyObject *module;
     PyTypeObject *cycle_type, *receive_type, *send_type, *wait_type, *direct_type;
-    PyObject *report;         /* ringcorn.log.request_failed(label, exception, what, client_is_gone) */
-    PyObject *overdue;        /* ringcorn.overload.overdue(label, seconds, status, task, pool, timeout) */
-    PyObject *refused;        /* ringcorn.overload.refused(label, pool, exception) -> bool */
+    PyObject *report;  /* ringcorn.log.request_failed(label, exception, what, client_is_gone) */
+    PyObject *overdue; /* ringcorn.overload.overdue(label, seconds, status, task, pool, timeout) */
+    PyObject *refused; /* ringcorn.overload.refused(label, pool, exception) -> bool */
     /* ringcorn.guard's: the context variable, gone(cycle), cancel(cycle), ended(guard). NULL where guard.mode is off */
     PyObject *guard_request, *guard_gone, *guard_cancel, *guard_ended;
-    PyObject *as_coroutine;   /* ringcorn.app.as_coroutine(awaitable) */
-    PyObject *disconnected;   /* class ClientDisconnected(ConnectionResetError) */
-    PyObject *future_type;    /* asyncio.Future */
-    PyObject *wait_done;      /* the one satisfied wait with the result None */
+    PyObject *as_coroutine; /* ringcorn.app.as_coroutine(awaitable) */
+    PyObject *disconnected; /* class ClientDisconnected(ConnectionResetError) */
+    PyObject *future_type;  /* asyncio.Future */
+    PyObject *wait_done;    /* the one satisfied wait with the result None */
     PyObject *empty_bytes, *root_path_bytes;
     PyObject *websocket_template;
     PyObject *scope_template, *asgi_template, *request_template, *disconnect_template;
@@ -222,42 +227,53 @@ struct asgi_names {
     PyObject *http_request, *http_disconnect, *response_start, *response_body; /* message types */
     PyObject *ws_connect, *ws_receive, *ws_disconnect, *ws_accept, *ws_send, *ws_close;
     PyObject *ws_response, *ws_response_start, *ws_response_body;
-    PyObject *response_pathsend, *response_zerocopysend, *response_early_hint, *response_trailers, *response_debug;
-    PyObject *extensions_template, *ws_extensions_template; /* of an HTTP/1.1 request, of a WebSocket; each is a dict, {} */
-    PyObject *tell, *seek;         /* method names */
+    PyObject *response_pathsend, *response_zerocopysend, *response_early_hint, *response_trailers,
+        *response_debug;
+    PyObject *extensions_template,
+        *ws_extensions_template; /* of an HTTP/1.1 request, of a WebSocket; each is a dict, {} */
+    PyObject *tell, *seek;       /* method names */
     PyObject *version_10, *version_11;
     PyObject *loop_kwname, *context_kwname; /* ("loop",), ("context",) */
-    PyObject *exception, *add_done_callback, *cancel, *cancelling, *set_result, *result, *done; /* method names */
+    PyObject *exception, *add_done_callback, *cancel, *cancelling, *set_result, *result,
+        *done;                 /* method names */
     PyObject *future_blocking; /* "_asyncio_future_blocking" */
-    PyObject *methods[8];     /* GET, HEAD, POST, ... as str */
+    PyObject *methods[8];      /* GET, HEAD, POST, ... as str */
     struct header_cache *headers;
-    PyObject *name_ws_key;    /* b"sec-websocket-key" */
-    PyObject *client_host;    /* of the last connection's client: ASCII, or NULL */
-    PyObject *server_tuple;   /* of the last connection's local address */
-    char server_text[108];    /* the same as text */
+    PyObject *name_ws_key;  /* b"sec-websocket-key" */
+    PyObject *client_host;  /* of the last connection's client: ASCII, or NULL */
+    PyObject *server_tuple; /* of the last connection's local address */
+    char server_text[108];  /* the same as text */
     size_t server_text_n;
     unsigned server_port;
-    bool has_servers;         /* there were others before: threads may have changed the template meanwhile */
+    /* there were others before: threads may have changed the template meanwhile */
+    bool has_servers;
 };
 
 struct asgi_names *names_new(const struct conf *conf);
 void names_free(struct asgi_names *names);
-PyObject *names_method(struct asgi_names *names, struct slice method);            /* new */
-PyObject *names_header(struct asgi_names *names, struct slice name, struct slice value); /* new: (name, value) */
+PyObject *names_method(struct asgi_names *names, struct slice method); /* new */
+/* new: (name, value) */
+PyObject *names_header(struct asgi_names *names, struct slice name, struct slice value);
 
 /* New. addresses: of scope_addresses() or scope_ends(). GIL held, any thread. */
 PyObject *scope_new(struct asgi *a, const struct http_request *r, PyObject *addresses);
-PyObject *scope_addresses(struct asgi_names *n, struct h1 *h); /* (client, server, tls extension or None): new */
-void scope_addresses_drop(struct h1 *h); /* the connection need not keep them: no other request is likely to come */
+/* (client, server, tls extension or None): new */
+PyObject *scope_addresses(struct asgi_names *n, struct h1 *h);
+/* the connection need not keep them: no other request is likely to come */
+void scope_addresses_drop(struct h1 *h);
 PyObject *scope_ends(struct asgi_names *n, const struct exchange_ends *ends); /* the same */
-PyObject *channel_new(PyTypeObject *type, struct cycle *cycle);    /* new */
-PyObject *wait_value(struct cycle *cycle, PyObject *value);        /* new; steals value, also on failure; NULL = None */
-PyObject *wait_until(struct cycle *cycle, enum wait_kind kind, PyObject *message); /* new; message: of WAIT_SEND, else NULL */
-void wait_wake_all(struct cycle *cycle);                           /* may run Python */
-PyObject *receive_next(struct cycle *cycle);     /* new: a message; or NULL, without an exception when it must wait */
-PyObject *receive_last(struct cycle *cycle);     /* new: http.disconnect, also after the end */
-PyObject *send_message(struct cycle *cycle, PyObject *event); /* new: a struct wait, not of WAIT_SEND */
-PyObject *ws_receive_next(struct cycle *cycle);  /* the same of a WebSocket */
+PyObject *channel_new(PyTypeObject *type, struct cycle *cycle);               /* new */
+/* new; steals value, also on failure; NULL = None */
+PyObject *wait_value(struct cycle *cycle, PyObject *value);
+/* new; message: of WAIT_SEND, else NULL */
+PyObject *wait_until(struct cycle *cycle, enum wait_kind kind, PyObject *message);
+void wait_wake_all(struct cycle *cycle); /* may run Python */
+/* new: a message; or NULL, without an exception when it must wait */
+PyObject *receive_next(struct cycle *cycle);
+PyObject *receive_last(struct cycle *cycle); /* new: http.disconnect, also after the end */
+/* new: a struct wait, not of WAIT_SEND */
+PyObject *send_message(struct cycle *cycle, PyObject *event);
+PyObject *ws_receive_next(struct cycle *cycle); /* the same of a WebSocket */
 PyObject *ws_receive_last(struct cycle *cycle);
 PyObject *ws_send_message(struct cycle *cycle, PyObject *type, PyObject *event);
 /* send.c: these also deny a WebSocket. */
@@ -265,14 +281,14 @@ PyObject *send_start(struct cycle *cycle, PyObject *event);
 PyObject *send_body(struct cycle *cycle, PyObject *event);
 /* send_more.c: what scope["extensions"] names. */
 PyObject *send_extension(struct cycle *cycle, PyObject *type, PyObject *event);
-bool send_is_type(PyObject *type, PyObject *wanted); /* wanted: one of the names */
+bool send_is_type(PyObject *type, PyObject *wanted);          /* wanted: one of the names */
 PyObject *send_out_of_order(PyObject *type, const char *why); /* NULL, with RuntimeError set */
 
 enum { HEADERS_ON_STACK = 48 };
 
 /* The headers of a message, which its owners keep. */
 struct header_table {
-    PyObject *pairs; /* new: the application's sequence */
+    PyObject *pairs;  /* new: the application's sequence */
     PyObject *copies; /* new: tuples made of pairs that are none, or NULL */
     struct http_header *v;
     size_t n;
@@ -282,10 +298,11 @@ struct header_table {
 /* what: the message's type, for exceptions. 0, or -1 with an exception set and nothing to drop. May run Python. */
 int headers_take(struct cycle *cycle, PyObject *event, const char *what, struct header_table *out);
 void headers_drop(struct header_table *table); /* may run Python; the pending exception stays */
-bool cycle_is_here(const struct cycle *cycle);   /* is this the loop's thread? */
+bool cycle_is_here(const struct cycle *cycle); /* is this the loop's thread? */
 bool cycle_must_yield(const struct cycle *cycle);
-struct cycle *cycle_new(struct asgi *a, struct h1 *h, const char *label); /* new. label: NULL = from the request's head, which is still there */
-int cycle_start(struct cycle *cycle);                              /* -1: an exception that is not the request's */
+/* new. label: NULL = from the request's head, which is still there */
+struct cycle *cycle_new(struct asgi *a, struct h1 *h, const char *label);
+int cycle_start(struct cycle *cycle); /* -1: an exception that is not the request's */
 /* Goes on with what a thread gave back, by the lease that it had. scope: borrowed; left: NULL, or what makes the coroutine in the application's
  * place. context: where the lease is set. */
 int cycle_resume(struct cycle *cycle, PyObject *scope, PyObject *left, PyObject *context);
@@ -298,7 +315,8 @@ bool cycle_is_stopped(const struct cycle *cycle);
  * need refer to the task then, and the collector would take cycle, task, coroutine and future for garbage. Brings that
  * reference in line with `waits`; the caller has a reference. */
 /* The request has ended: counts it by the route that the framework has left in its scope, if any. of: whose step asgi_place() may know; or NULL. */
-void route_count(struct asgi *a, PyObject *scope, int status, const struct metrics_spent *spent, const void *of);
+void route_count(struct asgi *a, PyObject *scope, int status, const struct metrics_spent *spent,
+                 const void *of);
 void route_forget(const void *of); /* it ends: nothing is known of its steps */
 void cycle_hold(struct cycle *cycle);
 void cycle_abandon(struct cycle *cycle);
@@ -317,8 +335,10 @@ extern PyMethodDef cycle_methods[];
 PyObject *send_call(PyObject *self, PyObject *const *args, size_t nargsf, PyObject *kwnames);
 void held_release(void *owner); /* send.c: GIL held */
 /* Pairs of bytes, of http.response.start: borrowed slices. 0 or -1 with an exception set. */
-int send_header_of(PyObject *pair, size_t i, const char *what, struct http_header *out); /* what: the message's type */
-void send_set_start_error(enum http_write err, PyObject *pairs, size_t bad, long status); /* why h1_start() refused it */
+/* what: the message's type */
+int send_header_of(PyObject *pair, size_t i, const char *what, struct http_header *out);
+/* why h1_start() refused it */
+void send_set_start_error(enum http_write err, PyObject *pairs, size_t bad, long status);
 
 /* guess.c: which paths lead to synchronous code. Any thread. */
 struct guesses *guesses_new(void); /* NULL = out of memory */
@@ -331,7 +351,7 @@ struct direct *direct_new(struct asgi *a, struct exchange *ex); /* new; in the r
 
 /* direct.c */
 bool direct_takes(struct asgi *a, struct h1 *h); /* begins it, where it is one; http_app.begin */
-int direct_run(struct asgi *a);                  /* those that were given back; -1 as cycle_start() */
+int direct_run(struct asgi *a); /* those that were given back; -1 as cycle_start() */
 void direct_abandon(struct asgi *a);
 void direct_fini(struct asgi *a);
 

@@ -26,9 +26,9 @@ report(struct direct *d, PyObject *exception, const char *what)
     struct exchange *ex = d->ex;
     bool is_gone =
         atomic_load(&ex->is_gone) || atomic_load(&ex->is_broken) || atomic_load(&ex->is_cancelled);
-    PY_OWNED PyObject *done = PyObject_CallFunction(d->asgi->names->report, "sOsOz#", ex->label,
-                                                    exception != NULL ? exception : Py_None, what,
-                                                    is_gone ? Py_True : Py_False, ex->req.id.p, (Py_ssize_t)ex->req.id.n);
+    PY_OWNED PyObject *done = PyObject_CallFunction(
+        d->asgi->names->report, "sOsOz#", ex->label, exception != NULL ? exception : Py_None, what,
+        is_gone ? Py_True : Py_False, ex->req.id.p, (Py_ssize_t)ex->req.id.n);
     if (done == NULL) {
         log_about(LOG_ERROR, ex->req.id, "%s: %s", ex->label, what);
         PyErr_WriteUnraisable(d->asgi->names->report);
@@ -109,7 +109,8 @@ serve(struct exchange *ex)
     PY_OWNED PyObject *context = PyContext_Copy(a->context);
     PY_OWNED PyObject *owner = NULL;
     bool is_inside = context != NULL && PyContext_Enter(context) == 0;
-    if (UNLIKELY(!is_inside || py_context_set(a->names->request_id, ex->req.id) < 0 || (owner = (PyObject *)direct_new(a, ex)) == NULL)) {
+    if (UNLIKELY(!is_inside || py_context_set(a->names->request_id, ex->req.id) < 0 ||
+                 (owner = (PyObject *)direct_new(a, ex)) == NULL)) {
         PyObject *raised = PyErr_GetRaisedException();
         exchange_fail(ex, true);
         log_about(LOG_ERROR, ex->req.id, "%s: it cannot be begun", ex->label);
@@ -150,7 +151,8 @@ serve(struct exchange *ex)
 bool
 direct_takes(struct asgi *a, struct h1 *h)
 {
-    if (h1_request(h)->is_websocket || !guess_is_sync(a->guesses, h1_request(h)->path) || !exchange_will_be_whole(h))
+    if (h1_request(h)->is_websocket || !guess_is_sync(a->guesses, h1_request(h)->path) ||
+        !exchange_will_be_whole(h))
         return false;
     exchange_begin(a->exchanges, h, serve);
     loop_note_request(a->loop, false);
@@ -240,7 +242,8 @@ teach(PyObject *capsule, PyObject *const *args, Py_ssize_t n)
         return NULL;
     }
     PyObject *raw_path = PyDict_GetItemWithError(args[0], a->names->s_raw_path);
-    PyObject *root_path = raw_path == NULL ? NULL : PyDict_GetItemWithError(args[0], a->names->s_root_path);
+    PyObject *root_path =
+        raw_path == NULL ? NULL : PyDict_GetItemWithError(args[0], a->names->s_root_path);
     int is_sync = PyObject_IsTrue(args[1]);
     if (is_sync < 0 || PyErr_Occurred())
         return NULL;
@@ -251,8 +254,10 @@ teach(PyObject *capsule, PyObject *const *args, Py_ssize_t n)
     const char *text = PyUnicode_AsUTF8AndSize(root_path, &root);
     if (text == NULL)
         return NULL;
-    if (PyBytes_GET_SIZE(raw_path) >= root && memcmp(PyBytes_AS_STRING(raw_path), text, (size_t)root) == 0) {
-        const struct slice path = { PyBytes_AS_STRING(raw_path) + root, (size_t)(PyBytes_GET_SIZE(raw_path) - root) };
+    if (PyBytes_GET_SIZE(raw_path) >= root &&
+        memcmp(PyBytes_AS_STRING(raw_path), text, (size_t)root) == 0) {
+        const struct slice path = { PyBytes_AS_STRING(raw_path) + root,
+                                    (size_t)(PyBytes_GET_SIZE(raw_path) - root) };
         guess_learn(a->guesses, path, is_sync ? GUESS_SYNC : GUESS_ASYNC);
     }
     Py_RETURN_NONE;
@@ -272,8 +277,8 @@ asgi_direct(struct asgi *a, struct wsgi *w, PyObject *pool, PyObject *direct, Py
         return NULL;
     if ((a->guesses = guesses_new()) == NULL)
         return PyErr_NoMemory();
-    PY_OWNED PyObject *capsule =
-        PyCapsule_New(a, asgi_capsule, NULL); /* a outlives the interpreter */
+    /* a outlives the interpreter */
+    PY_OWNED PyObject *capsule = PyCapsule_New(a, asgi_capsule, NULL);
     PY_OWNED PyObject *teaches = capsule != NULL ? PyCFunction_New(&teach_def, capsule) : NULL;
     if (teaches == NULL)
         return NULL;

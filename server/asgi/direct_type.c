@@ -56,7 +56,8 @@ take_head(struct exchange *ex, long status, PyObject *pairs)
         return -1;
     }
     for (size_t i = 0; i < n; i++) {
-        if (send_header_of(PySequence_Fast_GET_ITEM(pairs, (Py_ssize_t)i), i, "http.response.start", &table[i]) < 0)
+        if (send_header_of(PySequence_Fast_GET_ITEM(pairs, (Py_ssize_t)i), i, "http.response.start",
+                           &table[i]) < 0)
             return -1;
     }
     int code = status > 0 && status < 1000 ? (int)status : 0;

@@ -40,16 +40,18 @@ fail(struct cycle *cycle, int status)
 static bool
 is_parted(const struct cycle *cycle)
 {
-    return h1_is_gone(cycle->h) || cycle->is_leaving || (cycle->is_accepted && !h1_ws_is_open(cycle->h));
+    return h1_is_gone(cycle->h) || cycle->is_leaving ||
+           (cycle->is_accepted && !h1_ws_is_open(cycle->h));
 }
 
 static void
 report(struct cycle *cycle, PyObject *exception, const char *what)
 {
     struct slice id = h1_request(cycle->h)->id;
-    PY_OWNED PyObject *done = PyObject_CallFunction(
-        cycle->asgi->names->report, "sOsOz#", cycle_label(cycle), exception != NULL ? exception : Py_None, what,
-        is_parted(cycle) ? Py_True : Py_False, id.p, (Py_ssize_t)id.n);
+    PY_OWNED PyObject *done =
+        PyObject_CallFunction(cycle->asgi->names->report, "sOsOz#", cycle_label(cycle),
+                              exception != NULL ? exception : Py_None, what,
+                              is_parted(cycle) ? Py_True : Py_False, id.p, (Py_ssize_t)id.n);
     if (done == NULL) {
         log_about(LOG_ERROR, id, "%s: %s", cycle_label(cycle), what);
         PyErr_WriteUnraisable(cycle->asgi->names->report);
@@ -63,9 +65,9 @@ report_refused(struct cycle *cycle, PyObject *exception)
 {
     PyObject *refused = cycle->asgi->names->refused;
     bool is_answer = cycle->is_refused || !h1_is_sending(cycle->h);
-    PY_OWNED PyObject *is_cause =
-        PyObject_CallFunction(refused, "sOOO", cycle_label(cycle), cycle->asgi->pool,
-                              exception != NULL ? exception : Py_None, is_answer ? Py_True : Py_False);
+    PY_OWNED PyObject *is_cause = PyObject_CallFunction(
+        refused, "sOOO", cycle_label(cycle), cycle->asgi->pool,
+        exception != NULL ? exception : Py_None, is_answer ? Py_True : Py_False);
     if (is_cause == NULL) {
         log_error("%s: no thread was free", cycle_label(cycle));
         PyErr_WriteUnraisable(refused);
@@ -136,7 +138,8 @@ static void
 cycle_part(struct cycle *cycle)
 {
     struct h1 *h = cycle->h;
-    PY_OWNED PyObject *self = Py_NewRef((PyObject *)cycle); /* the last reference may be the server's or the task's */
+    /* the last reference may be the server's or the task's */
+    PY_OWNED PyObject *self = Py_NewRef((PyObject *)cycle);
     PY_OWNED PyObject *lease = py_take(&cycle->lease);
     list_del(&cycle->link);
     list_del(&cycle->work);
@@ -150,7 +153,8 @@ cycle_part(struct cycle *cycle)
     loop_note_request(cycle->asgi->loop, lease == NULL || !lease_was_used(lease));
     if (lease != NULL) {
         lease_set_request(lease, NULL);
-        if (lease_why(lease_inside(lease)) == SYNC_CANCEL_NOT) /* else what its thread goes on with is to end all the same */
+        if (lease_why(lease_inside(lease)) ==
+            SYNC_CANCEL_NOT) /* else what its thread goes on with is to end all the same */
             lease_answered(lease_inside(lease));
         lease_parted(lease_inside(lease));
         lease_end(lease);
@@ -170,26 +174,34 @@ cycle_end(struct cycle *cycle, PyObject *task, PyObject *exception)
 {
     struct h1 *h = cycle->h;
     bool was_cancelled = false;
-    PY_OWNED PyObject *raised = task != NULL ? outcome(cycle, task, &was_cancelled) : Py_XNewRef(exception);
+    PY_OWNED PyObject *raised =
+        task != NULL ? outcome(cycle, task, &was_cancelled) : Py_XNewRef(exception);
     bool is_refused = UNLIKELY(cycle_was_refused(cycle)) && report_refused(cycle, raised);
     if (UNLIKELY(raised != NULL)) {
         if (is_refused)
             ; /* said */
         else if (cycle_is_stopped(cycle))
-            log_about(LOG_WARNING, h1_request(h)->id, "%s: cancelled, the worker is stopping", cycle_label(cycle));
+            log_about(LOG_WARNING, h1_request(h)->id, "%s: cancelled, the worker is stopping",
+                      cycle_label(cycle));
         else if (!was_cancelled)
-            report(cycle, raised, h1_is_sending(h) && !cycle->is_accepted ? "exception after the response had begun" : "exception");
+            report(cycle, raised,
+                   h1_is_sending(h) && !cycle->is_accepted
+                       ? "exception after the response had begun"
+                       : "exception");
         else if (cycle->is_overdue)
             ; /* said, see below */
         else if (cycle->is_cancelled)
-            log_about(LOG_WARNING, h1_request(h)->id, "%s: cancelled, the worker is stopping", cycle_label(cycle));
+            log_about(LOG_WARNING, h1_request(h)->id, "%s: cancelled, the worker is stopping",
+                      cycle_label(cycle));
         else if (!h1_is_gone(h))
             report(cycle, raised, "the application cancelled its own task");
         fail(cycle, is_refused || cycle_is_stopped(cycle) ? 503 : 500);
-        close_websocket(cycle, cycle->is_cancelled ? cycle->asgi->http.conf->ws_drain_code : WS_INTERNAL_ERROR);
+        close_websocket(cycle, cycle->is_cancelled ? cycle->asgi->http.conf->ws_drain_code
+                                                   : WS_INTERNAL_ERROR);
     } else if (UNLIKELY(!h1_is_finished(h)) && !h1_is_broken(h) && !is_parted(cycle)) {
-        report(cycle, NULL, h1_is_started(h) ? "the application returned before the response was complete"
-                                             : "the application returned without a response");
+        report(cycle, NULL,
+               h1_is_started(h) ? "the application returned before the response was complete"
+                                : "the application returned without a response");
         fail(cycle, cycle_was_refused(cycle) ? 503 : 500);
     }
     if (UNLIKELY(cycle->is_leaving))
@@ -202,7 +214,8 @@ cycle_end(struct cycle *cycle, PyObject *task, PyObject *exception)
 void
 cycle_abandon(struct cycle *cycle)
 {
-    log_about(LOG_WARNING, h1_request(cycle->h)->id, "%s: left behind, its task did not end", cycle_label(cycle));
+    log_about(LOG_WARNING, h1_request(cycle->h)->id, "%s: left behind, its task did not end",
+              cycle_label(cycle));
     fail(cycle, 500);
     close_websocket(cycle, cycle->asgi->http.conf->ws_drain_code);
     cycle_part(cycle);
@@ -228,7 +241,8 @@ cycle_new(struct asgi *a, struct h1 *h, const char *label)
     size_t n = label != NULL ? strnlen(label, sizeof(made) - 1) : label_fill(made, h1_request(h));
     bool is_websocket = h1_request(h)->is_websocket;
     size_t behind = (is_websocket ? 0 : sizeof(struct cycle_http)) + n + 1;
-    struct cycle *cycle = PyObject_GC_NewVar(struct cycle, a->names->cycle_type, (Py_ssize_t)behind);
+    struct cycle *cycle =
+        PyObject_GC_NewVar(struct cycle, a->names->cycle_type, (Py_ssize_t)behind);
     if (cycle == NULL)
         return NULL;
     cycle->call = cycle_done;
@@ -240,9 +254,11 @@ cycle_new(struct asgi *a, struct h1 *h, const char *label)
     list_init(&cycle->waits);
     cycle->events = 0;
     cycle->is_overdue = cycle->is_leaving = cycle->knows_gone = false;
-    cycle->body_is_told = cycle->is_full = cycle->is_cancelled = cycle->is_refused = cycle->is_held = false;
+    cycle->body_is_told = cycle->is_full = cycle->is_cancelled = cycle->is_refused =
+        cycle->is_held = false;
     cycle->expects_trailers = cycle->is_body_sent = false;
-    cycle->connect_is_told = cycle->disconnect_is_told = cycle->is_accepted = cycle->is_closed = false;
+    cycle->connect_is_told = cycle->disconnect_is_told = cycle->is_accepted = cycle->is_closed =
+        false;
     cycle->is_websocket = is_websocket;
     cycle->begun_ns = a->http.net->now_ns;
     if (LIKELY(!is_websocket))
@@ -279,7 +295,8 @@ call_in(struct cycle *cycle, PyObject *context, PyObject *fn, PyObject *scope)
     int err = scope != NULL ? py_context_set(n->request_id, h1_request(cycle->h)->id) : 0;
     if (LIKELY(err == 0))
         err = watched_begin(cycle);
-    if (LIKELY(cycle->lease == NULL) && err == 0 && !cycle->is_websocket) /* whose leases are ringcorn.websocket_lease's */
+    if (LIKELY(cycle->lease == NULL) && err == 0 &&
+        !cycle->is_websocket) /* whose leases are ringcorn.websocket_lease's */
         cycle->lease = pool_enter(a->pool, cycle_label(cycle));
     if (cycle->lease != NULL)
         lease_set_request(cycle->lease, (PyObject *)cycle);
@@ -322,7 +339,8 @@ cancel_queries(struct cycle *cycle)
 {
     struct h1 *h = cycle->h;
     const char *label = cycle_label(cycle);
-    if (!drivers_are_watched() || cycle->lease == NULL || cycle->is_websocket || cycle->is_leaving || h1_is_finished(h))
+    if (!drivers_are_watched() || cycle->lease == NULL || cycle->is_websocket ||
+        cycle->is_leaving || h1_is_finished(h))
         return;
     if (conf_cancels(cycle->asgi->http.conf, label, strcspn(label, " ")))
         lease_cancel(lease_inside(cycle->lease), SYNC_CANCEL_GONE);
@@ -343,10 +361,12 @@ run(struct cycle *cycle, PyObject *coro, PyObject *context, PyObject *scope)
     struct asgi *a = cycle->asgi;
     if (LIKELY(!cycle->is_websocket))
         Py_XSETREF(cycle->http->scope, Py_XNewRef(scope));
-    PyObject *path = scope == NULL ? NULL : PyDict_GetItemWithError(scope, a->names->s_path); /* names the task */
+    /* names the task */
+    PyObject *path = scope == NULL ? NULL : PyDict_GetItemWithError(scope, a->names->s_path);
     PY_OWNED PyObject *task = coro == NULL ? NULL : task_start(a->loop, coro, context, path);
     struct metrics_step step;
-    if (LIKELY(!cycle->is_websocket) && cycle->http->scope != NULL && loop_step_so_far(a->loop, &step))
+    if (LIKELY(!cycle->is_websocket) && cycle->http->scope != NULL &&
+        loop_step_so_far(a->loop, &step))
         metrics_step(&cycle->http->steps, &step);
     if (UNLIKELY(task == NULL))
         return cycle_refuse(cycle);
@@ -359,8 +379,10 @@ run(struct cycle *cycle, PyObject *coro, PyObject *context, PyObject *scope)
         cycle_end(cycle, task, NULL);
         return 0;
     }
-    PyObject *args[] = { task, (PyObject *)cycle, context }; /* without it the future would keep a copy of the current one */
-    PY_OWNED PyObject *added = PyObject_VectorcallMethod(a->names->add_done_callback, args, 2, a->names->context_kwname);
+    PyObject *args[] = { task, (PyObject *)cycle,
+                         context }; /* without it the future would keep a copy of the current one */
+    PY_OWNED PyObject *added =
+        PyObject_VectorcallMethod(a->names->add_done_callback, args, 2, a->names->context_kwname);
     if (UNLIKELY(added == NULL || watched_suspend(cycle, context) < 0))
         return cycle_refuse(cycle);
     cycle->task = py_take(&task);
@@ -375,12 +397,16 @@ cycle_start(struct cycle *cycle)
     struct asgi *a = cycle->asgi;
     PY_OWNED PyObject *context = PyContext_Copy(a->context);
     PY_OWNED PyObject *addresses = context == NULL ? NULL : scope_addresses(a->names, cycle->h);
-    PY_OWNED PyObject *scope = addresses == NULL ? NULL : scope_new(a, h1_request(cycle->h), addresses);
+    PY_OWNED PyObject *scope =
+        addresses == NULL ? NULL : scope_new(a, h1_request(cycle->h), addresses);
     h1_head_done(cycle->h);
     if (cycle->is_websocket)
         scope_addresses_drop(cycle->h);
     a->first = cycle;
-    PY_OWNED PyObject *coro = scope == NULL ? NULL : call_in(cycle, context, cycle->is_websocket ? a->websocket_app : a->app, scope);
+    PY_OWNED PyObject *coro =
+        scope == NULL
+            ? NULL
+            : call_in(cycle, context, cycle->is_websocket ? a->websocket_app : a->app, scope);
     int err = run(cycle, coro, context, scope);
     a->first = NULL;
     return err;
@@ -407,9 +433,10 @@ cancel_overdue(struct cycle *cycle)
         return;
     PY_OWNED PyObject *task = Py_NewRef(cycle->task);
     cycle->is_overdue = true;
-    PY_OWNED PyObject *said = PyObject_CallFunction(
-        a->names->overdue, "sdiOOs", cycle_label(cycle), (double)(a->http.net->now_ns - cycle->begun_ns) / NS_PER_S,
-        h1_overdue(cycle->h), task, a->pool, h1_timeout_name(cycle->h));
+    PY_OWNED PyObject *said =
+        PyObject_CallFunction(a->names->overdue, "sdiOOs", cycle_label(cycle),
+                              (double)(a->http.net->now_ns - cycle->begun_ns) / NS_PER_S,
+                              h1_overdue(cycle->h), task, a->pool, h1_timeout_name(cycle->h));
     if (said == NULL)
         PyErr_WriteUnraisable(a->names->overdue);
     if (cycle->lease != NULL)
@@ -501,10 +528,14 @@ cycle_dealloc(PyObject *self)
 }
 
 static PyType_Slot cycle_slots[] = {
-    { Py_tp_dealloc, cycle_dealloc }, { Py_tp_traverse, cycle_traverse },
-    { Py_tp_clear, cycle_clear },     { Py_tp_finalize, cycle_finalize },
-    { Py_tp_call, PyVectorcall_Call }, { Py_tp_members, cycle_members },
-    { Py_tp_getset, cycle_getset },   { Py_tp_methods, cycle_methods },
+    { Py_tp_dealloc, cycle_dealloc },
+    { Py_tp_traverse, cycle_traverse },
+    { Py_tp_clear, cycle_clear },
+    { Py_tp_finalize, cycle_finalize },
+    { Py_tp_call, PyVectorcall_Call },
+    { Py_tp_members, cycle_members },
+    { Py_tp_getset, cycle_getset },
+    { Py_tp_methods, cycle_methods },
     { 0, NULL },
 };
 

@@ -15,7 +15,8 @@ struct header_cache {
 };
 
 /* In the order of struct asgi_names.methods. */
-static const char *const METHODS[] = { "GET", "POST", "HEAD", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE" };
+static const char *const METHODS[] = { "GET",   "POST",   "HEAD",    "PUT",
+                                       "PATCH", "DELETE", "OPTIONS", "TRACE" };
 
 static PyObject *
 module_attr(PyObject *module, const char *name)
@@ -33,7 +34,8 @@ as_coroutine_new(void)
 static int
 make_templates(struct asgi_names *n, const struct conf *conf)
 {
-    PY_OWNED PyObject *root_path = PyUnicode_DecodeFSDefault(conf->root_path ? conf->root_path : "");
+    PY_OWNED PyObject *root_path =
+        PyUnicode_DecodeFSDefault(conf->root_path ? conf->root_path : "");
     PY_OWNED PyObject *spec = PyUnicode_FromString("2.5");
     PY_OWNED PyObject *version = PyUnicode_FromString("3.0");
     if (root_path == NULL || spec == NULL || version == NULL)
@@ -50,10 +52,10 @@ make_templates(struct asgi_names *n, const struct conf *conf)
         PyDict_SetItem(n->asgi_template, n->s_spec_version, spec) < 0)
         return -1;
     /* Every key that scope_new() sets is here, so that a copy never has to grow. */
-    PyObject *const keys[] = { n->s_type,         n->s_asgi,      n->s_http_version, n->s_server,
-                               n->s_client,       n->s_scheme,    n->s_method,       n->s_root_path,
-                               n->s_path,         n->s_raw_path,  n->s_query_string, n->s_headers,
-                               n->s_extensions,   n->s_state };
+    PyObject *const keys[] = { n->s_type,       n->s_asgi,     n->s_http_version, n->s_server,
+                               n->s_client,     n->s_scheme,   n->s_method,       n->s_root_path,
+                               n->s_path,       n->s_raw_path, n->s_query_string, n->s_headers,
+                               n->s_extensions, n->s_state };
     for (size_t i = 0; i < ARRAY_LEN(keys); i++) {
         if (PyDict_SetItem(n->scope_template, keys[i], Py_None) < 0)
             return -1;
@@ -75,7 +77,8 @@ make_templates(struct asgi_names *n, const struct conf *conf)
         PyDict_SetItem(n->request_template, n->s_body, n->empty_bytes) < 0 ||
         PyDict_SetItem(n->request_template, n->s_more_body, Py_False) < 0)
         return -1;
-    PyObject *const extensions[] = { n->response_pathsend, n->response_zerocopysend, n->response_early_hint,
+    PyObject *const extensions[] = { n->response_pathsend, n->response_zerocopysend,
+                                     n->response_early_hint,
                                      conf->log_level == LOG_DEBUG ? n->response_debug : NULL };
     if ((n->extensions_template = PyDict_New()) == NULL)
         return -1;
@@ -102,17 +105,21 @@ names_fill(struct asgi_names *n, const struct conf *conf)
     n->disconnected = module_attr(n->module, "ClientDisconnected");
     PY_OWNED PyObject *asyncio = PyImport_ImportModule("asyncio");
     if (n->cycle_type == NULL || n->receive_type == NULL || n->send_type == NULL ||
-        n->wait_type == NULL || n->direct_type == NULL || n->disconnected == NULL || asyncio == NULL)
+        n->wait_type == NULL || n->direct_type == NULL || n->disconnected == NULL ||
+        asyncio == NULL)
         return -1;
     PY_OWNED PyObject *log = PyImport_ImportModule("ringcorn.log");
     PY_OWNED PyObject *overload = PyImport_ImportModule("ringcorn.overload");
     if (log == NULL || (n->report = module_attr(log, "request_failed")) == NULL ||
         (n->request_id = module_attr(log, "request_id")) == NULL || overload == NULL ||
-        (n->refused = module_attr(overload, "refused")) == NULL || (n->overdue = module_attr(overload, "overdue")) == NULL ||
-        (n->as_coroutine = as_coroutine_new()) == NULL || (n->loop_kwname = Py_BuildValue("(s)", "loop")) == NULL ||
+        (n->refused = module_attr(overload, "refused")) == NULL ||
+        (n->overdue = module_attr(overload, "overdue")) == NULL ||
+        (n->as_coroutine = as_coroutine_new()) == NULL ||
+        (n->loop_kwname = Py_BuildValue("(s)", "loop")) == NULL ||
         (n->context_kwname = Py_BuildValue("(s)", "context")) == NULL)
         return -1;
-    PY_OWNED PyObject *guard = conf->guard_mode == CONF_GUARD_OFF ? NULL : PyImport_ImportModule("ringcorn.guard");
+    PY_OWNED PyObject *guard =
+        conf->guard_mode == CONF_GUARD_OFF ? NULL : PyImport_ImportModule("ringcorn.guard");
     if (conf->guard_mode != CONF_GUARD_OFF &&
         (guard == NULL || (n->guard_request = module_attr(guard, "request")) == NULL ||
          (n->guard_gone = module_attr(guard, "gone")) == NULL ||
@@ -207,20 +214,63 @@ names_free(struct asgi_names *n)
     ASGI_STRINGS(X)
 #undef X
     PyObject **const rest[] = {
-        &n->module,          &n->disconnected,      &n->future_type,      &n->wait_done,
-        &n->empty_bytes,     &n->root_path_bytes,   &n->scope_template,   &n->asgi_template,
-        &n->request_template, &n->disconnect_template, &n->http_request,  &n->http_disconnect,
-        &n->response_start,  &n->response_body,     &n->version_10,       &n->version_11,
-        &n->exception,       &n->add_done_callback, &n->cancel,           &n->set_result,
+        &n->module,
+        &n->disconnected,
+        &n->future_type,
+        &n->wait_done,
+        &n->empty_bytes,
+        &n->root_path_bytes,
+        &n->scope_template,
+        &n->asgi_template,
+        &n->request_template,
+        &n->disconnect_template,
+        &n->http_request,
+        &n->http_disconnect,
+        &n->response_start,
+        &n->response_body,
+        &n->version_10,
+        &n->version_11,
+        &n->exception,
+        &n->add_done_callback,
+        &n->cancel,
+        &n->set_result,
         &n->cancelling,
-        &n->request_id,      &n->done,            &n->server_tuple,      &n->client_host, &n->report,           &n->loop_kwname,  &n->refused,
-        &n->overdue,         &n->guard_request,     &n->guard_gone,       &n->guard_cancel,  &n->guard_ended,
-        &n->as_coroutine,    &n->websocket_template, &n->ws_connect,      &n->ws_receive,
-        &n->ws_disconnect,   &n->ws_accept,         &n->ws_send,          &n->ws_close,
-        &n->ws_response,     &n->ws_response_start, &n->ws_response_body, &n->context_kwname,
-        &n->result,          &n->future_blocking,   &n->name_ws_key,       &n->response_pathsend,
-        &n->response_zerocopysend, &n->response_early_hint, &n->response_trailers, &n->response_debug,
-        &n->extensions_template, &n->ws_extensions_template, &n->tell,          &n->seek,
+        &n->request_id,
+        &n->done,
+        &n->server_tuple,
+        &n->client_host,
+        &n->report,
+        &n->loop_kwname,
+        &n->refused,
+        &n->overdue,
+        &n->guard_request,
+        &n->guard_gone,
+        &n->guard_cancel,
+        &n->guard_ended,
+        &n->as_coroutine,
+        &n->websocket_template,
+        &n->ws_connect,
+        &n->ws_receive,
+        &n->ws_disconnect,
+        &n->ws_accept,
+        &n->ws_send,
+        &n->ws_close,
+        &n->ws_response,
+        &n->ws_response_start,
+        &n->ws_response_body,
+        &n->context_kwname,
+        &n->result,
+        &n->future_blocking,
+        &n->name_ws_key,
+        &n->response_pathsend,
+        &n->response_zerocopysend,
+        &n->response_early_hint,
+        &n->response_trailers,
+        &n->response_debug,
+        &n->extensions_template,
+        &n->ws_extensions_template,
+        &n->tell,
+        &n->seek,
     };
     for (size_t i = 0; i < ARRAY_LEN(rest); i++)
         Py_CLEAR(*rest[i]);

@@ -110,7 +110,8 @@ receive_next(struct cycle *cycle)
         return ws_receive_next(cycle);
     if (UNLIKELY(cycle->http->early != NULL) && !h1_is_finished(h))
         return early_message(cycle);
-    if (!cycle->body_is_told && !h1_is_finished(h)) { /* after the answer nobody waits for the rest of a body */
+    if (!cycle->body_is_told &&
+        !h1_is_finished(h)) { /* after the answer nobody waits for the rest of a body */
         struct slice body = h1_body(h);
         bool is_last = h1_body_is_complete(h);
         if (body.n > 0 || is_last) {
@@ -140,7 +141,8 @@ receive_call(PyObject *self, PyObject *const *args, size_t nargsf, PyObject *kwn
         PyErr_SetString(PyExc_TypeError, "receive() takes no arguments");
         return NULL;
     }
-    if (UNLIKELY(!cycle_is_here(cycle))) /* run_coroutine_threadsafe(receive(), loop): the loop looks */
+    if (UNLIKELY(
+            !cycle_is_here(cycle))) /* run_coroutine_threadsafe(receive(), loop): the loop looks */
         return wait_until(cycle, WAIT_RECEIVE, NULL);
     PyObject *message = LIKELY(cycle->h != NULL) ? receive_next(cycle) : receive_last(cycle);
     if (LIKELY(message != NULL))
@@ -199,9 +201,12 @@ static PyMemberDef channel_members[] = {
 };
 
 static PyType_Slot channel_slots[] = {
-    { Py_tp_dealloc, channel_dealloc }, { Py_tp_traverse, channel_traverse },
-    { Py_tp_clear, channel_clear },     { Py_tp_call, PyVectorcall_Call },
-    { Py_tp_members, channel_members }, { Py_tp_repr, channel_repr },
+    { Py_tp_dealloc, channel_dealloc },
+    { Py_tp_traverse, channel_traverse },
+    { Py_tp_clear, channel_clear },
+    { Py_tp_call, PyVectorcall_Call },
+    { Py_tp_members, channel_members },
+    { Py_tp_repr, channel_repr },
     { 0, NULL },
 };
 

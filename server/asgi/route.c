@@ -20,18 +20,21 @@ static struct {
 static struct slice
 route_of(const struct asgi *a, PyObject *scope, PyObject **owner)
 {
-    PyObject *route = PyDict_GetItemWithError(scope, a->names->s_route); /* the key is a str: nothing is raised */
+    /* the key is a str: nothing is raised */
+    PyObject *route = PyDict_GetItemWithError(scope, a->names->s_route);
     if (route == NULL)
         return (struct slice){ 0 };
     PY_OWNED PyObject *path = NULL;
     if (PyUnicode_Check(route)) {
         path = Py_NewRef(route);
     } else {
-        PY_OWNED PyObject *kept = Py_NewRef(route); /* its attribute may be the application's code */
+        /* its attribute may be the application's code */
+        PY_OWNED PyObject *kept = Py_NewRef(route);
         path = PyObject_GetAttr(kept, a->names->s_path);
     }
     Py_ssize_t n = 0;
-    const char *text = path != NULL && PyUnicode_Check(path) ? PyUnicode_AsUTF8AndSize(path, &n) : NULL;
+    const char *text =
+        path != NULL && PyUnicode_Check(path) ? PyUnicode_AsUTF8AndSize(path, &n) : NULL;
     if (text == NULL) {
         PyErr_Clear();
         return (struct slice){ 0 };
@@ -49,20 +52,25 @@ kind_of(const struct asgi *a, PyObject *scope)
         return METRICS_KIND_UNKNOWN;
     PY_OWNED PyObject *kept = Py_NewRef(endpoint);
     PY_OWNED PyObject *module = PyImport_ImportModule("asyncio");
-    PY_OWNED PyObject *is_async = module == NULL ? NULL : PyObject_CallMethod(module, "iscoroutinefunction", "O", kept);
+    PY_OWNED PyObject *is_async =
+        module == NULL ? NULL : PyObject_CallMethod(module, "iscoroutinefunction", "O", kept);
     PyErr_Clear();
-    return is_async == Py_True ? METRICS_KIND_ASYNC : is_async == Py_False && PyFunction_Check(kept) ? METRICS_KIND_DEF : METRICS_KIND_UNKNOWN;
+    return is_async == Py_True                              ? METRICS_KIND_ASYNC
+           : is_async == Py_False && PyFunction_Check(kept) ? METRICS_KIND_DEF
+                                                            : METRICS_KIND_UNKNOWN;
 }
 
 void
-route_count(struct asgi *a, PyObject *scope, int status, const struct metrics_spent *spent, const void *of)
+route_count(struct asgi *a, PyObject *scope, int status, const struct metrics_spent *spent,
+            const void *of)
 {
     PY_OWNED PyObject *owner = NULL;
     struct slice name = route_of(a, scope, &owner);
     bool is_known = of != NULL && place.of == of;
     struct metrics_route *r = metrics_count_route(name, status, spent, is_known ? place.text : "");
     if (UNLIKELY(atomic_load_explicit(&r->kind, memory_order_relaxed) == METRICS_KIND_NEW))
-        atomic_store_explicit(&r->kind, name.n > 0 ? kind_of(a, scope) : METRICS_KIND_UNKNOWN, memory_order_relaxed);
+        atomic_store_explicit(&r->kind, name.n > 0 ? kind_of(a, scope) : METRICS_KIND_UNKNOWN,
+                              memory_order_relaxed);
 }
 
 void
@@ -76,7 +84,8 @@ static struct cycle *
 cycle_in(const struct asgi *a, PyObject *context)
 {
     /* Tasks that the request's own task has made have a copy of its context. */
-    PyObject *lease = context != NULL && a->pool != NULL ? pool_lease_in(a->pool, context) : NULL; /* borrowed */
+    /* borrowed */
+    PyObject *lease = context != NULL && a->pool != NULL ? pool_lease_in(a->pool, context) : NULL;
     return lease != NULL ? (struct cycle *)lease_request(lease) : NULL;
 }
 

@@ -22,7 +22,8 @@ static PyObject *
 client_host_new(struct asgi_names *n, struct slice text)
 {
     PyObject *last = n->client_host;
-    if (last != NULL && (size_t)PyUnicode_GET_LENGTH(last) == text.n && memcmp(PyUnicode_1BYTE_DATA(last), text.p, text.n) == 0)
+    if (last != NULL && (size_t)PyUnicode_GET_LENGTH(last) == text.n &&
+        memcmp(PyUnicode_1BYTE_DATA(last), text.p, text.n) == 0)
         return Py_NewRef(last);
     PyObject *host = PyUnicode_DecodeUTF8(text.p, (Py_ssize_t)text.n, "strict");
     if (host != NULL && PyUnicode_IS_ASCII(host))
@@ -51,7 +52,8 @@ is_usual_server(const struct asgi_names *n, const struct exchange_ends *ends)
 static PyObject *
 text_or_none(const char *text)
 {
-    return text == NULL ? Py_NewRef(Py_None) : PyUnicode_DecodeUTF8(text, (Py_ssize_t)strlen(text), "replace");
+    return text == NULL ? Py_NewRef(Py_None)
+                        : PyUnicode_DecodeUTF8(text, (Py_ssize_t)strlen(text), "replace");
 }
 
 static PyObject *
@@ -148,7 +150,8 @@ root_of(const struct asgi_names *n, const struct http_request *r)
 {
     if (UNLIKELY(r->forwarded.root_path.p != NULL))
         return r->forwarded.root_path;
-    return (struct slice){ PyBytes_AS_STRING(n->root_path_bytes), (size_t)PyBytes_GET_SIZE(n->root_path_bytes) };
+    return (struct slice){ PyBytes_AS_STRING(n->root_path_bytes),
+                           (size_t)PyBytes_GET_SIZE(n->root_path_bytes) };
 }
 
 /* root_path + path with percent escapes and UTF-8 decoded; what is not UTF-8 becomes U+FFFD, an escape that is none stays. */
@@ -226,9 +229,11 @@ subprotocols_new(const struct http_request *r)
 static PyObject *
 extensions_new(struct asgi_names *n, const struct http_request *r, PyObject *tls)
 {
-    PY_OWNED PyObject *extensions = PyDict_Copy(r->is_websocket ? n->ws_extensions_template : n->extensions_template);
+    PY_OWNED PyObject *extensions =
+        PyDict_Copy(r->is_websocket ? n->ws_extensions_template : n->extensions_template);
     if (extensions == NULL ||
-        (UNLIKELY(r->version_minor == 0 && !r->is_websocket) && PyDict_DelItem(extensions, n->response_early_hint) < 0) ||
+        (UNLIKELY(r->version_minor == 0 && !r->is_websocket) &&
+         PyDict_DelItem(extensions, n->response_early_hint) < 0) ||
         (UNLIKELY(r->takes_trailers) && !r->is_websocket &&
          py_dict_give(extensions, n->response_trailers, PyDict_New()) < 0) ||
         (tls != Py_None && py_dict_give(extensions, n->s_tls, PyDict_Copy(tls)) < 0))
@@ -249,7 +254,8 @@ state_new(struct asgi *a, const struct http_request *r)
 {
     PY_OWNED PyObject *state = PyDict_Copy(a->state);
     if (state != NULL && r->id.n > 0 &&
-        py_dict_give(state, a->names->s_request_id, PyUnicode_DecodeLatin1(r->id.p, (Py_ssize_t)r->id.n, NULL)) < 0)
+        py_dict_give(state, a->names->s_request_id,
+                     PyUnicode_DecodeLatin1(r->id.p, (Py_ssize_t)r->id.n, NULL)) < 0)
         return NULL;
     return py_take(&state);
 }
@@ -259,7 +265,8 @@ scope_new(struct asgi *a, const struct http_request *r, PyObject *addresses)
 {
     struct asgi_names *n = a->names;
     PyObject *tls = PyTuple_GET_ITEM(addresses, 2);
-    PY_OWNED PyObject *scope = PyDict_Copy(r->is_websocket ? n->websocket_template : n->scope_template);
+    PY_OWNED PyObject *scope =
+        PyDict_Copy(r->is_websocket ? n->websocket_template : n->scope_template);
     if (scope == NULL || PyDict_SetItem(scope, n->s_client, PyTuple_GET_ITEM(addresses, 0)) < 0 ||
         py_dict_give(scope, n->s_asgi, asgi_new(n, r)) < 0 ||
         py_dict_give(scope, n->s_extensions, extensions_new(n, r, tls)) < 0 ||
@@ -269,21 +276,26 @@ scope_new(struct asgi *a, const struct http_request *r, PyObject *addresses)
         py_dict_give(scope, n->s_state, state_new(a, r)) < 0)
         return NULL;
     PyObject *server = PyTuple_GET_ITEM(addresses, 1);
-    if (UNLIKELY(n->has_servers || server != n->server_tuple) && PyDict_SetItem(scope, n->s_server, server) < 0)
+    if (UNLIKELY(n->has_servers || server != n->server_tuple) &&
+        PyDict_SetItem(scope, n->s_server, server) < 0)
         return NULL;
-    if (UNLIKELY(r->is_https) && PyDict_SetItem(scope, n->s_scheme, r->is_websocket ? n->s_wss : n->s_https) < 0)
+    if (UNLIKELY(r->is_https) &&
+        PyDict_SetItem(scope, n->s_scheme, r->is_websocket ? n->s_wss : n->s_https) < 0)
         return NULL;
     if (UNLIKELY(r->forwarded.root_path.p != NULL) &&
         py_dict_give(scope, n->s_root_path, path_new(n, r, SLICE(""))) < 0)
         return NULL;
-    if (UNLIKELY(r->version_minor == 0) && PyDict_SetItem(scope, n->s_http_version, n->version_10) < 0)
+    if (UNLIKELY(r->version_minor == 0) &&
+        PyDict_SetItem(scope, n->s_http_version, n->version_10) < 0)
         return NULL;
     if (r->is_websocket && py_dict_give(scope, n->s_subprotocols, subprotocols_new(r)) < 0)
         return NULL;
-    if (!slice_is(r->method, "GET") && py_dict_give(scope, n->s_method, names_method(n, r->method)) < 0)
+    if (!slice_is(r->method, "GET") &&
+        py_dict_give(scope, n->s_method, names_method(n, r->method)) < 0)
         return NULL;
     if (r->query.n > 0 &&
-        py_dict_give(scope, n->s_query_string, PyBytes_FromStringAndSize(r->query.p, (Py_ssize_t)r->query.n)) < 0)
+        py_dict_give(scope, n->s_query_string,
+                     PyBytes_FromStringAndSize(r->query.p, (Py_ssize_t)r->query.n)) < 0)
         return NULL;
     return py_take(&scope);
 }

@@ -60,13 +60,13 @@ send_header_of(PyObject *pair, size_t i, const char *what, struct http_header *o
         name = PyTuple_GET_ITEM(pair, 0);
         value = PyTuple_GET_ITEM(pair, 1);
     } else {
-        PyErr_Format(PyExc_TypeError,
-                     "%s: header %zu must be a pair (name, value), not %R", what, i, pair);
+        PyErr_Format(PyExc_TypeError, "%s: header %zu must be a pair (name, value), not %R", what,
+                     i, pair);
         return -1;
     }
     if (UNLIKELY(!PyBytes_Check(name) || !PyBytes_Check(value))) {
-        PyErr_Format(PyExc_TypeError,
-                     "%s: name and value of header %zu must be bytes, not %R", what, i, pair);
+        PyErr_Format(PyExc_TypeError, "%s: name and value of header %zu must be bytes, not %R",
+                     what, i, pair);
         return -1;
     }
     out->name = (struct slice){ PyBytes_AS_STRING(name), (size_t)PyBytes_GET_SIZE(name) };
@@ -174,14 +174,17 @@ send_start(struct cycle *cycle, PyObject *event)
     if (status == -1 && PyErr_Occurred())
         return NULL;
     if (UNLIKELY(overflow != 0))
-        return PyErr_Format(PyExc_ValueError, "http.response.start: status %S is not between 200 and 999",
+        return PyErr_Format(PyExc_ValueError,
+                            "http.response.start: status %S is not between 200 and 999",
                             status_object);
-    if (UNLIKELY(status >= 500 && status < 600 && (cycle_was_refused(cycle) || cycle_is_stopped(cycle))))
+    if (UNLIKELY(status >= 500 && status < 600 &&
+                 (cycle_was_refused(cycle) || cycle_is_stopped(cycle))))
         return send_refused(cycle);
     struct header_table table;
     if (headers_take(cycle, event, "http.response.start", &table) < 0)
         return NULL;
-    if (UNLIKELY(cycle->h == NULL || cycle->is_accepted || h1_is_started(cycle->h))) { /* by what ran meanwhile */
+    if (UNLIKELY(cycle->h == NULL || cycle->is_accepted ||
+                 h1_is_started(cycle->h))) { /* by what ran meanwhile */
         headers_drop(&table);
         return send_out_of_order(n->response_start, "the response has already been started");
     }
@@ -211,14 +214,16 @@ write_body(struct cycle *cycle, PyObject *body, bool is_last)
     if (LIKELY(body == NULL))
         return h1_write(cycle->h, "", 0, NULL, is_last);
     if (LIKELY(PyBytes_Check(body) && PyBytes_GET_SIZE(body) < HOLD_MIN))
-        return h1_write(cycle->h, PyBytes_AS_STRING(body), (size_t)PyBytes_GET_SIZE(body), NULL, is_last);
-    if (LIKELY(PyBytes_CheckExact(body)))
-        return h1_write(cycle->h, PyBytes_AS_STRING(body), (size_t)PyBytes_GET_SIZE(body), Py_NewRef(body),
+        return h1_write(cycle->h, PyBytes_AS_STRING(body), (size_t)PyBytes_GET_SIZE(body), NULL,
                         is_last);
+    if (LIKELY(PyBytes_CheckExact(body)))
+        return h1_write(cycle->h, PyBytes_AS_STRING(body), (size_t)PyBytes_GET_SIZE(body),
+                        Py_NewRef(body), is_last);
     if (!PyObject_CheckBuffer(body)) {
-        PyErr_Format(PyExc_TypeError,
-                     "http.response.body: 'body' must be bytes, bytearray or memoryview, not %.100s",
-                     Py_TYPE(body)->tp_name);
+        PyErr_Format(
+            PyExc_TypeError,
+            "http.response.body: 'body' must be bytes, bytearray or memoryview, not %.100s",
+            Py_TYPE(body)->tp_name);
         return HTTP_BAD_VALUE;
     }
     struct held *held = malloc(sizeof(*held));
@@ -238,8 +243,8 @@ write_body(struct cycle *cycle, PyObject *body, bool is_last)
     }
     /* A buffer that can be written to is copied: the application may fill it anew as soon as send() has returned. */
     bool is_lent = held->view.readonly && held->view.len >= HOLD_MIN;
-    enum http_write result = h1_write(cycle->h, held->view.buf, (size_t)held->view.len,
-                                      is_lent ? owner : NULL, is_last);
+    enum http_write result =
+        h1_write(cycle->h, held->view.buf, (size_t)held->view.len, is_lent ? owner : NULL, is_last);
     if (!is_lent)
         held_release(owner);
     return result;
@@ -249,7 +254,8 @@ PyObject *
 send_body(struct cycle *cycle, PyObject *event)
 {
     struct asgi_names *n = cycle->asgi->names;
-    PY_OWNED PyObject *body = Py_XNewRef(item(event, n->s_body)); /* what runs below may empty the event */
+    /* what runs below may empty the event */
+    PY_OWNED PyObject *body = Py_XNewRef(item(event, n->s_body));
     if (body == NULL && PyErr_Occurred())
         return NULL;
     PyObject *more = item(event, n->s_more_body);
@@ -262,7 +268,8 @@ send_body(struct cycle *cycle, PyObject *event)
     if (cycle->h == NULL)
         return send_out_of_order(n->response_body, "the application has returned");
     if (UNLIKELY(cycle->is_body_sent))
-        return send_out_of_order(n->response_body, "the body is complete; http.response.trailers is what comes now");
+        return send_out_of_order(n->response_body,
+                                 "the body is complete; http.response.trailers is what comes now");
     enum http_write result = write_body(cycle, body, !more_body && !cycle->expects_trailers);
     cycle->is_body_sent = UNLIKELY(cycle->expects_trailers) && result >= 0 && !more_body;
     switch (result) {
@@ -323,7 +330,8 @@ send_message(struct cycle *cycle, PyObject *event)
         return ws_send_message(cycle, type, event);
     if (UNLIKELY(h1_is_finished(h))) {
         /* Trailers that the client does not take are dropped. */
-        if ((cycle->is_refused && send_is_type(type, n->response_body)) || send_is_type(type, n->response_trailers))
+        if ((cycle->is_refused && send_is_type(type, n->response_body)) ||
+            send_is_type(type, n->response_trailers))
             return wait_value(cycle, NULL);
         return send_out_of_order(type, "the response is already complete");
     }
@@ -352,7 +360,8 @@ send_call(PyObject *self, PyObject *const *args, size_t nargsf, PyObject *kwname
         PyErr_SetString(PyExc_TypeError, "send() takes one message, a dict");
         return NULL;
     }
-    if (UNLIKELY(!cycle_is_here(cycle))) /* run_coroutine_threadsafe(send(message), loop): the loop sends */
+    if (UNLIKELY(!cycle_is_here(
+            cycle))) /* run_coroutine_threadsafe(send(message), loop): the loop sends */
         return wait_until(cycle, WAIT_SEND, args[0]);
     return send_message(cycle, args[0]);
 }

@@ -52,7 +52,8 @@ static PyObject *
 send_path(struct cycle *cycle, PyObject *type, PyObject *event)
 {
     static const char what[] = "http.response.pathsend";
-    PY_OWNED PyObject *given = Py_XNewRef(item(event, cycle->asgi->names->s_path)); /* __fspath__ may empty the event */
+    /* __fspath__ may empty the event */
+    PY_OWNED PyObject *given = Py_XNewRef(item(event, cycle->asgi->names->s_path));
     PY_OWNED PyObject *path = NULL;
     if (given == NULL && !PyErr_Occurred())
         PyErr_SetString(PyExc_ValueError, "http.response.pathsend: 'path' is missing");
@@ -165,7 +166,8 @@ send_descriptor(struct cycle *cycle, PyObject *type, PyObject *event)
 static PyObject *
 send_hint(struct cycle *cycle, PyObject *event)
 {
-    PY_OWNED PyObject *given = Py_XNewRef(item(event, cycle->asgi->names->s_links)); /* so may __iter__ */
+    /* so may __iter__ */
+    PY_OWNED PyObject *given = Py_XNewRef(item(event, cycle->asgi->names->s_links));
     if (given == NULL && PyErr_Occurred())
         return NULL;
     PY_OWNED PyObject *links = given == NULL ? PyTuple_New(0) : PySequence_Tuple(given);

@@ -127,8 +127,8 @@ asgi_fini(struct asgi *a)
 }
 
 int
-asgi_serve(struct asgi *a, PyObject *app, PyObject *websocket_app, PyObject *context, PyObject *state,
-           PyObject *pool)
+asgi_serve(struct asgi *a, PyObject *app, PyObject *websocket_app, PyObject *context,
+           PyObject *state, PyObject *pool)
 {
     if (!PyCallable_Check(app)) {
         PyErr_Format(PyExc_TypeError, "the application must be callable, not %.100s",
@@ -155,7 +155,8 @@ asgi_serve(struct asgi *a, PyObject *app, PyObject *websocket_app, PyObject *con
 bool
 asgi_has_work(const struct asgi *a)
 {
-    return a->begun.n > 0 || !list_is_empty(&a->work) || a->trash.n > 0 || !list_is_empty(&a->returned);
+    return a->begun.n > 0 || !list_is_empty(&a->work) || a->trash.n > 0 ||
+           !list_is_empty(&a->returned);
 }
 
 int
@@ -211,15 +212,18 @@ asgi_cancel_all(struct asgi *a)
     }
     for (Py_ssize_t i = 0; i < PyList_GET_SIZE(leases); i++)
         lease_cancel(lease_inside(PyList_GET_ITEM(leases, i)), SYNC_CANCEL_LEAVING);
-    if (a->pool != NULL) /* WebSockets have theirs for themselves, and calls outside of requests have some */
+    if (a->pool !=
+        NULL) /* WebSockets have theirs for themselves, and calls outside of requests have some */
         pool_cancel_held(a->pool, SYNC_CANCEL_LEAVING);
     for (Py_ssize_t i = 0; i < PyList_GET_SIZE(tasks); i++) {
         /* What was cancelled before cleans up now: a second time would break that off. */
-        PY_OWNED PyObject *times = PyObject_CallMethodNoArgs(PyList_GET_ITEM(tasks, i), a->names->cancelling);
+        PY_OWNED PyObject *times =
+            PyObject_CallMethodNoArgs(PyList_GET_ITEM(tasks, i), a->names->cancelling);
         if (times != NULL && PyObject_IsTrue(times) == 1)
             continue;
         PY_OWNED PyObject *done =
-            times == NULL ? NULL : PyObject_CallMethodNoArgs(PyList_GET_ITEM(tasks, i), a->names->cancel);
+            times == NULL ? NULL
+                          : PyObject_CallMethodNoArgs(PyList_GET_ITEM(tasks, i), a->names->cancel);
         if (done == NULL)
             PyErr_WriteUnraisable(PyList_GET_ITEM(tasks, i));
         else
@@ -277,8 +281,8 @@ asgi_in_hand(const struct asgi *a)
         return NULL;
     LIST_FOR_EACH(node, &a->cycles) {
         const struct cycle *cycle = CONTAINER_OF(node, struct cycle, link);
-        PY_OWNED PyObject *text = PyUnicode_DecodeUTF8(cycle_label(cycle), (Py_ssize_t)strlen(cycle_label(cycle)),
-                                                       "replace");
+        PY_OWNED PyObject *text = PyUnicode_DecodeUTF8(
+            cycle_label(cycle), (Py_ssize_t)strlen(cycle_label(cycle)), "replace");
         if (text == NULL || PyList_Append(out, text) < 0)
             return NULL;
     }
@@ -292,11 +296,8 @@ asgi_add_types(PyObject *module)
         const char *name;
         PyType_Spec *spec;
     } types[] = {
-        { "_Cycle", &cycle_spec },
-        { "_Receive", &receive_spec },
-        { "_Send", &send_spec },
-        { "_Wait", &wait_spec },
-        { "Exchange", &direct_spec },
+        { "_Cycle", &cycle_spec }, { "_Receive", &receive_spec }, { "_Send", &send_spec },
+        { "_Wait", &wait_spec },   { "Exchange", &direct_spec },
     };
     for (size_t i = 0; i < ARRAY_LEN(types); i++) {
         PY_OWNED PyObject *type = PyType_FromModuleAndSpec(module, types[i].spec, NULL);

@@ -142,8 +142,9 @@ wait_send(PyObject *self, PyObject *arg, PyObject **out)
     (void)arg;
     struct wait *w = (struct wait *)self;
     if (w->kind != WAIT_VALUE && UNLIKELY(w->cycle == NULL || !cycle_is_here(w->cycle))) {
-        PyErr_SetString(PyExc_RuntimeError, "receive() and send() can be awaited in the server's event loop only; "
-                                            "from a thread: asyncio.run_coroutine_threadsafe()");
+        PyErr_SetString(PyExc_RuntimeError,
+                        "receive() and send() can be awaited in the server's event loop only; "
+                        "from a thread: asyncio.run_coroutine_threadsafe()");
         return PYGEN_ERROR;
     }
     if (UNLIKELY(w->kind == WAIT_SEND) && send_late(w) < 0)
@@ -239,8 +240,8 @@ static void
 wait_give_up(struct wait *w)
 {
     forget_future(w);
-    if (w->kind != WAIT_RECEIVE || w->cycle == NULL || w->cycle->h == NULL || w->cycle->is_websocket ||
-        !cycle_is_here(w->cycle))
+    if (w->kind != WAIT_RECEIVE || w->cycle == NULL || w->cycle->h == NULL ||
+        w->cycle->is_websocket || !cycle_is_here(w->cycle))
         return;
     LIST_FOR_EACH(node, &w->cycle->waits) {
         if (CONTAINER_OF(node, struct wait, link)->kind == WAIT_RECEIVE)
@@ -253,7 +254,8 @@ wait_give_up(struct wait *w)
 static PyObject *
 meth_throw(PyObject *self, PyObject *const *args, Py_ssize_t n)
 {
-    if (n < 1 || n > 3 || !(PyExceptionInstance_Check(args[0]) || PyExceptionClass_Check(args[0]))) {
+    if (n < 1 || n > 3 ||
+        !(PyExceptionInstance_Check(args[0]) || PyExceptionClass_Check(args[0]))) {
         PyErr_SetString(PyExc_TypeError, "throw() takes an exception");
         return NULL;
     }

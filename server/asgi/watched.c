@@ -145,7 +145,8 @@ meth_limit(PyObject *self, PyObject *arg)
     if (ms == -1 && PyErr_Occurred())
         return NULL;
     if (cycle->h != NULL && !cycle_is_here(cycle)) {
-        PyErr_SetString(PyExc_RuntimeError, "limit() can be called on the event loop's thread only");
+        PyErr_SetString(PyExc_RuntimeError,
+                        "limit() can be called on the event loop's thread only");
         return NULL;
     }
     if (cycle->h != NULL)

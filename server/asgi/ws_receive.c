@@ -18,8 +18,10 @@ data_message(struct asgi_names *n, const struct ws_message *m)
     if (message == NULL)
         return NULL;
     /* ws/ has seen that text is UTF-8. */
-    int err = m->is_text ? py_dict_give(message, n->s_text, PyUnicode_DecodeUTF8(m->data, (Py_ssize_t)m->n, "strict"))
-                         : py_dict_give(message, n->s_bytes, PyBytes_FromStringAndSize(m->data, (Py_ssize_t)m->n));
+    int err = m->is_text ? py_dict_give(message, n->s_text,
+                                        PyUnicode_DecodeUTF8(m->data, (Py_ssize_t)m->n, "strict"))
+                         : py_dict_give(message, n->s_bytes,
+                                        PyBytes_FromStringAndSize(m->data, (Py_ssize_t)m->n));
     return err < 0 ? NULL : py_take(&message);
 }
 
@@ -33,7 +35,8 @@ disconnect_message(struct cycle *cycle, unsigned code, struct slice reason)
     }
     PY_OWNED PyObject *message = typed(n, n->ws_disconnect);
     if (message == NULL || py_dict_give(message, n->s_code, PyLong_FromUnsignedLong(code)) < 0 ||
-        py_dict_give(message, n->s_reason, PyUnicode_DecodeUTF8(reason.p, (Py_ssize_t)reason.n, "replace")) < 0)
+        py_dict_give(message, n->s_reason,
+                     PyUnicode_DecodeUTF8(reason.p, (Py_ssize_t)reason.n, "replace")) < 0)
         return NULL;
     cycle->disconnect_is_told = true;
     return py_take(&message);

@@ -6,7 +6,8 @@ enum { HOLD_MIN = 16 * 1024 }; /* bytes; smaller messages are copied */
 static PyObject *
 item(PyObject *event, PyObject *key)
 {
-    PyObject *value = PyDict_GetItemWithError(event, key); /* borrowed; NULL with or without an exception */
+    /* borrowed; NULL with or without an exception */
+    PyObject *value = PyDict_GetItemWithError(event, key);
     return value == Py_None ? NULL : value;
 }
 
@@ -40,7 +41,8 @@ static int
 set_accept_error(enum http_write err, PyObject *pairs, size_t bad)
 {
     if (err == HTTP_BAD_PROTOCOL) {
-        PyErr_SetString(PyExc_ValueError, "websocket.accept: 'subprotocol' must be one of those that the client offers: scope['subprotocols']");
+        PyErr_SetString(PyExc_ValueError, "websocket.accept: 'subprotocol' must be one of those "
+                                          "that the client offers: scope['subprotocols']");
         return -1;
     }
     PY_OWNED PyObject *pair = PySequence_GetItem(pairs, (Py_ssize_t)bad);
@@ -57,16 +59,19 @@ accept_socket(struct cycle *cycle, PyObject *event)
 {
     struct asgi_names *n = cycle->asgi->names;
     struct slice subprotocol = { 0 };
-    PyObject *protocol = text_item(event, n->s_subprotocol, "websocket.accept: 'subprotocol'", &subprotocol);
+    PyObject *protocol =
+        text_item(event, n->s_subprotocol, "websocket.accept: 'subprotocol'", &subprotocol);
     if (protocol == NULL && PyErr_Occurred())
         return NULL;
     PY_OWNED PyObject *kept = Py_XNewRef(protocol); /* making tuples below may run Python */
     struct header_table table;
     if (headers_take(cycle, event, "websocket.accept", &table) < 0)
         return NULL;
-    if (UNLIKELY(cycle->h == NULL || cycle->is_accepted || h1_is_started(cycle->h))) { /* by what ran meanwhile */
+    if (UNLIKELY(cycle->h == NULL || cycle->is_accepted ||
+                 h1_is_started(cycle->h))) { /* by what ran meanwhile */
         headers_drop(&table);
-        PyErr_SetString(PyExc_RuntimeError, "websocket.accept: the handshake has already been answered");
+        PyErr_SetString(PyExc_RuntimeError,
+                        "websocket.accept: the handshake has already been answered");
         return NULL;
     }
     size_t bad = 0;
@@ -93,7 +98,8 @@ write_message(struct cycle *cycle, PyObject *text, PyObject *bytes)
     Py_ssize_t size;
     if (text != NULL) {
         if (!PyUnicode_Check(text)) {
-            PyErr_Format(PyExc_TypeError, "websocket.send: 'text' must be a str, not %.100s", Py_TYPE(text)->tp_name);
+            PyErr_Format(PyExc_TypeError, "websocket.send: 'text' must be a str, not %.100s",
+                         Py_TYPE(text)->tp_name);
             return HTTP_BAD_VALUE;
         }
         if ((p = PyUnicode_AsUTF8AndSize(text, &size)) == NULL)
@@ -104,8 +110,10 @@ write_message(struct cycle *cycle, PyObject *text, PyObject *bytes)
     } else {
         Py_buffer view;
         if (!PyObject_CheckBuffer(bytes)) {
-            PyErr_Format(PyExc_TypeError, "websocket.send: 'bytes' must be bytes, bytearray or memoryview, not %.100s",
-                         Py_TYPE(bytes)->tp_name);
+            PyErr_Format(
+                PyExc_TypeError,
+                "websocket.send: 'bytes' must be bytes, bytearray or memoryview, not %.100s",
+                Py_TYPE(bytes)->tp_name);
             return HTTP_BAD_VALUE;
         }
         if (PyObject_GetBuffer(bytes, &view, PyBUF_SIMPLE) < 0)
@@ -119,7 +127,8 @@ write_message(struct cycle *cycle, PyObject *text, PyObject *bytes)
         PyBuffer_Release(&view);
         return result;
     }
-    return h1_ws_send(cycle->h, text != NULL, p, (size_t)size, size < HOLD_MIN ? NULL : Py_NewRef(source));
+    return h1_ws_send(cycle->h, text != NULL, p, (size_t)size,
+                      size < HOLD_MIN ? NULL : Py_NewRef(source));
 }
 
 static PyObject *
@@ -133,7 +142,8 @@ send_data(struct cycle *cycle, PyObject *event)
     if (bytes == NULL && PyErr_Occurred())
         return NULL;
     if (UNLIKELY((text == NULL) == (bytes == NULL))) {
-        PyErr_SetString(PyExc_ValueError, "websocket.send: exactly one of 'text' and 'bytes' must be given");
+        PyErr_SetString(PyExc_ValueError,
+                        "websocket.send: exactly one of 'text' and 'bytes' must be given");
         return NULL;
     }
     PY_OWNED PyObject *kept = Py_NewRef(text != NULL ? text : bytes);
@@ -163,7 +173,8 @@ send_close(struct cycle *cycle, PyObject *event)
     if (code == -1 && PyErr_Occurred())
         return NULL;
     struct slice reason = SLICE("");
-    if (text_item(event, n->s_reason, "websocket.close: 'reason'", &reason) == NULL && PyErr_Occurred())
+    if (text_item(event, n->s_reason, "websocket.close: 'reason'", &reason) == NULL &&
+        PyErr_Occurred())
         return NULL;
     if (UNLIKELY(cycle->h == NULL)) { /* by what __index__ ran */
         PyErr_SetString(PyExc_RuntimeError, "send() was called after the application had returned");
@@ -176,7 +187,9 @@ send_close(struct cycle *cycle, PyObject *event)
         return wait_value(cycle, NULL);
     }
     if (code < 0 || !ws_code_is_valid((unsigned)code)) {
-        PyErr_Format(PyExc_ValueError, "websocket.close: %ld is no code that may be sent: 1000 to 1003, 1007 to 1014, 3000 to 4999",
+        PyErr_Format(PyExc_ValueError,
+                     "websocket.close: %ld is no code that may be sent: 1000 to 1003, 1007 to "
+                     "1014, 3000 to 4999",
                      code);
         return NULL;
     }
@@ -199,7 +212,9 @@ answer(struct cycle *cycle, PyObject *type, PyObject *event)
         return gone(n);
     bool is_started = h1_is_started(h);
     if (send_is_type(type, n->ws_response_body))
-        return is_started ? send_body(cycle, event) : send_out_of_order(type, "websocket.http.response.start must come first");
+        return is_started
+                   ? send_body(cycle, event)
+                   : send_out_of_order(type, "websocket.http.response.start must come first");
     if (is_started)
         return send_out_of_order(type, "the handshake is being denied");
     if (send_is_type(type, n->ws_accept))
@@ -208,7 +223,8 @@ answer(struct cycle *cycle, PyObject *type, PyObject *event)
         return send_close(cycle, event);
     if (send_is_type(type, n->ws_response_start))
         return send_start(cycle, event);
-    return send_out_of_order(type, "websocket.accept, websocket.close or websocket.http.response.start must come first");
+    return send_out_of_order(
+        type, "websocket.accept, websocket.close or websocket.http.response.start must come first");
 }
 
 PyObject *

@@ -45,8 +45,8 @@ enum { JSON_ESCAPED_MAX = 6 }; /* bytes that one becomes at most */
 char *json_escape(char *to, struct slice text);
 void json_string(struct json *j, const char *text); /* NULL: null */
 void json_int(struct json *j, int64_t n);
-void json_real(struct json *j,
-               double x); /* six digits behind the point; what is no number becomes null */
+/* six digits behind the point; what is no number becomes null */
+void json_real(struct json *j, double x);
 void json_bool(struct json *j, bool is);
 void json_null(struct json *j);
 /* A value that is JSON already. */

@@ -266,11 +266,13 @@ log_entry(const struct log_entry *entry)
     e.message = within(e.message, room / 4);
     size_t exception_max = room - room / 4;
     if (e.exception.n > exception_max) /* its end says what it was */
-        e.exception = (struct slice){ e.exception.p + e.exception.n - exception_max, exception_max };
+        e.exception =
+            (struct slice){ e.exception.p + e.exception.n - exception_max, exception_max };
     size_t need = FRAME_MAX + e.members.n +
                   grows * (e.level.n + e.logger.n + e.message.n + e.request_id.n + e.exception.n);
     char on_stack[ON_STACK];
-    char *heap = need > sizeof(on_stack) ? malloc(need) : NULL, *line = heap != NULL ? heap : on_stack;
+    char *heap = need > sizeof(on_stack) ? malloc(need) : NULL,
+         *line = heap != NULL ? heap : on_stack;
     if (need > sizeof(on_stack) && heap == NULL) { /* better a part of it than nothing */
         e.logger = e.request_id = e.members = (struct slice){ 0 };
         e.message = within(e.message, (sizeof(on_stack) - FRAME_MAX) / (2 * JSON_ESCAPED_MAX));

@@ -76,12 +76,13 @@ log_ring_put(struct log_ring *r, enum log_kind kind, int64_t at_ns, const char *
         uint64_t left = LOG_RING_SIZE - (head & (LOG_RING_SIZE - 1));
         padding = left < size ? (uint32_t)left : 0;
         int64_t used = (int64_t)(head - atomic_load_explicit(&r->tail, memory_order_acquire));
-        if (used >= 0 && (uint64_t)used + padding + size > LOG_RING_SIZE) { /* < 0: head is an old one, the exchange will fail */
+        if (used >= 0 && (uint64_t)used + padding + size >
+                             LOG_RING_SIZE) { /* < 0: head is an old one, the exchange will fail */
             atomic_fetch_add_explicit(&r->lost, 1, memory_order_relaxed);
             return false;
         }
-    } while (!atomic_compare_exchange_weak_explicit(&r->head, &head, head + padding + size, memory_order_acq_rel,
-                                                    memory_order_relaxed));
+    } while (!atomic_compare_exchange_weak_explicit(&r->head, &head, head + padding + size,
+                                                    memory_order_acq_rel, memory_order_relaxed));
     if (padding > 0) {
         struct record *record = record_at(r, head);
         begin(record, padding);
@@ -92,7 +93,8 @@ log_ring_put(struct log_ring *r, enum log_kind kind, int64_t at_ns, const char *
     record->at_ns = at_ns;
     memcpy(record + 1, p, n);
     uint32_t slack = size - (uint32_t)sizeof(*record) - (uint32_t)n;
-    atomic_store_explicit(&record->kind, (uint32_t)kind | slack << SLACK_SHIFT, memory_order_release);
+    atomic_store_explicit(&record->kind, (uint32_t)kind | slack << SLACK_SHIFT,
+                          memory_order_release);
     return true;
 }
 
@@ -153,7 +155,8 @@ log_ring_look(struct log_ring *r, bool is_final, struct log_taken *out, uint64_t
         uint32_t size = atomic_load_explicit(&record->size, memory_order_relaxed);
         if (kind == LOG_NONE && !is_final)
             return false;
-        if (size == 0 && is_final) { /* reserved, and no more: the next record is the next that is not zero */
+        if (size == 0 &&
+            is_final) { /* reserved, and no more: the next record is the next that is not zero */
             *torn += !is_in_hole;
             is_in_hole = true;
             give_back(r, UNIT);
@@ -161,7 +164,8 @@ log_ring_look(struct log_ring *r, bool is_final, struct log_taken *out, uint64_t
         }
         is_in_hole = false;
         uint64_t left = LOG_RING_SIZE - (tail & (LOG_RING_SIZE - 1)), slack = kind >> SLACK_SHIFT;
-        if (size % UNIT != 0 || size < sizeof(*record) + slack || size > left || size > head - tail || slack >= UNIT) {
+        if (size % UNIT != 0 || size < sizeof(*record) + slack || size > left ||
+            size > head - tail || slack >= UNIT) {
             ++*torn;
             give_up(r, head);
             return false;

@@ -25,9 +25,9 @@ enum log_kind { LOG_NONE, LOG_TO_ERROR, LOG_TO_ACCESS, LOG_PADDING };
 
 /* Takes no memory but its own. Starts on a cache line each what one side writes. */
 struct log_ring {
-    _Alignas(64) _Atomic uint64_t head; /* bytes reserved so far */
-    _Atomic uint64_t lost;              /* lines that found no room */
-    _Alignas(64) _Atomic uint64_t tail; /* bytes taken out so far */
+    _Alignas(64) _Atomic uint64_t head;       /* bytes reserved so far */
+    _Atomic uint64_t lost;                    /* lines that found no room */
+    _Alignas(64) _Atomic uint64_t tail;       /* bytes taken out so far */
     _Alignas(64) _Atomic uint32_t is_awaited; /* the other side sleeps until it is woken */
     _Alignas(64) char data[LOG_RING_SIZE];
 };

@@ -15,8 +15,9 @@
 #include "base/clock.h"
 
 enum {
-    LOOKOUT_NS = 30 * 1000,     /* at most, where it has paid of late */
-    LOOKOUT_TRY_NS = 60 * 1000, /* at most, where it is tried: the other thread may have to be woken first */
+    LOOKOUT_NS = 30 * 1000, /* at most, where it has paid of late */
+    /* at most, where it is tried: the other thread may have to be woken first */
+    LOOKOUT_TRY_NS = 60 * 1000,
     LOOKOUT_CREDIT_MAX = 16,
     LOOKOUT_CREDIT_COST = 4, /* of one in vain */
     LOOKOUT_REST_MIN = 64,   /* times between two tries */

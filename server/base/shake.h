@@ -37,8 +37,8 @@ struct shake {
     unsigned rate;   /* of 256 */
     unsigned redraw; /* of 256: how often shake_pick() draws anew who goes first */
     uint64_t epoch;  /* times that it has done so */
-    bool
-        is_serial; /* undisturbed, the group with the least number goes on, and not what came first */
+    /* undisturbed, the group with the least number goes on, and not what came first */
+    bool is_serial;
     uint64_t states[SHAKE_KINDS];
 };
 

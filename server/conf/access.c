@@ -86,7 +86,8 @@ add_named(struct parts *parts, const char *name, size_t n, char kind, char *why,
 {
     char lower[REQUEST_ID_NAME_MAX + 1];
     if (n == 0 || n >= sizeof(lower)) {
-        snprintf(why, why_size, "has a name in braces that is empty or longer than %d letters", REQUEST_ID_NAME_MAX);
+        snprintf(why, why_size, "has a name in braces that is empty or longer than %d letters",
+                 REQUEST_ID_NAME_MAX);
         return -EINVAL;
     }
     for (size_t i = 0; i <= n; i++)
@@ -109,7 +110,8 @@ add_named(struct parts *parts, const char *name, size_t n, char kind, char *why,
         return 0;
     }
     snprintf(why, why_size,
-             "asks for the variable %s, which the server does not know; it knows those of WSGI's environ that it fills in itself, and HTTP_*",
+             "asks for the variable %s, which the server does not know; it knows those of WSGI's "
+             "environ that it fills in itself, and HTTP_*",
              lower);
     return -EINVAL;
 }
@@ -127,7 +129,9 @@ add_atom(struct parts *parts, const char *p, size_t n, char *why, size_t why_siz
             return 0;
         }
     }
-    snprintf(why, why_size, "has %%(%.*s)s, which is no atom; there are h l u t r s m U q H b B f a T D M L p id, {header}i, {header}o and {variable}e",
+    snprintf(why, why_size,
+             "has %%(%.*s)s, which is no atom; there are h l u t r s m U q H b B f a T D M L p id, "
+             "{header}i, {header}o and {variable}e",
              n < 32 ? (int)n : 32, p);
     return -EINVAL;
 }
@@ -157,7 +161,8 @@ parse(const char *format, struct parts *parts, char *why, size_t why_size)
         }
         const char *end = p[1] == '(' ? strchr(p, ')') : NULL;
         if (end == NULL || (end[1] != 's' && end[1] != 'd')) {
-            snprintf(why, why_size, "has a %% that begins no %%(atom)s; write %%%% for the sign itself");
+            snprintf(why, why_size,
+                     "has a %% that begins no %%(atom)s; write %%%% for the sign itself");
             return -EINVAL;
         }
         int err = add_atom(parts, p + 2, (size_t)(end - p - 2), why, why_size);
@@ -191,7 +196,8 @@ fraction(const char *text)
         value /= 100;
         end++;
     }
-    return *end == '\0' && value >= 0 && value <= 1 ? (unsigned)(value * 1000000 + 0.5) : UINT32_MAX;
+    return *end == '\0' && value >= 0 && value <= 1 ? (unsigned)(value * 1000000 + 0.5)
+                                                    : UINT32_MAX;
 }
 
 int

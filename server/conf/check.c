@@ -208,7 +208,8 @@ check_control(struct load *l)
     else if (err < 0)
         load_error(l, where_set(l, "control.socket"), "%s", why);
     for (size_t i = 0; err == 0 && i < c->binds_n; i++)
-        if (c->binds[i].kind == CONF_BIND_UNIX && bind_paths_clash(c->binds[i].path, c->control_at.path))
+        if (c->binds[i].kind == CONF_BIND_UNIX &&
+            bind_paths_clash(c->binds[i].path, c->control_at.path))
             load_error(l, where_set(l, "control.socket"), "is an address of the application");
 }
 
@@ -270,7 +271,8 @@ check_all(struct load *l, bool is_app_needed)
     if (c->workers == 0)
         c->workers = c->shake != NULL ? 1 : conf_cpus();
     if (c->shake != NULL && c->workers > 1)
-        load_error(l, where_set(l, "workers"), "shake has one worker: requests in two of them meet as they please");
+        load_error(l, where_set(l, "workers"),
+                   "shake has one worker: requests in two of them meet as they please");
     /* Joined to paths, which begin with a slash: "/api/" would give "/api//x". */
     for (size_t n = c->root_path ? strlen(c->root_path) : 0; n > 0 && c->root_path[n - 1] == '/';)
         c->root_path[--n] = '\0';

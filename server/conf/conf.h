@@ -108,32 +108,32 @@ struct conf_strings {
 
 /* What a part of a line of the access log is made of (access_log.format). */
 enum conf_access_atom {
-    ACCESS_TEXT,    /* as it is */
-    ACCESS_CLIENT,  /* h */
-    ACCESS_DASH,    /* l */
-    ACCESS_USER,    /* u */
-    ACCESS_TIME,    /* t */
-    ACCESS_REQUEST, /* r */
-    ACCESS_STATUS,  /* s */
-    ACCESS_METHOD,  /* m */
-    ACCESS_PATH,    /* U */
-    ACCESS_QUERY,   /* q */
-    ACCESS_PROTOCOL, /* H */
-    ACCESS_BYTES,   /* b, B */
-    ACCESS_SECONDS, /* T */
-    ACCESS_MILLISECONDS, /* M */
-    ACCESS_MICROSECONDS, /* D */
+    ACCESS_TEXT,            /* as it is */
+    ACCESS_CLIENT,          /* h */
+    ACCESS_DASH,            /* l */
+    ACCESS_USER,            /* u */
+    ACCESS_TIME,            /* t */
+    ACCESS_REQUEST,         /* r */
+    ACCESS_STATUS,          /* s */
+    ACCESS_METHOD,          /* m */
+    ACCESS_PATH,            /* U */
+    ACCESS_QUERY,           /* q */
+    ACCESS_PROTOCOL,        /* H */
+    ACCESS_BYTES,           /* b, B */
+    ACCESS_SECONDS,         /* T */
+    ACCESS_MILLISECONDS,    /* M */
+    ACCESS_MICROSECONDS,    /* D */
     ACCESS_DECIMAL_SECONDS, /* L */
-    ACCESS_PID,     /* p */
-    ACCESS_ID,      /* id: the request's */
+    ACCESS_PID,             /* p */
+    ACCESS_ID,              /* id: the request's */
     ACCESS_REQUEST_HEADER,  /* {name}i, f, a, {HTTP_NAME}e */
     ACCESS_RESPONSE_HEADER, /* {name}o */
-    ACCESS_TARGET,       /* {RAW_URI}e, {REQUEST_URI}e */
-    ACCESS_CLIENT_PORT,  /* {REMOTE_PORT}e */
-    ACCESS_SERVER_NAME,  /* {SERVER_NAME}e */
-    ACCESS_SERVER_PORT,  /* {SERVER_PORT}e */
-    ACCESS_SCHEME,       /* {wsgi.url_scheme}e */
-    ACCESS_JSON,         /* all of it: an object */
+    ACCESS_TARGET,          /* {RAW_URI}e, {REQUEST_URI}e */
+    ACCESS_CLIENT_PORT,     /* {REMOTE_PORT}e */
+    ACCESS_SERVER_NAME,     /* {SERVER_NAME}e */
+    ACCESS_SERVER_PORT,     /* {SERVER_PORT}e */
+    ACCESS_SCHEME,          /* {wsgi.url_scheme}e */
+    ACCESS_JSON,            /* all of it: an object */
 };
 
 struct conf_access_part {
@@ -213,8 +213,8 @@ struct conf {
     bool reuse_port;
     enum conf_io io;
 
-    unsigned
-        sync_threads; /* 0 = auto: 8 for Django and WSGI, 40 elsewhere, decided in the worker */
+    /* 0 = auto: 8 for Django and WSGI, 40 elsewhere, decided in the worker */
+    unsigned sync_threads;
     unsigned sync_threads_max; /* never less than sync_threads in effect */
     enum conf_affinity sync_affinity;
     enum conf_ws_lease sync_websocket;
@@ -234,7 +234,7 @@ struct conf {
     int64_t timeout_header_ms, timeout_body_ms, timeout_send_ms, timeout_keep_alive_ms;
     int64_t timeout_graceful_ms, timeout_startup_ms, timeout_worker_ms, timeout_handshake_ms;
     int64_t timeout_request_ms, timeout_drain_delay_ms;
-    unsigned timeout_body_rate; /* bytes a second; 0 = off */
+    unsigned timeout_body_rate;         /* bytes a second; 0 = off */
     struct conf_strings timeout_routes; /* "/report/=5s", each is right */
 
     bool cancel_queries;
@@ -319,7 +319,7 @@ struct conf {
     bool guard_unclosed, guard_swallowed;
     enum conf_orphans guard_orphans;
     int64_t guard_disconnect_grace_ms; /* 0 = off */
-    char *control_socket; /* a path; NULL = off */
+    char *control_socket;              /* a path; NULL = off */
     mode_t control_mode;
 
     struct conf_strings hook_post_fork, hook_when_ready, hook_worker_exit, hook_on_reload;
@@ -333,7 +333,7 @@ struct conf {
     unsigned events_certificate_days;   /* before its end; 0 = never */
 
     enum conf_otel otel;
-    bool debug; /* clients see tracebacks */
+    bool debug;  /* clients see tracebacks */
     char *shake; /* a seed that shake_parse() takes; NULL = not in shake mode */
 
     char *venv; /* folder of a virtual environment, or NULL; VIRTUAL_ENV is the default */
@@ -341,8 +341,8 @@ struct conf {
     struct conf_strings python_options; /* as after -X, e.g. "dev", "utf8=1" */
 
     /* No keys, and so not printed: */
-    struct conf_strings env;    /* "NAME=value" of --env-file; conf_export_env() */
-    char *file;                 /* the YAML file that was read, as named; NULL = none */
+    struct conf_strings env; /* "NAME=value" of --env-file; conf_export_env() */
+    char *file;              /* the YAML file that was read, as named; NULL = none */
     /* health_bind, control_socket and, where they are enabled, metrics_bind, parsed; text NULL where there is none */
     struct conf_bind health_at, control_at, metrics_at;
     struct conf_access_part *access_parts; /* access_log.format, parsed */
@@ -385,8 +385,8 @@ void conf_free(struct conf *conf);
 int conf_export_env(const struct conf *conf);
 
 /* Each writes to a stream of the caller's. */
-void conf_print(const struct conf *conf,
-                FILE *out); /* YAML; loading it again gives the same struct conf */
+/* YAML; loading it again gives the same struct conf */
+void conf_print(const struct conf *conf, FILE *out);
 /* An upstream block for nginx. 0, or -1 where memory ran out. */
 int conf_print_upstream(const struct conf *conf, FILE *out);
 void conf_print_help(FILE *out);

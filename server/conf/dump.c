@@ -131,8 +131,9 @@ print_statics(const struct conf *conf, FILE *out)
             fputs(", index: ", out);
             print_text(s->index, out);
         }
-        fprintf(out, ", expires: %s, symlinks: %s, dotfiles: %s, precompressed: %s, fallthrough: %s}", text,
-                static_symlinks_word(s), s->dotfiles ? "true" : "false",
+        fprintf(out,
+                ", expires: %s, symlinks: %s, dotfiles: %s, precompressed: %s, fallthrough: %s}",
+                text, static_symlinks_word(s), s->dotfiles ? "true" : "false",
                 s->precompressed ? "true" : "false", s->fallthrough ? "true" : "false");
     }
 }

@@ -43,12 +43,12 @@ enum key_type {
     KEY_WORD,     /* one of words */
     KEY_WORDS,    /* a list of words, ored */
     KEY_TEXT,
-    KEY_PATH,    /* made absolute; "-" is NULL where dash is set */
-    KEY_TEXTS,   /* struct conf_strings */
-    KEY_PATHS,   /* struct conf_strings, each made absolute */
-    KEY_BINDS,   /* conf->binds */
-    KEY_HEADERS, /* conf->headers */
-    KEY_STATICS, /* conf->statics */
+    KEY_PATH,     /* made absolute; "-" is NULL where dash is set */
+    KEY_TEXTS,    /* struct conf_strings */
+    KEY_PATHS,    /* struct conf_strings, each made absolute */
+    KEY_BINDS,    /* conf->binds */
+    KEY_HEADERS,  /* conf->headers */
+    KEY_STATICS,  /* conf->statics */
     KEY_SERVICES, /* conf->services */
 };
 
@@ -181,7 +181,8 @@ void value_unset(struct load *l, const struct key *k, const struct where *w);
 void value_add_header(struct load *l, const struct key *k, const char *name, const char *value,
                       const struct where *w);
 /* Takes what *s owns, also on errors. */
-void value_add_static(struct load *l, const struct key *k, struct conf_static *s, const struct where *w);
+void value_add_static(struct load *l, const struct key *k, struct conf_static *s,
+                      const struct where *w);
 void value_add_service(struct load *l, const struct key *k, struct conf_service *s,
                        const struct where *w);
 void value_add_bind(struct load *l, const struct key *k, struct conf_bind *bind,
@@ -194,8 +195,8 @@ bool parse_bool(const char *text, bool *out);
 bool parse_duration(const char *text, uint64_t *ms);
 /* Whether text is a value that the key (of WORD or WORDS) can take, a list of them for WORDS. */
 bool value_is_words(const struct key *k, const char *text);
-uint64_t key_number(const struct conf *conf,
-                    const struct key *k); /* BOOL, COUNT, SIZE, DURATION, MODE, WORD, WORDS */
+/* BOOL, COUNT, SIZE, DURATION, MODE, WORD, WORDS */
+uint64_t key_number(const struct conf *conf, const struct key *k);
 char **key_text(struct conf *conf, const struct key *k);                /* TEXT, PATH */
 struct conf_strings *key_texts(struct conf *conf, const struct key *k); /* TEXTS, PATHS */
 

@@ -87,20 +87,19 @@ static const struct key_word proxy_protocol_words[] = { { "off", PROXY_PROTOCOL_
 
 #define PROXY_HEADERS_DEFAULT "X-Forwarded-For,X-Forwarded-Proto"
 
-static const struct key_word otel_words[] = { { "auto", CONF_OTEL_AUTO },
-                                              { "on", CONF_OTEL_ON },
-                                              { "off", CONF_OTEL_OFF },
-                                              { NULL, 0 } };
+static const struct key_word otel_words[] = {
+    { "auto", CONF_OTEL_AUTO }, { "on", CONF_OTEL_ON }, { "off", CONF_OTEL_OFF }, { NULL, 0 }
+};
 
 /* In the order of enum conf_event. */
 static const struct key_word event_words[] = { { "crash_loop", 1U << EVENT_CRASH_LOOP },
-                                        { "worker_died", 1U << EVENT_WORKER_DIED },
-                                        { "worker_hung", 1U << EVENT_WORKER_HUNG },
-                                        { "loop_blocked", 1U << EVENT_LOOP_BLOCKED },
-                                        { "reload_failed", 1U << EVENT_RELOAD_FAILED },
-                                        { "pool_exhausted", 1U << EVENT_POOL_EXHAUSTED },
-                                        { "certificate_expires", 1U << EVENT_CERTIFICATE },
-                                        { NULL, 0 } };
+                                               { "worker_died", 1U << EVENT_WORKER_DIED },
+                                               { "worker_hung", 1U << EVENT_WORKER_HUNG },
+                                               { "loop_blocked", 1U << EVENT_LOOP_BLOCKED },
+                                               { "reload_failed", 1U << EVENT_RELOAD_FAILED },
+                                               { "pool_exhausted", 1U << EVENT_POOL_EXHAUSTED },
+                                               { "certificate_expires", 1U << EVENT_CERTIFICATE },
+                                               { NULL, 0 } };
 #define EVENTS_DEFAULT                                                                             \
     "crash_loop,worker_died,worker_hung,loop_blocked,reload_failed,pool_exhausted,"                \
     "certificate_expires"
@@ -214,10 +213,13 @@ shake_fault(const char *text, char *why, size_t why_size)
     struct shake shake;
     if (shake_parse(&shake, text, strlen(text)) == 0)
         return 0;
-    snprintf(why, why_size, "is no seed: a number and, if not all of them, kinds of disturbance, such as 17 or 17:order,hops; there are");
+    snprintf(why, why_size,
+             "is no seed: a number and, if not all of them, kinds of disturbance, such as 17 or "
+             "17:order,hops; there are");
     for (unsigned i = 0; i < SHAKE_KINDS; i++) {
         size_t n = strlen(why);
-        snprintf(why + n, why_size - n, "%s %s", i > 0 ? "," : "", shake_kind_name((enum shake_kind)i));
+        snprintf(why + n, why_size - n, "%s %s", i > 0 ? "," : "",
+                 shake_kind_name((enum shake_kind)i));
     }
     return -EINVAL;
 }
@@ -293,7 +295,8 @@ request_header_fault(const char *text, char *why, size_t why_size)
     size_t n = strspn(text, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_");
     if (n > 0 && n <= REQUEST_ID_NAME_MAX && text[n] == '\0')
         return 0;
-    snprintf(why, why_size, "is not the name of a header, of at most %d letters", REQUEST_ID_NAME_MAX);
+    snprintf(why, why_size, "is not the name of a header, of at most %d letters",
+             REQUEST_ID_NAME_MAX);
     return -EINVAL;
 }
 
@@ -326,7 +329,8 @@ const struct key schema[] = {
       "worker processes; auto = the CPUs that the affinity mask and the cgroup grant", .min = 1,
       .max = 1024, .zero = "auto" },
     { "preload", KEY_BOOL, FIELD(preload), "false", NULL,
-      .help = "a process imports the application once and forks the workers, which share its memory" },
+      .help =
+          "a process imports the application once and forks the workers, which share its memory" },
     { "reuse_port", KEY_BOOL, FIELD(reuse_port), "true", NULL,
       .help = "a TCP listener for each worker; false = one that all share" },
     { "io", KEY_WORD, FIELD(io), "auto", NULL,
@@ -405,7 +409,8 @@ const struct key schema[] = {
       "is closed where the answer has begun. Streams too",
       .max = DAY, .zero = "off" },
     { "timeouts.routes", KEY_TEXTS, FIELD(timeout_routes), NULL, NULL,
-      "the same for some paths, in place of timeouts.request; as a map: path, prefix that ends in a "
+      "the same for some paths, in place of timeouts.request; as a map: path, prefix that ends in "
+      "a "
       "slash or pattern, and the time. The first that fits counts; ringcorn.timeout() in the "
       "application outweighs both",
       .value = "PATH=TIME", .fault = route_timeout_fault, .is_map = true },
@@ -455,11 +460,12 @@ const struct key schema[] = {
       .min = 1, .max = 10 * 1000 * 1000 },
 
     { "cancel.queries", KEY_BOOL, FIELD(cancel_queries), "true", NULL,
-      .help = "what a request's threads run in a database is cancelled when its client has gone, at "
-              "its timeout, and at the end of timeouts.graceful: psycopg, psycopg2, sqlite3" },
+      .help =
+          "what a request's threads run in a database is cancelled when its client has gone, at "
+          "its timeout, and at the end of timeouts.graceful: psycopg, psycopg2, sqlite3" },
     { "cancel.methods", KEY_WORDS, FIELD(cancel_methods), "GET,HEAD", NULL,
-      "methods of the requests for which that is so when the client has gone", .words = method_words,
-      .zero = "none", .value = "METHOD" },
+      "methods of the requests for which that is so when the client has gone",
+      .words = method_words, .zero = "none", .value = "METHOD" },
 
     { "tls.cert", KEY_PATHS, FIELD(tls_cert), NULL, "--ssl-certfile --certfile --ssl-certificate",
       "certificates in PEM, each file one and its chain; their names say which is for whom (SNI), "
@@ -618,7 +624,8 @@ const struct key schema[] = {
       .help = "clients are shown the traceback of an exception that reaches the server: for "
               "development" },
     { "shake", KEY_TEXT, FIELD(shake), NULL, NULL,
-      "what can happen to requests that meet happens, as this seed has it, so that races show: for tests, never for production",
+      "what can happen to requests that meet happens, as this seed has it, so that races show: for "
+      "tests, never for production",
       .value = "SEED", .fault = shake_fault },
     { "reload.enabled", KEY_BOOL, FIELD(reload_enabled), "false", "--reload",
       .help = "a change of a file replaces the workers: for development" },
@@ -656,11 +663,13 @@ const struct key schema[] = {
       "addresses answer, to everybody who can reach them",
       .value = "ADDRESS", .fault = own_bind_fault },
     { "metrics.page", KEY_BOOL, FIELD(metrics_page), "false", NULL,
-      .help = "a status page for browsers on metrics.bind: /, /status.json and below /status/; whoever "
-              "can reach it reads requests and stacks" },
+      .help =
+          "a status page for browsers on metrics.bind: /, /status.json and below /status/; whoever "
+          "can reach it reads requests and stacks" },
 
     { "guard.mode", KEY_WORD, FIELD(guard_mode), "warn", NULL,
-      "what guardrails do when they notice something; raise: a request gets 500 too, where its answer has "
+      "what guardrails do when they notice something; raise: a request gets 500 too, where its "
+      "answer has "
       "not begun",
       .words = guard_words },
     { "guard.loop_block", KEY_DURATION, FIELD(guard_loop_block_ms), "100ms", NULL,
@@ -685,7 +694,8 @@ const struct key schema[] = {
       "tasks that outlive the request which made them are told of; cancel = and cancelled",
       .words = orphans_words },
     { "guard.unclosed", KEY_BOOL, FIELD(guard_unclosed), "true", NULL,
-      .help = "asynchronous generators that are left open are told of, and Python's ResourceWarnings with their request" },
+      .help = "asynchronous generators that are left open are told of, and Python's "
+              "ResourceWarnings with their request" },
     { "guard.swallowed", KEY_BOOL, FIELD(guard_swallowed), "true", NULL,
       .help = "tasks that go on although they were cancelled are told of" },
     { "guard.disconnect_grace", KEY_DURATION, FIELD(guard_disconnect_grace_ms), "3s", NULL,
@@ -722,9 +732,8 @@ const struct key schema[] = {
       .value = "PROGRAM" },
     { "events.webhook", KEY_TEXT, FIELD(events_webhook), NULL, NULL,
       "URL to which each event is posted as JSON", .value = "URL", .fault = url_fault },
-    { "events.kinds", KEY_WORDS, FIELD(events_kinds), EVENTS_DEFAULT, NULL,
-      "what is told", .words = event_words, .zero = "none", .bare = EVENTS_DEFAULT,
-      .value = "KIND" },
+    { "events.kinds", KEY_WORDS, FIELD(events_kinds), EVENTS_DEFAULT, NULL, "what is told",
+      .words = event_words, .zero = "none", .bare = EVENTS_DEFAULT, .value = "KIND" },
     { "events.interval", KEY_DURATION, FIELD(events_interval_ms), "60s", NULL,
       "between two events of one kind; the next says how many were held back", .max = DAY,
       .zero = "off" },
@@ -733,7 +742,8 @@ const struct key schema[] = {
       .zero = "off" },
 
     { "otel.enabled", KEY_WORD, FIELD(otel), "auto", NULL,
-      "OpenTelemetry's server spans; auto = where the application has configured a tracer provider, "
+      "OpenTelemetry's server spans; auto = where the application has configured a tracer "
+      "provider, "
       "and nothing that makes them itself",
       .words = otel_words },
 

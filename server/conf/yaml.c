@@ -103,7 +103,8 @@ take_static(struct walk *y, const struct key *k, const yaml_node_t *node)
     static_init(&s);
     take_entry(y, k, node, &s, set_static);
     if (y->l->errors == errors && (s.route == NULL || s.dir == NULL))
-        load_error(y->l, &entry, "an entry needs a route and a dir: {route: /static, dir: /srv/static}");
+        load_error(y->l, &entry,
+                   "an entry needs a route and a dir: {route: /static, dir: /srv/static}");
     if (y->l->errors == errors)
         value_add_static(y->l, k, &s, &entry);
     else

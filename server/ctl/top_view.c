@@ -13,8 +13,8 @@ enum {
     BUCKETS_MAX = 64,
     WORKERS_MAX = 2048,
     LINE_SIZE = 1024,
-    REQUESTS_LEFT =
-        4, /* rows that workers leave for requests, where there are not enough for all */
+    /* rows that workers leave for requests, where there are not enough for all */
+    REQUESTS_LEFT = 4,
 };
 
 /* What counts up, of a worker or of all. */

@@ -7,8 +7,8 @@
 #include "base/base.h"
 
 enum {
-    PREFIX_SIZE =
-        1024,        /* of what stands left of a line; deeper ones move no further to the right */
+    /* of what stands left of a line; deeper ones move no further to the right */
+    PREFIX_SIZE = 1024,
     FRAMES_MAX = 16, /* the innermost; --json has all */
 };
 

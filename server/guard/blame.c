@@ -89,8 +89,8 @@ guard_request_of(const struct asgi *asgi, PyObject *task)
 static PyObject *
 scene_of(PyThreadState *state)
 {
-    int was_enabled =
-        PyGC_Disable(); /* up to 3.11 a new tuple may begin a collection, and that runs finalizers */
+    /* up to 3.11 a new tuple may begin a collection, and that runs finalizers */
+    int was_enabled = PyGC_Disable();
     PY_OWNED PyObject *stack = stack_of(state);
     if (was_enabled)
         PyGC_Enable();

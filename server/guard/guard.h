@@ -46,7 +46,7 @@ enum guard_ask {
     GUARD_BLOCKED, /* and still is */
     GUARD_OVER,    /* what was told of last has ended */
     GUARD_MINUTE,  /* a minute has passed since something was told */
-    GUARD_PLACE,   /* it takes a while: where is it? Nobody is told, but the figures of its route (asgi_place()) */
+    GUARD_PLACE, /* it takes a while: where is it? Nobody is told, but the figures of its route (asgi_place()) */
 };
 
 struct guard_question {
@@ -54,8 +54,8 @@ struct guard_question {
     struct guard_look at;
     int64_t held_ns;
     int64_t asked_ns; /* blame_ask() sets it */
-    unsigned level; /* 0: for the first time; 1, 2: after 1 s and 10 s */
-    bool is_serving; /* somebody may wait: guard_serving() */
+    unsigned level;   /* 0: for the first time; 1, 2: after 1 s and 10 s */
+    bool is_serving;  /* somebody may wait: guard_serving() */
 };
 
 /* A block of this length is an event for the operator too (EVENT_LOOP_BLOCKED), where somebody may wait. */

@@ -25,9 +25,9 @@ enum {
     REST_NS_MIN = 5 * 1000 * 1000,
     END_NS = 25 * 1000 * 1000,   /* how exactly the end of a block is known */
     GIL_NS = 1000 * 1000 * 1000, /* C code that keeps the GIL for so long is told of */
-    PIECE_NS = 10 * 1000 *
-               1000, /* who waits for the GIL looks again after CPython's switch interval, 5 ms */
-    PIECES_MAX = 5,  /* waits for the GIL are excused for so many times block_ns */
+    /* who waits for the GIL looks again after CPython's switch interval, 5 ms */
+    PIECE_NS = 10 * 1000 * 1000,
+    PIECES_MAX = 5, /* waits for the GIL are excused for so many times block_ns */
 };
 static const int64_t minute_ns = 60 * NS_PER_S, window_ns = NS_PER_S;
 
@@ -200,8 +200,8 @@ find_place(const struct watched *w, int64_t now_ns)
 {
     static int64_t asked_ns;
     int64_t held_ns = now_ns - w->at.since_ns;
-    if (w->level > 0 || w->at.wants_gil || held_ns < PLACE_WHILE_NS || now_ns - asked_ns < place_rest_ns ||
-        !atomic_load(&g.is_serving))
+    if (w->level > 0 || w->at.wants_gil || held_ns < PLACE_WHILE_NS ||
+        now_ns - asked_ns < place_rest_ns || !atomic_load(&g.is_serving))
         return INT64_MAX;
     if (held_ns < PLACE_NS)
         return w->at.since_ns + PLACE_NS;

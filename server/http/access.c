@@ -16,11 +16,11 @@
 #include "h1.h"
 
 enum {
-    VALUE_MAX = 8 * 1024,     /* of a request line or a header */
+    VALUE_MAX = 8 * 1024,       /* of a request line or a header */
     JSON_HEADER_MAX = 2 * 1024, /* of a header in an object, which cannot be cut elsewhere */
-    WANTED_MAX = 64,          /* headers of each kind */
-    PART_MAX = 64, /* what a number, an address or a time takes */
-    REST = 512,    /* an object's names and numbers */
+    WANTED_MAX = 64,            /* headers of each kind */
+    PART_MAX = 64,              /* what a number, an address or a time takes */
+    REST = 512,                 /* an object's names and numbers */
 };
 
 /* Headers that lines need, of the request or of the answer. */
@@ -47,7 +47,7 @@ struct access {
     size_t parts_n;
     size_t room; /* for all parts that need none of their own */
     struct wanted wanted, wanted_sent;
-    bool needs_split; /* some part asks for what a request line is made of */
+    bool needs_split;                    /* some part asks for what a request line is made of */
     unsigned user, host, referer, agent; /* numbers of request headers */
     struct buf line;
     unsigned sample; /* millionths that have gathered: a line at a whole one */
@@ -98,8 +98,9 @@ access_init(struct http_app *app)
             parts[i].header = want(&a->wanted_sent, text);
         else if (from->atom == ACCESS_USER)
             a->user = want(&a->wanted, SLICE("authorization"));
-        a->needs_split |= from->atom == ACCESS_METHOD || from->atom == ACCESS_PATH || from->atom == ACCESS_QUERY ||
-                          from->atom == ACCESS_PROTOCOL || from->atom == ACCESS_TARGET || from->atom == ACCESS_JSON;
+        a->needs_split |= from->atom == ACCESS_METHOD || from->atom == ACCESS_PATH ||
+                          from->atom == ACCESS_QUERY || from->atom == ACCESS_PROTOCOL ||
+                          from->atom == ACCESS_TARGET || from->atom == ACCESS_JSON;
         if (from->atom == ACCESS_JSON) {
             a->host = want(&a->wanted, SLICE("host"));
             a->referer = want(&a->wanted, SLICE("referer"));
@@ -130,7 +131,9 @@ find(const struct http_header *headers, size_t n, struct slice name)
 {
     for (size_t i = 0; i < n; i++)
         if (headers[i].name.n == name.n && strncasecmp(headers[i].name.p, name.p, name.n) == 0)
-            return (struct slice){ headers[i].value.p, headers[i].value.n < VALUE_MAX ? headers[i].value.n : VALUE_MAX };
+            return (struct slice){ headers[i].value.p, headers[i].value.n < VALUE_MAX
+                                                           ? headers[i].value.n
+                                                           : VALUE_MAX };
     return (struct slice){ NULL, 0 };
 }
 
@@ -256,10 +259,11 @@ time_refresh(struct access *a, time_t now)
     unsigned hours = (unsigned)labs(zone) / 60 % 100, minutes = (unsigned)labs(zone) % 60;
     snprintf(a->time, sizeof(a->time), "[%02u/%s/%04u:%02u:%02u:%02u %c%02u%02u]",
              (unsigned)tm.tm_mday % 100, months[tm.tm_mon], (unsigned)(tm.tm_year + 1900) % 10000,
-             (unsigned)tm.tm_hour % 100, (unsigned)tm.tm_min % 100, (unsigned)tm.tm_sec % 100,
-             sign, hours, minutes);
+             (unsigned)tm.tm_hour % 100, (unsigned)tm.tm_min % 100, (unsigned)tm.tm_sec % 100, sign,
+             hours, minutes);
     a->zone_at = (unsigned)strftime(a->time_json, sizeof(a->time_json), "%Y-%m-%dT%H:%M:%S", &tm);
-    snprintf(a->time_json + a->zone_at, sizeof(a->time_json) - a->zone_at, "%c%02u:%02u", sign, hours, minutes);
+    snprintf(a->time_json + a->zone_at, sizeof(a->time_json) - a->zone_at, "%c%02u:%02u", sign,
+             hours, minutes);
     a->time_s = now;
 }
 
@@ -310,7 +314,8 @@ put_address(char *p, const struct sockaddr_storage *addr)
     if (LIKELY(addr->ss_family == AF_INET))
         return put_ip4(p, (const unsigned char *)&((const struct sockaddr_in *)addr)->sin_addr);
     if (addr->ss_family == AF_INET6 &&
-        inet_ntop(AF_INET6, &((const struct sockaddr_in6 *)addr)->sin6_addr, p, INET6_ADDRSTRLEN) != NULL)
+        inet_ntop(AF_INET6, &((const struct sockaddr_in6 *)addr)->sin6_addr, p, INET6_ADDRSTRLEN) !=
+            NULL)
         return p + strlen(p);
     return put(p, addr->ss_family == AF_UNIX ? SLICE("unix:") : SLICE("-"));
 }
@@ -371,14 +376,16 @@ static struct split
 split(struct slice line)
 {
     struct split s = { { "", 0 }, { "", 0 }, { "", 0 }, { "", 0 }, { "", 0 } };
-    const char *end = line.p + line.n, *first = memchr(line.p, ' ', line.n), *last = memrchr(line.p, ' ', line.n);
+    const char *end = line.p + line.n, *first = memchr(line.p, ' ', line.n),
+               *last = memrchr(line.p, ' ', line.n);
     if (first == NULL || last == first)
         return s;
     s.method = (struct slice){ line.p, (size_t)(first - line.p) };
     s.protocol = (struct slice){ last + 1, (size_t)(end - last - 1) };
     s.target = (struct slice){ first + 1, (size_t)(last - first - 1) };
     s.path = s.target;
-    const char *scheme = s.path.n > 0 && s.path.p[0] != '/' ? memmem(s.path.p, s.path.n, "://", 3) : NULL;
+    const char *scheme =
+        s.path.n > 0 && s.path.p[0] != '/' ? memmem(s.path.p, s.path.n, "://", 3) : NULL;
     if (scheme != NULL) { /* absolute-form */
         const char *slash = memchr(scheme + 3, '/', (size_t)(last - scheme - 3));
         s.path = slash != NULL ? (struct slice){ slash, (size_t)(last - slash) } : SLICE("/");
@@ -465,7 +472,8 @@ static __attribute__((noinline)) char *
 put_json_decoded(struct access *a, char *p, struct slice path)
 {
     char decoded[VALUE_MAX];
-    return put_json(a, p, SLICE("path"), (struct slice){ decoded, http_unescape(decoded, path) }, VALUE_MAX);
+    return put_json(a, p, SLICE("path"), (struct slice){ decoded, http_unescape(decoded, path) },
+                    VALUE_MAX);
 }
 
 static char *
@@ -485,12 +493,15 @@ put_object(struct access *a, char *p, const struct about *about)
     p = put(p, slice_of(a->time_json + a->zone_at));
     p = put(p, SLICE("\",\"pid\":"));
     p = put(p, slice_of(a->pid));
-    p = put_json(a, p, SLICE("client"), (struct slice){ client, (size_t)(put_client(h, client) - client) }, sizeof(client));
+    p = put_json(a, p, SLICE("client"),
+                 (struct slice){ client, (size_t)(put_client(h, client) - client) },
+                 sizeof(client));
     if (s->method.n > 0) {
         p = p != NULL ? put_json(a, p, SLICE("method"), s->method, VALUE_MAX) : NULL;
         if (p != NULL)
-            p = memchr(s->path.p, '%', s->path.n) == NULL ? put_json(a, p, SLICE("path"), s->path, VALUE_MAX)
-                                                          : put_json_decoded(a, p, s->path);
+            p = memchr(s->path.p, '%', s->path.n) == NULL
+                    ? put_json(a, p, SLICE("path"), s->path, VALUE_MAX)
+                    : put_json_decoded(a, p, s->path);
         p = p != NULL ? put_json(a, p, SLICE("query"), s->query, VALUE_MAX) : NULL;
         p = p != NULL ? put_json(a, p, SLICE("protocol"), s->protocol, VALUE_MAX) : NULL;
     } else { /* what is no request line, as it came */
@@ -501,10 +512,15 @@ put_object(struct access *a, char *p, const struct about *about)
     p = put_number(put(p, SLICE(",\"status\":")), (uint64_t)about->status);
     p = put_number(put(p, SLICE(",\"bytes\":")), about->bytes);
     p = put_seconds(put(p, SLICE(",\"duration\":")), about->us);
-    p = put_json(a, p, SLICE("scheme"), h->r->req.is_https ? SLICE("https") : SLICE("http"), VALUE_MAX);
-    p = p != NULL ? put_json(a, p, SLICE("host"), request_header(h, a->host), JSON_HEADER_MAX) : NULL;
-    p = p != NULL ? put_json(a, p, SLICE("referer"), request_header(h, a->referer), JSON_HEADER_MAX) : NULL;
-    p = p != NULL ? put_json(a, p, SLICE("user_agent"), request_header(h, a->agent), JSON_HEADER_MAX) : NULL;
+    p = put_json(a, p, SLICE("scheme"), h->r->req.is_https ? SLICE("https") : SLICE("http"),
+                 VALUE_MAX);
+    p = p != NULL ? put_json(a, p, SLICE("host"), request_header(h, a->host), JSON_HEADER_MAX)
+                  : NULL;
+    p = p != NULL ? put_json(a, p, SLICE("referer"), request_header(h, a->referer), JSON_HEADER_MAX)
+                  : NULL;
+    p = p != NULL
+            ? put_json(a, p, SLICE("user_agent"), request_header(h, a->agent), JSON_HEADER_MAX)
+            : NULL;
     if (p != NULL && h->r->req.id.n > 0)
         p = put_json(a, p, SLICE("request_id"), h->r->req.id, VALUE_MAX);
     if (p != NULL)
@@ -563,9 +579,12 @@ put_part(struct access *a, const struct part *part, char *p, const struct about 
     case ACCESS_REQUEST_HEADER:
         return put_text(a, p, request_header(h, part->header));
     case ACCESS_RESPONSE_HEADER:
-        return put_text(a, p, h->r->kept_sent != NULL ? h->r->kept_sent->values[part->header] : (struct slice){ NULL, 0 });
+        return put_text(a, p,
+                        h->r->kept_sent != NULL ? h->r->kept_sent->values[part->header]
+                                                : (struct slice){ NULL, 0 });
     case ACCESS_CLIENT_PORT:
-        port = h->r->req.forwarded.client.family != AF_UNSPEC ? h->r->req.forwarded.client.port : port_of(h1_peer(h));
+        port = h->r->req.forwarded.client.family != AF_UNSPEC ? h->r->req.forwarded.client.port
+                                                              : port_of(h1_peer(h));
         return port != 0 ? put_number(p, port) : put(p, SLICE("-"));
     case ACCESS_SERVER_NAME:
         return put_address(p, h1_local(h));
@@ -592,7 +611,7 @@ is_excluded(const struct conf *conf, struct slice path)
     for (size_t i = 0; i < conf->access_log_exclude.n; i++) {
         const char *pattern = conf->access_log_exclude.v[i];
         size_t n = strlen(pattern);
-        if (strpbrk(pattern, "*?[") != NULL ? fnmatch(pattern, text, 0) == 0
+        if (strpbrk(pattern, "*?[") != NULL  ? fnmatch(pattern, text, 0) == 0
             : n > 1 && pattern[n - 1] == '/' ? strncmp(text, pattern, n) == 0
                                              : strcmp(text, pattern) == 0)
             return true;
@@ -604,7 +623,8 @@ is_excluded(const struct conf *conf, struct slice path)
 static bool
 is_passed_over(struct access *a, const struct conf *conf, const struct about *about)
 {
-    if (UNLIKELY(conf->access_log_exclude.n > 0) && about->status < 500 && is_excluded(conf, about->split.path))
+    if (UNLIKELY(conf->access_log_exclude.n > 0) && about->status < 500 &&
+        is_excluded(conf, about->split.path))
         return true;
     if (LIKELY(conf->access_sample_ppm == 1000000) || about->status >= 400)
         return false;

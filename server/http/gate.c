@@ -61,13 +61,17 @@ say_refused(struct h1 *h, enum refusal how)
         return;
     char why[80];
     if (how == WAITED_IN_QUEUE)
-        snprintf(why, sizeof(why), "it has waited for limits.queue_timeout (%.1f s)", (double)conf->limit_queue_timeout_ms / 1000);
+        snprintf(why, sizeof(why), "it has waited for limits.queue_timeout (%.1f s)",
+                 (double)conf->limit_queue_timeout_ms / 1000);
     else if (how == OVERDUE_IN_QUEUE)
-        snprintf(why, sizeof(why), "it has waited for %s (%.1f s)", h1_timeout_name(h), (double)timeout_ms(h) / 1000);
+        snprintf(why, sizeof(why), "it has waited for %s (%.1f s)", h1_timeout_name(h),
+                 (double)timeout_ms(h) / 1000);
     else
         snprintf(why, sizeof(why), "limits.queue (%u) of them wait", conf->limit_queue);
-    log_warning("%.*s: 503, limits.concurrency (%u) requests are in hand and %s (%u such request%s since the last line)", (int)h->r->what_n,
-                h->r->what, conf->limit_concurrency, why, g->unsaid, g->unsaid == 1 ? "" : "s");
+    log_warning("%.*s: 503, limits.concurrency (%u) requests are in hand and %s (%u such request%s "
+                "since the last line)",
+                (int)h->r->what_n, h->r->what, conf->limit_concurrency, why, g->unsaid,
+                g->unsaid == 1 ? "" : "s");
     g->said_ns = now;
     g->unsaid = 0;
 }
@@ -138,7 +142,9 @@ time_request(struct h1 *h)
 {
     const struct conf *conf = h->app->conf;
     struct h1_req *r = h->r;
-    int64_t own_ms = UNLIKELY(conf->timeout_routes.n > 0) ? conf_route_timeout_ms(conf, r->req.path.p, r->req.path.n) : -1;
+    int64_t own_ms = UNLIKELY(conf->timeout_routes.n > 0)
+                         ? conf_route_timeout_ms(conf, r->req.path.p, r->req.path.n)
+                         : -1;
     if (UNLIKELY(own_ms >= 0))
         h1_limit(h, own_ms, "timeouts.routes");
     if (LIKELY(r->own == NULL) && conf->timeout_request_ms > 0)
@@ -239,7 +245,8 @@ http_turn(struct http_app *app)
     const struct conf *conf = app->conf;
     struct h1_req *r;
     while (UNLIKELY(!list_is_empty(&g->timed)) &&
-           is_due((r = CONTAINER_OF(g->timed.next, struct h1_req, timed)), conf->timeout_request_ms, app->net->now_ns))
+           is_due((r = CONTAINER_OF(g->timed.next, struct h1_req, timed)), conf->timeout_request_ms,
+                  app->net->now_ns))
         overdue(r->h);
     while (UNLIKELY(!list_is_empty(&g->due)))
         overdue(CONTAINER_OF(g->due.next, struct h1_req, timed)->h);
@@ -277,12 +284,15 @@ http_next_ns(const struct http_app *app)
     const struct http_gate *g = &app->own.gate;
     const struct conf *conf = app->conf;
     int64_t next = streams_next_ns(app);
-    if (UNLIKELY(!list_is_empty(&g->left) || !list_is_empty(&g->due)) || (g->waiting_n > 0 && g->running < conf->limit_concurrency))
+    if (UNLIKELY(!list_is_empty(&g->left) || !list_is_empty(&g->due)) ||
+        (g->waiting_n > 0 && g->running < conf->limit_concurrency))
         return 0;
     if (UNLIKELY(!list_is_empty(&g->timed)))
-        next = sooner(next, CONTAINER_OF(g->timed.next, const struct h1_req, timed)->began_ns + conf->timeout_request_ms * NS_PER_MS);
+        next = sooner(next, CONTAINER_OF(g->timed.next, const struct h1_req, timed)->began_ns +
+                                conf->timeout_request_ms * NS_PER_MS);
     if (UNLIKELY(!list_is_empty(&g->waiting)) && conf->limit_queue_timeout_ms > 0)
-        next = sooner(next, CONTAINER_OF(g->waiting.next, const struct h1_req, link)->began_ns + conf->limit_queue_timeout_ms * NS_PER_MS);
+        next = sooner(next, CONTAINER_OF(g->waiting.next, const struct h1_req, link)->began_ns +
+                                conf->limit_queue_timeout_ms * NS_PER_MS);
     return next;
 }
 

@@ -66,14 +66,14 @@ struct h1_req {
         struct h1 *h;
         struct h1_req *next; /* in the free list */
     };
-    struct list link;  /* gate.c: waiting or left; streams.c: to be told to leave */
-    struct list timed; /* gate.c: has timeouts.request; or the time of its own has come */
+    struct list link;     /* gate.c: waiting or left; streams.c: to be told to leave */
+    struct list timed;    /* gate.c: has timeouts.request; or the time of its own has come */
     struct own_time *own; /* gate.c: that, in place of timeouts.request; or NULL */
     struct http_request req;
     void *data;
     /* for the access log, from h1_head_done() on: what is kept of the head; of the answer's head */
     struct access_kept *kept, *kept_sent;
-    char *host;       /* a Host that had to be put together: forwarded.c's */
+    char *host; /* a Host that had to be put together: forwarded.c's */
     int64_t began_ns;
     union {
         int64_t leave_ns;   /* streams.c, while it is answered */
@@ -85,21 +85,21 @@ struct h1_req {
     union {
         struct {
             union {
-                uint64_t body_left; /* of Content-Length, bytes not arrived */
+                uint64_t body_left;     /* of Content-Length, bytes not arrived */
                 struct chunked chunked; /* is_chunked_in; {0} at first, as that */
             };
-            uint64_t body_got; /* decoded so far */
-            int64_t want_ns;   /* since when the app waits */
-            int64_t waited_ns; /* sum of such times before */
+            uint64_t body_got;   /* decoded so far */
+            int64_t want_ns;     /* since when the app waits */
+            int64_t waited_ns;   /* sum of such times before */
             struct buf trailers; /* as they came; http.trailers */
         };
         struct h1_ws ws; /* req.is_websocket: it has no body, whatever the answer is */
     };
     int64_t called_ns; /* when the application was called; 0 = not yet */
     /* answer out */
-    uint64_t length;    /* its Content-Length, UINT64_MAX = not given */
-    uint64_t sent;      /* body bytes taken from the app */
-    char *out;          /* room for the head that was taken and not yet sent */
+    uint64_t length; /* its Content-Length, UINT64_MAX = not given */
+    uint64_t sent;   /* body bytes taken from the app */
+    char *out;       /* room for the head that was taken and not yet sent */
     uint32_t out_n, out_room;
     uint16_t status;
     uint16_t overdue_status; /* gate.c */
@@ -116,13 +116,13 @@ struct h1_req {
     bool no_body; /* HEAD, 204, 304 */
     bool chunked_out, until_close;
     bool in_trailers; /* the last chunk is sent, trailers follow it */
-    bool close;             /* the connection ends with this answer */
-    bool is_static;         /* a file of `static` is being sent: the application knows nothing of it */
+    bool close;       /* the connection ends with this answer */
+    bool is_static;   /* a file of `static` is being sent: the application knows nothing of it */
     bool is_event_stream, is_leaving; /* streams.c */
-    bool is_quiet;          /* no line in the access log */
-    bool is_noted;          /* it has its line */
-    bool is_counted, is_waiting; /* gate.c: the application has it; it waits for that */
-    bool is_overdue;             /* gate.c */
+    bool is_quiet;                    /* no line in the access log */
+    bool is_noted;                    /* it has its line */
+    bool is_counted, is_waiting;      /* gate.c: the application has it; it waits for that */
+    bool is_overdue;                  /* gate.c */
     bool refused;           /* we answered in the application's place: to it the client is gone */
     char what[H1_WHAT_MAX]; /* "GET /path", perhaps cut, for log lines */
     char id[];              /* req.id: H1_ID_MAX bytes where requests have one, else none */

@@ -81,7 +81,8 @@ h1_req_take(struct h1 *h)
     } else if ((r = malloc(sizeof(*r) + (h->app->conf->request_id ? H1_ID_MAX : 0))) == NULL) {
         return -ENOMEM;
     }
-    memset(r, 0, offsetof(struct h1_req, what)); /* behind that: text, of what_n and req.id's length */
+    /* behind that: text, of what_n and req.id's length */
+    memset(r, 0, offsetof(struct h1_req, what));
     list_init(&r->link);
     list_init(&r->timed);
     r->h = h;

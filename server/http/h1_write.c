@@ -456,7 +456,8 @@ static enum http_write
 bad_length(struct h1 *h, enum http_write err, uint64_t sent)
 {
     struct h1_req *r = h->r;
-    log_about(LOG_ERROR, r->req.id, "%.*s: the application sent %s body than its Content-Length: %llu bytes of %llu; the "
+    log_about(LOG_ERROR, r->req.id,
+              "%.*s: the application sent %s body than its Content-Length: %llu bytes of %llu; the "
               "connection is "
               "closed; let it give the right length or none",
               (int)r->what_n, r->what, err == HTTP_TOO_LONG ? "more" : "less",

@@ -293,7 +293,8 @@ end_as_read(struct h1 *h)
     bool is_close = w->ending == WS_CLOSED;
     struct slice reason = is_close ? ws_control(&w->ws) : SLICE("");
     if (w->state == WS_OPEN)
-        put_close(h, w->ws.code, reason); /* a browser shows its page what comes back, not what it has sent */
+        put_close(h, w->ws.code,
+                  reason);   /* a browser shows its page what comes back, not what it has sent */
     if (w->state != WS_OVER) /* sending may have failed */
         end_and_finish(h, is_close ? w->ws.code : WS_ABNORMAL, reason, true);
 }

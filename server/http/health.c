@@ -27,7 +27,9 @@ h1_answer_health(struct h1 *h)
     if (asked == HTTP_HEALTH_NONE)
         return false;
     h->r->is_quiet = true;
-    h1_write_own(h, asked == HTTP_HEALTH_READY && (h->app->draining || h->app->is_unready) ? 503 : 200, false);
+    h1_write_own(h,
+                 asked == HTTP_HEALTH_READY && (h->app->draining || h->app->is_unready) ? 503 : 200,
+                 false);
     h1_end(h);
     return true;
 }

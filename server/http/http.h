@@ -112,8 +112,8 @@ struct http_own {
     struct head *free_heads;  /* parsed heads kept for reuse */
     struct h1_req *free_reqs; /* and requests */
     unsigned free_heads_n, free_reqs_n;
-    struct access *access; /* access.c's */
-    uint64_t id_state[2];  /* request_id.c's */
+    struct access *access;   /* access.c's */
+    uint64_t id_state[2];    /* request_id.c's */
     struct statics *statics; /* static.c's; NULL: there are none */
     struct http_gate gate;
     struct ws_shared ws;
@@ -129,10 +129,11 @@ struct http_app {
     void (*conn_freed)(struct http_app *app, void *conn_data);
     struct net *net;
     const struct conf *conf;
-    int access_fd;          /* -1 = no access log; without a ring (base/log.h) its lines go there */
+    int access_fd; /* -1 = no access log; without a ring (base/log.h) its lines go there */
     /* Gets each line of the access log too, without its newline; NULL = nobody. */
     void (*on_access)(struct http_app *app, struct slice line);
-    bool is_gated;          /* the app's to set: limits.concurrency and timeouts.request hold, and http_turn() is called */
+    /* the app's to set: limits.concurrency and timeouts.request hold, and http_turn() is called */
+    bool is_gated;
     bool serves_websockets; /* the app's to set; else Upgrade is ignored */
     bool answers_health;    /* health.c does, on every connection; set by http_init() */
     bool is_unready;        /* health.ready says 503, and no more */
@@ -289,7 +290,8 @@ enum http_write h1_hint(struct h1 *h, const struct http_header *headers, size_t 
 
 /* Headers behind a body whose last piece was not said to be the last (RFC 9112 section 7.1.2); is_last ends the answer. Dropped where
  * the body is not chunked. Errors as of h1_start(); HTTP_BAD_TRANSFER: one that says something of the framing. */
-enum http_write h1_trailers(struct h1 *h, const struct http_header *headers, size_t n, bool is_last, size_t *bad);
+enum http_write h1_trailers(struct h1 *h, const struct http_header *headers, size_t n, bool is_last,
+                            size_t *bad);
 
 bool h1_is_started(const struct h1 *h); /* h1_start() succeeded */
 int h1_status(const struct h1 *h);      /* then; else 0 */

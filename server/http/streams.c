@@ -34,7 +34,8 @@ stream_begins(struct h1 *h)
 static bool
 is_open_stream(const struct h1 *h)
 {
-    return h->state == H1_IN_HAND && h->r->is_event_stream && h->r->sending && !h->r->finished && !h->r->refused;
+    return h->state == H1_IN_HAND && h->r->is_event_stream && h->r->sending && !h->r->finished &&
+           !h->r->refused;
 }
 
 void
@@ -72,7 +73,9 @@ int64_t
 streams_next_ns(const struct http_app *app)
 {
     const struct list *streams = &app->own.gate.streams;
-    return list_is_empty(streams) ? -1 : CONTAINER_OF(streams->next, const struct h1_req, link)->leave_ns;
+    return list_is_empty(streams)
+               ? -1
+               : CONTAINER_OF(streams->next, const struct h1_req, link)->leave_ns;
 }
 
 void

@@ -28,13 +28,13 @@ enum io_state {
     IO_WAITING, /* ring: on the list of those to arm. epoll: a send on the list of those to try */
     IO_ACTIVE, /* ring: has a submission, in the queue or in the kernel. epoll: in the table of descriptors */
     IO_ORPHAN, /* epoll: its descriptor was closed and given to another operation; only a cancel can end it */
-    IO_DONE, /* on the done list */
+    IO_DONE,      /* on the done list */
     IO_ON_THREAD, /* threads.c's, until it is done */
 };
 
 enum {
-    IO_ACCEPTS_MAX = 64,      /* a listener and wait */
-    IO_BATCH_MAX = 4096,      /* completions a wait */
+    IO_ACCEPTS_MAX = 64, /* a listener and wait */
+    IO_BATCH_MAX = 4096, /* completions a wait */
     IO_SEND_MAX = IO_FILE_MAX,
     IO_IOV_MAX = 1024,        /* UIO_MAXIOV */
     IO_FILE_BIG = 256 * 1024, /* bytes of a file that a worker of the ring's copies */
@@ -49,12 +49,12 @@ struct io_vtable {
     void (*abandon)(struct io *io);                       /* frees io */
     void (*arm)(struct io *io, struct io_op *op);         /* after io_begin() */
     void (*poll_change)(struct io *io, struct io_op *op); /* op->mask is the new one */
-    void (*cancel)(struct io *io,
-                   struct io_op *op); /* armed, op->cancelled was just set, not IO_DONE */
-    void (*let_go)(struct io *io);    /* NULL where cancelling lets go at once */
+    /* armed, op->cancelled was just set, not IO_DONE */
+    void (*cancel)(struct io *io, struct io_op *op);
+    void (*let_go)(struct io *io); /* NULL where cancelling lets go at once */
     void (*flush)(struct io *io);
     bool (*has_file)(struct io *io, enum io_file_what what); /* can arm such; NULL: none */
-    int (*wait)(struct io *io, int64_t timeout_ns); /* as io_wait(), or IO_NOTHING */
+    int (*wait)(struct io *io, int64_t timeout_ns);          /* as io_wait(), or IO_NOTHING */
 };
 
 struct io {
@@ -115,8 +115,8 @@ io_sleep_begin(struct io *io)
 static inline bool
 io_sleep_end(struct io *io)
 {
-    atomic_store_explicit(&io->sleeping, false,
-                          memory_order_relaxed); /* late: a write for nothing */
+    /* late: a write for nothing */
+    atomic_store_explicit(&io->sleeping, false, memory_order_relaxed);
     /* An exchange, not a store: it has to see what was done before the wake-up that it takes back. */
     return atomic_exchange(&io->woken, false);
 }

@@ -353,7 +353,8 @@ io_file(struct io *io, struct io_file *file)
     file->wake_fd = file->held_fd = -1;
     file->is_running = file->is_interrupted = false;
     /* The ring copies what is in the page cache when it is told to, which is on this thread. */
-    file->is_for_worker = (file->what == IO_FILE_READ || file->what == IO_FILE_WRITE) && file->n > IO_FILE_BIG;
+    file->is_for_worker =
+        (file->what == IO_FILE_READ || file->what == IO_FILE_WRITE) && file->n > IO_FILE_BIG;
     if (file->n > IO_SEND_MAX)
         file->n = IO_SEND_MAX;
     if (io->v->has_file != NULL && io->v->has_file(io, file->what))

@@ -54,9 +54,9 @@ struct io_op {
                 const struct iovec *iov;
                 off_t at; /* in file: of the next byte */
             };
-            unsigned n;    /* entries of iov; bytes of file */
-            unsigned done; /* of these, sent */
-            int file;      /* -1: what is sent is iov; else bytes of this descriptor */
+            unsigned n;     /* entries of iov; bytes of file */
+            unsigned done;  /* of these, sent */
+            int file;       /* -1: what is sent is iov; else bytes of this descriptor */
             bool again;     /* was interrupted, or found no room: wait for it before the next try */
             bool has_moved; /* the owner's to clear: a file's bytes went since */
         } send;
@@ -70,10 +70,10 @@ struct io_op {
             bool in_only; /* io_watch_in() */
         } watch;
         struct {
-            bool changing; /* a cancel is under way so that it can be armed with another mask */
-            bool checked;  /* this descriptor can be polled at all */
+            bool changing;  /* a cancel is under way so that it can be armed with another mask */
+            bool checked;   /* this descriptor can be polled at all */
             bool has_fired; /* and was not put off since */
-            int by;        /* the ring's: polled in place of a listening socket; or -1 */
+            int by;         /* the ring's: polled in place of a listening socket; or -1 */
         } poll;
     };
 };
@@ -185,7 +185,9 @@ enum io_file_what {
 };
 
 enum { IO_FILE_DATASYNC = 1 };
-enum { IO_FILE_MAX = 0x7ffff000 }; /* bytes that the kernel reads or writes at most in one call (MAX_RW_COUNT) */
+enum {
+    IO_FILE_MAX = 0x7ffff000
+}; /* bytes that the kernel reads or writes at most in one call (MAX_RW_COUNT) */
 
 /* Everything but `op` and what follows `call` is the owner's to set. What it points to, and itself, must stay until the completion. */
 struct io_file {

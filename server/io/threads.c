@@ -39,7 +39,7 @@ struct threads {
     unsigned running; /* operations */
     unsigned lost;    /* of these, cancelled */
     unsigned refs;    /* count, and one of the io */
-    bool is_short; /* the io's thread: the threads for what is wanted may be lost */
+    bool is_short;    /* the io's thread: the threads for what is wanted may be lost */
     atomic_bool has_done;
 };
 

@@ -67,7 +67,8 @@ struct uring {
     /* The thread from which alone the kernel takes submissions (SINGLE_ISSUER). Not a pthread_t: that is used again at once
      * when its thread has ended. */
     pid_t owner;
-    uint32_t files_known; /* a bit for each enum io_file_what that this kernel has, once has_probed */
+    /* a bit for each enum io_file_what that this kernel has, once has_probed */
+    uint32_t files_known;
     bool has_probed;
     bool wake_armed;
     bool has_cancels; /* submissions of cancels since the last io_let_go() or io_wait() */
@@ -164,12 +165,12 @@ prep_send(struct uring *r, const struct io_op *op, struct io_uring_sqe *sqe)
 /* --- files */
 
 static const uint8_t file_codes[] = {
-    [IO_FILE_OPEN] = IORING_OP_OPENAT,       [IO_FILE_READ] = IORING_OP_READ,
-    [IO_FILE_WRITE] = IORING_OP_WRITE,       [IO_FILE_SYNC] = IORING_OP_FSYNC,
-    [IO_FILE_STAT] = IORING_OP_STATX,        [IO_FILE_CLOSE] = IORING_OP_CLOSE,
+    [IO_FILE_OPEN] = IORING_OP_OPENAT,        [IO_FILE_READ] = IORING_OP_READ,
+    [IO_FILE_WRITE] = IORING_OP_WRITE,        [IO_FILE_SYNC] = IORING_OP_FSYNC,
+    [IO_FILE_STAT] = IORING_OP_STATX,         [IO_FILE_CLOSE] = IORING_OP_CLOSE,
     [IO_FILE_ALLOCATE] = IORING_OP_FALLOCATE, [IO_FILE_UNLINK] = IORING_OP_UNLINKAT,
-    [IO_FILE_RENAME] = IORING_OP_RENAMEAT,   [IO_FILE_MKDIR] = IORING_OP_MKDIRAT,
-    [IO_FILE_SYMLINK] = IORING_OP_SYMLINKAT, [IO_FILE_LINK] = IORING_OP_LINKAT,
+    [IO_FILE_RENAME] = IORING_OP_RENAMEAT,    [IO_FILE_MKDIR] = IORING_OP_MKDIRAT,
+    [IO_FILE_SYMLINK] = IORING_OP_SYMLINKAT,  [IO_FILE_LINK] = IORING_OP_LINKAT,
 };
 
 /* Asks the kernel, once. */
@@ -327,7 +328,8 @@ poll_begin(struct io_op *op)
 {
     int is_listening = 0;
     if (op->mask != POLLIN ||
-        getsockopt(op->fd, SOL_SOCKET, SO_ACCEPTCONN, &is_listening, &(socklen_t){ sizeof(int) }) < 0 ||
+        getsockopt(op->fd, SOL_SOCKET, SO_ACCEPTCONN, &is_listening, &(socklen_t){ sizeof(int) }) <
+            0 ||
         !is_listening)
         return;
     int by = epoll_create1(EPOLL_CLOEXEC);
@@ -412,7 +414,8 @@ uring_cancel(struct io *io, struct io_op *op)
             cancel_now(r, op);
         return;
     }
-    if (op->state == IO_WAITING && op->kind == IO_KIND_SEND && op->send.file >= 0 && !op->send.again)
+    if (op->state == IO_WAITING && op->kind == IO_KIND_SEND && op->send.file >= 0 &&
+        !op->send.again)
         io->queued--;
     if (op->kind == IO_KIND_FILE)
         file_drop_held(CONTAINER_OF(op, struct io_file, op));
@@ -670,7 +673,9 @@ file_done(struct uring *r, struct io_op *op, int res)
     bool again = false;
     if (UNLIKELY(res <= -ERESTARTSYS_ && res >= -ERESTART_LAST_))
         res = -EINTR;
-    if (UNLIKELY(res == -EINTR)) /* what a cancel makes of a system call that a worker of the ring's is in */
+    if (UNLIKELY(
+            res ==
+            -EINTR)) /* what a cancel makes of a system call that a worker of the ring's is in */
         again = true;
     else if (f->what == IO_FILE_OPEN)
         again = open_must_wait(f, res);

@@ -12,7 +12,7 @@
 
 enum {
     SETTLE_MS =
-        500,        /* changed files are taken once they are the same for so long: a certificate and
+        500, /* changed files are taken once they are the same for so long: a certificate and
                         its key are not replaced at once */
     DATES_S = 24 * 3600,
     RETRY_MS = 100, /* to hand it to a worker whose queue is full */
@@ -70,8 +70,7 @@ look_at_dates(struct master *m, int64_t now_ns)
                     date, (long long)days_left);
     events_note(m, EVENT_CERTIFICATE, NULL,
                 EVENT_DETAILS({ "file", .text = path }, { "ends", .text = date },
-                              { "days_left", .n = days_left },
-                              { "certificates", .n = (int64_t)n }),
+                              { "days_left", .n = days_left }, { "certificates", .n = (int64_t)n }),
                 "the certificate in %s %s on %s%s", path, is_over ? "has ended" : "ends", date,
                 n > 1 ? "; so do others of tls.cert, at that time or soon after" : "");
 }
@@ -93,9 +92,9 @@ certs_begin(struct master *m)
     look_at_dates(m, now_ns);
     k->version++;
     PRELOADS_EACH(p, m)
-        if (p->generation == m->now.number)
-            p->certs = k->version; /* it was forked with them */
-    if (k->fd >= 0) /* it was for workers of the configuration before */
+    if (p->generation == m->now.number)
+        p->certs = k->version; /* it was forked with them */
+    if (k->fd >= 0)            /* it was for workers of the configuration before */
         close(fd_take(&k->fd));
 }
 
@@ -120,7 +119,8 @@ hand_over(struct master *m, int64_t now_ns)
         else
             is_one_left = true;
     }
-    PRELOADS_EACH(p, m) { /* for the workers that it forks from now on */
+    PRELOADS_EACH(p, m)
+    { /* for the workers that it forks from now on */
         if (p->generation != m->now.number || p->control < 0 || p->certs == k->version)
             continue;
         if (control_send(p->control, CONTROL_CERTS, 0, k->fd) == 0)

@@ -52,8 +52,8 @@ ends_within(pid_t pid, int64_t ms)
     int64_t end_ns = clock_ns() + ms * NS_PER_MS;
     for (;;) {
         int64_t left_ms = (end_ns - clock_ns() + NS_PER_MS - 1) / NS_PER_MS;
-        int n =
-            left_ms <= 0 ? 0 : poll(&p, 1, (int)left_ms); /* at most a day, as the schema has it */
+        /* at most a day, as the schema has it */
+        int n = left_ms <= 0 ? 0 : poll(&p, 1, (int)left_ms);
         if (n < 0 && errno == EINTR)
             continue;
         return n != 0;

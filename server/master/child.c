@@ -22,8 +22,8 @@ enum {
     BOOTING_LEAVE_MS = 1000, /* for a worker told to go before it was ready: it has no request */
     ASKED_MS = 100, /* after it asked to go: a signal to the whole group may mean the end of all */
     DUMP_MS = 200,  /* from SIGUSR2 to SIGKILL */
-    ENDING_MS =
-        3000, /* behind timeouts.graceful: the worker cancels its requests then, and lifespan.shutdown comes after them */
+    /* behind timeouts.graceful: the worker cancels its requests then, and lifespan.shutdown comes after them */
+    ENDING_MS = 3000,
     SILENT_MS = 2000, /* a worker that closed its control socket is expected to be gone by then */
 };
 

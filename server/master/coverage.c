@@ -31,7 +31,7 @@ find_told(const struct child *c, int32_t id)
 enum cover {
     COVER_NONE,
     COVER_COMES, /* a worker of the slot will accept in a moment: who accepts goes on, nobody else need begin */
-    COVER_OWN,   /* it does */
+    COVER_OWN, /* it does */
 };
 
 /* How the socket's own slot serves it. */
@@ -101,8 +101,8 @@ cover(struct master *m, const struct list *bounds)
                 if (!is_serving(c))
                     continue;
                 struct told *t = find_told(c, k->id);
-                bool should = k->slot == (int)c->slot || by == COVER_NONE ||
-                              (by == COVER_COMES && t != NULL);
+                bool should =
+                    k->slot == (int)c->slot || by == COVER_NONE || (by == COVER_COMES && t != NULL);
                 if (should && t == NULL)
                     tell(c, b, k);
                 else if (!should && t != NULL)

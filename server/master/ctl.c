@@ -429,8 +429,8 @@ ctl_watch(struct master *m, struct child *c)
         return;
     c->ctl_source = (struct ctl_source){ CTL_WORKER, c };
     struct epoll_event e = { .events = EPOLLIN, .data.ptr = &c->ctl_source };
-    (void)epoll_ctl(m->ctl->epoll, EPOLL_CTL_ADD, c->asks,
-                    &e); /* EEXIST; else it does not answer, and that is said */
+    /* EEXIST; else it does not answer, and that is said */
+    (void)epoll_ctl(m->ctl->epoll, EPOLL_CTL_ADD, c->asks, &e);
 }
 
 void

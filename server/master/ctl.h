@@ -40,8 +40,8 @@ struct ctl_job {
     void (*look)(struct master *m, struct ctl_job *job, int64_t now_ns); /* may end it */
     struct ctl_asked *asked;                                             /* workers */
     unsigned asked_n;
-    const char *member;  /* of each worker's part */
-    unsigned reload;     /* number of the one that it waits for */
+    const char *member;           /* of each worker's part */
+    unsigned reload;              /* number of the one that it waits for */
     struct advise_before *before; /* figures to compare with; advise.c */
 };
 

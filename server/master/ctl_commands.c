@@ -374,7 +374,8 @@ static void do_help(struct master *m, struct ctl_job *job, struct json_ref args)
 
 static const struct {
     const char *name;
-    void (*run)(struct master *m, struct ctl_job *job, struct json_ref args); /* NULL: workers are asked, and answer under its name */
+    /* NULL: workers are asked, and answer under its name */
+    void (*run)(struct master *m, struct ctl_job *job, struct json_ref args);
     const char *arguments, *help;
     enum control_kind asks;
 } commands[] = {
@@ -390,10 +391,12 @@ static const struct {
       .asks = CONTROL_ASK_THREADS },
     { "services", NULL, "worker", .help = "services: state, since when, restarts, last error",
       .asks = CONTROL_ASK_SERVICES },
-    { "blocks", NULL, "worker", .help = "what has blocked the event loop: where, how often, for how long",
+    { "blocks", NULL, "worker",
+      .help = "what has blocked the event loop: where, how often, for how long",
       .asks = CONTROL_ASK_BLOCKS },
     { "advise", advise_do, "seconds",
-      .help = "what would be better for each route, and what it would gain: since the start, or of so many seconds from now on" },
+      .help = "what would be better for each route, and what it would gain: since the start, or of "
+              "so many seconds from now on" },
     { "config", do_config, "", .help = "the configuration in force" },
     { "reload", do_reload, "", .help = "as SIGHUP; answers when it is over" },
     { "scale", do_scale, "workers", .help = "so many workers from now on" },

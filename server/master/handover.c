@@ -138,8 +138,8 @@ handover_read(struct handover *h)
 {
     const char *text = getenv(HANDOVER_VARIABLE);
     int fd, channel, pid, from;
-    bool is_meant =
-        text != NULL && sscanf(text, "%d:%d:%d:%d", &fd, &channel, &pid, &from) == 4 && pid == (int)getpid();
+    bool is_meant = text != NULL && sscanf(text, "%d:%d:%d:%d", &fd, &channel, &pid, &from) == 4 &&
+                    pid == (int)getpid();
     unsetenv(HANDOVER_VARIABLE);
     if (!is_meant)
         return 0;

@@ -34,7 +34,7 @@ struct handover {
     bool has_tickets;
     int64_t rotate_ns;
     unsigned char tickets[TLS_TICKETS_SIZE];
-    int metrics_fd; /* -1 = none, or taken */
+    int metrics_fd;                   /* -1 = none, or taken */
     struct list app, health, control; /* struct bound */
 };
 

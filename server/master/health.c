@@ -44,8 +44,8 @@ struct health {
     struct listener *listeners[8]; /* a host's name may be several addresses */
     unsigned listeners_n;
     struct conf_bind binds[2]; /* borrowed: as conf's */
-    struct metrics *metrics; /* the master's */
-    struct page *page;       /* NULL = metrics.page is off */
+    struct metrics *metrics;   /* the master's */
+    struct page *page;         /* NULL = metrics.page is off */
 };
 
 /* --- the answer ------------------------------------------------------------------------------- */
@@ -264,8 +264,9 @@ listen_again(struct health *h)
     while (h->listeners_n > 0)
         listener_close(h->listeners[--h->listeners_n]);
     BOUNDS_EACH(b, &h->sockets.bounds) {
-        struct listener *l =
-            h->listeners_n < ARRAY_LEN(h->listeners) ? listener_open(&h->net, b->v[0].fd, false) : NULL;
+        struct listener *l = h->listeners_n < ARRAY_LEN(h->listeners)
+                                 ? listener_open(&h->net, b->v[0].fd, false)
+                                 : NULL;
         if (l == NULL)
             log_error("health.bind, metrics.bind: cannot accept on %s", b->text);
         else
@@ -376,9 +377,8 @@ health_next_ns(const struct master *m)
     if (h == NULL)
         return 0;
     int64_t next = net_next_ns(&h->net);
-    next = next < 0    ? 0
-           : next == 0 ? 1
-                       : next; /* here 0 is none, and a time long past is at once */
+    /* here 0 is none, and a time long past is at once */
+    next = next < 0 ? 0 : next == 0 ? 1 : next;
     LIST_FOR_EACH(node, &h->probes)
         next =
             sooner(next, CONTAINER_OF(node, struct probe, node)->began_ns + PROMPT_MS * NS_PER_MS);

@@ -28,7 +28,7 @@ enum {
     FLUSH_MS = 1000,             /* flush() waits no longer */
     STOP_FLUSHES_MAX = 20,       /* for a reader that is slow when the server ends */
     SAY_MS = 1000,               /* the same complaint, once in so long */
-    PIECE = 4096,                /* PIPE_BUF: what a pipe that polls writable takes without blocking */
+    PIECE = 4096, /* PIPE_BUF: what a pipe that polls writable takes without blocking */
 };
 
 struct log_source {
@@ -36,8 +36,8 @@ struct log_source {
     struct log_ring *ring;
     const char *who; /* "worker" */
     unsigned slot;
-    bool is_ended;     /* nobody puts any more */
-    bool has_line;     /* `line` is what comes next */
+    bool is_ended; /* nobody puts any more */
+    bool has_line; /* `line` is what comes next */
     struct log_taken line;
     uint64_t torn, torn_said, lost_said;
 };
@@ -45,8 +45,8 @@ struct log_source {
 /* A file that lines go to. */
 struct sink {
     const char *name;
-    int fd;       /* ours, or -1 */
-    int next_fd;  /* to be taken in its place; under the lock */
+    int fd;      /* ours, or -1 */
+    int next_fd; /* to be taken in its place; under the lock */
     bool is_changed;
     dev_t device;
     ino_t inode;
@@ -54,8 +54,9 @@ struct sink {
     bool is_blocked;         /* it takes no more for now */
     char *bytes;
     size_t start, n;
-    uint64_t lost, lost_bytes; /* lines for which there was no room; bytes that could not be written, */
-    int lost_errno;            /* and why */
+    uint64_t lost,
+        lost_bytes; /* lines for which there was no room; bytes that could not be written, */
+    int lost_errno; /* and why */
 };
 
 struct log_drain {
@@ -233,7 +234,8 @@ move_all(struct log_drain *d)
     while (moved < PASS_MAX) {
         struct log_source *first = NULL;
         int64_t next_ns = INT64_MAX; /* of the others' */
-        SOURCES_EACH(s, d) {
+        SOURCES_EACH(s, d)
+        {
             if (!look(s))
                 continue;
             if (first == NULL || s->line.at_ns < first->line.at_ns) {
@@ -256,7 +258,8 @@ static void
 say_sink(struct sink *s)
 {
     if (s->lost > 0)
-        log_warning("the %s log was not read fast enough: %llu lines lost", s->name, (unsigned long long)s->lost);
+        log_warning("the %s log was not read fast enough: %llu lines lost", s->name,
+                    (unsigned long long)s->lost);
     if (s->lost_bytes > 0)
         log_error("cannot write the %s log (%s): %llu bytes lost", s->name, strerror(s->lost_errno),
                   (unsigned long long)s->lost_bytes);
@@ -271,11 +274,12 @@ say_losses(struct log_drain *d)
     if (!d->is_stopping && now_ns - d->said_ns < SAY_MS * NS_PER_MS)
         return;
     bool has_said = false;
-    SOURCES_EACH(s, d) {
+    SOURCES_EACH(s, d)
+    {
         uint64_t lost = atomic_load_explicit(&s->ring->lost, memory_order_relaxed);
         if (lost > s->lost_said) {
-            log_warning("%s %u logged faster than lines could be written: %llu lines lost", s->who, s->slot,
-                        (unsigned long long)(lost - s->lost_said));
+            log_warning("%s %u logged faster than lines could be written: %llu lines lost", s->who,
+                        s->slot, (unsigned long long)(lost - s->lost_said));
             s->lost_said = lost;
             has_said = true;
         }
@@ -314,7 +318,7 @@ await(struct log_drain *d)
 {
     bool has_work = false;
     SOURCES_EACH(s, d)
-        has_work |= s->is_ended || log_ring_await(s->ring);
+    has_work |= s->is_ended || log_ring_await(s->ring);
     return has_work;
 }
 
@@ -373,7 +377,8 @@ run(void *self)
             pthread_mutex_unlock(&d->lock);
             return NULL;
         }
-        bool is_urgent = moved >= PASS_MAX || d->done != d->asked || (d->is_stopping && !is_stopping);
+        bool is_urgent =
+            moved >= PASS_MAX || d->done != d->asked || (d->is_stopping && !is_stopping);
         bool may_sleep = moved == 0 && !has_losses(d) && !await(d) && !is_urgent;
         pthread_mutex_unlock(&d->lock);
         if (may_sleep)
@@ -497,7 +502,8 @@ change(struct sink *s, int fd)
     if (s->next_fd >= 0)
         close(s->next_fd);
     s->next_fd = fd >= 0 ? fcntl(fd, F_DUPFD_CLOEXEC, STDERR_FILENO + 1) : -1;
-    s->is_changed = fd < 0 || s->next_fd >= 0; /* without a descriptor to spare the old file stays */
+    /* without a descriptor to spare the old file stays */
+    s->is_changed = fd < 0 || s->next_fd >= 0;
 }
 
 void
@@ -551,8 +557,8 @@ log_drain_become(struct log_drain *d, const struct log_source *source)
 {
     (void)log_set_ring(source->ring, d->wake_fd);
     SOURCES_EACH(s, d)
-        if (s != source)
-            log_ring_free(s->ring);
+    if (s != source)
+        log_ring_free(s->ring);
     sink_fini(&d->error);
     sink_fini(&d->access);
 }

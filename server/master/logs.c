@@ -103,8 +103,8 @@ static bool
 is_coloured(const struct conf *conf)
 {
     const char *no_color = getenv("NO_COLOR"), *term = getenv("TERM");
-    return conf->log_file == NULL && isatty(STDERR_FILENO) && (no_color == NULL || *no_color == '\0') &&
-           term != NULL && strcmp(term, "dumb") != 0;
+    return conf->log_file == NULL && isatty(STDERR_FILENO) &&
+           (no_color == NULL || *no_color == '\0') && term != NULL && strcmp(term, "dumb") != 0;
 }
 
 void

@@ -26,8 +26,8 @@ enum {
     FORK_MS = 30 * 1000, /* to fork one, with the application's os.register_at_fork() */
     LEAVE_MS = 1000,     /* from the end of its stream to SIGKILL */
     DUMP_MS = 200,       /* from the signal that asks for stacks to SIGKILL */
-    AGAIN_MS =
-        200, /* from a death to the next import; doubled with each in a row. A signal to the whole group may mean the end of all */
+    /* from a death to the next import; doubled with each in a row. A signal to the whole group may mean the end of all */
+    AGAIN_MS = 200,
     AGAIN_MAX_MS = 60 * 1000,
 };
 

@@ -109,12 +109,11 @@ reload_failed(struct master *m, unsigned slot, const char *why)
 {
     struct reload *r = &m->reload;
     if (r->state == RELOAD_TRYING || r->state == RELOAD_REPLACING)
-        events_note(m, EVENT_RELOAD_FAILED, NULL,
-                    EVENT_DETAILS({ "asked_by", .text = r->why }, { "worker", .n = slot }),
-                    "reload: the new worker %u did not start (%s), the log says why; the old %s",
-                    slot, why,
-                    r->state == RELOAD_TRYING ? "workers and their configuration stay"
-                                              : "one stays");
+        events_note(
+            m, EVENT_RELOAD_FAILED, NULL,
+            EVENT_DETAILS({ "asked_by", .text = r->why }, { "worker", .n = slot }),
+            "reload: the new worker %u did not start (%s), the log says why; the old %s", slot, why,
+            r->state == RELOAD_TRYING ? "workers and their configuration stay" : "one stays");
     if (r->state == RELOAD_TRYING) {
         bool again = r->is_wanted_again;
         metrics_add(&m->metrics->master.reloads_failed, 1);
@@ -208,8 +207,7 @@ reload_tick(struct master *m)
         }
         end(r, stuck == 0 ? RELOAD_DONE : RELOAD_STUCK);
         slots_trim(m);
-        metrics_add(stuck == 0 ? &m->metrics->master.reloads
-                               : &m->metrics->master.reloads_failed,
+        metrics_add(stuck == 0 ? &m->metrics->master.reloads : &m->metrics->master.reloads_failed,
                     1);
         if (stuck == 0)
             log_info("reloaded in %.2f s", (double)(clock_ns() - r->started_ns) / NS_PER_S);

@@ -282,13 +282,13 @@ log_death(struct master *m, const struct child *c, int status, const char *how)
                     (int)c->pid, how);
     else {
         log_error("worker %u (pid %d) died: %s", c->slot, (int)c->pid, how);
-        events_note(m, EVENT_WORKER_DIED, c,
-                    EVENT_DETAILS({ WIFSIGNALED(status) ? "signal" : "exit_code",
-                                    .n = WIFSIGNALED(status) ? WTERMSIG(status)
-                                                             : WEXITSTATUS(status) },
-                                  { "was_ready", .n = c->was_ready },
-                                  { "lived_ms", .n = (clock_ns() - c->started_ns) / NS_PER_MS }),
-                    "worker %u died: %s", c->slot, how);
+        events_note(
+            m, EVENT_WORKER_DIED, c,
+            EVENT_DETAILS({ WIFSIGNALED(status) ? "signal" : "exit_code",
+                            .n = WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status) },
+                          { "was_ready", .n = c->was_ready },
+                          { "lived_ms", .n = (clock_ns() - c->started_ns) / NS_PER_MS }),
+            "worker %u died: %s", c->slot, how);
     }
 }
 
@@ -469,7 +469,9 @@ slots_scale(struct master *m, unsigned n)
         return -EBUSY; /* the next master would not know of more sockets */
     if (n > WORKERS_MAX)
         return -ERANGE;
-    if (n > m->slots_n && m->reload.state == RELOAD_TRYING) { /* what it has opened is for so many slots as there are */
+    if (n > m->slots_n &&
+        m->reload.state ==
+            RELOAD_TRYING) { /* what it has opened is for so many slots as there are */
         log_warning("more workers: not while a reload is being tried; ask again when it is over");
         return -EAGAIN;
     }

@@ -47,19 +47,19 @@ struct bound {
     unsigned n;
     struct sockaddr_storage addr; /* TCP: with the resolved port */
     socklen_t addr_len;
-    uint16_t port_asked;    /* TCP: as in the configuration; 0 = any */
-    char *path;             /* UNIX; with {slot} in it where is_per_slot */
-    bool is_kept;           /* the change under way keeps it */
-    bool
-        is_lent; /* another master has it too and answers for it: its door and its files are not ours */
+    uint16_t port_asked; /* TCP: as in the configuration; 0 = any */
+    char *path;          /* UNIX; with {slot} in it where is_per_slot */
+    bool is_kept;        /* the change under way keeps it */
+    /* another master has it too and answers for it: its door and its files are not ours */
+    bool is_lent;
     int64_t quiet_since_ns; /* leaving: when its queue was first seen empty; -1 = it was not */
     int64_t leave_by_ns;    /* leaving: closed by then whatever its queue holds */
 };
 
 struct sockets {
     struct list bounds;
-    struct list
-        leaving; /* not in the configuration any more; served until their queues are empty */
+    /* not in the configuration any more; served until their queues are empty */
+    struct list leaving;
     struct list lent; /* adopted, and not in the configuration: still served by the other master */
     int32_t next_id;
 };
@@ -152,8 +152,8 @@ void tcp_drop_syns(const struct bound *b);
 
 int uds_open(struct sockets *s, const struct conf_bind *bind, const struct conf *conf,
              unsigned slots, struct sockets_change *change);
-int uds_add_slot(struct sockets *s, struct bound *b,
-                 const struct conf *conf); /* errors are printed */
+/* errors are printed */
+int uds_add_slot(struct sockets *s, struct bound *b, const struct conf *conf);
 /* Whether the file at the socket's path is the one we made. */
 bool uds_is_ours(const struct bound *b, const struct msocket *k);
 /* Mode and owner as conf says. */

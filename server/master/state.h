@@ -37,11 +37,11 @@ struct preload {
     enum preload_state state;
     int control; /* our end, or -1 after its end of the stream */
     struct log_source *log;
-    int access_fd;         /* its number there, or -1 */
-    uint32_t certs;        /* certs.version that it has */
-    struct child *asked;   /* the worker that it forks just now, or NULL */
+    int access_fd;       /* its number there, or -1 */
+    uint32_t certs;      /* certs.version that it has */
+    struct child *asked; /* the worker that it forks just now, or NULL */
     int64_t started_ns;
-    int64_t deadline_ns;   /* of the state it is in, or of the fork; 0 = none */
+    int64_t deadline_ns; /* of the state it is in, or of the fork; 0 = none */
 };
 
 /* A configuration and what was looked up for it. Workers are forked with one. */
@@ -78,7 +78,7 @@ struct told {
 /* One worker process. */
 struct child {
     struct list node; /* in master.children until it is reaped */
-    pid_t pid; /* 0: `preload`, and it is not forked yet */
+    pid_t pid;        /* 0: `preload`, and it is not forked yet */
     /* The worker's ends of control, asks and the memfd of its log, until then; else -1 */
     struct {
         int control, asks, log;
@@ -89,13 +89,13 @@ struct child {
     enum child_state state;
     uint32_t certs; /* certs.version that it has */
     bool was_ready;
-    bool is_drained; /* holds no request any more; lifespan.shutdown runs */
+    bool is_drained;               /* holds no request any more; lifespan.shutdown runs */
     struct metrics_block *metrics; /* where it counts, its heartbeat; NULL = in its own memory */
-    int control;     /* our end, or -1 after its end of the stream */
-    int asks;        /* our end for questions that a thread of its own answers, or -1 */
+    int control;                   /* our end, or -1 after its end of the stream */
+    int asks; /* our end for questions that a thread of its own answers, or -1 */
     struct ctl_source ctl_source; /* of asks */
     struct log_source *log;
-    int access_fd;   /* its number in the worker, or -1 */
+    int access_fd;      /* its number in the worker, or -1 */
     int64_t startup_ms; /* its timeouts.startup */
     int64_t started_ns, ready_ns;
     int64_t pinged_ns;     /* CONTROL_PING sent and not answered, 0 = none */
@@ -105,22 +105,23 @@ struct child {
     char replace_why[96];  /* for the log: "has served 1000 requests (recycle.max_requests)" */
     enum metrics_restart replace_reason;
     uint64_t turns; /* of its loop, at the last look (watchdog.c) */
-    int64_t
-        turns_since_ns; /* it has not turned since then, as far as this master has seen; 0 = it has */
+    /* it has not turned since then, as far as this master has seen; 0 = it has */
+    int64_t turns_since_ns;
     bool is_stopped_said, is_hung;
-    uint32_t blocked; /* number of the block of its loop that was told last (metrics_read_blocked()) */
+    /* number of the block of its loop that was told last (metrics_read_blocked()) */
+    uint32_t blocked;
     struct told *told;
     unsigned told_n;
 };
 
 struct slot {
-    struct child *current; /* BOOTING or READY, or NULL */
-    struct child *next;    /* its replacement, until that one accepts */
-    int64_t start_ns;      /* when to start a worker; 0 = nothing is due */
-    unsigned failures;     /* deaths before ready, in a row */
-    unsigned short_lives;  /* deaths soon after ready, in a row */
-    bool is_stuck;         /* its replacement failed in this reload: the old one stays */
-    bool is_vacant;        /* a worker of it has died, and no other was started since */
+    struct child *current;    /* BOOTING or READY, or NULL */
+    struct child *next;       /* its replacement, until that one accepts */
+    int64_t start_ns;         /* when to start a worker; 0 = nothing is due */
+    unsigned failures;        /* deaths before ready, in a row */
+    unsigned short_lives;     /* deaths soon after ready, in a row */
+    bool is_stuck;            /* its replacement failed in this reload: the old one stays */
+    bool is_vacant;           /* a worker of it has died, and no other was started since */
     enum metrics_restart why; /* it has died, where it is vacant */
 };
 
@@ -138,10 +139,11 @@ enum reload_end {
 
 struct reload {
     enum reload_state state;
-    unsigned begun, ended; /* numbers of the last one that has begun, and that has ended; 0 = none */
-    enum reload_end how;   /* it has ended */
-    bool is_wanted_again;   /* SIGHUPs that came meanwhile */
-    const char *why;        /* it is wanted; a literal */
+    unsigned begun,
+        ended;            /* numbers of the last one that has begun, and that has ended; 0 = none */
+    enum reload_end how;  /* it has ended */
+    bool is_wanted_again; /* SIGHUPs that came meanwhile */
+    const char *why;      /* it is wanted; a literal */
     struct generation next; /* TRYING */
     struct sockets_change change;
     bool is_pid_file_new; /* TRYING: written under a path that differs from the old one */
@@ -151,16 +153,16 @@ struct reload {
 enum stop_state {
     STOP_NONE,
     STOP_NOTICE, /* graceful, with timeouts.drain_delay: all is served, and health.ready says 503 */
-    STOP_DOORS, /* graceful: nobody new gets in; workers take what waits in the queues */
+    STOP_DOORS,  /* graceful: nobody new gets in; workers take what waits in the queues */
     STOP_LEAVING,
 };
 
 struct stop {
     enum stop_state state;
-    int signal; /* the first that asked for it, 0 = an error */
+    int signal;          /* the first that asked for it, 0 = an error */
     bool is_handed_over; /* the next master serves; workers here finish what they have */
     int64_t begun_ns;
-    int64_t until_ns; /* of NOTICE and DOORS */
+    int64_t until_ns;  /* of NOTICE and DOORS */
     int64_t notice_ns; /* quick: when to say who is still busy */
     bool was_empty;    /* queues, at the last look */
 };
@@ -210,9 +212,10 @@ struct notify {
 /* A service of which there is one instance in all; services.c. */
 struct service {
     char *name;
-    struct child *holder; /* the worker that runs it, until it has said that it does not, or is dead; NULL = none */
-    int32_t id;           /* the holder's number of it */
-    unsigned over_in;     /* it is over by itself, and not started again in this generation; 0 = no */
+    /* the worker that runs it, until it has said that it does not, or is dead; NULL = none */
+    struct child *holder;
+    int32_t id;       /* the holder's number of it */
+    unsigned over_in; /* it is over by itself, and not started again in this generation; 0 = no */
 };
 
 struct master {
@@ -226,27 +229,28 @@ struct master {
     struct list children;
     struct list preloads;
     unsigned preload_failures; /* deaths in a row that nobody asked for */
-    int64_t preload_at_ns;     /* when to import anew, though no worker is waited for; 0 = no need */
+    int64_t preload_at_ns; /* when to import anew, though no worker is waited for; 0 = no need */
     struct slot *slots;
-    struct service *services; /* of this configuration and, while workers hold them, of earlier ones */
+    /* of this configuration and, while workers hold them, of earlier ones */
+    struct service *services;
     unsigned services_n;
-    unsigned slots_n; /* slots that have sockets: never less */
-    unsigned wanted;  /* workers that should be: slots 0..wanted-1 */
-    bool was_ready;   /* some worker was, once */
+    unsigned slots_n;   /* slots that have sockets: never less */
+    unsigned wanted;    /* workers that should be: slots 0..wanted-1 */
+    bool was_ready;     /* some worker was, once */
     uint64_t oom_kills; /* conf_oom_kills(), at the last look */
     struct reload reload;
     struct stop stop;
     struct upgrade upgrade;
     int64_t recycle_at_ns, watchdog_at_ns; /* the next look; 0 = none */
     struct notify notify;
-    struct watch *watch;   /* NULL: reload.enabled is off */
-    bool waits;            /* the application cannot start: for a change of its files */
-    struct health *health; /* NULL = health.bind is not set */
-    struct ctl *ctl;       /* NULL = neither control.socket nor metrics.page is set */
-    struct events *events; /* NULL: no memory for them */
-    struct list ctl_jobs;  /* commands that wait for something */
+    struct watch *watch;       /* NULL: reload.enabled is off */
+    bool waits;                /* the application cannot start: for a change of its files */
+    struct health *health;     /* NULL = health.bind is not set */
+    struct ctl *ctl;           /* NULL = neither control.socket nor metrics.page is set */
+    struct events *events;     /* NULL: no memory for them */
+    struct list ctl_jobs;      /* commands that wait for something */
     struct advise_past advise; /* readings of the last minutes */
-    int64_t begun_ns;      /* clock_ns() at the start */
+    int64_t begun_ns;          /* clock_ns() at the start */
     struct metrics *metrics;
     int metrics_fd; /* its memfd */
     int exit_code;

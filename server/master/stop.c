@@ -94,8 +94,8 @@ stop_request(struct master *m, int by, int code)
     bool is_quick = by == SIGINT || by == SIGQUIT;
     if (is_quick || !is_anyone_ready(m)) {
         s->notice_ns = is_quick ? now_ns + NOTICE_MS * NS_PER_MS : 0;
-        leave_all(m, is_quick ? CONTROL_QUIT
-                              : CONTROL_DRAIN); /* nobody ready does not mean nobody draining */
+        /* nobody ready does not mean nobody draining */
+        leave_all(m, is_quick ? CONTROL_QUIT : CONTROL_DRAIN);
         return;
     }
     if (m->now.conf->timeout_drain_delay_ms > 0)

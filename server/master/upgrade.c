@@ -34,8 +34,8 @@ enum {
     READY = 'r',
     GO = 'g',
     STARTUPS = 2, /* the first worker, then the others */
-    SPARE_MS =
-        10 * 1000, /* for everything but the workers; and from asking it to end to killing it */
+    /* for everything but the workers; and from asking it to end to killing it */
+    SPARE_MS = 10 * 1000,
     CANNOT_EXECUTE = 126,
 };
 
@@ -326,8 +326,8 @@ upgrade_tick(struct master *m, int64_t now_ns)
     if (u->state == UPGRADE_TAKING && is_serving(m)) {
         const char ready = READY;
         u->state = UPGRADE_OFFERED;
-        (void)send(u->channel, &ready, 1,
-                   MSG_NOSIGNAL); /* the end of the channel tells what is wrong */
+        /* the end of the channel tells what is wrong */
+        (void)send(u->channel, &ready, 1, MSG_NOSIGNAL);
     }
     if (u->deadline_ns == 0 || u->deadline_ns > now_ns)
         return;

@@ -33,8 +33,8 @@ struct advice {
     enum advice_kind kind;
     double gain;    /* 0: none */
     const char *of; /* what it is a number of: "threads freed"; "" = none */
-    double
-        worth; /* for sorting: how much of the server's time it is about, in threads or loops that it keeps busy */
+    /* for sorting: how much of the server's time it is about, in threads or loops that it keeps busy */
+    double worth;
     char text[ADVICE_TEXT_SIZE];
 };
 
@@ -48,8 +48,8 @@ struct advice_route {
     double gil;    /*   it waits for the GIL */
     double network, sleep, other;
     double starved; /*   it waits for a CPU; or for what is not known */
-    double
-        database; /*   a database's driver has it, without the GIL's wait behind it; part of the others */
+    /*   a database's driver has it, without the GIL's wait behind it; part of the others */
+    double database;
     double loop;         /* steps of the event loop, of which: */
     double loop_cpu;     /*   it computes */
     double loop_gil;     /* before them, the loop waits for the GIL */

@@ -182,7 +182,7 @@ enum metrics_kind { METRICS_KIND_NEW, METRICS_KIND_UNKNOWN, METRICS_KIND_ASYNC, 
 struct metrics_route {
     _Atomic uint32_t is_named; /* released after name was written */
     char name[METRICS_ROUTE_SIZE];
-    _Atomic uint32_t kind;     /* enum metrics_kind; each process looks anew */
+    _Atomic uint32_t kind; /* enum metrics_kind; each process looks anew */
     /* The line of code at which a long step of it was found last: "" = none was. place_number is odd while the rest is written. */
     _Atomic uint32_t place_number;
     metrics_u64 place_at_ns;

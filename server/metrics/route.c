@@ -164,7 +164,8 @@ add_route(struct metrics_route_sum *to, const struct metrics_route *from)
         memcpy(to->place, place, sizeof(place));
         to->place_at_ns = at_ns;
     }
-    enum metrics_kind kind = (enum metrics_kind)atomic_load_explicit(&from->kind, memory_order_relaxed);
+    enum metrics_kind kind =
+        (enum metrics_kind)atomic_load_explicit(&from->kind, memory_order_relaxed);
     if (kind > to->kind && kind <= METRICS_KIND_DEF)
         to->kind = kind;
 }

@@ -101,8 +101,9 @@ struct net_proxied_tls {
     char cipher[64];       /* "TLS_AES_256_GCM_SHA384", or OpenSSL's name of an older one */
     char client_name[256]; /* the common name of the client's certificate, UTF-8 */
     bool has_client_cert;  /* the client has shown one, on this connection or in its session */
-    uint32_t client_error; /* 0: the proxy found it to be right; else why not, as its library counts */
-    size_t client_cert_n;  /* that certificate in DER, where the proxy passes it on; else 0 */
+    /* 0: the proxy found it to be right; else why not, as its library counts */
+    uint32_t client_error;
+    size_t client_cert_n; /* that certificate in DER, where the proxy passes it on; else 0 */
     unsigned char client_cert[];
 };
 
@@ -128,13 +129,13 @@ struct net {
     bool is_now_old; /* io_wait() may have slept since now_ns was read */
     const struct conn_ops *ops;
     struct list listeners;
-    struct list conns;                     /* all open connections */
-    struct list dirty;                     /* with output to hand to io at the next flush */
-    struct list resume;                    /* to be read again though no event will come */
-    struct list dead;                      /* closed, nothing in flight: freed at the next turn */
-    struct list shaking;                   /* handshakes that can go on */
-    unsigned conns_n, conns_max;           /* accepting pauses at conns_max (0 = no limit) */
-    unsigned closing_n;                    /* of these, those that were given up: CONN_FLUSHING and on */
+    struct list conns;           /* all open connections */
+    struct list dirty;           /* with output to hand to io at the next flush */
+    struct list resume;          /* to be read again though no event will come */
+    struct list dead;            /* closed, nothing in flight: freed at the next turn */
+    struct list shaking;         /* handshakes that can go on */
+    unsigned conns_n, conns_max; /* accepting pauses at conns_max (0 = no limit) */
+    unsigned closing_n;          /* of these, those that were given up: CONN_FLUSHING and on */
     unsigned handshakes_n, handshakes_max; /* the same for TLS, of those in CONN_HANDSHAKE */
     int64_t handshake_timeout_ns;
     struct tls_set *tls; /* for new connections of TLS listeners; net_set_tls() */
@@ -152,7 +153,7 @@ struct net {
     struct chunk *free_chunks;
     unsigned free_blocks_n, free_big_blocks_n, free_chunks_n;
     struct sockaddr_storage addr; /* what conn_peer() and conn_local() hand out */
-    struct disk *disk;            /* file.c's; NULL until something had to be read for a connection */
+    struct disk *disk; /* file.c's; NULL until something had to be read for a connection */
 };
 
 /* No TLS, until net_set_tls(). */
@@ -252,17 +253,18 @@ struct conn {
     bool gone;
     bool broken; /* public: nothing gets through */
     bool full;   /* output rose above NET_HIGH_WATER and drained() is owed */
-    bool ends_apart; /* set by the protocol, until then: the peer must not have all of it before drained() */
+    /* set by the protocol, until then: the peer must not have all of it before drained() */
+    bool ends_apart;
     bool linger; /* FLUSHING goes to LINGERING, not straight to CLOSING */
     bool pinned; /* not to be freed yet: conn_pin() */
     bool peer_known;
     bool opened;       /* the protocol knows of it */
     bool awaits_proxy; /* the PROXY protocol's header has not come yet: nobody reads before that */
-    bool is_guest;     /* public: it came by a socket that was given back; see listener_give_back() */
+    bool is_guest; /* public: it came by a socket that was given back; see listener_give_back() */
     uint16_t peer_port;    /* network order; here, where it fits between others */
     uint32_t out_reserved; /* bytes of conn_out() not yet committed, 0 = none */
     struct list all, dirty, resume;
-    struct tls *tls; /* NULL: plain */
+    struct tls *tls;           /* NULL: plain */
     struct listener *listener; /* where it was accepted, while that is open; else NULL */
     struct io_op watch, send;
     struct timer timer;        /* filed no later than what is due next; see conn_arm() */
@@ -272,7 +274,7 @@ struct conn {
     uint32_t in_start, in_end; /* public: input is in->data[in_start..in_end) */
     uint32_t lingered;         /* bytes discarded */
     uint32_t peer_scope;
-    struct in6_addr peer; /* IPv4 in the first four bytes */
+    struct in6_addr peer;        /* IPv4 in the first four bytes */
     struct outq out;             /* plain bytes: what is sent, or made into TLS records */
     size_t out_bytes;            /* public: committed and not yet sent */
     struct net_proxied *proxied; /* public: NULL where no proxy said anything */

@@ -242,8 +242,9 @@ conn_write_file(struct conn *c, int fd, uint64_t at, uint64_t n)
     struct file_piece *f = NULL;
     if (c->broken || c->state != CONN_OPEN)
         err = -EPIPE;
-    else if (n > 0 && (((t == NULL || t->n == NET_IOV) && (t = chunk_append(c, &c->out, 0)) == NULL) ||
-                       (f = out_file_new(c, fd, at)) == NULL))
+    else if (n > 0 &&
+             (((t == NULL || t->n == NET_IOV) && (t = chunk_append(c, &c->out, 0)) == NULL) ||
+              (f = out_file_new(c, fd, at)) == NULL))
         err = -ENOMEM;
     if (err < 0 || n == 0) {
         close(fd);
@@ -297,10 +298,12 @@ out_submit(struct conn *c)
         return;
     }
     /* Of TLS there are no more records than are allowed. */
-    size_t allowed = c->tls != NULL ? SIZE_MAX : out_allowed(c), first_n = ch->iov[ch->first].iov_len;
+    size_t allowed = c->tls != NULL ? SIZE_MAX : out_allowed(c),
+           first_n = ch->iov[ch->first].iov_len;
     unsigned ahead = pieces_ahead(ch, allowed);
     if (UNLIKELY(ahead == 0) &&
-        out_file_send(c, ch->owner[ch->first], first_n < allowed ? first_n : allowed) == FILE_LOADING)
+        out_file_send(c, ch->owner[ch->first], first_n < allowed ? first_n : allowed) ==
+            FILE_LOADING)
         return;
     if (UNLIKELY(shake_here != NULL) && ahead > 1)
         ahead = (unsigned)shake_cut(shake_here, ahead);
@@ -386,8 +389,8 @@ out_complete(struct io_op *op, int res, unsigned flags)
     }
     if (res <= 0) {
         conn_fail(c, res == 0 && is_file(q->first, q->first->first) ? -ENODATA
-                     : res == 0                                   ? -EPIPE
-                                                                  : res);
+                     : res == 0                                     ? -EPIPE
+                                                                    : res);
         return;
     }
     metrics_add(&metrics_here->loop.bytes_out, (uint64_t)res);

@@ -194,7 +194,9 @@ tls_handshake(struct conn *c)
     if (t->wire_bytes > 0)
         conn_dirty(c);
     if (result == 1) {
-        metrics_add(SSL_session_reused(t->ssl) ? &metrics_here->loop.tls_resumed : &metrics_here->loop.tls_done, 1);
+        metrics_add(SSL_session_reused(t->ssl) ? &metrics_here->loop.tls_resumed
+                                               : &metrics_here->loop.tls_done,
+                    1);
         /* Not before: a handshake would take and free them at every step. */
         SSL_set_mode(t->ssl, SSL_MODE_RELEASE_BUFFERS);
         SSL_free_buffers(t->ssl);

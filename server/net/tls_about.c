@@ -35,8 +35,9 @@ static char *
 name_text(const X509_NAME *name)
 {
     BIO *bio = BIO_new(BIO_s_mem());
-    bool is_written = bio != NULL && X509_NAME_print_ex(bio, name, 0,
-                                                        XN_FLAG_RFC2253 & ~ASN1_STRFLGS_ESC_MSB) >= 0;
+    bool is_written =
+        bio != NULL &&
+        X509_NAME_print_ex(bio, name, 0, XN_FLAG_RFC2253 & ~ASN1_STRFLGS_ESC_MSB) >= 0;
     char *text = is_written ? bio_text(bio) : NULL;
     BIO_free(bio);
     return text;

@@ -14,8 +14,8 @@ enum {
     TLS_TICKET = 512,           /* room for a session ticket: nearly half of it is used */
     TLS_WIRE_MAX = 256 * 1024,  /* records that wait to be sent: more is an attack */
     TLS_HANDSHAKES_A_TURN = 16, /* steps of handshakes between two looks at everything else */
-    TLS_HANDSHAKE_CROWDED_MS =
-        2000, /* for a handshake when half of net.handshakes_max are under way */
+    /* for a handshake when half of net.handshakes_max are under way */
+    TLS_HANDSHAKE_CROWDED_MS = 2000,
 };
 
 /* What one certificate is: its context, and an OCSP answer about it. */
@@ -74,13 +74,13 @@ struct tls {
     size_t capacity;   /* of a chunk of records that is taken now; 0 = the usual */
     int err;           /* -errno of the socket, or -ENOBUFS */
     bool readable;     /* as conn.readable, of the socket itself */
-    bool owes_ack;     /* the handshake's last word was the client's, and nothing came after it yet */
-    bool fin;          /* the socket is at its end */
-    bool has_read;     /* something came */
-    bool is_plain;     /* and it was no TLS, but looked like HTTP */
-    bool is_dead;      /* a fatal error: nothing is to be made into records any more */
-    bool is_told;      /* close_notify was sent */
-    bool owes_ticket;  /* a session ticket of TLS 1.3 is still to be sent */
+    bool owes_ack; /* the handshake's last word was the client's, and nothing came after it yet */
+    bool fin;      /* the socket is at its end */
+    bool has_read; /* something came */
+    bool is_plain; /* and it was no TLS, but looked like HTTP */
+    bool is_dead;  /* a fatal error: nothing is to be made into records any more */
+    bool is_told;  /* close_notify was sent */
+    bool owes_ticket; /* a session ticket of TLS 1.3 is still to be sent */
 };
 
 /* 0 or -ENOMEM. */

@@ -44,7 +44,8 @@ has_packages(const char *venv, const char *x_y)
 {
     char path[PATH_MAX];
     struct stat st;
-    return snprintf(path, sizeof(path), "%s/lib/python%s", venv, x_y) < (int)sizeof(path) && stat(path, &st) == 0;
+    return snprintf(path, sizeof(path), "%s/lib/python%s", venv, x_y) < (int)sizeof(path) &&
+           stat(path, &st) == 0;
 }
 
 /* The X.Y that pyvenv.cfg says, in out; empty where it says none. */
@@ -95,7 +96,8 @@ venv_python(const char *venv, char *out, size_t size)
     }
     /* X.Y alone is in pyvenv.cfg. */
     if (has_packages(venv, X_Y_OTHER) && !has_packages(venv, X_Y_ABI)) {
-        log_operator("venv %s is made for Python " X_Y_OTHER ", but this ringcorn was built with Python " X_Y_ABI "; build "
+        log_operator("venv %s is made for Python " X_Y_OTHER
+                     ", but this ringcorn was built with Python " X_Y_ABI "; build "
                      "with make PYTHON=%s/bin/python or make the environment with python" X_Y_ABI,
                      venv, venv);
         return EXIT_CODE_USAGE;
@@ -199,7 +201,8 @@ initialize(const struct embed_options *o, const char *python)
     config.buffered_stdio = 0;          /* print() and logging are seen at once */
     config.faulthandler = 1;            /* a crash in C code shows the Python stack */
 #ifdef Py_GIL_DISABLED
-    config.enable_gil = 1; /* py.h, "Free-threaded Python"; what the user says himself comes before it */
+    /* py.h, "Free-threaded Python"; what the user says himself comes before it */
+    config.enable_gil = 1;
 #endif
     status = PyConfig_SetBytesArgv(&config, (Py_ssize_t)n, argv);
     bool is_ok = !PyStatus_Exception(status) &&
@@ -212,7 +215,8 @@ initialize(const struct embed_options *o, const char *python)
     if (PyStatus_Exception(status))
         return failed(status);
     if (!py_has_gil()) {
-        log_operator("PYTHON_GIL=0 or -X gil=0: Ringcorn relies on the GIL so far; leave it out, and this free-threaded Python "
+        log_operator("PYTHON_GIL=0 or -X gil=0: Ringcorn relies on the GIL so far; leave it out, "
+                     "and this free-threaded Python "
                      "runs with the GIL");
         return EXIT_CODE_USAGE;
     }
@@ -230,7 +234,8 @@ static void
 set_running(bool is_running)
 {
 #if PY_VERSION_HEX >= 0x030d0000
-    if (is_running && _PyInterpreterState_SetRunningMain != NULL && _PyInterpreterState_SetRunningMain(PyInterpreterState_Get()) < 0)
+    if (is_running && _PyInterpreterState_SetRunningMain != NULL &&
+        _PyInterpreterState_SetRunningMain(PyInterpreterState_Get()) < 0)
         PyErr_Clear();
     if (!is_running && _PyInterpreterState_SetNotRunningMain != NULL)
         _PyInterpreterState_SetNotRunningMain(PyInterpreterState_Get());

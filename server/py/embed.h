@@ -5,14 +5,14 @@
 #include <stdio.h>
 
 struct embed_options {
-    const char *exe;                /* the running program: its Python package lies beside it */
-    const char *venv;               /* folder of a virtual environment, or NULL */
-    const char *app_dir;            /* first on sys.path */
-    char *const *python_path;       /* then these */
+    const char *exe;          /* the running program: its Python package lies beside it */
+    const char *venv;         /* folder of a virtual environment, or NULL */
+    const char *app_dir;      /* first on sys.path */
+    char *const *python_path; /* then these */
     size_t python_path_n;
-    char *const *python_options;    /* as behind -X */
+    char *const *python_options; /* as behind -X */
     size_t python_options_n;
-    int argc;                       /* becomes sys.argv */
+    int argc; /* becomes sys.argv */
     char **argv;
 };
 

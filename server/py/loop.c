@@ -675,11 +675,14 @@ static PyMethodDef loop_methods[] = {
     { "_run_once", turn_run_once, METH_NOARGS, "One turn." },
     { "_open", meth_open, METH_O, "Choose the I/O backend: 'auto', 'io_uring' or 'epoll'." },
     { "_shake", FAST(shake_set), METH_FASTCALL,
-      "_shake(seed, group, hop_type, helper): shake mode from now on; ringcorn.shake says what is what." },
+      "_shake(seed, group, hop_type, helper): shake mode from now on; ringcorn.shake says what is "
+      "what." },
     { "_shake_seed", shake_get, METH_NOARGS, "The seed as text; None: not in shake mode." },
     { "_shake_draw", FAST(shake_draw), METH_FASTCALL,
-      "_shake_draw(kind, n): a number below n, n 0: whether to disturb. The seed's next one of that kind." },
-    { "_shake_wait", shake_wait, METH_O, "Whether helper.settle() is to be called before callbacks run." },
+      "_shake_draw(kind, n): a number below n, n 0: whether to disturb. The seed's next one of "
+      "that kind." },
+    { "_shake_wait", shake_wait, METH_O,
+      "Whether helper.settle() is to be called before callbacks run." },
     { "_close_core", meth_close_core, METH_NOARGS, "Drop everything and close the I/O backend." },
     { NULL, NULL, 0, NULL },
 };

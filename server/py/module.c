@@ -68,9 +68,9 @@ module_exec(PyObject *module)
     struct py_state *st = PyModule_GetState(module);
 
     if (!py_has_gil()) {
-        PyErr_SetString(PyExc_ImportError,
-                        "Ringcorn relies on the GIL so far: without PYTHON_GIL=0 and -X gil=0 a free-threaded Python turns "
-                        "it on for this import");
+        PyErr_SetString(PyExc_ImportError, "Ringcorn relies on the GIL so far: without "
+                                           "PYTHON_GIL=0 and -X gil=0 a free-threaded Python turns "
+                                           "it on for this import");
         return -1;
     }
     if (add_constants(st) < 0)
@@ -191,9 +191,12 @@ module_log(PyObject *module, PyObject *args)
         if (text == Py_None)
             continue;
         /* Lone surrogates, of file names for instance, are to be seen rather than to fail. */
-        owners[i] = PyUnicode_Check(text) ? PyUnicode_AsEncodedString(text, "utf-8", "backslashreplace") : NULL;
+        owners[i] = PyUnicode_Check(text)
+                        ? PyUnicode_AsEncodedString(text, "utf-8", "backslashreplace")
+                        : NULL;
         if ((is_right = owners[i] != NULL))
-            parts[i] = (struct slice){ PyBytes_AS_STRING(owners[i]), (size_t)PyBytes_GET_SIZE(owners[i]) };
+            parts[i] =
+                (struct slice){ PyBytes_AS_STRING(owners[i]), (size_t)PyBytes_GET_SIZE(owners[i]) };
     }
     if (is_right)
         log_entry(

@@ -127,8 +127,8 @@ struct fd_entry {
     struct io_op op; /* the loop's thread */
     struct loop *loop;
     PyObject *reader, *writer; /* new: struct handle; NULL where there is none */
-    PyObject
-        *object; /* new: what it was added as, where that was no int; NULL: an int, or nothing */
+    /* new: what it was added as, where that was no int; NULL: an int, or nothing */
+    PyObject *object;
     struct list ready;   /* the loop's thread: in loop->fds_ready */
     uint32_t mask;       /* POLLIN | POLLOUT as wanted now */
     uint32_t armed_mask; /* the loop's thread: as given to the io */
@@ -185,8 +185,8 @@ struct loop {
     atomic_bool looks_out;
     struct lookout lookout; /* the loop's thread */
 
-    struct loop_late
-        *late; /* the loop's thread: to do when the GIL is given away, the last noted first */
+    /* the loop's thread: to do when the GIL is given away, the last noted first */
+    struct loop_late *late;
 
     struct loop_gil gil;
     const int *gil_locked;         /* py_gil_locked(); NULL = not known */
@@ -195,7 +195,7 @@ struct loop {
     struct meter meter;  /* of its steps, while tells_steps */
     int64_t meter_ns;    /* when meter.cpu_ns was read */
     int64_t turn_gil_ns; /* what this turn has waited for the GIL */
-    int64_t flushed_ns; /* when output was last handed to the kernel in this turn; 0 = not yet */
+    int64_t flushed_ns;  /* when output was last handed to the kernel in this turn; 0 = not yet */
 
     /* From task_start(), borrowed: the call_soon() with this very context gives its callback here. */
     PyObject *grab_context;
@@ -351,7 +351,7 @@ int shake_wait_begin(struct loop *l, bool has_work, int64_t *timeout);
 void shake_wait_end(struct loop *l, int64_t waited_ns, bool was_in_vain);
 
 double shake_timers_end(struct loop *l); /* timers before it are due, s */
-void shake_stall(struct loop *l);        /* real time: a moment without the CPU, now and then. No GIL */
+void shake_stall(struct loop *l); /* real time: a moment without the CPU, now and then. No GIL */
 
 /* Before callbacks run: waits for calls in threads, so that what they make ready does not depend on how fast they are. -1 with an exception
  * set. May run Python. */

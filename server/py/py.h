@@ -89,11 +89,13 @@ struct metrics_step;
 
 /* The server's part of a turn. Every function may be NULL. */
 struct loop_client {
-    void (*turn)(void *self);         /* after io_wait() and posts of loop_post_io(); GIL state unknown: touch no Python */
-    bool (*has_work)(void *self);     /* is there something for run()? no Python */
-    int (*run)(void *self);           /* GIL held. -1 with an exception set: run_forever() raises it */
-    void (*flush)(void *self);        /* before io_wait(), and where output has waited; no Python */
-    int64_t (*next_ns)(void *self);   /* when turn() is due (monotonic): 0 = at once, -1 = only on events */
+    /* after io_wait() and posts of loop_post_io(); GIL state unknown: touch no Python */
+    void (*turn)(void *self);
+    bool (*has_work)(void *self); /* is there something for run()? no Python */
+    int (*run)(void *self);       /* GIL held. -1 with an exception set: run_forever() raises it */
+    void (*flush)(void *self);    /* before io_wait(), and where output has waited; no Python */
+    /* when turn() is due (monotonic): 0 = at once, -1 = only on events */
+    int64_t (*next_ns)(void *self);
     /* Or NULL. A callback has ended, in that context: a contextvars.Context, borrowed. Of those below LOOP_LONG_STEP_NS only some are told. GIL held;
      * nothing may be raised, or run */
     void (*step)(void *self, PyObject *context, const struct metrics_step *step);
@@ -232,9 +234,9 @@ struct loop_source_ops {
 
 struct loop_source { /* public for embedding */
     const struct loop_source_ops *ops;
-    PyObject *owner;         /* borrowed: what it is embedded in */
-    PyObject *context;       /* the owner's to set, visit and drop; a contextvars.Context or NULL */
-    struct list all;         /* GIL */
+    PyObject *owner;   /* borrowed: what it is embedded in */
+    PyObject *context; /* the owner's to set, visit and drop; a contextvars.Context or NULL */
+    struct list all;   /* GIL */
     struct list ready, flush; /* the loop's thread */
     bool is_attached, has_changed;
 };

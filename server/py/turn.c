@@ -290,8 +290,7 @@ needs_python(struct loop *l)
 static int64_t
 wait_ns(struct loop *l, int64_t now_ns)
 {
-    if (needs_python(l) ||
-        atomic_load_explicit(&l->io_posts, memory_order_relaxed) != NULL)
+    if (needs_python(l) || atomic_load_explicit(&l->io_posts, memory_order_relaxed) != NULL)
         return 0;
     int64_t next = __atomic_load_n(&l->timers.next_ns, __ATOMIC_RELAXED);
     for (size_t i = 0; i < l->clients_n; i++) {
@@ -411,8 +410,9 @@ turn_io_virtual(struct loop *l)
     int64_t timeout;
     sources_flush(l);
     clients_flush(l);
-    if (shake_wait_begin(l, needs_python(l) || atomic_load_explicit(&l->io_posts, memory_order_relaxed) != NULL,
-                         &timeout) < 0)
+    if (shake_wait_begin(
+            l, needs_python(l) || atomic_load_explicit(&l->io_posts, memory_order_relaxed) != NULL,
+            &timeout) < 0)
         return -1;
     int64_t began_ns = clock_ns();
     __atomic_store_n(&l->is_released, true, __ATOMIC_SEQ_CST);
@@ -448,9 +448,8 @@ turn_io(struct loop *l)
         int64_t now_ns = clock_ns();
         int64_t timeout = wait_ns(l, now_ns);
         pulse_waits(l->metrics, now_ns);
-        if (released == NULL &&
-            (timeout != 0 || l->late != NULL ||
-             atomic_load_explicit(&l->helpers, memory_order_relaxed) > 0)) {
+        if (released == NULL && (timeout != 0 || l->late != NULL ||
+                                 atomic_load_explicit(&l->helpers, memory_order_relaxed) > 0)) {
             /* First: whoever has the GIL then and reads false knows that the loop is inside Python. */
             __atomic_store_n(&l->is_released, true, __ATOMIC_SEQ_CST);
             released = gil_give(&l->gil);
@@ -578,10 +577,13 @@ loop_step_so_far(PyObject *loop, struct metrics_step *out)
         return false;
     /* Of a long one that was not picked: without the time from the last look at the clock to its begin, which was the loop's too. */
     int64_t cpu_ns = meter_cpu_ns(m) - (l->step_ns - l->meter_ns);
-    int64_t lost_ns = is_long && atomic_load(&found.step_ns) == l->step_ns ? atomic_load(&found.ns) : 0;
+    int64_t lost_ns =
+        is_long && atomic_load(&found.step_ns) == l->step_ns ? atomic_load(&found.ns) : 0;
     *out = (struct metrics_step){
         .ns = ns,
-        .cpu_ns = cpu_ns < 0 ? 0 : cpu_ns < ns ? cpu_ns : ns,
+        .cpu_ns = cpu_ns < 0    ? 0
+                  : cpu_ns < ns ? cpu_ns
+                                : ns,
         .gil_ns = l->turn_gil_ns,
         .lost_ns = lost_ns < ns ? lost_ns : ns,
         .turn = metrics_get(&l->metrics->pulse.turns),

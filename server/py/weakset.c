@@ -80,13 +80,15 @@ weakset_speed_up(PyObject *module, PyObject *set)
     w->iterating = PyObject_GetAttrString(set, "_iterating");
     if (w->data == NULL || w->pending == NULL || w->iterating == NULL)
         return NULL;
-    if (!PySet_CheckExact(w->data) || !PyList_CheckExact(w->pending) || !PySet_CheckExact(w->iterating)) {
+    if (!PySet_CheckExact(w->data) || !PyList_CheckExact(w->pending) ||
+        !PySet_CheckExact(w->iterating)) {
         PyErr_SetString(PyExc_TypeError, "not the WeakSet that this was made for");
         return NULL;
     }
     /* capsule -> remove -> capsule would be a cycle that nobody breaks: the callback has a capsule of its own. */
     struct weakset *r = calloc(1, sizeof(*r));
-    PY_OWNED PyObject *remove_capsule = r != NULL ? PyCapsule_New(r, WEAKSET_CAPSULE, weakset_free) : NULL;
+    PY_OWNED PyObject *remove_capsule =
+        r != NULL ? PyCapsule_New(r, WEAKSET_CAPSULE, weakset_free) : NULL;
     if (remove_capsule == NULL) {
         free(r);
         return PyErr_Occurred() ? NULL : PyErr_NoMemory();

@@ -1170,7 +1170,8 @@ void
 crew_drop(struct crew *c, struct list *jobs, enum sync_drop why)
 {
     for (;;) {
-        crew_lock(c); /* a future that is cancelled in another thread, or by what drop() runs, takes its job away */
+        /* a future that is cancelled in another thread, or by what drop() runs, takes its job away */
+        crew_lock(c);
         struct list *node = list_pop(jobs);
         crew_unlock(c);
         if (node == NULL)

@@ -57,29 +57,29 @@ struct sync_thread {
     struct sync_job *next; /* to run: handed over with the wake-up */
     PyObject *loop;        /* of next: borrowed from the job */
     unsigned orders;
-    bool is_asleep;        /* or about to be: it takes a wake-up to change its mind */
-    bool is_starting;      /* still in crew->starting_n */
-    bool is_scout;         /* has ORDER_SCOUT, or is on it */
-    bool is_soon;          /* of a scout: it did not wait for the GIL for long. Its own */
-    bool steps_back;       /* it is free, and would rather sleep (headway_steps_back()) */
-    bool is_new_to_lease;  /* on_acquire has not run */
-    bool is_checked;       /* may_release is being asked: it may be free soon */
-    bool was_parked;       /* on_park has run since its last job, or is about to */
-    bool is_clean;         /* on_surplus has run since its last job: it holds nothing */
-    int64_t idle_since_ns; /* while in crew->idle, where there is an idle timeout */
-    bool has_alarm;        /* it looks by itself within ALARM_NS whether it was given something */
-    atomic_uint sleep;     /* futex: an enum sleep. Any thread */
+    bool is_asleep;         /* or about to be: it takes a wake-up to change its mind */
+    bool is_starting;       /* still in crew->starting_n */
+    bool is_scout;          /* has ORDER_SCOUT, or is on it */
+    bool is_soon;           /* of a scout: it did not wait for the GIL for long. Its own */
+    bool steps_back;        /* it is free, and would rather sleep (headway_steps_back()) */
+    bool is_new_to_lease;   /* on_acquire has not run */
+    bool is_checked;        /* may_release is being asked: it may be free soon */
+    bool was_parked;        /* on_park has run since its last job, or is about to */
+    bool is_clean;          /* on_surplus has run since its last job: it holds nothing */
+    int64_t idle_since_ns;  /* while in crew->idle, where there is an idle timeout */
+    bool has_alarm;         /* it looks by itself within ALARM_NS whether it was given something */
+    atomic_uint sleep;      /* futex: an enum sleep. Any thread */
     struct lookout lookout; /* its own */
-    bool is_expected;      /* of next: the loop counts on its result (loop_expect()) */
-    unsigned long ident;   /* constant, as the next two */
-    int tid;               /* the kernel's number of it */
+    bool is_expected;       /* of next: the loop counts on its result (loop_expect()) */
+    unsigned long ident;    /* constant, as the next two */
+    int tid;                /* the kernel's number of it */
     PyThreadState *state;
-    struct meter meter;    /* its own: of which jobs the CPU is measured */
+    struct meter meter; /* its own: of which jobs the CPU is measured */
 };
 
 struct crew {
-    pthread_mutex_t
-        lock; /* of what follows, to the blank line. What is also read without it is written by WRITE() */
+    /* of what follows, to the blank line. What is also read without it is written by WRITE() */
+    pthread_mutex_t lock;
     size_t slots, slots_used;
     size_t threads_max;
     size_t threads_n;  /* running or being started */
@@ -94,7 +94,7 @@ struct crew {
     size_t waiting;    /* leases in wait_new and wait_kept; read without the lock */
     size_t holding_n;
     int64_t busy_at_ns; /* busy_n is counted up to then */
-    size_t busy_n;    /* threads between begin and end of a job, the paused ones not */
+    size_t busy_n;      /* threads between begin and end of a job, the paused ones not */
     struct headway {
         int64_t begun_ns;  /* the last begin of a job */
         int64_t looked_ns; /* the last look at the GIL since then; 0 = none */
@@ -102,9 +102,9 @@ struct crew {
         unsigned ended;    /* jobs that ended beside others */
         const int *locked; /* 1 while somebody has the GIL; NULL = not known. Constant */
     } headway;
-    bool has_scout;   /* one at a time */
-    bool
-        is_holding_back; /* leases wait although threads are idle: for those that make headway. Read without the lock */
+    bool has_scout; /* one at a time */
+    /* leases wait although threads are idle: for those that make headway. Read without the lock */
+    bool is_holding_back;
     uint64_t arrivals;
     struct list idle;       /* free threads, the next to be used first */
     struct list wait_new;   /* leases that wait for a slot and have no thread; oldest first */
@@ -115,8 +115,8 @@ struct crew {
     struct list late_wakes; /* threads to wake when the loop gives the GIL away */
     struct list dropped;    /* jobs that stop() took out: for drop() on the loop's thread */
     int64_t retry_ns;       /* threads could not be started: not again before; 0 = no trouble */
-    int64_t
-        idle_due_ns;  /* some idle thread may have to end then; INT64_MAX. Read without the lock */
+    /* some idle thread may have to end then; INT64_MAX. Read without the lock */
+    int64_t idle_due_ns;
     bool needs_turn;  /* something that only the loop's turn sees to; read without the lock */
     bool is_attached; /* a client of the loop */
     bool is_dropping; /* drop_post is on its way */
@@ -131,9 +131,9 @@ struct crew {
     int64_t wait_alarm_ns;                     /* 0 = none; the loop's thread, as the next two */
     int64_t alarm_next_ns;                     /* on_wait is not called before */
     bool is_alarm_due;
-    struct loop_late late;                     /* the loop's thread, as the next two */
-    bool is_gathering;                         /* late_wakes are to be woken in its turn */
-    int64_t gathering_ns;                      /* since when */
+    struct loop_late late; /* the loop's thread, as the next two */
+    bool is_gathering;     /* late_wakes are to be woken in its turn */
+    int64_t gathering_ns;  /* since when */
     struct post drop_post, detach_post;
     int64_t sample_due_ns;  /* the loop's thread */
     int64_t refusal_log_ns; /* the loop's thread */
@@ -142,8 +142,8 @@ struct crew {
     struct metrics_crew *metrics; /* what it counts: written under the lock */
 
     struct list all; /* every crew of the process, for fork; GIL */
-    atomic_uint
-        refs; /* the pool, each thread, each Python job, each post, and late while it is noted */
+    /* the pool, each thread, each Python job, each post, and late while it is noted */
+    atomic_uint refs;
     bool is_orphan; /* made before a fork, and this is the child */
 
     /* GIL: */
@@ -167,9 +167,8 @@ struct crew {
 
 struct crew *crew_new(void);       /* GIL held. NULL where memory ran out */
 void crew_release(struct crew *c); /* any thread that Python knows, any GIL state */
-void crew_end(
-    struct crew *
-        c); /* nobody has a reference any more: drops what is Python's, then crew_free() (pool.c) */
+/* nobody has a reference any more: drops what is Python's, then crew_free() (pool.c) */
+void crew_end(struct crew *c);
 void crew_free(struct crew *c); /* GIL held */
 
 static inline void
@@ -233,8 +232,8 @@ bool crew_has_no_thread(struct crew *c); /* can none be had for a lease that nee
 bool
 crew_is_short(struct crew *c); /* would a slot more, or a thread that is let go, help somebody? */
 void crew_park(struct crew *c, struct lease *l); /* l has a slot, and no job or a blocked one */
-void crew_drop_queued(struct crew *c, struct lease *l,
-                      struct list *jobs);                 /* all of its jobs go to jobs */
+/* all of its jobs go to jobs */
+void crew_drop_queued(struct crew *c, struct lease *l, struct list *jobs);
 void crew_dismiss(struct crew *c, struct sync_thread *t); /* an idle thread leaves */
 
 /* Lock not held, the loop's thread: drop() for what crew_drop_queued() has put into jobs. Whoever withdraws one of them meanwhile has it. */
@@ -255,7 +254,8 @@ struct crew_look {
 /* Into looks[max]. Returns how many there are. Any thread. */
 size_t crew_look_begin(struct crew *c, struct crew_look *looks, size_t max);
 /* That one was found at it: ns more for its lease, if it runs the same job. Lock held. */
-void crew_look_end(struct crew *c, const struct crew_look *look, enum metrics_looked at, int64_t ns);
+void crew_look_end(struct crew *c, const struct crew_look *look, enum metrics_looked at,
+                   int64_t ns);
 
 /* --- headway.c: lock held --------------------------------------------------------------------------- */
 
@@ -263,7 +263,7 @@ void headway_begin(struct crew *c); /* a job begins */
 /* Is nobody else needed while those who run go on? There are such. Looks only when it is time to. */
 bool headway_is_made(struct crew *c);
 int64_t headway_due_ns(const struct crew *c); /* when it is */
-bool headway_stands_still(struct crew *c); /* no job has begun for long */
+bool headway_stands_still(struct crew *c);    /* no job has begun for long */
 /* A thread has ended a job: shall it sleep, although jobs wait, because others may do with the GIL what it does? */
 bool headway_steps_back(struct crew *c);
 /* There is a lease with a slot and without a job, whose request is about to make its next call. */

@@ -33,8 +33,8 @@ struct cell {
     unsigned depth;  /* operations inside operations */
     unsigned long ident;
     int64_t begun_ns;
-    struct lease *
-        lease; /* of a request; NULL: of none. Its owner is the job that runs here, or lease_owner */
+    /* of a request; NULL: of none. Its owner is the job that runs here, or lease_owner */
+    struct lease *lease;
     PyObject *lease_owner;        /* new, or NULL */
     PyObject *connection;         /* new; NULL: there is nothing to cancel */
     PyObject *driver, *statement; /* new */
@@ -42,7 +42,8 @@ struct cell {
     bool is_shared;               /* another thread uses the same connection */
     bool outlives_client;         /* ringcorn.guard.allow("disconnect") */
     enum sync_cancel why;         /* it was cancelled */
-    bool is_doubtful; /* nobody knows whether the cancellation is on its way: the connection must not be used again */
+    /* nobody knows whether the cancellation is on its way: the connection must not be used again */
+    bool is_doubtful;
     atomic_bool is_cancelling;
     atomic_bool is_free; /* its thread has ended */
 };
@@ -494,9 +495,9 @@ about(const struct cell *c)
     unsigned long ident = c->ident;
     double seconds = (double)(clock_ns() - c->begun_ns) / NS_PER_S;
     PY_OWNED PyObject *text = PyUnicode_DecodeUTF8(label, (Py_ssize_t)strlen(label), "replace");
-    return text == NULL ? NULL
-                        : Py_BuildValue("(OdOOOk)", text, seconds, driver, connection, statement,
-                                        ident);
+    return text == NULL
+               ? NULL
+               : Py_BuildValue("(OdOOOk)", text, seconds, driver, connection, statement, ident);
 }
 
 static PyObject *

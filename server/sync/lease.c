@@ -366,11 +366,11 @@ const char *
 lease_stand(struct lease *l, unsigned long *ident)
 {
     crew_lock(l->crew);
-    const char *stand = l->running != NULL                             ? "running"
-                        : !list_is_empty(&l->jobs)                     ? "waiting"
-                        : l->thread == NULL || l->is_closed            ? NULL
-                        : l->has_slot                                  ? "holding"
-                                                                       : "parked";
+    const char *stand = l->running != NULL                  ? "running"
+                        : !list_is_empty(&l->jobs)          ? "waiting"
+                        : l->thread == NULL || l->is_closed ? NULL
+                        : l->has_slot                       ? "holding"
+                                                            : "parked";
     *ident = l->thread != NULL ? l->thread->ident : 0;
     crew_unlock(l->crew);
     return stand;

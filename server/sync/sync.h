@@ -51,8 +51,8 @@ enum sync_drop { SYNC_DROP_TIMEOUT, SYNC_DROP_CLOSED, SYNC_DROP_NO_THREAD };
 
 /* Embedded in its owner. Exactly one of these ends it: end(), drop(), or a lease_withdraw() that returned true. */
 struct sync_job {
-    void (*run)(
-        struct sync_job *job); /* on the lease's thread, GIL held; leaves no exception set */
+    /* on the lease's thread, GIL held; leaves no exception set */
+    void (*run)(struct sync_job *job);
     /* After run(), on the same thread, without the GIL, when the thread already counts as free (or runs for the next): posts the
      * result (loop_post(), loop_post_io()). The last that the crew does with job and, after the last job of a closed lease, with
      * the lease. */
@@ -78,8 +78,8 @@ struct lease {
     struct list wait;    /* crew's queues for a slot */
     struct list held;    /* crew's list of leases that have a thread */
     struct list holding; /* crew's list of leases that have a slot and no job */
-    struct sync_thread
-        *thread; /* NULL until the first job, after the end, and where it was given back */
+    /* NULL until the first job, after the end, and where it was given back */
+    struct sync_thread *thread;
     struct sync_job *running;
     uint64_t arrived;         /* its place in the queue */
     int64_t begun_ns, ran_ns; /* when its last job was begun; how long those took that have ended */
@@ -87,17 +87,17 @@ struct lease {
     bool is_in_driver;        /* driver.c's: its thread is */
     unsigned cancel_state;    /* driver.c's */
     int64_t wait_ns, slot_ns; /* since when it waits, or has its slot */
-    uint64_t
-        delivered_turn; /* loop turn in which the last result was delivered; parking counts from it */
+    /* loop turn in which the last result was delivered; parking counts from it */
+    uint64_t delivered_turn;
     unsigned delivering; /* results that are on their way to the loop */
     unsigned blocked_samples;
     unsigned slot_jobs; /* begun since it has its slot */
     bool has_slot, is_closed, is_paused, is_resuming;
-    bool is_waiting;  /* since wait_ns, for its next job to begin */
-    bool gives_back;  /* slot and thread, when its jobs are done */
-    bool is_optional; /* waits for a thread, and its job is optional */
+    bool is_waiting;            /* since wait_ns, for its next job to begin */
+    bool gives_back;            /* slot and thread, when its jobs are done */
+    bool is_optional;           /* waits for a thread, and its job is optional */
     struct metrics_calls calls; /* what its jobs have taken beside ran_ns and driver_ns */
-    char label[96];   /* who: "GET /path", for reports; "" = unknown */
+    char label[96];             /* who: "GET /path", for reports; "" = unknown */
 };
 
 struct crew *pool_crew(PyObject *pool); /* borrowed from the pool */
@@ -190,7 +190,7 @@ int64_t job_cpu_ns(void);
 /* Looks at what the pool's threads wait for, from a thread of its own, until looks_stop(); one pool a process. GIL held, the loop's
  * thread. */
 void looks_start(PyObject *pool);
-void looks_stop(void); /* a second call, and one without a start, are no-ops */
+void looks_stop(void);   /* a second call, and one without a start, are no-ops */
 void looks_forget(void); /* in a child that was forked: there is no thread */
 
 /* It has had the right to run a job. */

@@ -137,7 +137,8 @@ work(PyObject *unused, PyObject *capsule)
     unsigned orders = 0;
     PyObject *loop = NULL;
     bool has_gil = true, is_expected = false;
-    bool is_soon = false; /* the next job may follow at once: the loop was looking out for the last result */
+    /* the next job may follow at once: the loop was looking out for the last result */
+    bool is_soon = false;
     crew_thread_init(&self);
     release_gil(&self, &has_gil);
     while (!(orders & ORDER_LEAVE)) {

@@ -21,12 +21,11 @@
 enum {
     DATAGRAMS_AT_ONCE = 4,
     DATAGRAMS_A_TURN = 32,
-    PACKET_MAX =
-        TRANSPORT_SCRATCH / DATAGRAMS_AT_ONCE, /* of IP: 64 KiB, the protocol's own limit */
-    PEERS = 64,                                /* addresses remembered; a power of two */
-    HEADER = PY_VERSION_HEX >= 0x030d0000
-                 ? 8
-                 : 0,      /* 3.13: an empty datagram takes room too, and is sent */
+    /* of IP: 64 KiB, the protocol's own limit */
+    PACKET_MAX = TRANSPORT_SCRATCH / DATAGRAMS_AT_ONCE,
+    PEERS = 64, /* addresses remembered; a power of two */
+    /* 3.13: an empty datagram takes room too, and is sent */
+    HEADER = PY_VERSION_HEX >= 0x030d0000 ? 8 : 0,
     LOST_WRITES_QUIET = 5, /* asyncio's LOG_THRESHOLD_FOR_CONNLOST_WRITES */
 };
 
@@ -246,7 +245,8 @@ receive(struct datagram *d)
         t->has_more = false; /* what comes from here on is announced */
     int err = 0;
     if (n < 0 && errno != EAGAIN) {
-        if (errno == EBADF || errno == ENOTSOCK) /* closed by somebody else: it would be so for ever */
+        if (errno == EBADF ||
+            errno == ENOTSOCK) /* closed by somebody else: it would be so for ever */
             t->has_more = false;
         err = endpoint_fail_errno();
     }
@@ -425,7 +425,7 @@ write_ready(struct datagram *d)
         PY_OWNED PyObject *to = Py_NewRef(one.to);
         sent = send_one(d, data, PyBytes_AS_STRING(data), (size_t)PyBytes_GET_SIZE(data), to);
         if (sent == 0)
-            break; /* no room */
+            break;                                                  /* no room */
         if (d->count == 0 || d->departures[d->head].data != data) { /* dropped by what has run */
             err = sent < 0 ? send_failed(t) : 0;
             break;

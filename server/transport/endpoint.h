@@ -54,8 +54,8 @@ struct endpoint {
 
     bool wants_watch, wants_room; /* of the io */
     bool is_deaf; /* the loop's thread: the descriptor was closed by somebody else */
-    bool
-        may_end; /* the loop's thread: the peer has gone or the descriptor has failed: receive until it says so */
+    /* the loop's thread: the peer has gone or the descriptor has failed: receive until it says so */
+    bool may_end;
     bool is_unwatched; /* never to be watched */
     bool has_more;     /* what may have arrived was not received to its end */
     bool is_paused;    /* reading */

@@ -10,9 +10,8 @@
 
 enum {
     READS_A_TURN = 4,
-    DIRECT =
-        64 *
-        1024, /* read into an object of this size where the last read filled a good part of it: what a pipe holds */
+    /* read into an object of this size where the last read filled a good part of it: what a pipe holds */
+    DIRECT = 64 * 1024,
     DIRECT_FROM = 16 * 1024,
 };
 

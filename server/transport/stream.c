@@ -619,8 +619,8 @@ note_socket(struct stream *t)
     if (getsockopt(t->fd, SOL_SOCKET, SO_PROTOCOL, &protocol, &n) < 0)
         protocol = 0;
     /* There are others of this kind: a read of SCTP's ends with a message. */
-    t->is_tcp = type == SOCK_STREAM && (domain == AF_INET || domain == AF_INET6) &&
-                protocol == IPPROTO_TCP;
+    t->is_tcp =
+        type == SOCK_STREAM && (domain == AF_INET || domain == AF_INET6) && protocol == IPPROTO_TCP;
     return 0;
 }
 

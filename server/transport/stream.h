@@ -43,8 +43,8 @@ struct stream {
     struct io_op watch, room; /* the loop's thread */
     unsigned events;          /* the loop's thread: enum stream_event */
     unsigned unsure_n; /* the loop's thread: completions with IO_UNSURE since the last read */
-    bool
-        may_end; /* the loop's thread: the peer has ended, or the socket has failed: receive until it says so */
+    /* the loop's thread: the peer has ended, or the socket has failed: receive until it says so */
+    bool may_end;
 
     struct transport_state *st;
     PyObject *st_owner;

@@ -44,7 +44,8 @@ has_more(struct stream *t, size_t n, size_t cap)
     if (n == cap || t->may_end)
         return true;
     /* A short read of TCP has found the end of the queue, or urgent data. One of a unix socket may have ended at a descriptor that was sent along. */
-    return (!t->is_tcp || UNLIKELY(t->has_urgent)) && recv(t->fd, &c, 1, MSG_DONTWAIT | MSG_PEEK) >= 0;
+    return (!t->is_tcp || UNLIKELY(t->has_urgent)) &&
+           recv(t->fd, &c, 1, MSG_DONTWAIT | MSG_PEEK) >= 0;
 }
 
 static int

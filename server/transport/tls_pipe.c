@@ -418,8 +418,8 @@ push_slice(struct pytls *t)
     size_t made = 0;
     Py_ssize_t n = 0;
     while (b->count > 0 && made < TLS_WRITE_SLICE) {
-        PyObject *bytes =
-            b->items[b->first]; /* borrowed: nothing but this function takes from the backlog */
+        /* borrowed: nothing but this function takes from the backlog */
+        PyObject *bytes = b->items[b->first];
         size_t left = (size_t)PyBytes_GET_SIZE(bytes) - b->offset;
         n = encrypt(t, PyBytes_AS_STRING(bytes) + b->offset, size_min(left, TLS_WRITE_SLICE));
         if (n < 0)

@@ -49,10 +49,10 @@ static struct worker {
     } listeners[WORKER_LISTENERS_MAX];
     size_t listeners_n;
     uint64_t requests_max; /* then it asks to be replaced */
-    unsigned events; /* enum worker_event, to be told in the Python phase */
-    enum control_why why; /* it drains */
+    unsigned events;       /* enum worker_event, to be told in the Python phase */
+    enum control_why why;  /* it drains */
     uint64_t services; /* a bit for each that is to be run here, to be told in the Python phase */
-    PyObject *access; /* new; of access_to(); NULL = nobody */
+    PyObject *access;  /* new; of access_to(); NULL = nobody */
     struct buf access_lines; /* for it, each with a NUL behind it */
     bool is_attached, is_serving, is_draining, is_quitting, drained_is_told;
     bool is_preload; /* this process imports the application and forks workers */
@@ -72,7 +72,8 @@ listen_on(int32_t id, int fd, bool is_tls)
         if (w.listeners[i].id == id)
             return; /* told twice */
     }
-    struct listener *l = w.listeners_n < WORKER_LISTENERS_MAX ? listener_open(&w.net, owned, is_tls) : NULL;
+    struct listener *l =
+        w.listeners_n < WORKER_LISTENERS_MAX ? listener_open(&w.net, owned, is_tls) : NULL;
     if (l == NULL) {
         log_error("cannot accept from listening socket %d: out of memory or descriptors", (int)id);
         return;
@@ -199,8 +200,8 @@ on_control(struct io_op *op, int res, unsigned flags)
                 w.services |= (uint64_t)1 << msg.id;
             break;
         case CONTROL_PING:
-            (void)control_send(w.args->control, CONTROL_PONG, msg.id,
-                               -1); /* a full socket has others */
+            /* a full socket has others */
+            (void)control_send(w.args->control, CONTROL_PONG, msg.id, -1);
             break;
         case CONTROL_REOPEN:
             /* standard error stays open in children of the application, the access log does not */
@@ -460,7 +461,8 @@ worker_attach(PyObject *module, PyObject *loop)
     w.requests_max = draw_requests_max(conf);
     w.io = io;
     w.loop = Py_NewRef(loop);
-    net_set_tls(&w.net, w.args->tls, conf->limit_handshakes, conf->timeout_handshake_ms * NS_PER_MS);
+    net_set_tls(&w.net, w.args->tls, conf->limit_handshakes,
+                conf->timeout_handshake_ms * NS_PER_MS);
     io_op_init(&w.control, on_control);
     io_poll(io, &w.control, w.args->control, POLLIN);
     w.is_attached = true;
@@ -485,7 +487,9 @@ worker_count(PyObject *module, PyObject *args)
     int is_executor;
     if (!PyArg_ParseTuple(args, "Op", &pool, &is_executor))
         return NULL;
-    pool_count(pool, &metrics_here->pools[is_executor ? METRICS_POOL_EXECUTOR : METRICS_POOL_REQUESTS].crew);
+    pool_count(
+        pool,
+        &metrics_here->pools[is_executor ? METRICS_POOL_EXECUTOR : METRICS_POOL_REQUESTS].crew);
     if (!is_executor)
         looks_start(pool);
     Py_RETURN_NONE;
@@ -740,8 +744,8 @@ worker_free(PyObject *module, PyObject *unused)
     http_fini(&w.asgi.http);
     asgi_fini(&w.asgi);
     wsgi_fini(&w.wsgi);
-    control_send(w.args->control, CONTROL_DRAINED, (int32_t)w.args->slot,
-                 -1); /* a master that is gone need not know */
+    /* a master that is gone need not know */
+    control_send(w.args->control, CONTROL_DRAINED, (int32_t)w.args->slot, -1);
     Py_RETURN_NONE;
 }
 

@@ -24,17 +24,21 @@ enum control_kind {
         'L', /* accept from the attached socket too; id names it. The worker's own and, while a sibling's slot has
                              no ready worker, the sibling's */
     CONTROL_LISTEN_TLS = 'S', /* the same, and what is accepted speaks TLS */
-    CONTROL_CERTS =
-        'T', /* certificates and keys for new handshakes are in the attached memfd (net/tls.h) */
-    CONTROL_UNLISTEN =
-        'U', /* stop accepting from socket id: somebody else does. Connections that came by it end after their answers */
-    CONTROL_ALONE = 'M', /* no other process accepts from socket id. One that comes later does it with care (net.h, listener_alone()) */
-    CONTROL_UNREADY = 'Y',  /* the server is about to stop: health.ready says 503, nothing else changes */
-    CONTROL_DRAIN = 'D',    /* graceful: stop accepting, answer what there is, leave; id: enum control_why */
-    CONTROL_QUIT = 'Q',     /* quick: as DRAIN, but requests are cancelled at once */
-    CONTROL_SERVICE = 'V',  /* run service id (its place in this worker's configuration), of which there is one in all */
-    CONTROL_REOPEN =
-        'O', /* a log file was reopened: dup3() the attached descriptor onto descriptor id (2, or access_fd) */
+    /* certificates and keys for new handshakes are in the attached memfd (net/tls.h) */
+    CONTROL_CERTS = 'T',
+    /* stop accepting from socket id: somebody else does. Connections that came by it end after their answers */
+    CONTROL_UNLISTEN = 'U',
+    /* no other process accepts from socket id. One that comes later does it with care (net.h, listener_alone()) */
+    CONTROL_ALONE = 'M',
+    /* the server is about to stop: health.ready says 503, nothing else changes */
+    CONTROL_UNREADY = 'Y',
+    /* graceful: stop accepting, answer what there is, leave; id: enum control_why */
+    CONTROL_DRAIN = 'D',
+    CONTROL_QUIT = 'Q', /* quick: as DRAIN, but requests are cancelled at once */
+    /* run service id (its place in this worker's configuration), of which there is one in all */
+    CONTROL_SERVICE = 'V',
+    /* a log file was reopened: dup3() the attached descriptor onto descriptor id (2, or access_fd) */
+    CONTROL_REOPEN = 'O',
     /* On a socket of their own, worker_args.asks. Questions of ringcornctl: id is to be given back with CONTROL_ANSWER, after JSON was
      * written to the attached memfd */
     CONTROL_ASK_REQUESTS = 'r',
@@ -43,26 +47,29 @@ enum control_kind {
     CONTROL_ASK_SERVICES = 'v',
     CONTROL_ASK_BLOCKS = 'b',
     CONTROL_LOG_LEVEL = 'l', /* on the same socket: id is an enum log_level; no answer */
-    CONTROL_PING = 'I', /* is the loop turning? It answers CONTROL_PONG, in its I/O phase */
+    CONTROL_PING = 'I',      /* is the loop turning? It answers CONTROL_PONG, in its I/O phase */
     /* To the process of worker_preload(), which is told CONTROL_REOPEN and CONTROL_CERTS too: fork a worker for slot id, whose metrics are in that block
      * (-1 = none). With it come its ends of control and of its log ring, and of asks where it has one. One at a time */
     CONTROL_FORK = 'F',
     /* worker -> master */
     CONTROL_PONG = 'N',
     CONTROL_ANSWER = 'a', /* on worker_args.asks: what was asked by id is written */
-    CONTROL_READY =
-        'R', /* application imported, lifespan.startup complete; the master answers with CONTROL_LISTENs */
+    /* application imported, lifespan.startup complete; the master answers with CONTROL_LISTENs */
+    CONTROL_READY = 'R',
     CONTROL_LISTENING = 'A', /* accepting from socket id now */
     CONTROL_REPLACE =
         'P', /* wants to go (somebody sent it SIGTERM): the master starts another and, once that one accepts, sends
                                 CONTROL_DRAIN. A service manager that signals the whole group means the master, which then drains in order.
                                 A worker that cannot reach the master drains by itself */
-    CONTROL_SERVED = 'C',  /* has served recycle.max_requests: id of them. As CONTROL_REPLACE */
-    CONTROL_SERVICE_STOPPED = 'X', /* service id does not run here any more, as this worker leaves */
-    CONTROL_SERVICE_ENDED = 'E', /* the same: it is over (restart), and no other worker is to run it */
+    CONTROL_SERVED = 'C', /* has served recycle.max_requests: id of them. As CONTROL_REPLACE */
+    /* service id does not run here any more, as this worker leaves */
+    CONTROL_SERVICE_STOPPED = 'X',
+    /* the same: it is over (restart), and no other worker is to run it */
+    CONTROL_SERVICE_ENDED = 'E',
     CONTROL_DRAINED = 'G', /* accepts no more and holds no request; lifespan.shutdown runs */
     /* the process of worker_preload() -> master; CONTROL_READY there: the application is imported */
-    CONTROL_FORKED = 'f', /* id: the worker's pid; before the worker becomes the master's child. < 0: -errno, there is none */
+    /* id: the worker's pid; before the worker becomes the master's child. < 0: -errno, there is none */
+    CONTROL_FORKED = 'f',
 };
 
 /* Why a worker is told to leave. */
@@ -95,14 +102,14 @@ struct tls_tickets;
 
 struct worker_args {
     const struct conf *conf;
-    unsigned slot;     /* 0.. */
-    unsigned generation; /* of the configuration */
-    int control;       /* the worker's end; worker_run() owns it */
-    int asks;          /* the same, for questions; -1 = none will come */
-    int access_fd;     /* -1 = no access log */
+    unsigned slot;               /* 0.. */
+    unsigned generation;         /* of the configuration */
+    int control;                 /* the worker's end; worker_run() owns it */
+    int asks;                    /* the same, for questions; -1 = none will come */
+    int access_fd;               /* -1 = no access log */
     struct tls_set *tls;         /* NULL = none; worker_run()'s */
     struct tls_tickets *tickets; /* NULL = none */
-    const char *exe;   /* path of the running program, to find its Python package beside it */
+    const char *exe; /* path of the running program, to find its Python package beside it */
     int argc;
     char **argv;
 };

@@ -191,8 +191,8 @@ is_stopped(const struct exchange *ex)
 }
 
 int
-exchange_start(struct exchange *ex, int status, struct slice reason, const struct http_header *headers,
-               size_t n, uint64_t length)
+exchange_start(struct exchange *ex, int status, struct slice reason,
+               const struct http_header *headers, size_t n, uint64_t length)
 {
     struct answer *a = &ex->answer;
     if (UNLIKELY(status >= 500 && status < 600) && is_stopped(ex)) {
@@ -245,7 +245,8 @@ is_writable(const struct exchange *ex)
 static bool
 may_write(const struct exchange *ex)
 {
-    return (!ex->is_full && ex->out_bytes <= EXCHANGE_UNSENT_MAX) || ex->is_cancelled || !is_writable(ex);
+    return (!ex->is_full && ex->out_bytes <= EXCHANGE_UNSENT_MAX) || ex->is_cancelled ||
+           !is_writable(ex);
 }
 
 int
@@ -315,7 +316,7 @@ exchange_write_piece(struct exchange *ex, struct piece *piece, bool is_last)
 static void
 end(struct exchange *ex, bool later)
 {
-    bytes_wake(ex); /* another thread of the application's may wait */
+    bytes_wake(ex);    /* another thread of the application's may wait */
     if (ex->is_posted) /* it will be seen */
         ex->end_is_told = true;
     if (ex->end_is_told || later) {
@@ -374,7 +375,8 @@ start_answer(struct exchange *ex)
     if (LIKELY(err == HTTP_OK))
         return true;
     if (err != HTTP_BROKEN) { /* h1_check_start() let it pass */
-        log_about(LOG_ERROR, ex->req.id, "%s: the answer's head is refused (%d)", ex->label, (int)err);
+        log_about(LOG_ERROR, ex->req.id, "%s: the answer's head is refused (%d)", ex->label,
+                  (int)err);
         h1_fail(h, 500);
     }
     return false;
@@ -498,8 +500,8 @@ bytes_receive(struct exchange *ex)
 static bool
 may_read(const struct exchange *ex)
 {
-    return ex->in_start < ex->in_end || ex->body_is_complete || atomic_load(&ex->is_gone) || ex->is_cancelled ||
-           ex->is_ended;
+    return ex->in_start < ex->in_end || ex->body_is_complete || atomic_load(&ex->is_gone) ||
+           ex->is_cancelled || ex->is_ended;
 }
 
 int

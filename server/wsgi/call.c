@@ -20,14 +20,16 @@ enum outcome {
 static bool
 is_gone(const struct exchange *ex)
 {
-    return atomic_load(&ex->is_gone) || atomic_load(&ex->is_broken) || atomic_load(&ex->is_cancelled);
+    return atomic_load(&ex->is_gone) || atomic_load(&ex->is_broken) ||
+           atomic_load(&ex->is_cancelled);
 }
 
 static void
 report(struct wsgi_names *n, struct exchange *ex, PyObject *exception, const char *what)
 {
     PY_OWNED PyObject *done = PyObject_CallFunction(n->report, "sOsOz#", ex->label, exception, what,
-                                                    is_gone(ex) ? Py_True : Py_False, ex->req.id.p, (Py_ssize_t)ex->req.id.n);
+                                                    is_gone(ex) ? Py_True : Py_False, ex->req.id.p,
+                                                    (Py_ssize_t)ex->req.id.n);
     if (done == NULL) {
         log_about(LOG_ERROR, ex->req.id, "%s: %s", ex->label, what);
         PyErr_WriteUnraisable(n->report);
@@ -50,8 +52,8 @@ send_whole(struct start *start, PyObject *result)
             pieces++;
         }
     }
-    if (pieces > 1 && ex->answer.status != 0 && ex->answer.length == UINT64_MAX && !ex->is_started &&
-        !start_is_bodiless(start))
+    if (pieces > 1 && ex->answer.status != 0 && ex->answer.length == UINT64_MAX &&
+        !ex->is_started && !start_is_bodiless(start))
         exchange_total(ex, total);
     for (Py_ssize_t i = 0; i < PySequence_Fast_GET_SIZE(result); i++) {
         PY_OWNED PyObject *item = Py_NewRef(PySequence_Fast_GET_ITEM(result, i));
@@ -90,7 +92,8 @@ send_each(struct start *start, PyObject *result)
         int err = start_send(start, item, may_wait);
         if (err != 0)
             return err < 0 ? FAILED : GONE;
-        may_wait = may_wait || PyBytes_GET_SIZE(item) > 0; /* should it have more than one after all */
+        /* should it have more than one after all */
+        may_wait = may_wait || PyBytes_GET_SIZE(item) > 0;
         exchanges_collect(start->ex->set);
     }
 }
@@ -102,15 +105,20 @@ respond(struct start *start, PyObject *result)
     if (LIKELY(PyList_CheckExact(result) || PyTuple_CheckExact(result))) {
         outcome = send_whole(start, result);
     } else if (PyBytes_Check(result)) {
-        PyErr_SetString(PyExc_TypeError,
-                        "the application returned bytes, not an iterable of bytes: put them into a list");
+        PyErr_SetString(
+            PyExc_TypeError,
+            "the application returned bytes, not an iterable of bytes: put them into a list");
         return FAILED;
     } else {
         int sent = file_send(start, result);
-        outcome = sent == 0 ? send_each(start, result) : sent < 0 ? FAILED : sent == 1 ? DONE : GONE;
+        outcome = sent == 0   ? send_each(start, result)
+                  : sent < 0  ? FAILED
+                  : sent == 1 ? DONE
+                              : GONE;
     }
     if (outcome == DONE && UNLIKELY(start->ex->answer.status == 0)) {
-        PyErr_SetString(PyExc_RuntimeError, "the application returned without calling start_response()");
+        PyErr_SetString(PyExc_RuntimeError,
+                        "the application returned without calling start_response()");
         return FAILED;
     }
     return outcome;
@@ -130,7 +138,8 @@ finish(struct wsgi_names *n, struct exchange *ex, enum outcome outcome, bool lat
     bool has_begun = ex->is_started;
     exchange_fail(ex, later && exception == NULL);
     if (exception != NULL)
-        report(n, ex, exception, has_begun ? "exception after the response had begun" : "exception");
+        report(n, ex, exception,
+               has_begun ? "exception after the response had begun" : "exception");
 }
 
 static void
@@ -150,12 +159,15 @@ count(struct wsgi_names *n, struct exchange *ex, PyObject *environ)
     struct metrics_spent spent = { .request_ns = clock_ns() - ex->begun_ns };
     spent.thread_ns = lease_spent(&ex->lease, &spent.calls);
     spent.calls.cpu_ns += job_cpu_ns();
-    PyObject *route = environ != NULL ? PyDict_GetItemWithError(environ, n->route_key) : NULL; /* the key is a str */
+    PyObject *route = environ != NULL ? PyDict_GetItemWithError(environ, n->route_key)
+                                      : NULL; /* the key is a str */
     Py_ssize_t length = 0;
-    const char *text = route != NULL && PyUnicode_Check(route) ? PyUnicode_AsUTF8AndSize(route, &length) : NULL;
+    const char *text =
+        route != NULL && PyUnicode_Check(route) ? PyUnicode_AsUTF8AndSize(route, &length) : NULL;
     if (UNLIKELY(route != NULL && text == NULL))
         PyErr_Clear();
-    metrics_count_route((struct slice){ text, text != NULL ? (size_t)length : 0 }, ex->answer.status, &spent, "");
+    metrics_count_route((struct slice){ text, text != NULL ? (size_t)length : 0 },
+                        ex->answer.status, &spent, "");
 }
 
 static void

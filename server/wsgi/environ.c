@@ -117,7 +117,8 @@ set_ends(struct wsgi_names *n, PyObject *environ, const struct exchange *ex)
 static int
 join(PyObject *environ, PyObject *key, PyObject *first, struct slice name, PyObject *value)
 {
-    PyObject *joined = PyUnicode_FromFormat(slice_is(name, "cookie") ? "%U; %U" : "%U,%U", first, value);
+    PyObject *joined =
+        PyUnicode_FromFormat(slice_is(name, "cookie") ? "%U; %U" : "%U,%U", first, value);
     return py_dict_give(environ, key, joined);
 }
 
@@ -140,7 +141,8 @@ set_headers(struct wsgi_names *n, PyObject *environ, const struct http_request *
         PyObject *there = PyDict_SetDefault(environ, key, value); /* borrowed */
         if (there == NULL)
             return -1;
-        if (UNLIKELY(PyDict_GET_SIZE(environ) == size) && join(environ, key, there, h->name, value) < 0)
+        if (UNLIKELY(PyDict_GET_SIZE(environ) == size) &&
+            join(environ, key, there, h->name, value) < 0)
             return -1;
     }
     return 0;
@@ -153,9 +155,11 @@ environ_new(struct wsgi *w, const struct exchange *ex, PyObject *input)
     const struct http_request *r = &ex->req;
     PY_OWNED PyObject *environ = PyDict_Copy(n->template);
     if (environ == NULL || PyDict_SetItem(environ, n->input_key, input) < 0 ||
-        set_target(n, environ, r) < 0 || set_ends(n, environ, ex) < 0 || set_headers(n, environ, r) < 0)
+        set_target(n, environ, r) < 0 || set_ends(n, environ, ex) < 0 ||
+        set_headers(n, environ, r) < 0)
         return NULL;
-    if (!slice_is(r->method, "GET") && py_dict_give(environ, n->s_REQUEST_METHOD, wsgi_method(n, r->method)) < 0)
+    if (!slice_is(r->method, "GET") &&
+        py_dict_give(environ, n->s_REQUEST_METHOD, wsgi_method(n, r->method)) < 0)
         return NULL;
     if (UNLIKELY(r->id.n > 0) && py_dict_give(environ, n->request_id_key, latin1(r->id)) < 0)
         return NULL;

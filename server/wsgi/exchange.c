@@ -13,12 +13,13 @@
 #include <stdlib.h>
 
 enum {
-    ROOM_SIZE = 4 * 1024,  /* for the head's copy, and for most answers */
+    ROOM_SIZE = 4 * 1024,   /* for the head's copy, and for most answers */
     ROOM_ANSWER = 2 * 1024, /* of a room made to measure: what the answer gets */
     BODY_IN_ROOM_MAX = 512,
-    KEPT_MAX = 256,        /* exchanges kept for reuse: 1.3 MiB */
-    DATA_TAG = 1,          /* in h1_data(), which others fill too */
-    SENT_MS = 10,      /* sent Python objects wait no longer than this for a thread that has the GIL anyway */
+    KEPT_MAX = 256, /* exchanges kept for reuse: 1.3 MiB */
+    DATA_TAG = 1,   /* in h1_data(), which others fill too */
+    /* sent Python objects wait no longer than this for a thread that has the GIL anyway */
+    SENT_MS = 10,
 };
 
 #define TO(state) (1u << (state))
@@ -182,7 +183,8 @@ address_text(const struct sockaddr_storage *addr, char *text, size_t room, uint1
     if (addr->ss_family == AF_INET6) {
         const struct sockaddr_in6 *in6 = (const struct sockaddr_in6 *)addr;
         *port = ntohs(in6->sin6_port);
-        return inet_ntop(AF_INET6, &in6->sin6_addr, text, (socklen_t)room) != NULL ? strlen(text) : 0;
+        return inet_ntop(AF_INET6, &in6->sin6_addr, text, (socklen_t)room) != NULL ? strlen(text)
+                                                                                   : 0;
     }
     if (addr->ss_family == AF_UNIX) {
         const struct sockaddr_un *un = (const struct sockaddr_un *)addr;
@@ -276,8 +278,8 @@ copy_head(struct exchanges *s, struct h1 *h)
     if (!exchange_ends(h, &ends, client))
         return NULL;
     size_t table = r->headers_n * sizeof(struct http_header);
-    size_t need = r->method.n + r->target.n + r->path.n + r->id.n + r->query.n + ends.client.n + ends.server.n +
-                  r->forwarded.root_path.n;
+    size_t need = r->method.n + r->target.n + r->path.n + r->id.n + r->query.n + ends.client.n +
+                  ends.server.n + r->forwarded.root_path.n;
     for (unsigned i = 0; i < r->headers_n; i++)
         need += r->headers[i].name.n + r->headers[i].value.n;
     struct exchange *ex = take_block(s, table + need + 8);
@@ -471,7 +473,8 @@ say_refused(struct exchange *ex, const char *why)
     s->refused++;
     if (now - s->refused_logged_ns < NS_PER_S && s->refused_logged_ns != 0)
         return;
-    log_warning("%s: 503, %s (%u such request%s since the last line); requests are too slow for sync.threads, or something holds "
+    log_warning("%s: 503, %s (%u such request%s since the last line); requests are too slow for "
+                "sync.threads, or something holds "
                 "their threads",
                 ex->label, why, s->refused, s->refused == 1 ? "" : "s");
     s->refused_logged_ns = now;
@@ -615,7 +618,8 @@ on_gone(struct exchange *ex, bool is_overdue)
     }
     if (withdraw(ex)) {
         if (is_overdue)
-            log_warning("%s: %d, no thread had time for it within %s", ex->label, h1_overdue(ex->h), h1_timeout_name(ex->h));
+            log_warning("%s: %d, no thread had time for it within %s", ex->label, h1_overdue(ex->h),
+                        h1_timeout_name(ex->h));
         else
             log_debug("%s: the client has gone before a thread had time for it", ex->label);
         over(ex, 2);
@@ -758,10 +762,12 @@ report_late(struct exchange *ex)
 {
     PY_OWNED PyObject *overload = PyImport_ImportModule("ringcorn.overload");
     PY_OWNED PyObject *done =
-        overload == NULL ? NULL
-                         : PyObject_CallMethod(overload, "overdue_thread", "sdiks", ex->label,
-                                               (double)(ex->set->http->net->now_ns - ex->begun_ns) / NS_PER_S,
-                                               h1_overdue(ex->h), (unsigned long)ex->thread, h1_timeout_name(ex->h));
+        overload == NULL
+            ? NULL
+            : PyObject_CallMethod(overload, "overdue_thread", "sdiks", ex->label,
+                                  (double)(ex->set->http->net->now_ns - ex->begun_ns) / NS_PER_S,
+                                  h1_overdue(ex->h), (unsigned long)ex->thread,
+                                  h1_timeout_name(ex->h));
     if (done == NULL) {
         log_warning("%s: it takes longer than it may", ex->label);
         PyErr_WriteUnraisable(overload);

@@ -204,7 +204,8 @@ static PyMemberDef file_members[] = {
 };
 
 static PyType_Slot file_slots[] = {
-    { Py_tp_doc, "FileWrapper(filelike, blksize=8192): an iterable that the server sends fast (PEP 3333)." },
+    { Py_tp_doc,
+      "FileWrapper(filelike, blksize=8192): an iterable that the server sends fast (PEP 3333)." },
     { Py_tp_new, file_new },
     { Py_tp_dealloc, file_dealloc },
     { Py_tp_traverse, file_traverse },

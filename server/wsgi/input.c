@@ -28,7 +28,8 @@ enter(PyObject *self)
 {
     struct input *in = (struct input *)self;
     if (UNLIKELY(in->ex == NULL)) {
-        PyErr_SetString(PyExc_ValueError, "the request's body was read after the request had ended");
+        PyErr_SetString(PyExc_ValueError,
+                        "the request's body was read after the request had ended");
         return NULL;
     }
     if (UNLIKELY(in->is_busy)) {
@@ -134,7 +135,8 @@ read_up_to(PyObject *self, struct exchange *ex, size_t max, bool is_line)
             return take(ex, n);
         if (g.bytes == NULL && !is_line) {
             uint64_t told = ex->req.content_length;
-            size_t room = told != UINT64_MAX && told < GATHER_TRUST ? (size_t)told : (size_t)GATHER_FIRST;
+            size_t room =
+                told != UINT64_MAX && told < GATHER_TRUST ? (size_t)told : (size_t)GATHER_FIRST;
             g.room = room < max ? room : max;
             if ((g.bytes = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)g.room)) == NULL)
                 return NULL;
@@ -341,10 +343,14 @@ input_dealloc(PyObject *self)
 #define FAST(f) ((PyCFunction)(void (*)(void))(f))
 
 static PyMethodDef input_methods[] = {
-    { "read", FAST(input_read), METH_FASTCALL, "read(size=-1): so many bytes of the body, fewer only at its end." },
-    { "read1", FAST(input_read1), METH_FASTCALL, "read1(size=-1): what there is, up to so many bytes." },
-    { "readinto", input_readinto, METH_O, "readinto(buffer): what there is, up to the buffer's size; returns how much." },
-    { "readline", FAST(input_readline), METH_FASTCALL, "readline(size=-1): a line, or so many bytes of it." },
+    { "read", FAST(input_read), METH_FASTCALL,
+      "read(size=-1): so many bytes of the body, fewer only at its end." },
+    { "read1", FAST(input_read1), METH_FASTCALL,
+      "read1(size=-1): what there is, up to so many bytes." },
+    { "readinto", input_readinto, METH_O,
+      "readinto(buffer): what there is, up to the buffer's size; returns how much." },
+    { "readline", FAST(input_readline), METH_FASTCALL,
+      "readline(size=-1): a line, or so many bytes of it." },
     { "readlines", FAST(input_readlines), METH_FASTCALL, "readlines(hint=-1): a list of lines." },
     { "readable", say_true, METH_NOARGS, NULL },
     { "writable", say_false, METH_NOARGS, NULL },

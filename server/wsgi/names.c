@@ -238,7 +238,8 @@ wsgi_key(struct wsgi_names *n, struct slice name, PyObject **key)
 static bool
 is_secret(struct slice name)
 {
-    return slice_is(name, "cookie") || slice_is(name, "authorization") || slice_is(name, "proxy-authorization");
+    return slice_is(name, "cookie") || slice_is(name, "authorization") ||
+           slice_is(name, "proxy-authorization");
 }
 
 PyObject *

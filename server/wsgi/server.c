@@ -55,11 +55,13 @@ wsgi_open(struct wsgi *w, PyObject *loop, PyObject *pool)
 }
 
 int
-wsgi_serve(struct wsgi *w, PyObject *loop, PyObject *app, PyObject *context, PyObject *presence, PyObject *pool)
+wsgi_serve(struct wsgi *w, PyObject *loop, PyObject *app, PyObject *context, PyObject *presence,
+           PyObject *pool)
 {
     struct http_app *http = w->exchanges.http;
     if (!PyCallable_Check(app)) {
-        PyErr_Format(PyExc_TypeError, "the application must be callable, not %.100s", Py_TYPE(app)->tp_name);
+        PyErr_Format(PyExc_TypeError, "the application must be callable, not %.100s",
+                     Py_TYPE(app)->tp_name);
         return -1;
     }
     if (!PyContext_CheckExact(context)) {

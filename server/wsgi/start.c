@@ -36,11 +36,14 @@ latin1_of(PyObject *text, const char *what, struct slice *out)
     if (UNLIKELY(PyUnicode_READY(text) < 0))
         return -1;
     if (UNLIKELY(PyUnicode_KIND(text) != PyUnicode_1BYTE_KIND)) {
-        PyErr_Format(PyExc_ValueError,
-                     "start_response(): %s %R has characters beyond Latin-1: each stands for one byte", what, text);
+        PyErr_Format(
+            PyExc_ValueError,
+            "start_response(): %s %R has characters beyond Latin-1: each stands for one byte", what,
+            text);
         return -1;
     }
-    *out = (struct slice){ (const char *)PyUnicode_1BYTE_DATA(text), (size_t)PyUnicode_GET_LENGTH(text) };
+    *out = (struct slice){ (const char *)PyUnicode_1BYTE_DATA(text),
+                           (size_t)PyUnicode_GET_LENGTH(text) };
     return 0;
 }
 
@@ -55,7 +58,8 @@ parse_status(PyObject *object, int *status, struct slice *reason)
     for (size_t i = 0; i < 3 && code >= 0; i++)
         code = i < s.n && s.p[i] >= '0' && s.p[i] <= '9' ? code * 10 + (s.p[i] - '0') : -1;
     if (code < 200 || (s.n > 3 && s.p[3] != ' ')) {
-        PyErr_Format(PyExc_ValueError, "start_response(): status %R is not like '200 OK', from 200 to 999", object);
+        PyErr_Format(PyExc_ValueError,
+                     "start_response(): status %R is not like '200 OK', from 200 to 999", object);
         return -1;
     }
     *status = code;
@@ -102,7 +106,8 @@ static int
 parse_header(PyObject *pair, size_t i, struct http_header *out)
 {
     if (UNLIKELY(!PyTuple_Check(pair) || PyTuple_GET_SIZE(pair) != 2)) {
-        PyErr_Format(PyExc_TypeError, "start_response(): header %zu must be a tuple (name, value), not %R", i, pair);
+        PyErr_Format(PyExc_TypeError,
+                     "start_response(): header %zu must be a tuple (name, value), not %R", i, pair);
         return -1;
     }
     if (latin1_of(PyTuple_GET_ITEM(pair, 0), "a header's name", &out->name) < 0 ||
@@ -110,7 +115,9 @@ parse_header(PyObject *pair, size_t i, struct http_header *out)
         return -1;
     if (UNLIKELY(is_hop_by_hop(out->name))) {
         PyErr_Format(PyExc_ValueError,
-                     "start_response(): header %R refused: it is hop-by-hop, and so the server's alone (PEP 3333)", pair);
+                     "start_response(): header %R refused: it is hop-by-hop, and so the server's "
+                     "alone (PEP 3333)",
+                     pair);
         return -1;
     }
     return 0;
@@ -120,12 +127,14 @@ static void
 set_refused(enum http_write err, PyObject *status, PyObject *headers, size_t bad)
 {
     if (err == HTTP_BAD_STATUS) {
-        PyErr_Format(PyExc_ValueError, "start_response(): status %R has control characters", status);
+        PyErr_Format(PyExc_ValueError, "start_response(): status %R has control characters",
+                     status);
         return;
     }
-    const char *why = err == HTTP_BAD_NAME    ? "the name is not an HTTP token"
-                      : err == HTTP_BAD_VALUE ? "CR, LF and NUL are not allowed in a value"
-                                              : "Content-Length must be one decimal number, and be sent once";
+    const char *why = err == HTTP_BAD_NAME ? "the name is not an HTTP token"
+                      : err == HTTP_BAD_VALUE
+                          ? "CR, LF and NUL are not allowed in a value"
+                          : "Content-Length must be one decimal number, and be sent once";
     PyErr_Format(PyExc_ValueError, "start_response(): header %R refused: %s",
                  PyList_GET_ITEM(headers, (Py_ssize_t)bad), why);
 }
@@ -139,7 +148,8 @@ take_head(struct exchange *ex, PyObject *status_object, PyObject *headers)
     if (parse_status(status_object, &status, &reason) < 0)
         return -1;
     if (UNLIKELY(!PyList_Check(headers))) {
-        PyErr_Format(PyExc_TypeError, "start_response(): the headers must be a list of tuples, not %.100s",
+        PyErr_Format(PyExc_TypeError,
+                     "start_response(): the headers must be a list of tuples, not %.100s",
                      Py_TYPE(headers)->tp_name);
         return -1;
     }
@@ -191,7 +201,8 @@ reraise(PyObject *exc_info)
     return NULL;
 }
 
-static PyObject *write_call(PyObject *self, PyObject *const *args, size_t nargsf, PyObject *kwnames);
+static PyObject *write_call(PyObject *self, PyObject *const *args, size_t nargsf,
+                            PyObject *kwnames);
 
 static PyObject *
 start_call(PyObject *self, PyObject *const *args, size_t nargsf, PyObject *kwnames)
@@ -208,7 +219,8 @@ start_call(PyObject *self, PyObject *const *args, size_t nargsf, PyObject *kwnam
             n = 0;
     }
     if (UNLIKELY(n < 2 || n > 3)) {
-        PyErr_SetString(PyExc_TypeError, "start_response() takes a status, a list of headers, and perhaps exc_info");
+        PyErr_SetString(PyExc_TypeError,
+                        "start_response() takes a status, a list of headers, and perhaps exc_info");
         return NULL;
     }
     if (UNLIKELY(ex == NULL))
@@ -216,13 +228,15 @@ start_call(PyObject *self, PyObject *const *args, size_t nargsf, PyObject *kwnam
     if (UNLIKELY(exc_info != Py_None)) {
         if (!PyTuple_Check(exc_info) || PyTuple_GET_SIZE(exc_info) != 3 ||
             !PyExceptionInstance_Check(PyTuple_GET_ITEM(exc_info, 1))) {
-            PyErr_SetString(PyExc_TypeError, "start_response(): exc_info must be what sys.exc_info() returns");
+            PyErr_SetString(PyExc_TypeError,
+                            "start_response(): exc_info must be what sys.exc_info() returns");
             return NULL;
         }
         if (ex->is_started)
             return reraise(exc_info);
     } else if (UNLIKELY(ex->answer.status != 0)) {
-        PyErr_SetString(PyExc_RuntimeError, "start_response() was called a second time, without exc_info");
+        PyErr_SetString(PyExc_RuntimeError,
+                        "start_response() was called a second time, without exc_info");
         return NULL;
     }
     if (take_head(ex, args[0], args[1]) < 0)
@@ -245,12 +259,14 @@ send_what_fits(struct start *start, PyObject *bytes)
     struct exchange *ex = start->ex;
     uint64_t left = ex->answer.length - start->sent;
     if (left > 0) {
-        PY_OWNED PyObject *fits = PyBytes_FromStringAndSize(PyBytes_AS_STRING(bytes), (Py_ssize_t)left);
+        PY_OWNED PyObject *fits =
+            PyBytes_FromStringAndSize(PyBytes_AS_STRING(bytes), (Py_ssize_t)left);
         int result = fits == NULL ? -1 : start_send(start, fits, false);
         if (result != 0)
             return result;
     }
-    PyErr_Format(PyExc_RuntimeError, "the application sends more body than its Content-Length, which is %llu",
+    PyErr_Format(PyExc_RuntimeError,
+                 "the application sends more body than its Content-Length, which is %llu",
                  (unsigned long long)ex->answer.length);
     return -1;
 }
@@ -260,11 +276,13 @@ start_send(struct start *start, PyObject *bytes, bool may_wait)
 {
     struct exchange *ex = start->ex;
     if (UNLIKELY(!PyBytes_Check(bytes))) {
-        PyErr_Format(PyExc_TypeError, "the body must be bytes, not %.100s", Py_TYPE(bytes)->tp_name);
+        PyErr_Format(PyExc_TypeError, "the body must be bytes, not %.100s",
+                     Py_TYPE(bytes)->tp_name);
         return -1;
     }
     if (UNLIKELY(ex->answer.status == 0)) {
-        PyErr_SetString(PyExc_RuntimeError, "the application sent a body without calling start_response()");
+        PyErr_SetString(PyExc_RuntimeError,
+                        "the application sent a body without calling start_response()");
         return -1;
     }
     size_t n = (size_t)PyBytes_GET_SIZE(bytes);

@@ -32,30 +32,33 @@ struct wsgi_names;
 /* What all exchanges of a loop share. */
 struct exchanges {
     struct http_app *http;
-    void *user;                          /* of whoever opened it */
-    void (*returned)(struct exchange *ex); /* see exchange_return(). The loop's thread, any GIL state */
-    PyObject *loop;                      /* new: threads post to it, perhaps after its end */
-    PyObject *pool;                      /* new */
-    struct crew *crew;                   /* the pool's */
-    atomic_uint at_threads;              /* handed over, and the thread is not done: longer than in hand where it has work after its answer */
-    atomic_bool tells_idle;              /* the last of those wakes the loop: it drains */
-    struct list all;                     /* in hand, oldest first: the loop's */
-    struct list work;                    /* of them, those with something to do in the next turn: the loop's */
-    struct list late;                    /* of them, those that are given up, for exchanges_run(): the loop's */
-    struct exchange *kept;               /* for reuse: the loop's */
+    void *user; /* of whoever opened it */
+    /* see exchange_return(). The loop's thread, any GIL state */
+    void (*returned)(struct exchange *ex);
+    PyObject *loop;    /* new: threads post to it, perhaps after its end */
+    PyObject *pool;    /* new */
+    struct crew *crew; /* the pool's */
+    /* handed over, and the thread is not done: longer than in hand where it has work after its answer */
+    atomic_uint at_threads;
+    atomic_bool tells_idle; /* the last of those wakes the loop: it drains */
+    struct list all;        /* in hand, oldest first: the loop's */
+    struct list work;       /* of them, those with something to do in the next turn: the loop's */
+    struct list late;       /* of them, those that are given up, for exchanges_run(): the loop's */
+    struct exchange *kept;  /* for reuse: the loop's */
     unsigned kept_n;
-    _Atomic(struct exchange *) spent;    /* given back by threads */
-    _Atomic(struct piece *) sent;        /* Python objects whose bytes were sent: for whoever has the GIL */
-    int64_t sent_ns;                     /* since when the oldest of them has been there; 0 = none. The loop's */
-    int64_t refused_logged_ns;           /* the last line about requests that no thread had time for */
-    unsigned refused;                    /* of those, since that line */
+    _Atomic(struct exchange *) spent; /* given back by threads */
+    _Atomic(struct piece *)
+        sent;        /* Python objects whose bytes were sent: for whoever has the GIL */
+    int64_t sent_ns; /* since when the oldest of them has been there; 0 = none. The loop's */
+    int64_t refused_logged_ns; /* the last line about requests that no thread had time for */
+    unsigned refused;          /* of those, since that line */
 };
 
 /* One application behind one loop. Embedded in the worker; plain memory. */
 struct wsgi {
     struct exchanges exchanges;
-    PyObject *app;                       /* new */
-    PyObject *context;                   /* new: every request runs in a copy */
+    PyObject *app;     /* new */
+    PyObject *context; /* new: every request runs in a copy */
     struct wsgi_names *names;
 };
 
@@ -63,7 +66,8 @@ struct wsgi {
 void wsgi_init(struct wsgi *w, struct http_app *http);
 /* app: a WSGI callable; context: as in the struct; presence: environ["ringcorn.worker"]; pool: a _ringcorn.Pool. http hands its requests to us from here on. GIL held; 0 or
  * -1 with an exception set. */
-int wsgi_serve(struct wsgi *w, PyObject *loop, PyObject *app, PyObject *context, PyObject *presence, PyObject *pool);
+int wsgi_serve(struct wsgi *w, PyObject *loop, PyObject *app, PyObject *context, PyObject *presence,
+               PyObject *pool);
 /* Only what others need for exchanges of their own: names and the set. GIL held; 0 or -1 with an exception set. */
 int wsgi_open(struct wsgi *w, PyObject *loop, PyObject *pool);
 /* GIL held. The net is closed already (net_fini), and exchanges_abandon() was called. A thread that was left behind keeps what it needs. */
@@ -74,8 +78,9 @@ int wsgi_add_types(PyObject *module);
 
 /* --- for struct loop_client and the worker's end -------------------------------------------------------------------------- */
 
-void exchanges_turn(struct exchanges *s);             /* behind net_turn(): what connections said */
-bool exchanges_have_work(const struct exchanges *s);  /* is there something for exchanges_run()? Any GIL state */
+void exchanges_turn(struct exchanges *s); /* behind net_turn(): what connections said */
+/* is there something for exchanges_run()? Any GIL state */
+bool exchanges_have_work(const struct exchanges *s);
 void exchanges_run(struct exchanges *s);              /* GIL held */
 int64_t exchanges_next_ns(const struct exchanges *s); /* as next_ns of struct loop_client */
 
@@ -95,11 +100,13 @@ int exchanges_in_hand(const struct exchanges *s, PyObject *list);
 /* --- exchanges: the loop's side --------------------------------------------------------------------------------------------- */
 
 enum {
-    EXCHANGE_LABEL_SIZE = 96,             /* "GET /path", cut, for reports */
-    EXCHANGE_BODY_WHOLE_MAX = 64 * 1024,  /* a body up to this is awaited before a thread is asked for */
-    EXCHANGE_UNSENT_MAX = 64 * 1024,      /* bytes handed over and not yet written, above which the thread waits */
-    EXCHANGE_COPY_MAX = 16 * 1024,        /* pieces below are copied, others lent */
-    EXCHANGE_PATIENCE_MS = 2,             /* a thread that waits longer for its client gives its slot away */
+    EXCHANGE_LABEL_SIZE = 96, /* "GET /path", cut, for reports */
+    /* a body up to this is awaited before a thread is asked for */
+    EXCHANGE_BODY_WHOLE_MAX = 64 * 1024,
+    /* bytes handed over and not yet written, above which the thread waits */
+    EXCHANGE_UNSENT_MAX = 64 * 1024,
+    EXCHANGE_COPY_MAX = 16 * 1024, /* pieces below are copied, others lent */
+    EXCHANGE_PATIENCE_MS = 2, /* a thread that waits longer for its client gives its slot away */
 };
 
 /* What hangs on a connection (h1_conn_data()) from its first request on: its ends as text, and what the application keeps there. */
@@ -109,7 +116,7 @@ struct exchange_conn {
     uint8_t client_n, server_n;
     bool is_unix;
     struct tls_about *tls; /* new; NULL = plain */
-    char text[]; /* client, server */
+    char text[];           /* client, server */
 };
 
 /* Borrowed from the connection; NULL = out of memory. */
@@ -119,7 +126,7 @@ void exchange_conn_free(struct exchange_conn *conn);
 
 /* The same of one request. */
 struct exchange_ends {
-    struct slice client, server; /* addresses; of a unix socket: "" and its path */
+    struct slice client, server;       /* addresses; of a unix socket: "" and its path */
     unsigned client_port, server_port; /* 0 = not known */
     bool is_unix;                      /* server is a path */
     struct tls_about *tls;             /* a reference in an exchange, else borrowed; NULL = plain */
@@ -130,7 +137,14 @@ struct exchange_ends {
 bool exchange_ends(struct h1 *h, struct exchange_ends *out, char client[INET6_ADDRSTRLEN]);
 
 /* REFUSED: no thread will have it, it is answered in the next turn. RETURNED: its thread has given it back, see exchange_return(). */
-enum exchange_state { EXCHANGE_GATHERING, EXCHANGE_HANDED, EXCHANGE_SENDING, EXCHANGE_REFUSED, EXCHANGE_RETURNED, EXCHANGE_OVER };
+enum exchange_state {
+    EXCHANGE_GATHERING,
+    EXCHANGE_HANDED,
+    EXCHANGE_SENDING,
+    EXCHANGE_REFUSED,
+    EXCHANGE_RETURNED,
+    EXCHANGE_OVER
+};
 
 /* The head of an answer, as start_response() gave it: copied memory. */
 struct answer {
@@ -149,7 +163,7 @@ struct piece {
     PyObject *bytes; /* new: p is in it; NULL: p is memory of ours */
     const char *p;
     size_t n;
-    size_t room; /* behind p + n, to be filled */
+    size_t room;  /* behind p + n, to be filled */
     bool is_file; /* not at p, but n bytes of fd from `at` on */
     int fd;       /* the piece's */
     uint64_t at;
@@ -186,8 +200,9 @@ struct exchange {
     struct exchange_ends ends;
 
     /* the thread's */
-    pthread_t thread;     /* that runs it: set before serve() */
-    struct lease *at;     /* whose job it is; NULL: not in hand of the thread any more. Written before it is handed over, and with the GIL */
+    pthread_t thread; /* that runs it: set before serve() */
+    /* whose job it is; NULL: not in hand of the thread any more. Written before it is handed over, and with the GIL */
+    struct lease *at;
     int64_t called_ns;    /* when serve() was called */
     void *left;           /* what the thread hands back with it, see exchange_return() */
     struct answer answer; /* its head, until is_started */
@@ -199,9 +214,9 @@ struct exchange {
     bool is_posted;
     struct post limit_post; /* in flight while is_limited */
     bool is_limited;
-    int64_t limit_ms;       /* as h1_limit() takes it */
-    unsigned waiters;                   /* threads that wait for `changed` */
-    bool is_started;                    /* the head was handed over with the first piece: too late to change it */
+    int64_t limit_ms; /* as h1_limit() takes it */
+    unsigned waiters; /* threads that wait for `changed` */
+    bool is_started;  /* the head was handed over with the first piece: too late to change it */
     struct piece *out_first, *out_last; /* handed over, not taken by the loop */
     size_t out_bytes;                   /* of them */
     bool is_full;                       /* the connection has more than enough unsent */
@@ -222,13 +237,14 @@ struct exchange {
     bool in_is_heap;
 
     size_t room_n;
-    char room[]; /* copies of the head, of the answer's head, and the first small piece: the loop's, and then the thread's */
+    /* copies of the head, of the answer's head, and the first small piece: the loop's, and then the thread's */
+    char room[];
 };
 
 void exchanges_init(struct exchanges *s, struct http_app *http);
 /* GIL held; 0 or -1 with an exception set. */
 int exchanges_open(struct exchanges *s, PyObject *loop, PyObject *pool);
-void exchanges_fini(struct exchanges *s);                                /* GIL held; nothing is in hand, or at threads */
+void exchanges_fini(struct exchanges *s); /* GIL held; nothing is in hand, or at threads */
 
 /* Begins one for h, which has just been parsed: in http_app.begin. Always takes the request; what cannot be done is answered with 503. */
 void exchange_begin(struct exchanges *s, struct h1 *h, void (*serve)(struct exchange *ex));
@@ -251,8 +267,8 @@ void exchange_give(struct exchange *ex);
 
 /* The head of the answer, copied; again until the first piece was handed over. What h1_check_start() refuses must not come here.
  * 0 or -ENOMEM. */
-int exchange_start(struct exchange *ex, int status, struct slice reason, const struct http_header *headers,
-                   size_t n, uint64_t length);
+int exchange_start(struct exchange *ex, int status, struct slice reason,
+                   const struct http_header *headers, size_t n, uint64_t length);
 
 /* Hands over a piece, the head before the first. GIL held, and given away while the client is slow. 0; -EPIPE: the connection is broken,
  * or was given up; -ENOMEM. */
@@ -288,20 +304,23 @@ void exchanges_collect(struct exchanges *s);
 
 /* The body as a file (input.c): new. The request's thread, GIL held, as for the next two. One of them ends it: after that ex is not used. */
 PyObject *input_new(struct wsgi_names *n, struct exchange *ex);
-void input_end(PyObject *input);  /* nobody can read it any more */
-void input_keep(PyObject *input); /* the thread is done, and all of the body is there: it stays while input does */
+void input_end(PyObject *input); /* nobody can read it any more */
+/* the thread is done, and all of the body is there: it stays while input does */
+void input_keep(PyObject *input);
 
 /* --- private to the folder ----------------------------------------------------------------------------------------------------- */
 
 /* bytes.c */
 /* The thread goes on; it has ended; it has ended, and a file's bytes are still on their way; it gives the request back. */
 enum bytes_next { BYTES_MORE, BYTES_END, BYTES_SENDING, BYTES_RETURN };
-enum bytes_next bytes_to_client(struct exchange *ex);        /* the loop's side of a post: h is there */
-void bytes_drop(struct exchange *ex);                        /* what was handed over and is not wanted any more; lock held */
-int bytes_receive(struct exchange *ex);                      /* takes what h1_body() has; lock held, or not handed over. 0 or -ENOMEM */
-void bytes_wake(struct exchange *ex);                        /* lock held */
-void *room_take(struct exchange *ex, size_t n);              /* aligned; NULL where it is used up */
-void exchange_posted(struct post *post, PyObject *loop);     /* exchange.c: struct post's fn */
+enum bytes_next bytes_to_client(struct exchange *ex); /* the loop's side of a post: h is there */
+void
+bytes_drop(struct exchange *ex); /* what was handed over and is not wanted any more; lock held */
+/* takes what h1_body() has; lock held, or not handed over. 0 or -ENOMEM */
+int bytes_receive(struct exchange *ex);
+void bytes_wake(struct exchange *ex);                    /* lock held */
+void *room_take(struct exchange *ex, size_t n);          /* aligned; NULL where it is used up */
+void exchange_posted(struct post *post, PyObject *loop); /* exchange.c: struct post's fn */
 
 /* names.c: GIL held */
 struct wsgi_names *wsgi_names_new(const struct http_app *http);
@@ -316,16 +335,18 @@ enum { WSGI_METHODS = 8 };
 struct wsgi_names {
     PyObject *module;
     PyTypeObject *start_type, *write_type, *input_type, *file_type; /* borrowed from module */
-    PyObject *report;       /* ringcorn.log.request_failed(label, exception, what, client_is_gone, request_id) */
-    PyObject *request_id;   /* the context variable ringcorn.log.request_id */
+    /* ringcorn.log.request_failed(label, exception, what, client_is_gone, request_id) */
+    PyObject *report;
+    PyObject *request_id;     /* the context variable ringcorn.log.request_id */
     PyObject *request_id_key; /* "ringcorn.request_id" */
-    PyObject *route_key;      /* "ringcorn.route", by which the application may say what to count a request as */
+    /* "ringcorn.route", by which the application may say what to count a request as */
+    PyObject *route_key;
     PyObject *disconnected; /* class ClientDisconnected(ConnectionResetError) */
     PyObject *input_key;    /* "wsgi.input" */
     PyObject *scheme_key;   /* "wsgi.url_scheme" */
     PyObject *https;
-    PyObject *template;     /* environ, with what is the same for all requests */
-    PyObject *version_10;   /* "HTTP/1.0" */
+    PyObject *template;   /* environ, with what is the same for all requests */
+    PyObject *version_10; /* "HTTP/1.0" */
     PyObject *methods[WSGI_METHODS];
 #define X(name) PyObject *s_##name;
     WSGI_STRINGS(X)
@@ -342,7 +363,7 @@ PyObject *wsgi_method(struct wsgi_names *n, struct slice method); /* new: str */
 int wsgi_key(struct wsgi_names *n, struct slice name, PyObject **key);
 PyObject *wsgi_value(struct wsgi_names *n, struct slice name, struct slice value); /* new: str */
 
-PyObject *environ_new(struct wsgi *w, const struct exchange *ex, PyObject *input);         /* new */
+PyObject *environ_new(struct wsgi *w, const struct exchange *ex, PyObject *input); /* new */
 
 /* start_response, and write: bound to one request. */
 struct start {

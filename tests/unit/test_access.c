@@ -136,12 +136,19 @@ test_formats(enum io_backend backend)
         { "%({x-id}i)s %({X-None}i)s", "7 -" },
         { "%({Content-Type}o)s %({x}o)s", "text/plain -" },
         { "%({REQUEST_METHOD}e)s %({HTTP_X_ID}e)s %({wsgi.url_scheme}e)s", "GET 7 http" },
-        { "%({REMOTE_PORT}e)s %({SERVER_NAME}e)s %({SERVER_PORT}e)s", "[0-9]+ 127\\.0\\.0\\.1 [0-9]+" },
+        { "%({REMOTE_PORT}e)s %({SERVER_NAME}e)s %({SERVER_PORT}e)s",
+          "[0-9]+ 127\\.0\\.0\\.1 [0-9]+" },
         { "100%% %(s)s%(s)s", "100% 404404" },
-        { "combined", "127\\.0\\.0\\.1 - joe " TIME " \"GET /a%20b\\?c=d HTTP/1\\.1\" 404 13 \"http://r/\" \"\\\\x22me\\\\x22\"" },
-        { "json", "\\{\"time\":\"[-0-9]{10}T[0-9:]{8}\\.[0-9]{3}[-+][0-9:]{5}\",\"pid\":[0-9]+,\"client\":\"127\\.0\\.0\\.1\",\"method\":\"GET\","
-                  "\"path\":\"/a b\",\"query\":\"c=d\",\"protocol\":\"HTTP/1\\.1\",\"status\":404,\"bytes\":13,\"duration\":0\\.[0-9]{6},"
-                  "\"scheme\":\"http\",\"host\":\"x\",\"referer\":\"http://r/\",\"user_agent\":\"\\\\\"me\\\\\"\"\\}" },
+        { "combined",
+          "127\\.0\\.0\\.1 - joe " TIME
+          " \"GET /a%20b\\?c=d HTTP/1\\.1\" 404 13 \"http://r/\" \"\\\\x22me\\\\x22\"" },
+        { "json", "\\{\"time\":\"[-0-9]{10}T[0-9:]{8}\\.[0-9]{3}[-+][0-9:]{5}\",\"pid\":[0-9]+,"
+                  "\"client\":\"127\\.0\\.0\\.1\",\"method\":\"GET\","
+                  "\"path\":\"/a "
+                  "b\",\"query\":\"c=d\",\"protocol\":\"HTTP/"
+                  "1\\.1\",\"status\":404,\"bytes\":13,\"duration\":0\\.[0-9]{6},"
+                  "\"scheme\":\"http\",\"host\":\"x\",\"referer\":\"http://r/"
+                  "\",\"user_agent\":\"\\\\\"me\\\\\"\"\\}" },
     };
     for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
         struct fix f;
@@ -169,7 +176,8 @@ static void
 test_choice(enum io_backend backend)
 {
     static char health[] = "/hello", under[] = "/pie/", pattern[] = "*.ico";
-    static const char *const paths[] = { "/hello", "/hello/", "/pieces", "/pie/x", "/a.ico", "/echo", "/hellos" };
+    static const char *const paths[] = { "/hello", "/hello/", "/pieces", "/pie/x",
+                                         "/a.ico", "/echo",   "/hellos" };
     struct fix f;
     char path[] = "/tmp/ringcorn-test-access-XXXXXX", raw[128];
     int log = mkstemp(path);
@@ -183,10 +191,13 @@ test_choice(enum io_backend backend)
         return;
     for (size_t i = 0; i < ARRAY_LEN(paths); i++)
         ask(&f, raw, (size_t)snprintf(raw, sizeof(raw), "GET %s HTTP/1.1\r\n" H "\r\n", paths[i]));
-    if (!ok(strcmp(contents(log), "/hello/\n/pieces\n/echo\n/hellos\n") == 0, "excluded paths have no line"))
+    if (!ok(strcmp(contents(log), "/hello/\n/pieces\n/echo\n/hellos\n") == 0,
+            "excluded paths have no line"))
         diag("%s", contents(log));
-    ok(access_sample_fault("0.5", raw, sizeof(raw)) == 0 && access_sample_fault("2", raw, sizeof(raw)) < 0 &&
-           access_sample_fault("x", raw, sizeof(raw)) < 0 && access_sample_fault("-1", raw, sizeof(raw)) < 0,
+    ok(access_sample_fault("0.5", raw, sizeof(raw)) == 0 &&
+           access_sample_fault("2", raw, sizeof(raw)) < 0 &&
+           access_sample_fault("x", raw, sizeof(raw)) < 0 &&
+           access_sample_fault("-1", raw, sizeof(raw)) < 0,
        "a sample is a part of a whole");
     f.app.conf.access_log_exclude.n = 0;
     f.app.conf.access_sample_ppm = 250000;
@@ -197,7 +208,8 @@ test_choice(enum io_backend backend)
         ask(&f, raw, (size_t)snprintf(raw, sizeof(raw), "GET /hello HTTP/1.1\r\n" H "\r\n"));
     for (int i = 0; i < 2; i++)
         ask(&f, raw, (size_t)snprintf(raw, sizeof(raw), "GET /none HTTP/1.1\r\n" H "\r\n"));
-    if (!ok(strcmp(contents(log), "/hello\n/hello\n/none\n/none\n") == 0, "a sample, and all errors"))
+    if (!ok(strcmp(contents(log), "/hello\n/hello\n/none\n/none\n") == 0,
+            "a sample, and all errors"))
         diag("%s", contents(log));
     access_free(&f.app.conf);
     fix_close(&f, "choice");

@@ -105,8 +105,10 @@ test_computes(void)
     a = judge(&sum);
     CHECK(a.kind == ADVICE_PROCESS && strstr(a.text, "burns 100 % CPU") != NULL);
     ok(kind_of(sync_route(100, 42, 40, 0, 2, 0)) == ADVICE_KEEP, "0.04 of a CPU hurt nobody");
-    ok(kind_of(sync_route(100, 90, 40, 48, 2, 0)) == ADVICE_PROCESS, "but for those that wait for its GIL");
-    ok(kind_of(sync_route(5000, 42, 40, 0, 2, 0)) == ADVICE_KEEP, "two CPUs in one worker: not under the GIL");
+    ok(kind_of(sync_route(100, 90, 40, 48, 2, 0)) == ADVICE_PROCESS,
+       "but for those that wait for its GIL");
+    ok(kind_of(sync_route(5000, 42, 40, 0, 2, 0)) == ADVICE_KEEP,
+       "two CPUs in one worker: not under the GIL");
 }
 
 static void
@@ -156,7 +158,8 @@ test_loop(void)
     CHECK(strstr(judge(&sum).text, "/r computes on the loop for 60 ms: make it def") != NULL);
     sum.kind = METRICS_KIND_DEF;
     a = judge(&sum);
-    CHECK(a.kind == ADVICE_KEEP && strstr(a.text, "/r is def, and yet blocks the loop for 60 ms") == a.text);
+    CHECK(a.kind == ADVICE_KEEP &&
+          strstr(a.text, "/r is def, and yet blocks the loop for 60 ms") == a.text);
     sum.kind = METRICS_KIND_ASYNC;
     sum.loop_cpu_ns = 50 * MS(5);
     sum.long_gil_ns = 50 * MS(55);
@@ -214,12 +217,14 @@ test_few(void)
     struct advice slow_advice;
     advice_means(&slow, &brief, &slow_means);
     advice_route("/r", "", &slow_means, &brief, &slow_advice);
-    ok(slow_advice.kind == ADVICE_TOO_FEW, "requests that are older than the time that was looked at");
+    ok(slow_advice.kind == ADVICE_TOO_FEW,
+       "requests that are older than the time that was looked at");
     brief.seconds = 10;
     advice_means(&slow, &brief, &slow_means);
     slow_means.busy_threads = 48;
     advice_route("/r", "", &slow_means, &brief, &slow_advice);
-    ok(slow_advice.kind == ADVICE_ASYNC && slow_advice.gain <= 8, "no more are freed than there are");
+    ok(slow_advice.kind == ADVICE_ASYNC && slow_advice.gain <= 8,
+       "no more are freed than there are");
     advice_route("other", "", &slow_means, &brief, &slow_advice);
     CHECK(slow_advice.kind == ADVICE_NONE && slow_advice.of[0] == '\0');
     struct metrics_route_sum none = { .name = "/r" };
@@ -291,7 +296,8 @@ test_threads(void)
     struct metrics_route_sum bursts = sync_route(1000, 80, 5, 0, 75, 0);
     bursts.slot_wait_ns = 1000 * MS(40);
     a = threads(&bursts, 1, &server, &needed);
-    CHECK(a.kind == ADVICE_KEEP && needed == 8 && strstr(a.text, "requests come in bursts") == a.text);
+    CHECK(a.kind == ADVICE_KEEP && needed == 8 &&
+          strstr(a.text, "requests come in bursts") == a.text);
     a = threads(NULL, 0, &server, &needed);
     CHECK(a.kind == ADVICE_TOO_FEW);
     struct metrics_route_sum async = { .requests = 1000,
@@ -351,10 +357,13 @@ test_counts(void)
                    .long_n = 1 },
     };
     struct metrics_spent quick = { .request_ns = 10 };
-    const struct metrics_step one_step = { .ns = 100, .cpu_ns = 50, .gil_ns = 7, .turn = 5, .stands_for = 16 };
+    const struct metrics_step one_step = {
+        .ns = 100, .cpu_ns = 50, .gil_ns = 7, .turn = 5, .stands_for = 16
+    };
     metrics_step(&quick.steps, &one_step);
     metrics_step(&quick.steps, &one_step);
-    CHECK(quick.steps.gil_ns == 7 * 16 && quick.steps.ns == 3200); /* two steps of a turn have waited once */
+    /* two steps of a turn have waited once */
+    CHECK(quick.steps.gil_ns == 7 * 16 && quick.steps.ns == 3200);
     struct metrics_block *zero = metrics_take(m, 0, 1, 1), *one = metrics_take(m, 1, 1, 1);
     metrics_begin(m, zero);
     metrics_count_route(SLICE("/a"), 200, &spent, "a.py:1");
@@ -374,8 +383,7 @@ test_counts(void)
         CHECK(a->slot_wait_ns == 9 && a->thread_cpu_ns == 12 && a->driver_ns == 15 &&
               a->loop_cpu_ns == 18 && a->loop_gil_ns == 24);
         CHECK(a->long_steps == 3 && a->step_max_ns == METRICS_LONG_STEP_NS);
-        ok(strcmp(a->place, "a.py:3") == 0 && a->place_at_ns > 0,
-           "the place is the latest one");
+        ok(strcmp(a->place, "a.py:3") == 0 && a->place_at_ns > 0, "the place is the latest one");
         CHECK(routes[0].requests == 1 && routes[0].loop_ns == 3200 &&
               routes[0].loop_cpu_ns == 1600 && routes[0].step_max_ns == 100);
     }

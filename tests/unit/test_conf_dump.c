@@ -234,7 +234,8 @@ main(void)
     test_groups_stand_together();
     test_sample(sample);
     ok(*django != '\0' && load_yaml_text(django)->result == 0, "conf/examples/django.yaml loads");
-    ok(*fastapi != '\0' && load_yaml_text(fastapi)->result == 0, "conf/examples/fastapi.yaml loads");
+    ok(*fastapi != '\0' && load_yaml_text(fastapi)->result == 0,
+       "conf/examples/fastapi.yaml loads");
     free(django);
     free(fastapi);
     return test_end();

@@ -767,7 +767,8 @@ test_nobody_waits_without_turns(void)
     rest(c, 2);
     lease_init(&a, c, "a"), lease_init(&b, c, "b");
     lease_submit(&a, job_init(&a1)), lease_submit(&b, job_init(&b1));
-    ok(a.thread != NULL && b.thread != NULL, "a crew that the loop does not turn holds nobody back");
+    ok(a.thread != NULL && b.thread != NULL,
+       "a crew that the loop does not turn holds nobody back");
     begins(a.thread), begins(b.thread);
     ends(c, a.thread, &a1.sync), ends(c, b.thread, &b1.sync);
     lease_close(&a), lease_close(&b);

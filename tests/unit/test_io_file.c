@@ -314,7 +314,8 @@ test_fifo(void)
     free(reader);
     free(writer);
     unlink(fifo);
-    ok(open_fds() == before, "%s: no descriptor is left (%d, %d before)", io_is, open_fds(), before);
+    ok(open_fds() == before, "%s: no descriptor is left (%d, %d before)", io_is, open_fds(),
+       before);
 }
 
 /* All of a big buffer goes through a pipe in the end, by short writes. */

@@ -63,7 +63,8 @@ test_faults(void)
 static void
 test_tame(void)
 {
-    static const char text[] = "{\"a\\u001b\": [\"\\u001b[31m\\r\\u009bx\\u007f\", \"\\u00a0\\u00e4\", \"1\\n\\t2\", null]}";
+    static const char text[] = "{\"a\\u001b\": [\"\\u001b[31m\\r\\u009bx\\u007f\", "
+                               "\"\\u00a0\\u00e4\", \"1\\n\\t2\", null]}";
     for (int has_lines = 0; has_lines < 2; has_lines++) {
         char why[160] = "";
         JSON_DOC_OWNED struct json_doc doc = { 0 };

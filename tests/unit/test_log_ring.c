@@ -32,7 +32,8 @@ test_round(void)
         if (i % 7 != 0)
             continue;
         while (log_ring_look(ring, false, &line, &torn)) {
-            is_right &= strtoull(line.p, NULL, 10) == taken && line.n >= 16 && line.kind == LOG_TO_ACCESS && line.at_ns == (int64_t)taken;
+            is_right &= strtoull(line.p, NULL, 10) == taken && line.n >= 16 &&
+                        line.kind == LOG_TO_ACCESS && line.at_ns == (int64_t)taken;
             log_ring_step(ring, &line);
             taken++;
         }
@@ -142,10 +143,12 @@ test_killed(void)
             is_right &= strtoull(line.p, NULL, 10) == taken++;
             log_ring_step(ring, &line);
         }
-        is_right &= taken >= atomic_load(done) && atomic_load(&ring->head) == atomic_load(&ring->tail);
+        is_right &=
+            taken >= atomic_load(done) && atomic_load(&ring->head) == atomic_load(&ring->tail);
         log_ring_free(counts);
     }
-    ok(is_right, "a killed process has lost no line that was finished (%llu torn)", (unsigned long long)torn);
+    ok(is_right, "a killed process has lost no line that was finished (%llu torn)",
+       (unsigned long long)torn);
 }
 
 /* Holes, as a death at the worst place leaves them. */
@@ -159,21 +162,26 @@ test_holes(void)
     log_ring_put(ring, LOG_TO_ERROR, 0, "two", 3);
     uint64_t at = atomic_load(&ring->head);
     log_ring_put(ring, LOG_TO_ERROR, 0, "half", 4);
-    ((_Atomic uint32_t *)(ring->data + (at & (LOG_RING_SIZE - 1))))[1] = LOG_NONE; /* its size is there, the rest is not */
+    /* its size is there, the rest is not */
+    ((_Atomic uint32_t *)(ring->data + (at & (LOG_RING_SIZE - 1))))[1] = LOG_NONE;
     log_ring_put(ring, LOG_TO_ERROR, 0, "three", 5);
     bool is_one = log_ring_look(ring, false, &line, &torn) && memcmp(line.p, "one", 3) == 0;
     log_ring_step(ring, &line);
-    ok(is_one && !log_ring_look(ring, false, &line, &torn), "a line that is not whole is waited for while its process lives");
+    ok(is_one && !log_ring_look(ring, false, &line, &torn),
+       "a line that is not whole is waited for while its process lives");
     bool is_two = log_ring_look(ring, true, &line, &torn) && memcmp(line.p, "two", 3) == 0;
     log_ring_step(ring, &line);
     bool is_three = log_ring_look(ring, true, &line, &torn) && memcmp(line.p, "three", 5) == 0;
     log_ring_step(ring, &line);
-    ok(is_two && is_three && torn == 2 && !log_ring_look(ring, true, &line, &torn), "and stepped over, and counted, when it is dead");
+    ok(is_two && is_three && torn == 2 && !log_ring_look(ring, true, &line, &torn),
+       "and stepped over, and counted, when it is dead");
     log_ring_put(ring, LOG_TO_ERROR, 0, "x", 1);
     memset(ring->data, 0xff, sizeof(ring->data)); /* a process gone mad */
     torn = 0;
-    ok(!log_ring_look(ring, true, &line, &torn) && torn == 1, "what is no ring any more is given up");
-    ok(log_ring_put(ring, LOG_TO_ERROR, 0, "x", 1) && log_ring_look(ring, true, &line, &torn), "and is one again");
+    ok(!log_ring_look(ring, true, &line, &torn) && torn == 1,
+       "what is no ring any more is given up");
+    ok(log_ring_put(ring, LOG_TO_ERROR, 0, "x", 1) && log_ring_look(ring, true, &line, &torn),
+       "and is one again");
     log_ring_step(ring, &line);
 }
 
@@ -185,7 +193,8 @@ test_sleep(void)
     ok(!log_ring_must_wake(ring), "nobody sleeps");
     ok(!log_ring_await(ring), "nothing has come");
     log_ring_put(ring, LOG_TO_ERROR, 0, "x", 1);
-    ok(log_ring_must_wake(ring) && !log_ring_must_wake(ring), "the first line wakes, the second does not");
+    ok(log_ring_must_wake(ring) && !log_ring_must_wake(ring),
+       "the first line wakes, the second does not");
     ok(log_ring_await(ring), "who wants to sleep sees that there is something");
     (void)log_ring_look(ring, false, &line, &torn);
     log_ring_step(ring, &line);
@@ -200,7 +209,8 @@ test_json(void)
     } rows[] = {
         { SLICE("plain"), "plain" },
         { SLICE("a\"b\\c\nd\te\x01\x7f"), "a\\\"b\\\\c\\nd\\te\\u0001\\u007f" },
-        { SLICE("gr\xc3\xbc\xc3\x9f\x65 \xe2\x82\xac \xf0\x9f\x98\x80"), "gr\xc3\xbc\xc3\x9f\x65 \xe2\x82\xac \xf0\x9f\x98\x80" },
+        { SLICE("gr\xc3\xbc\xc3\x9f\x65 \xe2\x82\xac \xf0\x9f\x98\x80"),
+          "gr\xc3\xbc\xc3\x9f\x65 \xe2\x82\xac \xf0\x9f\x98\x80" },
         { SLICE("\xff\xc3(\xed\xa0\x80\xc0\x80\xf5\x80\xe2\x82"),
           "\\ufffd\\ufffd(\\ufffd\\ufffd\\ufffd\\ufffd\\ufffd\\ufffd\\ufffd\\ufffd\\ufffd" },
     };

@@ -134,7 +134,8 @@ test_blocked(void)
     metrics_begin(NULL, &b);
     ok(!metrics_read_blocked(&b, &number, &got), "nothing has blocked the loop");
     metrics_tell_blocked(5, "by", "GET /", "a.py:1", "do not");
-    ok(metrics_read_blocked(&b, &number, &got) && metrics_get(&got.held_ns) == 5, "then something has");
+    ok(metrics_read_blocked(&b, &number, &got) && metrics_get(&got.held_ns) == 5,
+       "then something has");
     CHECK(strcmp(got.by, "by") == 0 && strcmp(got.request, "GET /") == 0);
     CHECK(strcmp(got.place, "a.py:1") == 0 && strcmp(got.cure, "do not") == 0);
     ok(!metrics_read_blocked(&b, &number, &got), "it is read once");
@@ -143,7 +144,8 @@ test_blocked(void)
     memcpy(longer + sizeof(got.request) - 2, "\xc3\xa4", 2); /* one character */
     metrics_tell_blocked(6, longer, longer, longer, longer);
     CHECK(metrics_read_blocked(&b, &number, &got));
-    ok(strlen(got.request) == sizeof(got.request) - 2, "what is too long ends with a whole character");
+    ok(strlen(got.request) == sizeof(got.request) - 2,
+       "what is too long ends with a whole character");
     CHECK(strlen(got.by) == sizeof(got.by) - 1);
 
     b.blocked.number = number + 1; /* a worker died while it wrote */

@@ -195,8 +195,8 @@ heads(void)
     for (size_t i = 0; i + 1 < sizeof(text); i += 2)
         memcpy(text + i, "\xc3\xa4", 2);
     CHECK(ws_close_payload(payload, 1001, (struct slice){ text, 123 }) == 125);
-    CHECK(ws_close_payload(payload, 1001, (struct slice){ text, 200 }) ==
-          124); /* not within a character */
+    /* not within a character */
+    CHECK(ws_close_payload(payload, 1001, (struct slice){ text, 200 }) == 124);
 }
 
 int
