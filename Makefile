@@ -415,7 +415,7 @@ json_entry = {"directory": "$(CURDIR)", "file": "$(1)", "command": "$(call json_
 comma := ,
 compile_commands.json: $(OBJ)/flags Makefile $(PROGRAM_SOURCES) ## for editors and clang-tidy
 	$(call say,JSON,$@)
-	@printf '%s\n' '[' $(foreach s,$(PROGRAM_SOURCES),'$(subst ','\'',$(call json_entry,$(s)))$(if $(filter $(lastword $(PROGRAM_SOURCES)),$(s)),,$(comma))') ']' >$@
+	$(file >$@,[)$(foreach s,$(PROGRAM_SOURCES),$(file >>$@,$(call json_entry,$(s))$(if $(filter $(lastword $(PROGRAM_SOURCES)),$(s)),,$(comma))))$(file >>$@,])
 
 # ------------------------------------------------------------------ installing
 

@@ -311,7 +311,7 @@ blame_start(PyObject *loop, struct asgi *asgi)
     b.gil_holder = py_gil_holder();
     b.must_stop = b.is_alerted = false;
     b.first = b.n = 0;
-    int err = thread_start(&b.thread, run, NULL);
+    int err = thread_start(&b.thread, 0, run, NULL);
     b.is_running = err == 0;
     return -err;
 }

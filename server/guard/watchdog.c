@@ -307,7 +307,7 @@ guard_start(PyObject *loop, struct asgi *asgi, int64_t block_ns)
     g.stop = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     int err = g.stop < 0 ? -errno : blame_start(loop, asgi);
     if (err == 0) {
-        err = -thread_start(&g.thread, run, NULL);
+        err = -thread_start(&g.thread, 0, run, NULL);
         g.is_running = err == 0;
     }
     if (err < 0) {

@@ -14,13 +14,13 @@
 #include <limits.h>
 #include <poll.h>
 #include <pthread.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <sys/eventfd.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
+#include "base/thread.h"
 #include "io/backend.h"
 
 enum {
@@ -167,29 +167,21 @@ run(void *arg)
     return NULL;
 }
 
-/* Lock held. None of those that an application's signals reach. */
+/* Lock held. One more. */
 static void
-thread_start(struct threads *t)
+add_thread(struct threads *t)
 {
-    pthread_attr_t attr;
-    sigset_t all, before;
     pthread_t thread;
-    pthread_attr_init(&attr);
-    pthread_attr_setstacksize(&attr, STACK);
-    pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    if (pthread_create(&thread, &attr, run, t) == 0) {
-        t->count++;
-        t->refs++;
-    }
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    pthread_attr_destroy(&attr);
+    if (thread_start(&thread, STACK, run, t) != 0)
+        return;
+    pthread_detach(thread);
+    t->count++;
+    t->refs++;
 }
 
 /* Lock held. True: one more. Those that are woken and have not come yet still count as idle, so it is not idle == 0 that asks for it. */
 static bool
-thread_start_if_short(struct threads *t)
+add_thread_if_short(struct threads *t)
 {
     unsigned waiting = 0, before = t->count;
     LIST_FOR_EACH(node, &t->wanted) {
@@ -197,7 +189,7 @@ thread_start_if_short(struct threads *t)
             break;
     }
     if (waiting > t->idle && t->count - t->lost < IO_THREADS_MAX)
-        thread_start(t);
+        add_thread(t);
     return t->count > before;
 }
 
@@ -233,7 +225,7 @@ threads_add(struct io *io, struct io_file *f)
     }
     pthread_mutex_lock(&t->lock);
     list_add_tail(&t->wanted, &f->op.link);
-    thread_start_if_short(t);
+    add_thread_if_short(t);
     bool is_taken = t->count > t->lost;
     if (is_taken)
         pthread_cond_signal(&t->is_wanted);
@@ -284,7 +276,7 @@ threads_collect(struct io *io)
         LIST_FOR_EACH(node, &t->wanted) {
             n++;
         }
-        while (n-- > 0 && thread_start_if_short(t)) {
+        while (n-- > 0 && add_thread_if_short(t)) {
         }
         pthread_mutex_unlock(&t->lock);
     }

@@ -9,9 +9,9 @@
 #include "log_drain.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <pthread.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
@@ -19,7 +19,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <fcntl.h>
+#include "base/thread.h"
 
 enum {
     SINK_SIZE = 4 * 1024 * 1024, /* bytes kept for a reader that is slow */
@@ -411,18 +411,14 @@ log_drain_start(void)
     pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
     pthread_cond_init(&d->flushed, &monotonic);
     pthread_condattr_destroy(&monotonic);
-    /* Signals are the main thread's, and a write to a closed pipe is to fail, not to kill. */
-    sigset_t all, before;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
     d->own = source_new("master", 0, NULL);
     if (err == 0 && d->wake_fd >= 0 && d->own != NULL) {
         list_add_tail(&d->sources, &d->own->node);
-        err = pthread_create(&d->thread, NULL, run, d);
+        /* No signal is its: a write to a closed pipe is to fail, not to kill. */
+        err = thread_start(&d->thread, 0, run, d);
     } else {
         err = ENOMEM;
     }
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
     if (err != 0) {
         if (d->own != NULL) {
             log_ring_free(d->own->ring);

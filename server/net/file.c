@@ -9,11 +9,11 @@
  * Owns:    the descriptor of each piece, until it is sent or dropped. */
 #include <errno.h>
 #include <pthread.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
+#include "base/thread.h"
 #include "out.h"
 #include "tls_private.h"
 
@@ -85,20 +85,12 @@ run(void *p)
     return NULL;
 }
 
-/* Lock held. One more, where all are busy; none of those that an application's signals reach. */
+/* Lock held. One more, where all are busy. */
 static void
-thread_start(struct disk *d)
+add_thread(struct disk *d)
 {
-    pthread_attr_t attr;
-    sigset_t all, before;
-    pthread_attr_init(&attr);
-    pthread_attr_setstacksize(&attr, DISK_STACK);
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    if (pthread_create(&d->threads[d->threads_n], &attr, run, d) == 0)
+    if (thread_start(&d->threads[d->threads_n], DISK_STACK, run, d) == 0)
         d->threads_n++;
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    pthread_attr_destroy(&attr);
 }
 
 static struct disk *
@@ -124,7 +116,7 @@ disk_load(struct conn *c, struct file_piece *f, size_t window)
         return false;
     pthread_mutex_lock(&d->lock);
     if (d->idle_n <= d->wanted_n && d->threads_n < DISK_THREADS_MAX)
-        thread_start(d);
+        add_thread(d);
     bool is_taken = d->threads_n > 0;
     if (is_taken) {
         f->window = window;

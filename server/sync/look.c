@@ -215,7 +215,7 @@ looks_start(PyObject *pool)
     g.stop = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     int err = g.stop < 0 ? errno : 0;
     if (err == 0)
-        err = thread_start(&g.thread, run, NULL);
+        err = thread_start(&g.thread, 0, run, NULL);
     g.is_running = err == 0;
     if (g.is_running) {
         atomic_fetch_add(&g.crew->refs, 1);

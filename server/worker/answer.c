@@ -325,7 +325,7 @@ answer_start(int asks)
         return;
     a.fd = asks;
     a.stop = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    int err = a.stop < 0 ? errno : thread_start(&a.thread, run, NULL);
+    int err = a.stop < 0 ? errno : thread_start(&a.thread, 0, run, NULL);
     a.is_running = err == 0;
     if (err != 0)
         log_warning("this worker cannot answer ringcornctl: %s", strerror(err));
