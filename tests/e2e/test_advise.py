@@ -96,7 +96,8 @@ def test_six_views(advised, app):
     assert 0.02 < export["thread_cpu_s"] < 0.05
     assert re.match(r"/export burns \d+ % CPU, \d+ ms a request: keep it sync, give it a process; ", export["text"]), export
     assert export["gain"] == pytest.approx(1 / export["thread_cpu_s"], rel=0.01)
-    assert feed["long_steps"] == feed["requests"] and 0.03 <= feed["long_step_s"] <= feed["longest_step_s"]
+    # Where others want the CPU a step that blocks nothing is long now and then, too.
+    assert feed["requests"] <= feed["long_steps"] < 1.5 * feed["requests"] and 0.03 <= feed["long_step_s"] <= feed["longest_step_s"]
     assert place.endswith(f"advised.py:{GUILTY}")
     assert re.fullmatch(rf"/feed blocks the loop for \d+ ms at \S*advised\.py:{GUILTY}: make it def, .*", feed["text"]), feed
     assert feed["loop_cpu_s"] < 0.3 * feed["loop_s"] and feed["crossings"] == 0

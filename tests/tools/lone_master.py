@@ -250,12 +250,14 @@ class Load(threading.Thread):
 @contextlib.contextmanager
 def load(address, keep=2, close=2):
     threads = [Load(address, True) for _ in range(keep)] + [Load(address, False) for _ in range(close)]
-    yield threads
-    for t in threads:
-        t.over.set()
-    for t in threads:
-        t.join(10)
-        assert t.answers
+    try:
+        yield threads
+    finally:
+        for t in threads:
+            t.over.set()
+        for t in threads:
+            t.join(10)
+    assert all(t.answers for t in threads)
 
 
 def failures(threads):
