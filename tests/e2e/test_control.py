@@ -402,6 +402,7 @@ def cpu_seconds(pid):
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
+@pytest.mark.skipif(harness.SANITIZED, reason="a sanitizer keeps freed memory for long")
 def test_answers_that_are_taken_slowly_are_not_kept(controlled):
     """A client that is always a few answers behind: what it has read is gone from the master's memory."""
     s, path = controlled()

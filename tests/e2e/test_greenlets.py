@@ -41,6 +41,8 @@ def test_check_config_says_so(library):
 @pytest.mark.parametrize("app", ["patched:app", "patched:wsgi"])
 def test_what_else_is_patched_is_told_and_works(server, library, app):
     s = server(app, "--workers", "2", env={"PATCHED": f"{library} thread=False"})
+    for slot in range(2):
+        s.wait_log(rf"worker {slot} is ready")
     told = [line for line in s.log.splitlines() if "has patched" in line]
     assert len(told) == 1 and "warning" in told[0], "one of the workers says it for all"
     assert f"{library} has patched socket" in told[0] and f"{PATCH[library]}() can be left out" in told[0]

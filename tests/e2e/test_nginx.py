@@ -130,7 +130,7 @@ def test_what_came_by_a_siblings_socket_is_not_kept(server, tmp_path):
             wire.eventually(lambda: new_pid(path[0], pid_of) not in (victim, sibling), 10, "its socket")
             try:
                 assert pid_of(used) == (sibling, "close")
-            except wire.Closed:  # on a slow machine it has ended already, as the other does
+            except (wire.Closed, BrokenPipeError, ConnectionResetError):  # on a slow machine it has ended already, as the other does
                 pass
             assert idle.is_closed(10)
         assert pid_of(other) == (sibling, None), "what came by its own is kept"

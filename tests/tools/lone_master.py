@@ -37,6 +37,7 @@ def alive(pid):
 
 
 def eventually(what, timeout=10.0):
+    timeout *= harness.SLOW
     deadline = time.monotonic() + timeout
     while True:
         if result := what():
