@@ -11,6 +11,7 @@ import sys
 import threading
 import weakref
 
+import harness
 import pytest
 
 import _ringcorn
@@ -234,6 +235,7 @@ def test_greenlets_switch_inside_a_callback(loop, run):
     assert run(main) == [each for n in range(3) for each in (("in", n), ("out", 2 * n), ("soon", n))]
 
 
+@pytest.mark.skipif(harness.SANITIZED, reason="greenlets copy the stack, and a sanitizer's red zones with it")
 def test_a_loop_in_a_greenlet_that_rests_in_the_middle_of_a_callback(loop):
     """What gevent does, without its hub: the greenlet that runs the loop is left from within a callback, and taken up again."""
     greenlet = pytest.importorskip("greenlet")

@@ -15,6 +15,7 @@ import _ringcorn
 import anyio
 import anyio.from_thread
 import anyio.to_thread
+import harness
 import pytest
 from asgiref.sync import async_to_sync, sync_to_async
 from hypothesis import find, given, settings
@@ -689,6 +690,7 @@ def test_hypothesis_shrinks_to_what_matters():
 # --- CPython's own tests
 
 
+@pytest.mark.skipif(harness.SANITIZED, reason="a sanitizer needs address space of its own")
 @pytest.mark.parametrize("seed", ["150", "137:order,hops,timers,io"])
 def test_what_asyncio_promises_holds(seed):
     """test_queues; more of them: tests/loop/cpython_asyncio.py --shake 129-148 test_tasks test_locks test_queues test_streams."""

@@ -127,7 +127,7 @@ def main():
         total.run(
             "ASan and UBSan, the loop alone", [*pytest, "-p", "no:faulthandler", "tests/loop"],
             {
-                "RINGCORN_PYDIR": str(ROOT / "build/asan/python"), "LD_PRELOAD": " ".join(runtime), "PYTHONMALLOC": "malloc",
+                "RINGCORN_BIN": str(ROOT / "build/asan/ringcorn"), "LD_PRELOAD": " ".join(runtime), "PYTHONMALLOC": "malloc",
                 "ASAN_OPTIONS": "detect_leaks=0:abort_on_error=1",
             },
         )  # fmt: skip
