@@ -114,7 +114,7 @@ def test_blocks_by_stack(server, page):
 
 def test_what_would_be_better(server, page):
     with SlowServer() as slow:
-        s = server("advised_fastapi:app", *PAGE, "--sync-threads", 4, env={"SLOW": slow.address, "BLOCK_MS": "30"})
+        s = server("advised_fastapi:app", *PAGE, "--sync-threads", 4, env={"SLOW": slow.address, "WAIT_MS": "100", "BLOCK_MS": "60"})
         page.open(at(s))
         page.wait("points.length > 1")
         assert page.evaluate("document.getElementById('advised').hidden")
