@@ -308,7 +308,7 @@ metavar(const struct key *k, char *out, size_t size)
 static void
 key_usage(const struct key *k, char *out, size_t size)
 {
-    char own[NAME_MAX_KEY], value[NAME_MAX_KEY], longs[4 * NAME_MAX_KEY] = "";
+    char own[NAME_MAX_KEY], value[NAME_MAX_KEY] = "", longs[4 * NAME_MAX_KEY] = "";
     size_t n = 0;
     out[0] = '\0';
     key_option(k, own, sizeof(own));

@@ -440,7 +440,7 @@ put_decoded(struct access *a, char *p, struct slice path)
 static __attribute__((noinline)) char *
 put_user(struct access *a, char *p, struct slice header)
 {
-    char user[256];
+    char user[256] = "";
     return put_text(a, p, user_of(header, user, sizeof(user)));
 }
 
@@ -606,7 +606,8 @@ is_excluded(const struct conf *conf, struct slice path)
     char text[VALUE_MAX + 1];
     if (path.n > VALUE_MAX)
         return false;
-    memcpy(text, path.p, path.n);
+    if (path.n > 0) /* a request that could not be read has none */
+        memcpy(text, path.p, path.n);
     text[path.n] = '\0';
     for (size_t i = 0; i < conf->access_log_exclude.n; i++) {
         const char *pattern = conf->access_log_exclude.v[i];

@@ -79,7 +79,7 @@ venv_version(const char *venv, char *out, size_t size)
 static int
 venv_python(const char *venv, char *out, size_t size)
 {
-    char version[32], ours[32];
+    char version[32] = "", ours[32];
     int err = venv_version(venv, version, sizeof(version));
     if (err < 0) {
         log_operator(
@@ -104,8 +104,9 @@ venv_python(const char *venv, char *out, size_t size)
     }
     static const char *const names[] = { "python", "python3" };
     for (size_t i = 0; i < ARRAY_LEN(names); i++) {
+        int n = snprintf(out, size, "%s/bin/%s", venv, names[i]);
         errno = 0;
-        if (snprintf(out, size, "%s/bin/%s", venv, names[i]) < (int)size && is_file(out))
+        if (n < (int)size && is_file(out))
             return 0;
         if (errno == EACCES) {
             log_operator(

@@ -396,6 +396,7 @@ static void
 begin(struct crew *c, struct lease *l)
 {
     struct sync_thread *t = l->thread;
+    ASSERT(t != NULL);
     unhold(c, l);
     l->running = CONTAINER_OF(list_pop(&l->jobs), struct sync_job, link);
     l->slot_jobs++;

@@ -92,7 +92,7 @@ struct gathered {
 static int
 gather(struct gathered *g, struct exchange *ex, size_t n)
 {
-    if (n > g->room - g->n) {
+    if (g->bytes == NULL || n > g->room - g->n) {
         size_t room = g->room * 2 > g->n + n ? g->room * 2 : g->n + n;
         if (g->bytes == NULL)
             g->bytes = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)room);
@@ -225,9 +225,10 @@ static PyObject *
 input_next(PyObject *self)
 {
     PyObject *line = input_readline(self, NULL, 0);
-    if (line != NULL && PyBytes_GET_SIZE(line) == 0)
-        Py_CLEAR(line);
-    return line;
+    if (line == NULL || PyBytes_GET_SIZE(line) > 0)
+        return line;
+    Py_DECREF(line);
+    return NULL;
 }
 
 /* What there is, at least one byte unless it is the end. */
