@@ -204,15 +204,21 @@ class _Watchdog(threading.Thread):
                 steps.pop(ident, None)
                 if step.is_told:
                     blocks.over(time.monotonic() - step.since)
+                # As asyncio does it: the frames behind a task's exception would keep the task, and nobody would be told that it is lost.
+                handle = step = None
 
         asyncio.events.Handle._run = _run
 
     def run(self):
         while True:
             time.sleep(self.seconds / 5)
-            for ident, step in list(self.steps.items()):
-                if not step.is_told:
-                    self.look(ident, step)
+            self.look_at_all()
+
+    def look_at_all(self):
+        """In a frame of its own: nothing keeps the last step, and with it a task, while the thread sleeps."""
+        for ident, step in list(self.steps.items()):
+            if not step.is_told:
+                self.look(ident, step)
 
     def look(self, ident, step):
         starved = _starved(ident)
