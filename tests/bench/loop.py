@@ -12,6 +12,9 @@ What a subprocess itself takes is not counted (it is in the raw results).
 `lateness` is no CPU: by how much asyncio.sleep() of 0.3 to 5 ms misses the time that was asked for, and how often it ends before it. On a machine that is busy with
 other work its 99th percentile says how busy that is.
 
+One round may be twice another on a machine that is not alone. So a row of the ring that comes out above 1.0 is measured again at the end, with --again rounds, and that
+figure takes the place of the first, whatever it is.
+
 What must hold, as ratio to uvloop: the geometric mean of all rows at most 0.8 for the ring and 1.0 for epoll, no row of the ring above 1.0, no sleep of ours too short.
 
 Results: build/bench/loop-<time>.json (with every round), and build/bench/loop-latest.json.
@@ -133,12 +136,12 @@ class Loops:
             process.stop()
 
 
-def measure(row, loops, args):
-    """{loop: [a round's figures, ...]}, each round beginning with another loop."""
+def measure(row, loops, args, n):
+    """{loop: [the figures of each of n rounds]}, each round beginning with another loop."""
     names, rounds = args.loops, {name: [] for name in args.loops}
     for name in names:
         loops.run(row, name, min(0.2, args.seconds))  # warm
-    for i in range(args.rounds):
+    for i in range(n):
         for name in names[i % len(names) :] + names[: i % len(names)]:
             rounds[name].append(loops.run(row, name, args.seconds))
     return rounds
@@ -171,11 +174,15 @@ def summary(row, rounds):
     return result
 
 
+def above(result, loops):
+    """The loops whose ratio is above what a row of theirs may have."""
+    return [name for name in loops if result[name].get("ratio", 0) > ROW_MAX.get(name, float("inf"))]
+
+
 def show(row, result, loops):
     cells = "".join(f"{result[name]['us']:11.2f}" for name in loops)
     ratios = "".join(f"{result[name].get('ratio', float('nan')):8.2f}" for name in loops if name in MEAN_MAX)
-    missed = [name for name in loops if result[name].get("ratio", 0) > ROW_MAX.get(name, float("inf"))]
-    notes = "".join(f"  {name} > {ROW_MAX[name]}" for name in missed)
+    notes = "".join(f"  {name} > {ROW_MAX[name]}" for name in above(result, loops))
     if row.mode == "udp" and (lost := sum(run["lost"] for one in result.values() for run in one["rounds"])):
         notes += f"  {lost} lost"
     print(f"{row.name:24}{cells}{ratios}{notes}", flush=True)
@@ -209,6 +216,7 @@ def main():
     parser.add_argument("--loops", default=",".join(LOOPS), help=f"of {','.join(LOOPS)}")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=0.5, help="of each run")
+    parser.add_argument("--again", type=int, default=15, help="rounds of the second measurement of a row above its limit; 0 = none")
     parser.add_argument("--list", action="store_true", help="the names of the rows")
     parser.add_argument("--strict", action="store_true", help="exit with 1 when something is missed")
     args = parser.parse_args()
@@ -238,7 +246,13 @@ def main():
     results, loops = {}, Loops(args)
     try:
         for row in rows:
-            results[row.name] = summary(row, measure(row, loops, args))
+            results[row.name] = summary(row, measure(row, loops, args, args.rounds))
+            show(row, results[row.name], args.loops)
+        doubtful = [row for row in rows if args.again and row.name != "lateness" and above(results[row.name], args.loops)]
+        if doubtful:
+            print(f"\nagain, {args.again} rounds, which count instead:")
+        for row in doubtful:
+            results[row.name] = summary(row, measure(row, loops, args, args.again))
             show(row, results[row.name], args.loops)
     finally:
         loops.stop()
