@@ -259,12 +259,12 @@ class Server:
             self.settle()
 
     def settle(self):
-        """The baseline, once every worker has got its sockets: that may be a moment after the line in the log."""
+        """The baseline, once every worker has got its sockets: on a busy machine that may be a good moment after the line in the log."""
         before = None
         deadline = time.monotonic() + 2 * SLOW
         while time.monotonic() < deadline:
             now = {pid: descriptors(pid) for pid in self.workers()}
-            if now == before:
+            if now == before and peers.all_listen(now):
                 break
             before = now
             time.sleep(0.02)

@@ -1,4 +1,5 @@
-"""Who is at the other end of a server's TCP connections: for the report of a test that finds one which is not its own."""
+"""Sockets as the kernel tells of them: which processes listen, and who is at the other end of a server's TCP connections, for the report of a
+test that finds one which is not its own."""
 
 import contextlib
 import os
@@ -27,6 +28,16 @@ def _held(pid):
             with contextlib.suppress(OSError):  # closed meanwhile
                 links.append(os.readlink(f"/proc/{pid}/fd/{name}"))
     return [link[8:-1] for link in links if link.startswith("socket:[")]
+
+
+def all_listen(pids):
+    """Does each of these processes hold a listening socket?"""
+    listening = {inode for inode, _, _, state in _sockets() if state == "LISTEN"}
+    for line in Path("/proc/net/unix").read_text().splitlines()[1:]:
+        words = line.split()
+        if int(words[3], 16) & 0x10000:  # __SO_ACCEPTCON
+            listening.add(words[6])
+    return all(listening.intersection(_held(pid)) for pid in pids)
 
 
 def _owner(inode):
