@@ -187,10 +187,10 @@ server_of(struct master *m, double seconds)
     uint64_t slots = 0;
     metrics_sweep(m->metrics);
     METRICS_EACH(b, m->metrics)
-    if (b->worker.state == METRICS_READY) {
-        server.workers++;
-        slots += metrics_get(&b->pools[METRICS_POOL_REQUESTS].crew.slots);
-    }
+        if (b->worker.state == METRICS_READY) {
+            server.workers++;
+            slots += metrics_get(&b->pools[METRICS_POOL_REQUESTS].crew.slots);
+        }
     server.slots = (unsigned)slots;
     return server;
 }

@@ -92,9 +92,9 @@ certs_begin(struct master *m)
     look_at_dates(m, now_ns);
     k->version++;
     PRELOADS_EACH(p, m)
-    if (p->generation == m->now.number)
-        p->certs = k->version; /* it was forked with them */
-    if (k->fd >= 0)            /* it was for workers of the configuration before */
+        if (p->generation == m->now.number)
+            p->certs = k->version; /* it was forked with them */
+    if (k->fd >= 0)                /* it was for workers of the configuration before */
         close(fd_take(&k->fd));
 }
 
@@ -119,8 +119,7 @@ hand_over(struct master *m, int64_t now_ns)
         else
             is_one_left = true;
     }
-    PRELOADS_EACH(p, m)
-    { /* for the workers that it forks from now on */
+    PRELOADS_EACH(p, m) { /* for the workers that it forks from now on */
         if (p->generation != m->now.number || p->control < 0 || p->certs == k->version)
             continue;
         if (control_send(p->control, CONTROL_CERTS, 0, k->fd) == 0)

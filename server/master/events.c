@@ -324,8 +324,7 @@ events_reaped(struct master *m, pid_t pid, int status)
     struct events *e = m->events;
     if (e == NULL)
         return;
-    EACH(t, &e->running)
-    {
+    EACH(t, &e->running) {
         if (t->pid != pid)
             continue;
         char why[256];
@@ -353,7 +352,7 @@ events_forget(struct master *m)
     if (m->events == NULL)
         return;
     EACH(t, &m->events->running)
-    close(t->report);
+        close(t->report);
 }
 
 /* --- what workers write down --------------------------------------------------------------------- */
@@ -363,8 +362,7 @@ static uint64_t
 count_refused(const struct master *m)
 {
     uint64_t n = 0;
-    METRICS_EACH(b, m->metrics)
-    {
+    METRICS_EACH(b, m->metrics) {
         const struct metrics_crew *crew = &b->pools[METRICS_POOL_REQUESTS].crew;
         n += metrics_get(&crew->refused_full) + metrics_get(&crew->refused_timeout) +
              metrics_get(&b->loop.gate_full) + metrics_get(&b->loop.gate_timeout);
@@ -434,8 +432,8 @@ events_tick(struct master *m, int64_t now_ns)
         return;
     look(m, now_ns);
     EACH(t, &e->running)
-    if (t->deadline_ns != 0 && t->deadline_ns <= now_ns)
-        end(t);
+        if (t->deadline_ns != 0 && t->deadline_ns <= now_ns)
+            end(t);
     while (e->running_n < AT_ONCE_MAX && !list_is_empty(&e->waiting))
         begin(m, CONTAINER_OF(e->waiting.next, struct telling, node));
 }
@@ -448,7 +446,7 @@ events_next_ns(const struct master *m)
     if (e == NULL)
         return 0;
     EACH(t, &m->events->running)
-    next = sooner(next, t->deadline_ns);
+        next = sooner(next, t->deadline_ns);
     return sooner(next, e->look_ns);
 }
 
@@ -468,9 +466,9 @@ events_close(struct master *m)
         if (until_ns != 0 && clock_ns() >= until_ns) {
             until_ns = 0;
             EACH(t, &e->waiting)
-            telling_free(t);
+                telling_free(t);
             EACH(t, &e->running)
-            end(t);
+                end(t);
         }
         usleep(END_LOOK_MS * 1000);
     }

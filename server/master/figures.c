@@ -75,7 +75,7 @@ figures_of_all(struct master *m, struct figures *out)
     metrics_sweep(m->metrics);
     *out = (struct figures){ .at_ns = clock_ns() };
     METRICS_EACH(b, m->metrics)
-    add_block(out, b);
+        add_block(out, b);
 }
 
 static void

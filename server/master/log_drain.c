@@ -234,8 +234,7 @@ move_all(struct log_drain *d)
     while (moved < PASS_MAX) {
         struct log_source *first = NULL;
         int64_t next_ns = INT64_MAX; /* of the others' */
-        SOURCES_EACH(s, d)
-        {
+        SOURCES_EACH(s, d) {
             if (!look(s))
                 continue;
             if (first == NULL || s->line.at_ns < first->line.at_ns) {
@@ -274,8 +273,7 @@ say_losses(struct log_drain *d)
     if (!d->is_stopping && now_ns - d->said_ns < SAY_MS * NS_PER_MS)
         return;
     bool has_said = false;
-    SOURCES_EACH(s, d)
-    {
+    SOURCES_EACH(s, d) {
         uint64_t lost = atomic_load_explicit(&s->ring->lost, memory_order_relaxed);
         if (lost > s->lost_said) {
             log_warning("%s %u logged faster than lines could be written: %llu lines lost", s->who,
@@ -318,7 +316,7 @@ await(struct log_drain *d)
 {
     bool has_work = false;
     SOURCES_EACH(s, d)
-    has_work |= s->is_ended || log_ring_await(s->ring);
+        has_work |= s->is_ended || log_ring_await(s->ring);
     return has_work;
 }
 
@@ -553,8 +551,8 @@ log_drain_become(struct log_drain *d, const struct log_source *source)
 {
     (void)log_set_ring(source->ring, d->wake_fd);
     SOURCES_EACH(s, d)
-    if (s != source)
-        log_ring_free(s->ring);
+        if (s != source)
+            log_ring_free(s->ring);
     sink_fini(&d->error);
     sink_fini(&d->access);
 }

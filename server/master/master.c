@@ -119,7 +119,7 @@ wait_once(struct master *m, struct pollfd **polls, size_t *polls_cap)
     CHILDREN_EACH(c, m)
         n += is_heard(c);
     PRELOADS_EACH(one, m)
-    n += one->control >= 0;
+        n += one->control >= 0;
     if (n > *polls_cap) {
         struct pollfd *more = realloc(*polls, 2 * n * sizeof(*more));
         if (more == NULL)
@@ -138,8 +138,8 @@ wait_once(struct master *m, struct pollfd **polls, size_t *polls_cap)
         if (is_heard(c))
             p[n++] = (struct pollfd){ .fd = c->control, .events = POLLIN };
     PRELOADS_EACH(one, m)
-    if (one->control >= 0)
-        p[n++] = (struct pollfd){ .fd = one->control, .events = POLLIN };
+        if (one->control >= 0)
+            p[n++] = (struct pollfd){ .fd = one->control, .events = POLLIN };
     if (poll(p, n, timeout_ms(m)) < 0)
         return errno == EINTR ? 0 : -errno;
     /* Workers first: what one said before it died is heard before its death is. New ones are

@@ -35,8 +35,8 @@ static struct preload *
 find(const struct master *m, unsigned generation)
 {
     PRELOADS_EACH(p, m)
-    if (p->generation == generation && p->state <= PRELOAD_READY)
-        return p;
+        if (p->generation == generation && p->state <= PRELOAD_READY)
+            return p;
     return NULL;
 }
 
@@ -171,7 +171,7 @@ void
 preload_read(struct master *m)
 {
     PRELOADS_EACH(p, m)
-    read_one(m, p);
+        read_one(m, p);
 }
 
 /* --- its death ------------------------------------------------------------------------------------ */
@@ -221,8 +221,7 @@ died(struct master *m, const struct preload *p, int status)
 bool
 preload_reaped(struct master *m, pid_t pid, int status)
 {
-    PRELOADS_EACH(p, m)
-    {
+    PRELOADS_EACH(p, m) {
         if (p->pid != pid)
             continue;
         list_del(&p->node);
@@ -350,8 +349,7 @@ start_again(struct master *m)
 void
 preload_tick(struct master *m, int64_t now_ns)
 {
-    PRELOADS_EACH(p, m)
-    {
+    PRELOADS_EACH(p, m) {
         struct child *c = next_worker(m, p); /* first: those that it drops need p no more */
         if (!is_needed(m, p))
             end(p);
@@ -369,7 +367,7 @@ preload_next_ns(const struct master *m)
 {
     int64_t next = m->preload_at_ns;
     PRELOADS_EACH(p, m)
-    next = sooner(next, p->deadline_ns);
+        next = sooner(next, p->deadline_ns);
     return next;
 }
 
@@ -377,6 +375,6 @@ void
 preload_forget(const struct master *m)
 {
     PRELOADS_EACH(p, m)
-    if (p->control >= 0)
-        close(p->control);
+        if (p->control >= 0)
+            close(p->control);
 }

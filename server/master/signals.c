@@ -70,8 +70,7 @@ reopen_logs(struct master *m, const char *who)
         if (c->access_fd > STDERR_FILENO && m->logs.access_fd > STDERR_FILENO)
             (void)control_send(c->control, CONTROL_REOPEN, c->access_fd, m->logs.access_fd);
     }
-    PRELOADS_EACH(p, m)
-    {
+    PRELOADS_EACH(p, m) {
         if (p->control >= 0 && m->now.conf->log_file != NULL)
             (void)control_send(p->control, CONTROL_REOPEN, STDERR_FILENO, STDERR_FILENO);
         if (p->control >= 0 && p->access_fd > STDERR_FILENO && m->logs.access_fd > STDERR_FILENO)

@@ -101,8 +101,8 @@ static struct metrics_block *
 find(struct metrics *m, unsigned slot)
 {
     METRICS_EACH(b, m)
-    if (b->worker.slot == slot && claim(b))
-        return b;
+        if (b->worker.slot == slot && claim(b))
+            return b;
     for (uint32_t n = atomic_load(&m->blocks_n); n < METRICS_BLOCKS_MAX; n++) {
         if (!claim(&m->blocks[n]))
             continue;
@@ -203,8 +203,7 @@ metrics_usage(const struct metrics_worker *w)
 void
 metrics_sweep(struct metrics *m)
 {
-    METRICS_EACH(b, m)
-    {
+    METRICS_EACH(b, m) {
         pid_t pid = (pid_t)b->worker.pid;
         if (pid > 0 && b->worker.state != METRICS_FREE && kill(pid, 0) < 0 && errno == ESRCH)
             metrics_give(b, pid, 0);

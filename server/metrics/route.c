@@ -178,26 +178,26 @@ metrics_gather_routes(const struct metrics *m, struct metrics_route_sum *routes)
     memset(known_places, 0, sizeof(known_places));
     routes[0] = (struct metrics_route_sum){ .name = "other" };
     METRICS_EACH(b, (struct metrics *)m)
-    for (unsigned i = 0; i < METRICS_ROUTES_MAX; i++) {
-        const struct metrics_route *r = &b->routes[i];
-        if (!atomic_load_explicit(&r->is_named, memory_order_acquire)) {
-            if (i == 0)
-                continue; /* "other" may be nameless where later ones are not */
-            break;
+        for (unsigned i = 0; i < METRICS_ROUTES_MAX; i++) {
+            const struct metrics_route *r = &b->routes[i];
+            if (!atomic_load_explicit(&r->is_named, memory_order_acquire)) {
+                if (i == 0)
+                    continue; /* "other" may be nameless where later ones are not */
+                break;
+            }
+            if (i == 0) {
+                add_route(&routes[0], r);
+                continue;
+            }
+            unsigned at = (unsigned)slice_hash(0, slice_of(r->name)) % HASHED;
+            while (known_places[at] != 0 && strcmp(routes[known_places[at]].name, r->name) != 0)
+                at = (at + 1) % HASHED;
+            if (known_places[at] == 0 && n < METRICS_ROUTES_MAX) {
+                routes[n] = (struct metrics_route_sum){ .name = r->name };
+                known_places[at] = (uint16_t)n++;
+            }
+            add_route(&routes[known_places[at]], r); /* routes[0] where there is no room */
         }
-        if (i == 0) {
-            add_route(&routes[0], r);
-            continue;
-        }
-        unsigned at = (unsigned)slice_hash(0, slice_of(r->name)) % HASHED;
-        while (known_places[at] != 0 && strcmp(routes[known_places[at]].name, r->name) != 0)
-            at = (at + 1) % HASHED;
-        if (known_places[at] == 0 && n < METRICS_ROUTES_MAX) {
-            routes[n] = (struct metrics_route_sum){ .name = r->name };
-            known_places[at] = (uint16_t)n++;
-        }
-        add_route(&routes[known_places[at]], r); /* routes[0] where there is no room */
-    }
     return n;
 }
 
@@ -205,8 +205,7 @@ uint64_t
 metrics_busy_ns(const struct metrics *m, int64_t now_ns)
 {
     uint64_t sum = 0;
-    METRICS_EACH(b, (struct metrics *)m)
-    {
+    METRICS_EACH(b, (struct metrics *)m) {
         const struct metrics_crew *c = &b->pools[METRICS_POOL_REQUESTS].crew;
         uint64_t at_ns = metrics_get(&c->busy_at_ns);
         sum += metrics_get(&c->busy_ns);

@@ -185,8 +185,7 @@ put_server(struct text *t)
 
     static const char *const states[] = { NULL, "booting", "ready", "leaving", "killed" };
     unsigned n[ARRAY_LEN(states)] = { 0 };
-    METRICS_EACH(b, (struct metrics *)t->m)
-    {
+    METRICS_EACH(b, (struct metrics *)t->m) {
         unsigned state = b->worker.state;
         n[state < ARRAY_LEN(states) ? state : 0]++;
     }
@@ -216,8 +215,7 @@ put_processes(struct text *t)
 {
     static uint64_t rss[METRICS_SLOTS_MAX], cpu_ns[METRICS_SLOTS_MAX]; /* one thread at a time */
     char labels[LABELS_MAX];
-    SLOTS_EACH(t, slot)
-    {
+    SLOTS_EACH(t, slot) {
         rss[slot] = cpu_ns[slot] = 0;
         for (unsigned i = t->first[slot]; i != NONE; i = t->next[i]) {
             const struct metrics_worker *w = &t->m->blocks[i].worker;
@@ -229,15 +227,14 @@ put_processes(struct text *t)
     family(t, GAUGE, "worker_resident_memory_bytes",
            "Memory of a worker's processes, shared pages included.");
     SLOTS_EACH(t, slot)
-    sample(t, of_worker(labels, slot, ""), rss[slot]);
+        sample(t, of_worker(labels, slot, ""), rss[slot]);
     family(t, COUNTER, "worker_cpu_seconds",
            "CPU that a worker has used, its predecessors included.");
     SLOTS_EACH(t, slot)
-    sample_s(t, of_worker(labels, slot, ""), cpu_ns[slot]);
+        sample_s(t, of_worker(labels, slot, ""), cpu_ns[slot]);
     family(t, GAUGE, "worker_start_time_seconds",
            "When a worker's process was started, Unix time: the newer one where there are two.");
-    SLOTS_EACH(t, slot)
-    {
+    SLOTS_EACH(t, slot) {
         uint64_t newest = 0;
         for (unsigned i = t->first[slot]; i != NONE; i = t->next[i]) {
             const struct metrics_worker *w = &t->m->blocks[i].worker;
@@ -262,16 +259,16 @@ put_requests(struct text *t)
     family(t, COUNTER, "requests",
            "Requests by method and class of status; none = ended without an answer.");
     SLOTS_EACH(t, slot)
-    for (size_t m = 0; m < METRICS_METHODS; m++)
-        for (size_t k = 0; k < METRICS_CLASSES; k++) {
-            uint64_t n = sum(t, slot,
-                             offsetof(struct metrics_block, loop.requests) +
-                                 (m * METRICS_CLASSES + k) * sizeof(metrics_u64));
-            if (n == 0 && !(m == METRICS_GET && k == 2))
-                continue;
-            snprintf(more, sizeof(more), "method=\"%s\",status=\"%s\"", methods[m], classes[k]);
-            sample(t, of_worker(labels, slot, more), n);
-        }
+        for (size_t m = 0; m < METRICS_METHODS; m++)
+            for (size_t k = 0; k < METRICS_CLASSES; k++) {
+                uint64_t n = sum(t, slot,
+                                 offsetof(struct metrics_block, loop.requests) +
+                                     (m * METRICS_CLASSES + k) * sizeof(metrics_u64));
+                if (n == 0 && !(m == METRICS_GET && k == 2))
+                    continue;
+                snprintf(more, sizeof(more), "method=\"%s\",status=\"%s\"", methods[m], classes[k]);
+                sample(t, of_worker(labels, slot, more), n);
+            }
 }
 
 static void
@@ -293,12 +290,12 @@ put_histograms(struct text *t)
     for (size_t i = 0; i < ARRAY_LEN(of_loop); i++) {
         family(t, HISTOGRAM, of_loop[i].name, of_loop[i].help);
         SLOTS_EACH(t, slot)
-        histogram(t, slot, of_loop[i].offset, "");
+            histogram(t, slot, of_loop[i].offset, "");
     }
     family(t, HISTOGRAM, "thread_wait_seconds", "What requests waited for a thread.");
     SLOTS_EACH(t, slot)
-    histogram(t, slot, offsetof(struct metrics_block, pools[METRICS_POOL_REQUESTS].crew.wait),
-              "pool=\"requests\"");
+        histogram(t, slot, offsetof(struct metrics_block, pools[METRICS_POOL_REQUESTS].crew.wait),
+                  "pool=\"requests\"");
 }
 
 struct line {
@@ -315,8 +312,7 @@ put_lines(struct text *t, enum type type, const struct line *lines, size_t n)
         size_t k = strlen(lines[i].family);
         bool is_longest = k > 8 && strcmp(lines[i].family + k - 8, "_seconds") == 0;
         family(t, type, lines[i].family, lines[i].help);
-        SLOTS_EACH(t, slot)
-        {
+        SLOTS_EACH(t, slot) {
             of_worker(labels, slot, lines[i].labels);
             if (is_longest)
                 sample_s(t, labels, largest(t, slot, lines[i].offset));
@@ -352,12 +348,12 @@ put_crew(struct text *t, enum type type, const struct line *lines, size_t n)
     for (size_t i = 0; i < n; i++) {
         family(t, type, lines[i].family, lines[i].help);
         SLOTS_EACH(t, slot)
-        for (size_t p = 0; p < METRICS_POOLS; p++) {
-            snprintf(more, sizeof(more), "%s%s%s", pools[p], lines[i].labels[0] ? "," : "",
-                     lines[i].labels);
-            sample(t, of_worker(labels, slot, more),
-                   sum(t, slot, lines[i].offset + p * sizeof(t->m->blocks[0].pools[0])));
-        }
+            for (size_t p = 0; p < METRICS_POOLS; p++) {
+                snprintf(more, sizeof(more), "%s%s%s", pools[p], lines[i].labels[0] ? "," : "",
+                         lines[i].labels);
+                sample(t, of_worker(labels, slot, more),
+                       sum(t, slot, lines[i].offset + p * sizeof(t->m->blocks[0].pools[0])));
+            }
     }
 }
 

@@ -17,8 +17,8 @@ accepted(const struct metrics *m, unsigned slot)
 {
     uint64_t n = 0;
     METRICS_EACH(b, (struct metrics *)m)
-    if (b->worker.slot == slot)
-        n += metrics_get(&b->loop.accepted);
+        if (b->worker.slot == slot)
+            n += metrics_get(&b->loop.accepted);
     return n;
 }
 
