@@ -69,12 +69,12 @@ tell_no_more(struct child *c, struct told *t)
         *t = c->told[--c->told_n];
 }
 
-/* Whether nobody else accepts from c's own socket as one who is alone does: such an accept in the ring is woken first, also while that
+/* Whether k is c's own and nobody else accepts from it as one who is alone does: such an accept in the ring is woken first, also while that
  * worker's loop is blocked, whether it was told to go or not. */
 static bool
-is_alone(const struct master *m, const struct child *c)
+is_alone(const struct master *m, const struct child *c, const struct msocket *k)
 {
-    if (upgrade_is_beside(m))
+    if (k->slot != (int)c->slot || upgrade_is_beside(m))
         return false;
     CHILDREN_EACH(other, m)
         if (other != c && other->slot == c->slot && other->was_ready)
@@ -107,8 +107,7 @@ cover(struct master *m, const struct list *bounds)
                     tell(c, b, k);
                 else if (!should && t != NULL)
                     tell_no_more(c, t);
-                else if (t != NULL && t->is_accepting && !t->is_alone && k->slot == (int)c->slot &&
-                         is_alone(m, c))
+                else if (t != NULL && t->is_accepting && !t->is_alone && is_alone(m, c, k))
                     tell_alone(c, t);
             }
         }

@@ -60,6 +60,16 @@ static struct worker {
 
 /* --- listening and the control socket (I/O phase: no Python) -------------------------------------------------------- */
 
+/* Where it is in w.listeners; listeners_n: nowhere. */
+static size_t
+listener_at(int32_t id)
+{
+    size_t i = 0;
+    while (i < w.listeners_n && w.listeners[i].id != id)
+        i++;
+    return i;
+}
+
 static void
 listen_on(int32_t id, int fd, bool is_tls)
 {
@@ -68,10 +78,8 @@ listen_on(int32_t id, int fd, bool is_tls)
         return;
     if (is_tls && w.net.tls == NULL)
         return; /* an older configuration is ours: the newer worker beside us accepts */
-    for (size_t i = 0; i < w.listeners_n; i++) {
-        if (w.listeners[i].id == id)
-            return; /* told twice */
-    }
+    if (listener_at(id) < w.listeners_n)
+        return; /* told twice */
     struct listener *l =
         w.listeners_n < WORKER_LISTENERS_MAX ? listener_open(&w.net, owned, is_tls) : NULL;
     if (l == NULL) {
@@ -95,22 +103,20 @@ unlisten(size_t i)
 static void
 unlisten_id(int32_t id)
 {
-    for (size_t i = 0; i < w.listeners_n; i++) {
-        if (w.listeners[i].id == id) {
-            listener_give_back(w.listeners[i].listener);
-            w.listeners[i] = w.listeners[--w.listeners_n];
-            http_leave_guests(&w.asgi.http);
-            return;
-        }
-    }
+    size_t i = listener_at(id);
+    if (i == w.listeners_n)
+        return;
+    listener_give_back(w.listeners[i].listener);
+    w.listeners[i] = w.listeners[--w.listeners_n];
+    http_leave_guests(&w.asgi.http);
 }
 
 static void
 have_alone(int32_t id)
 {
-    for (size_t i = 0; i < w.listeners_n; i++)
-        if (w.listeners[i].id == id)
-            listener_alone(w.listeners[i].listener);
+    size_t i = listener_at(id);
+    if (i < w.listeners_n)
+        listener_alone(w.listeners[i].listener);
 }
 
 static void
