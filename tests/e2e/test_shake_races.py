@@ -31,7 +31,7 @@ OPTIONS = ["-q", "-p", "ringcorn.pytest", "-p", "no:cacheprovider", "-c", os.dev
 
 def run(*command):
     """(exit code, output) of a Python."""
-    path = os.pathsep.join([os.environ.get("RINGCORN_PYDIR") or str(harness.BIN.parent / "python"), str(FOLDER)])
+    path = os.pathsep.join([str(harness.BIN.parent / "python"), str(FOLDER)])
     ours = {name: value for name, value in os.environ.items() if name not in ("CI", "BUILD_NUMBER")}  # which make pytest's summary longer
     env = {**ours, "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "COLUMNS": "200"}
     command = [sys.executable, *command]

@@ -1,6 +1,6 @@
 """Fixtures of the tests of the event loop alone: the extension module in a plain Python, no server.
 
-The package is build/python, or what RINGCORN_PYDIR names (a build for another Python).
+The package is the one beside the program under test (RINGCORN_BIN; build/python by default).
 """
 
 import gc
@@ -14,7 +14,7 @@ import pytest
 
 import harness
 
-sys.path.insert(0, os.environ.get("RINGCORN_PYDIR") or str(harness.BIN.parent / "python"))
+sys.path.insert(0, str(harness.BIN.parent / "python"))
 
 # A free-threaded Python says in every process that the import turns the GIL on: tests read what is said there.
 if sysconfig.get_config_var("Py_GIL_DISABLED"):

@@ -46,7 +46,7 @@ urls.urlpatterns = [
 
 
 def run(code):
-    env = {**os.environ, "PYTHONPATH": os.environ.get("RINGCORN_PYDIR") or str(harness.BIN.parent / "python")}
+    env = {**os.environ, "PYTHONPATH": str(harness.BIN.parent / "python")}
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", PRELUDE + textwrap.dedent(code)], env=env, capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stdout) == (0, "done\n"), done.stdout + done.stderr
 

@@ -30,13 +30,15 @@ def _held(pid):
     return [link[8:-1] for link in links if link.startswith("socket:[")]
 
 
+def _unix():
+    """{inode: whether it listens} of unix sockets."""
+    lines = Path("/proc/net/unix").read_text().splitlines()[1:]
+    return {words[6]: bool(int(words[3], 16) & 0x10000) for words in map(str.split, lines)}  # __SO_ACCEPTCON
+
+
 def all_listen(pids):
     """Does each of these processes hold a listening socket?"""
-    listening = {inode for inode, _, _, state in _sockets() if state == "LISTEN"}
-    for line in Path("/proc/net/unix").read_text().splitlines()[1:]:
-        words = line.split()
-        if int(words[3], 16) & 0x10000:  # __SO_ACCEPTCON
-            listening.add(words[6])
+    listening = {inode for inode, _, _, state in _sockets() if state == "LISTEN"} | {inode for inode, listens in _unix().items() if listens}
     return all(listening.intersection(_held(pid)) for pid in pids)
 
 
@@ -50,7 +52,7 @@ def _owner(inode):
 
 def of_processes(pids):
     """A line for each TCP connection that they hold; of both ends."""
-    every, unix = _sockets(), {line.split()[6] for line in Path("/proc/net/unix").read_text().splitlines()[1:]}
+    every, unix = _sockets(), _unix()
     by_inode, lines = {s[0]: s for s in every}, []
     for pid in pids:
         for inode in _held(pid):
