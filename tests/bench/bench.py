@@ -93,7 +93,7 @@ def serving(name, args):
                 env = environment(args, case, {**variables, **case.env_of.get(server, {}), **({"PG_APP": server} if variables else {})})
                 try:
                     running[server] = Running(
-                        server, command(args, case, port), port, case.path_of.get(server, case.path), env, case.folder, args.pin.split(",")[0] if args.pin else None,
+                        server, [*args.on_server_cpu, *command(args, case, port)], port, case.path_of.get(server, case.path), env, case.folder,
                         tls.anybody() if case.tls else None,
                     )  # fmt: skip
                 except (RuntimeError, OSError) as e:
@@ -119,14 +119,13 @@ def load(port, case, seconds, args):
     """One run of the client; returns (requests or messages, seconds, answers that were no 2xx or 3xx, socket errors)."""
     if case.kind == "handshakes":
         return tls.handshakes(port, seconds), seconds, 0, 0
-    prefix = ["taskset", "-c", args.pin.split(",")[-1]] if args.pin else []
     if case.kind == "ws":
         try:
-            run = ws_load.echo(("127.0.0.1", port), case.path, CONNECTIONS, case.message, case.deflate, seconds, prefix)
+            run = ws_load.echo(("127.0.0.1", port), case.path, CONNECTIONS, case.message, case.deflate, seconds)
         except ws_load.Failed as e:
             raise RuntimeError(e) from None
         return run["messages"], run["seconds"], 0, 0
-    command = [*prefix, "wrk", "-t", "1", "-c", str(CONNECTIONS), "-d", f"{seconds}s", "--timeout", "10s"]
+    command = ["wrk", "-t", "1", "-c", str(CONNECTIONS), "-d", f"{seconds}s", "--timeout", "10s"]
     for name, value in case.headers.items():
         command += ["-H", f"{name}: {value}"]
     done = subprocess.run([*command, f"{'https' if case.tls else 'http'}://127.0.0.1:{port}{case.path}"], capture_output=True, text=True, timeout=seconds + 30)
@@ -193,7 +192,8 @@ def run_crossing(name, args):
     """In a process of its own; the figures have the form of the others."""
     env = environment(args, CASES[name], {"PYTHONPATH": str(args.program.parent / "python")})
     rounds = max(args.rounds, CROSSING_ROUNDS_MIN)
-    done = subprocess.run([args.bin / "python", HERE / "crossing.py", str(rounds)], env=env, capture_output=True, text=True)
+    command = [*args.on_server_cpu, args.bin / "python", HERE / "crossing.py", str(rounds)]
+    done = subprocess.run(command, env=env, capture_output=True, text=True)
     if done.returncode != 0:
         print(f"  left out: {done.stderr[-2000:]}", file=sys.stderr)
         return {}
@@ -244,7 +244,7 @@ def verdicts(name, result):
     """[(what, figure, limit)] for what the case must hold. A ratio without its peers is no ratio: nothing is said then."""
     case = CASES[name]
     if case.kind == "crossing":
-        return [(f"{what}, us", r["us"], CROSSING_US) for what, r in result.items() if not what.endswith("uvloop")]
+        return [(f"{what}, us", r["us"], CROSSING_US) for what, r in result.items() if what.endswith(("io_uring", "epoll"))]
     if case.kind == "memory":
         return [(f"{what}, bytes", result[what]["bytes_each"], case.most) for what in OURS if what in result]
     found, figure = [], FIGURE[case.kind]
@@ -354,12 +354,17 @@ def main():
     parser.add_argument("--servers", default="", help=f"of {','.join(SERVERS)}; a case leaves out what is not for it")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=int, default=2, help="of each run of the client")
-    parser.add_argument("--pin", default="", help="SERVER_CPU,WRK_CPU: taskset for both (none by default)")
+    parser.add_argument("--pin", default="", help="SERVER_CPU,CLIENT_CPU: each server on the one, the clients and databases on the other (none by default)")
     parser.add_argument("--strict", action="store_true", help="exit with 1 when a ratio is missed")
     args = parser.parse_args()
     args.program = args.program.absolute()
     args.bin = args.venv.absolute() / "bin"
     args.here = HERE
+    args.on_server_cpu = []
+    if args.pin:
+        server_cpu, client_cpu = args.pin.split(",")
+        args.on_server_cpu = ["taskset", "-c", server_cpu]
+        os.sched_setaffinity(0, {int(client_cpu)})  # and what is started from here
     if shutil.which("wrk") is None:
         sys.exit("wrk is not installed: apt-get install wrk")
     cases, args.servers = args.cases.split(","), list(filter(None, args.servers.split(",")))
@@ -373,7 +378,8 @@ def main():
     machine = f"{model[1] if model else platform.machine()}, {os.cpu_count()} CPUs, Linux {platform.release()}, Python {platform.python_version()}"
     load_at_start = os.getloadavg()
     print(f"{machine}\nload average at the start: {' '.join(f'{one:.2f}' for one in load_at_start)} (1, 5, 15 minutes)")
-    print(f"{args.rounds} rounds of {args.seconds} s, {CONNECTIONS} connections, one worker each")
+    where = f", each server on CPU {server_cpu}, all else on CPU {client_cpu}" if args.pin else ""
+    print(f"{args.rounds} rounds of {args.seconds} s, {CONNECTIONS} connections, one worker each{where}")
     results, missed = {}, 0
     for case in cases:
         print(f"\n{case}: {CASES[case].title}", flush=True)
@@ -386,7 +392,7 @@ def main():
     text = json.dumps(
         {
             "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "machine": machine, "versions": versions(args),
-            "connections": CONNECTIONS, "rounds": args.rounds, "seconds": args.seconds,
+            "connections": CONNECTIONS, "rounds": args.rounds, "seconds": args.seconds, "pin": args.pin,
             "load_at_start": load_at_start, "load_at_end": os.getloadavg(),
             "cases": {c: {"title": CASES[c].title, "servers": r, "ratios": [{"what": w, "ratio": x, "at_most": m} for w, x, m in verdicts(c, r)]} for c, r in results.items()},
         },

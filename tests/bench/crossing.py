@@ -6,15 +6,25 @@ Run by bench.py with the peers' Python: crossing.py ROUNDS, with Ringcorn's pack
     lease, one   the same, closed at once: it is known that one call is all    pool         jobs that belong to nobody
     asgiref      sync_to_async in one ThreadSensitiveContext                   AnyIO        to_thread.run_sync
     x 32         thirty-two coroutines at once
+    bare threads two threads in C that wake each other and sleep, without any Python (tests/tools/two_threads.c): what one at a time cannot go
+                 below on that machine. To wake a CPU that sleeps is dear in a virtual one; on one CPU (bench.py --pin) nobody has to
 """
 
 import asyncio
 import contextlib
 import json
+import subprocess
 import sys
 import time
+from pathlib import Path
+
+TOOLS = Path(__file__).resolve().parents[1] / "tools"
+sys.path.insert(0, str(TOOLS))
+
+import c_programs  # noqa: E402
 
 JOBS = 6400
+BARE = "bare threads"
 
 
 def empty():
@@ -94,6 +104,12 @@ def peers():
         loop.close()
 
 
+def bare_threads():
+    """us of CPU for each time that a thread wakes another, sleeps, and is woken by it."""
+    program = c_programs.built(TOOLS / "two_threads.c", "-pthread")
+    return float(subprocess.run([program, str(JOBS)], check=True, capture_output=True, text=True).stdout)
+
+
 async def within(context, call, at_once):
     async with context:
         return await measure(call, at_once)
@@ -103,6 +119,7 @@ def main():
     rounds = int(sys.argv[1])
     results = {}
     for _ in range(rounds):
+        results.setdefault(BARE, []).append(bare_threads())
         for name, group in (("io_uring", lambda: ours("io_uring")), ("epoll", lambda: ours("epoll")), ("uvloop", peers)):
             with group() as (loop, calls):
                 for what, call in calls.items():

@@ -65,12 +65,10 @@ def answers(port, path, tls):
 class Running:
     """A server that answers `path` with 200. RuntimeError with the end of its output where it does not come up."""
 
-    def __init__(self, name, command, port, path, env, cwd, cpu=None, tls=None, patience=20):
+    def __init__(self, name, command, port, path, env, cwd, tls=None, patience=20):
         self.name, self.port = name, port
         self.log = tempfile.TemporaryFile()
         command = [str(part) for part in command]
-        if cpu is not None:
-            command = ["taskset", "-c", cpu, *command]
         self.process = subprocess.Popen(
             command, env=env, cwd=cwd, stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log, start_new_session=True
         )

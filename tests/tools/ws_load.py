@@ -2,13 +2,13 @@
 
 import contextlib
 import json
-import os
 import subprocess
 import threading
 from pathlib import Path
 
+import c_programs
+
 SOURCE = Path(__file__).with_suffix(".c")
-PROGRAM = Path(__file__).resolve().parents[2] / "build" / "tools" / "ws_load"
 
 
 class Failed(Exception):
@@ -16,13 +16,7 @@ class Failed(Exception):
 
 
 def program():
-    """Its path; built where it is missing or old. Two who build at once do not meet: each has a file of its own until it is done."""
-    if not PROGRAM.exists() or PROGRAM.stat().st_mtime < SOURCE.stat().st_mtime:
-        PROGRAM.parent.mkdir(parents=True, exist_ok=True)
-        made = PROGRAM.with_suffix(f".{os.getpid()}")
-        subprocess.run([os.environ.get("CC", "cc"), "-O2", "-Wall", "-o", made, SOURCE, "-lz"], check=True)
-        made.rename(PROGRAM)
-    return PROGRAM
+    return c_programs.built(SOURCE, "-lz")
 
 
 def arguments(mode, address, path, connections, deflate, *more):
@@ -30,9 +24,9 @@ def arguments(mode, address, path, connections, deflate, *more):
     return [program(), mode, "-n", str(connections), *(["-d"] if deflate else []), *more, host, str(port), path]
 
 
-def echo(address, path, connections=64, size=64, deflate=False, seconds=2.0, prefix=()):
-    """What it measured: {"messages", "seconds", "bytes_in"}. prefix: as taskset."""
-    command = [*prefix, *arguments("echo", address, path, connections, deflate, "-b", str(size), "-s", str(seconds))]
+def echo(address, path, connections=64, size=64, deflate=False, seconds=2.0):
+    """What it measured: {"messages", "seconds", "bytes_in"}."""
+    command = arguments("echo", address, path, connections, deflate, "-b", str(size), "-s", str(seconds))
     done = subprocess.run(command, capture_output=True, text=True, timeout=seconds + 60)
     if done.returncode != 0:
         raise Failed(done.stderr)
