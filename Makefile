@@ -70,7 +70,7 @@ UNIT_SOURCES      := $(sort $(wildcard tests/unit/test_*.c))
 UNIT_PROGRAMS     := $(patsubst tests/unit/%.c,$(OBJ)/unit/%,$(UNIT_SOURCES))
 FUZZ_SOURCES      := $(sort $(wildcard tests/fuzz/fuzz_*.c))
 FUZZ_REPLAYS      := $(patsubst tests/fuzz/%.c,$(OBJ)/fuzz/%,$(FUZZ_SOURCES))
-C_FILES           := $(wildcard server/*.[ch] server/*/*.[ch] tests/unit/*.[ch] tests/fuzz/*.[ch])
+C_FILES           := $(wildcard server/*.[ch] server/*/*.[ch] tests/unit/*.[ch] tests/fuzz/*.[ch] tests/tools/*.[ch])
 
 # ------------------------------------------------------------------ libraries
 

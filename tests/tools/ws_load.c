@@ -25,13 +25,17 @@
 #include <zlib.h>
 
 enum {
-    MESSAGES = 64,     /* different ones; with the usual 1 KiB they are more than any window holds */
+    MESSAGES = 64, /* different ones; with the usual 1 KiB they are more than any window holds */
     OPENING_MAX = 100, /* connections in the making at a time (hold) */
     DEFLATE_MIN = 128, /* bytes of a message from which it is compressed */
     WINDOW_BITS = 12,  /* of what we send: no peer agrees to less without being asked */
     BUFFER = 256 * 1024,
     QUIET_MS = 20 * 1000, /* without any event something is wrong */
-    TEXT = 0x81, RSV1 = 0x40, CLOSE = 0x88, PING = 0x89, PONG = 0x8a,
+    TEXT = 0x81,
+    RSV1 = 0x40,
+    CLOSE = 0x88,
+    PING = 0x89,
+    PONG = 0x8a,
 };
 
 struct message {
@@ -102,14 +106,15 @@ frame_new(unsigned first, const char *payload, size_t n, size_t *frame_n)
 static void
 text_fill(char *text, size_t n)
 {
-    static const char *const words[] = { "price", "volume", "symbol", "user", "message", "time", "room", "status" };
+    static const char *const words[] = { "price",   "volume", "symbol", "user",
+                                         "message", "time",   "room",   "status" };
     static uint64_t seed = 1;
     size_t k = 0;
     while (k < n) {
         char item[64];
         seed = seed * 6364136223846793005u + 1442695040888963407u;
-        int m = snprintf(item, sizeof(item), "{\"%s\": %u, \"id\": \"%06x\"}, ", words[seed >> 61], (unsigned)(seed >> 40) % 10000,
-                         (unsigned)(seed >> 20) & 0xffffff);
+        int m = snprintf(item, sizeof(item), "{\"%s\": %u, \"id\": \"%06x\"}, ", words[seed >> 61],
+                         (unsigned)(seed >> 40) % 10000, (unsigned)(seed >> 20) & 0xffffff);
         size_t part = (size_t)m < n - k ? (size_t)m : n - k;
         memcpy(text + k, item, part);
         k += part;
@@ -172,10 +177,13 @@ note_broadcast(struct client *c, const char *p, size_t n)
     if (sscanf(text, "B %llu %llu", &number, &sent_ns) != 2)
         DIE("no broadcast: %s", text);
     if (number != c->broadcasts)
-        DIE("broadcast %llu is %s: %llu should come next", number, number < c->broadcasts ? "doubled" : "ahead, some are lost",
+        DIE("broadcast %llu is %s: %llu should come next", number,
+            number < c->broadcasts ? "doubled" : "ahead, some are lost",
             (unsigned long long)c->broadcasts);
     c->broadcasts++;
-    if (delays_n == delays_room && (delays = realloc(delays, (delays_room = delays_room * 2 + 4096) * sizeof(*delays))) == NULL)
+    if (delays_n == delays_room &&
+        (delays = realloc(delays, (delays_room = delays_room * 2 + 4096) * sizeof(*delays))) ==
+            NULL)
         DIE("no memory");
     delays[delays_n++] = (uint64_t)now_ns() - sent_ns;
 }
@@ -250,8 +258,10 @@ on_head(struct client *c, const char *p, size_t n)
     if (n < 12 || memcmp(p, "HTTP/1.1 101", 12) != 0)
         DIE("no WebSocket: %.*s", (int)(n < 300 ? n : 300), p);
     if (deflates != (memmem(p, head_n, "permessage-deflate", 18) != NULL))
-        DIE("permessage-deflate %s: %.*s", deflates ? "is not to be had" : "unasked", (int)head_n, p);
-    if ((found = memmem(p, head_n, "client_max_window_bits=", 23)) != NULL && atoi(found + 23) < WINDOW_BITS)
+        DIE("permessage-deflate %s: %.*s", deflates ? "is not to be had" : "unasked", (int)head_n,
+            p);
+    if ((found = memmem(p, head_n, "client_max_window_bits=", 23)) != NULL &&
+        atoi(found + 23) < WINDOW_BITS)
         DIE("a window of less than %d bits", WINDOW_BITS);
     c->state = OPEN;
     note_open();
@@ -312,8 +322,9 @@ on_readable(struct client *c)
     bytes_in += (uint64_t)got;
     have += (size_t)got;
     size_t done = 0, used;
-    while (done < have && (used = c->state == HANDSHAKE ? on_head(c, buffer + done, have - done)
-                                                        : on_frame(c, buffer + done, have - done)) > 0)
+    while (done < have &&
+           (used = c->state == HANDSHAKE ? on_head(c, buffer + done, have - done)
+                                         : on_frame(c, buffer + done, have - done)) > 0)
         done += used;
     free(c->rest);
     c->rest = NULL;
@@ -344,11 +355,12 @@ static void
 ask(struct client *c)
 {
     char request[1024];
-    int n = snprintf(request, sizeof(request),
-                     "GET %s HTTP/1.1\r\nHost: %s:%s\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-                     "Sec-WebSocket-Key: %021uA==\r\nSec-WebSocket-Version: 13\r\n%s\r\n",
-                     path, host, port, (unsigned)(c - clients),
-                     deflates ? "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n" : "");
+    int n = snprintf(
+        request, sizeof(request),
+        "GET %s HTTP/1.1\r\nHost: %s:%s\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        "Sec-WebSocket-Key: %021uA==\r\nSec-WebSocket-Version: 13\r\n%s\r\n",
+        path, host, port, (unsigned)(c - clients),
+        deflates ? "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n" : "");
     put(c, request, (size_t)n);
 }
 
@@ -463,7 +475,8 @@ echo(void)
     double took = (double)(now_ns() - began) / 1e9;
     uint64_t got = bytes_in - head_bytes;
     close_all();
-    printf("{\"messages\": %llu, \"seconds\": %.6f, \"bytes_in\": %llu}\n", (unsigned long long)answered, took, (unsigned long long)got);
+    printf("{\"messages\": %llu, \"seconds\": %.6f, \"bytes_in\": %llu}\n",
+           (unsigned long long)answered, took, (unsigned long long)got);
 }
 
 static void
@@ -484,7 +497,8 @@ hold(void)
     qsort(delays, delays_n, sizeof(*delays), by_size);
     printf("{\"broadcasts_least\": %llu, \"broadcasts_most\": %llu, \"delivered\": %llu, "
            "\"p50_ms\": %.3f, \"p99_ms\": %.3f, \"max_ms\": %.3f}\n",
-           (unsigned long long)least, (unsigned long long)most, (unsigned long long)delays_n, delay_ms(0.5), delay_ms(0.99), delay_ms(1));
+           (unsigned long long)least, (unsigned long long)most, (unsigned long long)delays_n,
+           delay_ms(0.5), delay_ms(0.99), delay_ms(1));
 }
 
 int
@@ -509,7 +523,8 @@ main(int argc, char **argv)
     if (argc - 1 - optind != 3 || clients_n == 0 || size == 0 || size > 65535)
         DIE("HOST PORT PATH, at least one connection, messages of 1 to 65535 bytes");
     host = rest[0], port = rest[1], path = rest[2];
-    address = (struct sockaddr_in){ .sin_family = AF_INET, .sin_port = htons((uint16_t)atoi(port)) };
+    address =
+        (struct sockaddr_in){ .sin_family = AF_INET, .sin_port = htons((uint16_t)atoi(port)) };
     if (inet_pton(AF_INET, host, &address.sin_addr) != 1)
         DIE("%s is no IPv4 address", host);
     struct rlimit limit;
